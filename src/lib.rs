@@ -1,0 +1,25 @@
+//! `mcp-proxy` joins many Model Context Protocol servers behind one endpoint.
+//!
+//! The modules below are in the order in which a request passes them; `ARCHITECTURE.md` tells the
+//! same story in prose.
+//!
+//! Path: accept → http → session → jsonrpc → middleware → backend → answer.
+
+pub mod limits;
+#[macro_use]
+pub mod error;
+pub mod rt;
+
+pub mod backend;
+pub mod exchange;
+pub mod http;
+pub mod jsonrpc;
+pub mod mcp;
+pub mod middleware;
+pub mod plan;
+pub mod worker;
+
+pub mod control;
+pub mod telemetry;
+
+pub mod demo;

@@ -1,0 +1,6 @@
+//! Owns: what the Model Context Protocol says, revision by revision.
+//! Never: sockets, backends.
+//! Next: `middleware`.
+
+pub mod revision;
+pub mod session;

@@ -1,0 +1,146 @@
+//! Owns: client sessions of the session era: their ids and what never changes about them.
+//! Never: connections, backends, who holds the table (`worker`).
+//! Next: `catalog`.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::revision::Revision;
+use crate::plan::WorkerId;
+
+/// Unguessable name of a client session: 128 random bits, and the worker that owns it.
+///
+/// On the wire: two hexadecimal digits of the owner, then 32 of the random part. The owner digits
+/// are no secret and give no right: a wrong one names a session that does not exist.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId {
+    random: [u8; 16],
+    owner: u8,
+}
+
+impl SessionId {
+    /// Length on the wire, in bytes.
+    pub const WIRE_LEN: usize = 34;
+
+    /// A new id.
+    pub fn mint(owner: WorkerId, random: [u8; 16]) -> SessionId {
+        SessionId { random, owner: u8::try_from(owner).expect("at most 256 workers") }
+    }
+
+    /// Reads the wire form; `None` if it is not exactly that.
+    pub fn parse(wire: &[u8]) -> Option<SessionId> {
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        if wire.len() != Self::WIRE_LEN {
+            return None;
+        }
+        let mut bytes = [0u8; 17];
+        for (byte, pair) in bytes.iter_mut().zip(wire.chunks_exact(2)) {
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        let mut random = [0u8; 16];
+        random.copy_from_slice(&bytes[1..]);
+        Some(SessionId { random, owner: bytes[0] })
+    }
+
+    /// The worker whose table holds it.
+    pub fn owner(&self) -> WorkerId {
+        usize::from(self.owner)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}", self.owner)?;
+        self.random.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for SessionId {
+    /// Only the owner and the first two bytes: an id must not be readable from a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({}/{:02x}{:02x}..)", self.owner, self.random[0], self.random[1])
+    }
+}
+
+/// What any worker may know of a session. Immutable but for two single atomics: a worker that
+/// holds a copy sees the end of the session at once, and the owner sees that it is in use.
+#[derive(Debug)]
+pub struct SessionRecord {
+    /// Its name.
+    pub id: SessionId,
+    /// Negotiated at `initialize`.
+    pub revision: Revision,
+    /// `params.capabilities` of the client's `initialize`, as it was sent: a JSON object.
+    pub capabilities: Box<str>,
+    /// `params.clientInfo`, as it was sent: a JSON object.
+    pub client_info: Box<str>,
+    ended: AtomicBool,
+    /// Milliseconds since `born`.
+    seen: AtomicU64,
+    born: Instant,
+}
+
+impl SessionRecord {
+    /// A session that begins now.
+    pub fn new(
+        id: SessionId,
+        revision: Revision,
+        capabilities: Box<str>,
+        client_info: Box<str>,
+    ) -> SessionRecord {
+        SessionRecord {
+            id,
+            revision,
+            capabilities,
+            client_info,
+            ended: AtomicBool::new(false),
+            seen: AtomicU64::new(0),
+            born: Instant::now(),
+        }
+    }
+
+    /// Marks the session as used; written only when it changes, to spare the cache line.
+    pub fn touch(&self, now: Instant) {
+        let now = now.saturating_duration_since(self.born).as_millis() as u64;
+        if now > self.seen.load(Ordering::Relaxed) + 1000 {
+            self.seen.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// How long nobody used it, to about a second.
+    pub fn idle(&self, now: Instant) -> std::time::Duration {
+        let now = now.saturating_duration_since(self.born);
+        now.saturating_sub(std::time::Duration::from_millis(self.seen.load(Ordering::Relaxed)))
+    }
+
+    /// Ends it; true for the caller that did.
+    pub fn end(&self) -> bool {
+        !self.ended.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether it was deleted or expired.
+    pub fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wire_form_round_trips_and_nothing_else_parses() {
+        let id = SessionId::mint(3, *b"0123456789abcdef");
+        let wire = id.to_string();
+        assert_eq!(SessionId::parse(wire.as_bytes()), Some(id));
+        assert_eq!(id.owner(), 3);
+        assert_eq!(SessionId::parse(wire.to_uppercase().as_bytes()), None);
+        assert_eq!(SessionId::parse(&wire.as_bytes()[1..]), None);
+        assert_eq!(SessionId::parse(format!("{wire}0").as_bytes()), None);
+    }
+}

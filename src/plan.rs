@@ -1,0 +1,179 @@
+//! Owns: the compiled, immutable settings that workers run.
+//! Never: parsing or defaults (`control::config`), and never changed after `control::compile`.
+//! Next: `exchange`, which obeys it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Index of a backend in [`Plan::backends`].
+pub type BackendId = usize;
+/// Index of a worker.
+pub type WorkerId = usize;
+
+/// Everything that a worker needs to know.
+#[derive(Debug)]
+pub struct Plan {
+    /// `proxy.name`, told to clients and backends.
+    pub name: Arc<str>,
+    /// `proxy.version`.
+    pub version: Arc<str>,
+    /// `proxy.instructions`; `None` = joined from the backends.
+    pub instructions: Option<String>,
+    /// Between a backend's prefix and its own names.
+    pub separator: String,
+    /// Event loops, one thread each.
+    pub workers: usize,
+    /// `proxy.max_sessions`.
+    pub sessions_max: usize,
+    /// `proxy.session_idle_seconds`.
+    pub session_idle: Duration,
+    /// `proxy.shutdown_timeout_seconds`.
+    pub shutdown_timeout: Duration,
+    /// `security.max_request_bytes`.
+    pub body_bytes_max: usize,
+    /// Where clients connect.
+    pub listen: ListenPlan,
+    /// In the order of the file, disabled ones left out; the order of every merged list.
+    pub backends: Vec<Arc<BackendPlan>>,
+}
+
+/// `[proxy.listen]`.
+#[derive(Debug)]
+pub struct ListenPlan {
+    /// Address to bind; port 0 lets the kernel choose one for all workers.
+    pub addr: SocketAddr,
+    /// Who may call from a browser.
+    pub origins: OriginRule,
+    /// Which Host a request may name.
+    pub hosts: HostRule,
+}
+
+/// Which `Origin` values are allowed; a request without Origin always is.
+#[derive(Debug)]
+pub enum OriginRule {
+    /// Loopback names on any port.
+    Loopback,
+    /// Exactly these, as `scheme://host[:port]`, lower case.
+    Listed(Vec<String>),
+}
+
+/// Which `Host` values are allowed.
+#[derive(Debug)]
+pub enum HostRule {
+    /// Loopback names, with any port or none.
+    Loopback,
+    /// Exactly these, compared without port unless the entry has one.
+    Listed(Vec<String>),
+    /// All.
+    Any,
+}
+
+/// One backend.
+#[derive(Debug, PartialEq)]
+pub struct BackendPlan {
+    /// Its index in [`Plan::backends`].
+    pub id: BackendId,
+    /// `name`, unique.
+    pub name: Arc<str>,
+    /// Prefix with the separator behind it; empty = own names are exposed as they are.
+    pub prefix: String,
+    /// How it is reached.
+    pub transport: TransportPlan,
+    /// Who shares a session of it.
+    pub isolation: Isolation,
+    /// `startup_timeout_seconds`.
+    pub startup_timeout: Duration,
+    /// `restart`.
+    pub restart: RestartPlan,
+    /// One attempt of `tools/call`.
+    pub call_timeout: Duration,
+    /// One attempt of any other request.
+    pub request_timeout: Duration,
+}
+
+/// `isolation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Each client session has its own backend session (http) or child (stdio).
+    Session,
+    /// All clients share one.
+    Shared,
+}
+
+/// How a backend is reached.
+#[derive(Debug, PartialEq)]
+pub enum TransportPlan {
+    /// A child process, one JSON-RPC message a line.
+    Stdio(StdioPlan),
+    /// Streamable HTTP.
+    Http(HttpPlan),
+}
+
+/// A child process.
+#[derive(Debug, PartialEq)]
+pub struct StdioPlan {
+    /// Program, looked up in PATH when it has no slash.
+    pub command: String,
+    /// Arguments, without a shell.
+    pub args: Vec<String>,
+    /// The whole environment of the child: inherited names first, `env` on top.
+    pub env: Vec<(String, String)>,
+    /// Working directory.
+    pub cwd: Option<PathBuf>,
+    /// Children at most under isolation `session`.
+    pub children_max: usize,
+    /// A session's child that is idle for this long is stopped; started again on demand.
+    pub idle_stop: Duration,
+}
+
+/// A server over HTTP or HTTPS.
+pub struct HttpPlan {
+    /// Host name or address literal (IPv6 without brackets).
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The `Host` field to send.
+    pub authority: String,
+    /// Path and query to request, never empty.
+    pub target: String,
+    /// Complete extra header lines, each ended by CRLF: configured headers, authorization.
+    pub header_lines: String,
+    /// TLS settings; `None` = plain HTTP.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Pooled connections at most, per worker.
+    pub connections_max: usize,
+    /// A pooled connection that is idle for this long is closed.
+    pub idle: Duration,
+    /// What it was compiled from, so that a reload can tell whether it changed.
+    pub fingerprint: u64,
+}
+
+impl std::fmt::Debug for HttpPlan {
+    /// Without the header lines, which carry secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpPlan")
+            .field("authority", &self.authority)
+            .field("target", &self.target)
+            .field("tls", &self.tls.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for HttpPlan {
+    fn eq(&self, other: &HttpPlan) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+/// `restart`: pauses between attempts to bring a backend up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartPlan {
+    /// The first pause; each following one doubles.
+    pub initial: Duration,
+    /// The longest pause.
+    pub max: Duration,
+    /// Attempts in a row without success after which the backend is left alone; `None` = never.
+    pub give_up_after: Option<u32>,
+}

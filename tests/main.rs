@@ -1,0 +1,1 @@
+//! Black-box tests: one binary, a module a feature.
