@@ -8,10 +8,11 @@
 //! a dropped read loses bytes and a dropped accept leaks a socket, so I/O is awaited to its end or
 //! its connection is closed; a panic would end the thread, so tasks start through [`spawn`]; timers
 //! fire only when the run queue runs dry, so nothing may wake itself in a circle and a long job
-//! pauses through `Breath`; timers are exact to a millisecond.
+//! pauses through [`Breath`]; timers are exact to a millisecond.
 
 mod sys;
 
+pub mod child;
 mod driver;
 pub mod net;
 pub mod time;
@@ -20,6 +21,12 @@ pub mod local;
 mod race;
 mod spawn;
 
+mod bell;
+pub mod blocking;
+pub mod mailbox;
+pub mod signals;
+
+pub use bell::Breath;
 pub use driver::Driver;
 pub use race::{Either, join, race};
 pub use spawn::{panics, spawn};

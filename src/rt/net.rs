@@ -13,6 +13,7 @@ use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::{ListenerOpts, TcpListener, TcpStream};
 
+use super::bell::Streak;
 use super::{sys, time};
 use crate::limits;
 
@@ -55,7 +56,7 @@ impl Listener {
         let (tcp, peer) = self.tcp.accept().await?;
         // The ring accepts without SOCK_CLOEXEC; a child must not hold our clients' sockets.
         sys::set_cloexec(tcp.as_raw_fd())?;
-        Ok((Stream { tcp, peer }, peer))
+        Ok((Stream { tcp, peer, reads: Streak::default(), writes: Streak::default() }, peer))
     }
 }
 
@@ -63,6 +64,8 @@ impl Listener {
 pub struct Stream {
     tcp: TcpStream,
     peer: SocketAddr,
+    reads: Streak,
+    writes: Streak,
 }
 
 impl Stream {
@@ -75,7 +78,7 @@ impl Stream {
             .await
             .map_err(|elapsed| io::Error::new(io::ErrorKind::TimedOut, elapsed))??;
         sys::set_nodelay(tcp.as_raw_fd())?;
-        Ok(Stream { tcp, peer: address })
+        Ok(Stream { tcp, peer: address, reads: Streak::default(), writes: Streak::default() })
     }
 
     /// Reads once, behind the end of `buf`, after reserving at least `room` bytes there. 0 is the
@@ -87,7 +90,7 @@ impl Stream {
     /// # Errors
     /// Those of recv; the buffer comes back unchanged.
     pub async fn read(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
-        read(&mut self.tcp, buf, room).await
+        read(&mut self.tcp, &mut self.reads, buf, room).await
     }
 
     /// Writes the whole buffer. It comes back as it was, also after an error. A drop leaves the
@@ -96,7 +99,7 @@ impl Stream {
     /// # Errors
     /// Those of send; an unknown part may have been sent.
     pub async fn write_all(&mut self, buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        write_all(&mut self.tcp, buf).await
+        write_all(&mut self.tcp, &mut self.writes, buf).await
     }
 
     /// Two halves for two tasks of this thread. The socket is closed when both are dropped;
@@ -104,7 +107,10 @@ impl Stream {
     pub fn split(self) -> (ReadHalf, WriteHalf) {
         let fd = self.tcp.as_raw_fd();
         let (read, write) = self.tcp.into_split();
-        (ReadHalf { tcp: read, fd, peer: self.peer }, WriteHalf { tcp: write, fd })
+        (
+            ReadHalf { tcp: read, fd, peer: self.peer, reads: self.reads },
+            WriteHalf { tcp: write, fd, writes: self.writes },
+        )
     }
 
     /// Whether the connection is open and nothing waits to be read: what a pooled connection must
@@ -148,6 +154,7 @@ pub struct ReadHalf {
     tcp: OwnedReadHalf<TcpStream>,
     fd: RawFd,
     peer: SocketAddr,
+    reads: Streak,
 }
 
 impl ReadHalf {
@@ -156,7 +163,7 @@ impl ReadHalf {
     /// # Errors
     /// As there.
     pub async fn read(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
-        read(&mut self.tcp, buf, room).await
+        read(&mut self.tcp, &mut self.reads, buf, room).await
     }
 
     /// As [`Stream::is_quiet`].
@@ -174,6 +181,7 @@ impl ReadHalf {
 pub struct WriteHalf {
     tcp: OwnedWriteHalf<TcpStream>,
     fd: RawFd,
+    writes: Streak,
 }
 
 impl WriteHalf {
@@ -182,7 +190,7 @@ impl WriteHalf {
     /// # Errors
     /// As there.
     pub async fn write_all(&mut self, buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        write_all(&mut self.tcp, buf).await
+        write_all(&mut self.tcp, &mut self.writes, buf).await
     }
 
     /// Tells the peer that no more bytes come.
@@ -193,13 +201,14 @@ impl WriteHalf {
 
 async fn read(
     from: &mut impl AsyncReadRent,
+    streak: &mut Streak,
     mut buf: Vec<u8>,
     room: usize,
 ) -> (io::Result<usize>, Vec<u8>) {
     buf.reserve(room.max(1));
     loop {
         let end = buf.len();
-        let (result, slice) = from.read(buf.slice_mut(end..)).await;
+        let (result, slice) = streak.pace(from.read(buf.slice_mut(end..))).await;
         buf = slice.into_inner();
         match result {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -208,10 +217,14 @@ async fn read(
     }
 }
 
-async fn write_all(to: &mut impl AsyncWriteRent, mut buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+async fn write_all(
+    to: &mut impl AsyncWriteRent,
+    streak: &mut Streak,
+    mut buf: Vec<u8>,
+) -> (io::Result<()>, Vec<u8>) {
     let mut written = 0;
     while written < buf.len() {
-        let (result, slice) = to.write(buf.slice(written..)).await;
+        let (result, slice) = streak.pace(to.write(buf.slice(written..))).await;
         buf = slice.into_inner();
         match result {
             Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
