@@ -4,4 +4,5 @@
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
 mod harness;
+mod house;
 mod support;

@@ -103,6 +103,35 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// Follows the removal of bytes from the message that was scanned.
+    ///
+    /// `gone` lies inside one of the parts, or between them.
+    pub fn cut(&mut self, gone: Span) {
+        let by = gone.end - gone.start;
+        for part in [
+            &mut self.id,
+            &mut self.method,
+            &mut self.params,
+            &mut self.name,
+            &mut self.uri,
+            &mut self.arguments,
+            &mut self.meta,
+            &mut self.progress_token,
+            &mut self.request_id,
+            &mut self.result,
+            &mut self.error,
+        ] {
+            if let Some(span) = part {
+                if span.start >= gone.end {
+                    span.start -= by;
+                }
+                if span.end >= gone.end {
+                    span.end -= by;
+                }
+            }
+        }
+    }
+
     /// The method's name without quotes and escapes.
     pub fn method_name<'m>(&self, message: &'m [u8]) -> Option<Cow<'m, str>> {
         self.method?.text(message)
@@ -180,5 +209,27 @@ impl std::error::Error for ScanFault {}
 impl From<ScanFault> for error::Error {
     fn from(fault: ScanFault) -> error::Error {
         error::Error::new(fault.kind()).context(fault.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scan;
+    use super::*;
+
+    #[test]
+    fn a_cut_is_followed_by_every_part() {
+        for message in [
+            r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"files__read","arguments":{"a":1}}}"#,
+            r#"{"params":{"_meta":{"progressToken":"t"},"name":"files__read"},"method":"tools/call","id":"x","jsonrpc":"2.0"}"#,
+        ] {
+            let mut message = message.as_bytes().to_vec();
+            let mut envelope = scan(&message).unwrap();
+            let start = envelope.name.unwrap().start + 1;
+            let gone = Span { start, end: start + 7 };
+            message.drain(gone.start as usize..gone.end as usize);
+            envelope.cut(gone);
+            assert_eq!(envelope, scan(&message).unwrap());
+        }
     }
 }

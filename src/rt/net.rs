@@ -58,6 +58,11 @@ impl Listener {
         sys::set_cloexec(tcp.as_raw_fd())?;
         Ok((Stream { tcp, peer, reads: Streak::default(), writes: Streak::default() }, peer))
     }
+
+    /// Stops listening: a waiting [`Listener::accept`] fails, and so does every later one.
+    pub fn stop(&self) {
+        sys::shutdown_listener(self.tcp.as_raw_fd());
+    }
 }
 
 /// A TCP connection with `TCP_NODELAY`. Dropping it closes it.
