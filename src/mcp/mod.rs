@@ -2,5 +2,7 @@
 //! Never: sockets, backends.
 //! Next: `middleware`.
 
+pub mod catalog;
 pub mod revision;
 pub mod session;
+pub mod template;
