@@ -21,6 +21,8 @@ pub const SCALAR_BYTES_MAX: usize = 1024;
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a backend's response body up to which it is collected before it is passed on.
 pub const WHOLE_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Messages of one batch (2025-03-26).
+pub const BATCH_MAX: usize = 100;
 /// Bytes of a chunk-size line with its extensions, and of all trailers together.
 pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 
@@ -97,6 +99,13 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const MAILBOX_LEN: usize = 4096;
 /// Mail handled before other tasks of the worker run.
 pub const MAIL_BATCH: usize = 256;
+
+/// Helper threads for calls that wait, such as name lookups; they are started when first needed.
+pub const BLOCKING_THREADS: usize = 4;
+/// Calls waiting for a helper thread; beyond it they fail at once.
+pub const BLOCKING_QUEUE_MAX: usize = 256;
+/// Children waiting to be started; beyond it a start fails and is tried again later.
+pub const BIRTHS_MAX: usize = 1024;
 
 const _: () = assert!(REQUEST_LINE_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(WHOLE_BODY_BYTES_MAX < MESSAGE_BYTES_MAX);

@@ -4,5 +4,8 @@
 
 pub mod catalog;
 pub mod revision;
+pub mod method;
+pub mod header;
+pub mod name;
 pub mod session;
 pub mod template;
