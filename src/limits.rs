@@ -100,6 +100,13 @@ pub const MAILBOX_LEN: usize = 4096;
 /// Mail handled before other tasks of the worker run.
 pub const MAIL_BATCH: usize = 256;
 
+/// Helper threads for calls that wait, such as name lookups; they are started when first needed.
+pub const BLOCKING_THREADS: usize = 4;
+/// Calls waiting for a helper thread; beyond it they fail at once.
+pub const BLOCKING_QUEUE_MAX: usize = 256;
+/// Children waiting to be started; beyond it a start fails and is tried again later.
+pub const BIRTHS_MAX: usize = 1024;
+
 const _: () = assert!(REQUEST_LINE_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(WHOLE_BODY_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(BODY_BYTES_MAX <= CHILD_QUEUE_BYTES_MAX);

@@ -13,6 +13,7 @@ use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::{ListenerOpts, TcpListener, TcpStream};
 
+use super::bell::Streak;
 use super::{sys, time};
 use crate::limits;
 
@@ -55,7 +56,7 @@ impl Listener {
         let (tcp, peer) = self.tcp.accept().await?;
         // The ring accepts without SOCK_CLOEXEC; a child must not hold our clients' sockets.
         sys::set_cloexec(tcp.as_raw_fd())?;
-        Ok((Stream { tcp, peer }, peer))
+        Ok((Stream { tcp, peer, reads: Streak::default(), writes: Streak::default() }, peer))
     }
 }
 
@@ -63,6 +64,8 @@ impl Listener {
 pub struct Stream {
     tcp: TcpStream,
     peer: SocketAddr,
+    reads: Streak,
+    writes: Streak,
 }
 
 impl Stream {
@@ -75,7 +78,7 @@ impl Stream {
             .await
             .map_err(|elapsed| io::Error::new(io::ErrorKind::TimedOut, elapsed))??;
         sys::set_nodelay(tcp.as_raw_fd())?;
-        Ok(Stream { tcp, peer: address })
+        Ok(Stream { tcp, peer: address, reads: Streak::default(), writes: Streak::default() })
     }
 
     /// Reads once, behind the end of `buf`, after reserving at least `room` bytes there. 0 is the
@@ -87,7 +90,7 @@ impl Stream {
     /// # Errors
     /// Those of recv; the buffer comes back unchanged.
     pub async fn read(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
-        read(&mut self.tcp, buf, room).await
+        read(&mut self.tcp, &mut self.reads, buf, room).await
     }
 
     /// Writes the whole buffer. It comes back as it was, also after an error. A drop leaves the
@@ -96,7 +99,7 @@ impl Stream {
     /// # Errors
     /// Those of send; an unknown part may have been sent.
     pub async fn write_all(&mut self, buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        write_all(&mut self.tcp, buf).await
+        write_all(&mut self.tcp, &mut self.writes, buf).await
     }
 
     /// Two halves for two tasks of this thread. The socket is closed when both are dropped;
@@ -104,7 +107,10 @@ impl Stream {
     pub fn split(self) -> (ReadHalf, WriteHalf) {
         let fd = self.tcp.as_raw_fd();
         let (read, write) = self.tcp.into_split();
-        (ReadHalf { tcp: read, fd, peer: self.peer }, WriteHalf { tcp: write, fd })
+        (
+            ReadHalf { tcp: read, fd, peer: self.peer, reads: self.reads },
+            WriteHalf { tcp: write, fd, writes: self.writes },
+        )
     }
 
     /// Whether the connection is open and nothing waits to be read: what a pooled connection must
@@ -136,6 +142,7 @@ pub struct ReadHalf {
     tcp: OwnedReadHalf<TcpStream>,
     fd: RawFd,
     peer: SocketAddr,
+    reads: Streak,
 }
 
 impl ReadHalf {
@@ -144,7 +151,7 @@ impl ReadHalf {
     /// # Errors
     /// As there.
     pub async fn read(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
-        read(&mut self.tcp, buf, room).await
+        read(&mut self.tcp, &mut self.reads, buf, room).await
     }
 
     /// As [`Stream::is_quiet`].
@@ -167,6 +174,7 @@ impl ReadHalf {
 pub struct WriteHalf {
     tcp: OwnedWriteHalf<TcpStream>,
     fd: RawFd,
+    writes: Streak,
 }
 
 impl WriteHalf {
@@ -175,7 +183,7 @@ impl WriteHalf {
     /// # Errors
     /// As there.
     pub async fn write_all(&mut self, buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        write_all(&mut self.tcp, buf).await
+        write_all(&mut self.tcp, &mut self.writes, buf).await
     }
 
     /// Tells the peer that no more bytes come.
@@ -202,13 +210,14 @@ async fn closed<F: Future<Output = io::Result<()>>>(fd: RawFd, readable: impl Fn
 
 async fn read(
     from: &mut impl AsyncReadRent,
+    streak: &mut Streak,
     mut buf: Vec<u8>,
     room: usize,
 ) -> (io::Result<usize>, Vec<u8>) {
     buf.reserve(room.max(1));
     loop {
         let end = buf.len();
-        let (result, slice) = from.read(buf.slice_mut(end..)).await;
+        let (result, slice) = streak.pace(from.read(buf.slice_mut(end..))).await;
         buf = slice.into_inner();
         match result {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -217,10 +226,14 @@ async fn read(
     }
 }
 
-async fn write_all(to: &mut impl AsyncWriteRent, mut buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+async fn write_all(
+    to: &mut impl AsyncWriteRent,
+    streak: &mut Streak,
+    mut buf: Vec<u8>,
+) -> (io::Result<()>, Vec<u8>) {
     let mut written = 0;
     while written < buf.len() {
-        let (result, slice) = to.write(buf.slice(written..)).await;
+        let (result, slice) = streak.pace(to.write(buf.slice(written..))).await;
         buf = slice.into_inner();
         match result {
             Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
@@ -230,4 +243,244 @@ async fn write_all(to: &mut impl AsyncWriteRent, mut buf: Vec<u8>) -> (io::Resul
         }
     }
     (Ok(()), buf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::everywhere;
+    use crate::rt::{Either, join, local, race, spawn};
+    use std::pin::pin;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    async fn pair() -> (Stream, Stream) {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (accepted, connected) = join(listener.accept(), Stream::connect(address, LONG)).await;
+        let ((server, peer), client) = (accepted.unwrap(), connected.unwrap());
+        assert_eq!(server.peer_addr(), peer);
+        assert_eq!(client.peer_addr(), address);
+        (server, client)
+    }
+
+    #[test]
+    fn reads_append_and_report_the_end() {
+        everywhere(async || {
+            let (mut server, mut client) = pair().await;
+            let (result, buf) = client.write_all(b"hello".to_vec()).await;
+            result.unwrap();
+            assert_eq!(buf, b"hello", "the buffer comes back as it was");
+            let (n, buf) = server.read(b"say: ".to_vec(), 64).await;
+            assert_eq!((n.unwrap(), &buf[..]), (5, &b"say: hello"[..]));
+            assert!(buf.capacity() >= 5 + 64);
+            client.shutdown_write();
+            let (n, buf) = server.read(buf, 1).await;
+            assert_eq!((n.unwrap(), &buf[..]), (0, &b"say: hello"[..]));
+            // Half closed: the other way still works.
+            server.write_all(b"bye".to_vec()).await.0.unwrap();
+            drop(server);
+            let (n, buf) = client.read(Vec::new(), 16).await;
+            assert_eq!((n.unwrap(), &buf[..]), (3, &b"bye"[..]));
+            assert_eq!(client.read(buf, 16).await.0.unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn halves_carry_megabytes_both_ways() {
+        everywhere(async || {
+            let (server, client) = pair().await;
+            let (mut from, mut to) = server.split();
+            spawn("echo", async move {
+                let mut buf = Vec::new();
+                loop {
+                    buf.clear();
+                    let (n, read) = from.read(buf, 64 * 1024).await;
+                    if n.unwrap() == 0 {
+                        return;
+                    }
+                    let (result, written) = to.write_all(read).await;
+                    result.unwrap();
+                    buf = written;
+                }
+            });
+            let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n * 31 >> 3) as u8).collect();
+            let (mut from, mut to) = client.split();
+            let write = async {
+                let (result, sent) = to.write_all(sent.clone()).await;
+                result.unwrap();
+                to.shutdown_write();
+                sent
+            };
+            let read = async {
+                let mut all = Vec::new();
+                loop {
+                    let (n, buf) = from.read(all, 64 * 1024).await;
+                    all = buf;
+                    if n.unwrap() == 0 {
+                        return all;
+                    }
+                }
+            };
+            let (sent, echoed) = join(write, read).await;
+            assert!(sent == echoed);
+        });
+    }
+
+    #[test]
+    fn sockets_have_nodelay_and_stay_from_children() {
+        everywhere(async || {
+            let (server, client) = pair().await;
+            for stream in [&server, &client] {
+                assert!(stream.tcp.nodelay().unwrap());
+                let info = format!("/proc/self/fdinfo/{}", stream.tcp.as_raw_fd());
+                let info = std::fs::read_to_string(info).unwrap();
+                let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).unwrap().trim();
+                let flags = u32::from_str_radix(flags, 8).unwrap();
+                assert_ne!(flags & libc::O_CLOEXEC as u32, 0);
+            }
+        });
+    }
+
+    /// The safe way to bound a read without closing: keep it, and await it again.
+    #[test]
+    fn a_kept_read_loses_nothing() {
+        everywhere(async || {
+            let (mut server, mut client) = pair().await;
+            for turn in 0..50u8 {
+                let mut read = pin!(server.read(Vec::new(), 16));
+                let write = async {
+                    time::sleep(Duration::from_millis(u64::from(turn % 3))).await;
+                    client.write_all(vec![turn; 4]).await.0.unwrap();
+                };
+                let mut write = pin!(write);
+                let mut written = false;
+                let (n, buf) = loop {
+                    let nap = time::sleep(Duration::from_millis(1));
+                    match race(read.as_mut(), nap).await {
+                        Either::Left(read) => break read,
+                        Either::Right(()) if written => {}
+                        Either::Right(()) => {
+                            write.as_mut().await;
+                            written = true;
+                        }
+                    }
+                };
+                assert_eq!((n.unwrap(), buf), (4, vec![turn; 4]));
+            }
+        });
+    }
+
+    #[test]
+    fn closed_waits_for_the_peer_and_takes_nothing() {
+        everywhere(async || {
+            let (mut server, mut client) = pair().await;
+            let nap = Duration::from_millis(5);
+            assert!(time::timeout(nap, server.closed()).await.is_err());
+            assert!(server.is_quiet());
+            client.write_all(b"x".to_vec()).await.0.unwrap();
+            assert!(time::timeout(nap, server.closed()).await.is_err(), "bytes are no close");
+            assert!(!server.is_quiet());
+            let (n, _) = server.read(Vec::new(), 8).await;
+            assert_eq!(n.unwrap(), 1, "the dropped waits took no byte");
+            assert!(server.is_quiet());
+
+            // Bytes in front of the end hide it for a while only.
+            client.write_all(b"y".to_vec()).await.0.unwrap();
+            drop(client);
+            server.closed().await;
+            assert!(!server.is_quiet());
+            assert_eq!(server.read(Vec::new(), 8).await.0.unwrap(), 1);
+            server.closed().await;
+            assert!(!server.is_quiet());
+        });
+    }
+
+    #[test]
+    fn closed_notices_a_peer_that_leaves_later() {
+        everywhere(async || {
+            let (server, client) = pair().await;
+            let leave = async {
+                time::sleep(Duration::from_millis(5)).await;
+                drop(client);
+            };
+            join(server.closed(), leave).await;
+        });
+    }
+
+    #[test]
+    fn connecting_fails_at_once_or_in_time() {
+        everywhere(async || {
+            let gone = {
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                listener.local_addr().unwrap()
+            };
+            let error = Stream::connect(gone, LONG).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+
+            // A listener whose backlog is full drops further attempts without a word.
+            let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            sys::testing::shrink_backlog(full.as_raw_fd()).unwrap();
+            let address = full.local_addr().unwrap();
+            let mut held = Vec::new();
+            let error = loop {
+                assert!(held.len() < 100, "the backlog never fills");
+                match Stream::connect(address, Duration::from_millis(50)).await {
+                    Ok(stream) => held.push(stream),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
+    }
+
+    /// Two listeners of two threads share one port.
+    #[test]
+    fn listeners_share_a_port() {
+        everywhere(async || {
+            let one = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let two = Listener::bind(one.local_addr().unwrap()).unwrap();
+            assert_eq!(one.local_addr().unwrap(), two.local_addr().unwrap());
+        });
+    }
+
+    /// Between two fast peers every call on epoll completes at once: timers must still fire.
+    #[test]
+    fn a_flood_does_not_starve_timers() {
+        everywhere(async || {
+            let (mut server, client) = pair().await;
+            let (mut unread, mut to) = client.split();
+            spawn("flood", async move {
+                let mut buf = vec![0; 256 * 1024];
+                loop {
+                    let (result, back) = to.write_all(buf).await;
+                    buf = back;
+                    if result.is_err() {
+                        return;
+                    }
+                }
+            });
+            let (sender, fired) = local::oneshot();
+            spawn("timer", async move {
+                for _ in 0..10 {
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+                sender.send(());
+            });
+            let mut fired = pin!(fired);
+            let mut buf = Vec::new();
+            loop {
+                buf.clear();
+                // Small reads, so that bytes are always waiting.
+                let (n, back) = server.read(buf, 512).await;
+                assert!(n.unwrap() > 0);
+                buf = back;
+                if let Either::Left(_) = race(fired.as_mut(), std::future::ready(())).await {
+                    break;
+                }
+            }
+            drop(server);
+            let _ = unread.read(Vec::new(), 1).await;
+        });
+    }
 }
