@@ -127,20 +127,8 @@ impl Stream {
     /// Waits until the peer has closed its side or reset the connection. Bytes that wait to be
     /// read hide that for up to a second. Safe to drop; only while no read is in flight.
     pub async fn closed(&self) {
-        let fd = self.tcp.as_raw_fd();
-        loop {
-            // Not relaxed: epoll's memory of an earlier readiness must not count.
-            if self.tcp.readable(false).await.is_err() {
-                return;
-            }
-            match sys::peek(fd) {
-                sys::Peek::Closed => return,
-                sys::Peek::Quiet => {}
-                sys::Peek::Bytes if sys::hung_up(fd) => return,
-                // Readiness stays on while nobody reads: look now and then instead of spinning.
-                sys::Peek::Bytes => time::sleep(HANG_UP_INTERVAL).await,
-            }
-        }
+        // Not relaxed: epoll's memory of an earlier readiness must not count.
+        closed(self.tcp.as_raw_fd(), || self.tcp.readable(false)).await;
     }
 
     /// Tells the peer that no more bytes come.
@@ -176,6 +164,11 @@ impl ReadHalf {
         sys::peek(self.fd) == sys::Peek::Quiet
     }
 
+    /// As [`Stream::closed`].
+    pub async fn closed(&self) {
+        closed(self.fd, || sys::readable(&self.tcp)).await;
+    }
+
     /// The other end.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
@@ -201,6 +194,22 @@ impl WriteHalf {
     /// Tells the peer that no more bytes come.
     pub fn shutdown_write(&self) {
         sys::shutdown_write(self.fd);
+    }
+}
+
+/// Waits until the peer of a socket has left; `readable` waits until there is something to see.
+async fn closed<F: Future<Output = io::Result<()>>>(fd: RawFd, readable: impl Fn() -> F) {
+    loop {
+        if readable().await.is_err() {
+            return;
+        }
+        match sys::peek(fd) {
+            sys::Peek::Closed => return,
+            sys::Peek::Quiet => {}
+            sys::Peek::Bytes if sys::hung_up(fd) => return,
+            // Readiness stays on while nobody reads: look now and then instead of spinning.
+            sys::Peek::Bytes => time::sleep(HANG_UP_INTERVAL).await,
+        }
     }
 }
 

@@ -11,6 +11,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use monoio::io::OwnedReadHalf;
+use monoio::net::TcpStream;
+
 /// Turns the -1 of a system call into the error of this thread.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -58,6 +61,16 @@ pub(super) fn hung_up(fd: RawFd) -> bool {
     // JUSTIFICATION: std has no poll.
     let n = unsafe { libc::poll(&raw mut poll, 1, 0) };
     n > 0 && poll.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+}
+
+/// Waits until a split stream has something to read.
+pub(super) async fn readable(half: &OwnedReadHalf<TcpStream>) -> io::Result<()> {
+    // SAFETY: both halves live on this thread, and no method of the stream keeps a reference to
+    // it beyond building its operation, which owns the descriptor.
+    // JUSTIFICATION: the read half offers reads only, and a second descriptor for each connection
+    // would double what the process needs.
+    let stream = unsafe { &*half.0.get() };
+    stream.readable(false).await
 }
 
 /// Sets `TCP_NODELAY`; accepted sockets inherit it from their listener.
