@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::backend::{Call, CallHandle, Replies, Reply};
 use crate::error::{Error, Kind, Result};
-use crate::http::{Connection, Method as HttpMethod, sse};
+use crate::http::{BodyFault, Connection, Method as HttpMethod, RequestHead, sse};
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind, Shape, Span};
 use crate::limits;
 use crate::mcp::catalog::ListKind;
@@ -43,18 +43,23 @@ struct Ask {
     accepts_events: bool,
 }
 
-/// Serves the request whose head `connection` has just read.
+/// Serves the request whose head `connection` has just read. A drop leaves the connection without
+/// an answer: drop it too.
 ///
 /// # Errors
 /// The client's connection failed; it is of no use any more.
-pub async fn exchange(world: &Rc<World>, connection: &mut Connection) -> io::Result<()> {
-    let (ask, refusal) = read_ask(world, connection);
+pub async fn exchange(
+    world: &Rc<World>,
+    connection: &mut Connection,
+    head: &RequestHead,
+) -> io::Result<()> {
+    let (ask, refusal) = read_ask(world, head);
     if let Some(error) = refusal {
         return refuse(connection, &ask.cors, &error, b"null").await;
     }
-    match connection.path() {
+    match head.path() {
         "/mcp" | "/" => {}
-        "/livez" | "/health" | "/readyz" => return health(world, connection, &ask).await,
+        "/livez" | "/health" | "/readyz" => return health(world, connection, head).await,
         _ => return refuse(connection, &ask.cors, &Error::new(Kind::NotFound), b"null").await,
     }
     match ask.method {
@@ -68,8 +73,7 @@ pub async fn exchange(world: &Rc<World>, connection: &mut Connection) -> io::Res
 
 /// Reads the fields and checks who calls: Origin and Host come before everything else, so that a
 /// page that may not call learns nothing.
-fn read_ask(world: &World, connection: &Connection) -> (Ask, Option<Error>) {
-    let head = connection.request();
+fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
     let mut cors = String::new();
     let mut refusal = None;
     if let Some(origin) = head.field("origin") {
@@ -102,12 +106,16 @@ fn read_ask(world: &World, connection: &Connection) -> (Ask, Option<Error>) {
 }
 
 /// `GET /livez`, `/health`: the process serves. `GET /readyz`: no backend is in its first start.
-async fn health(world: &World, connection: &mut Connection, ask: &Ask) -> io::Result<()> {
-    if !matches!(ask.method, HttpMethod::Get | HttpMethod::Head) {
+async fn health(
+    world: &World,
+    connection: &mut Connection,
+    head: &RequestHead,
+) -> io::Result<()> {
+    if !matches!(head.method(), HttpMethod::Get | HttpMethod::Head) {
         let error = Error::new(Kind::MethodNotAllowed);
         return refuse(connection, "Allow: GET, HEAD\r\n", &error, b"null").await;
     }
-    let ready = connection.path() != "/readyz" || !world.backends.starting();
+    let ready = head.path() != "/readyz" || world.settled_now();
     let (status, body): (u16, &[u8]) = match (ready, world.draining.is_set()) {
         (true, false) => (200, b"{\"status\":\"ok\"}"),
         (false, false) => (503, b"{\"status\":\"starting\"}"),
@@ -177,9 +185,7 @@ async fn listen(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io
     };
     let lines = with(EVENTS, &ask.cors);
     let (_open, mut messages) = world.open_stream(&record);
-    connection.begin(200, &lines, None).await?;
-    // A first comment sends the head on its way; clients wait for it.
-    connection.chunk(sse::COMMENT.to_vec()).await?;
+    connection.begin_with(200, &lines, None, sse::COMMENT).await?;
     loop {
         let wait = rt::time::timeout(limits::SSE_COMMENT_INTERVAL, messages.recv());
         match rt::race(wait, connection.closed()).await {
@@ -188,7 +194,7 @@ async fn listen(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io
                 sse::write(&mut event, None, &message);
                 connection.chunk(event).await?;
             }
-            rt::Either::Left(Err(_)) => {
+            rt::Either::Left(Err(rt::time::Elapsed)) => {
                 record.touch(rt::time::now());
                 connection.chunk(sse::COMMENT.to_vec()).await?;
             }
@@ -215,21 +221,23 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
     }
     let body = match connection.body(world.plan.body_bytes_max).await {
         Ok(body) => body,
-        Err(fault) => match fault.kind() {
-            Some(kind) => return refuse(connection, &ask.cors, &Error::new(kind), b"null").await,
-            None => return Err(io::ErrorKind::UnexpectedEof.into()),
-        },
+        Err(fault) => {
+            let kind = match fault {
+                BodyFault::TooLarge => Kind::BodyTooLarge,
+                BodyFault::Malformed => Kind::BadHeader,
+                BodyFault::Timeout => Kind::RequestTimeout,
+                BodyFault::Gone => return Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+            let error = Error::new(kind).cause(fault);
+            return refuse(connection, &ask.cors, &error, b"null").await;
+        }
     };
-    let scanned = match jsonrpc::shape(&body) {
-        Ok(Shape::One) => jsonrpc::scan(&body),
+    let envelope = match jsonrpc::shape(&body) {
+        Ok(Shape::One(envelope)) => envelope,
         Ok(Shape::Batch(messages)) => {
             let messages = messages.take(limits::BATCH_MAX + 1).collect();
             return batch(world, connection, ask, &body, messages).await;
         }
-        Err(fault) => Err(fault),
-    };
-    let envelope = match scanned {
-        Ok(envelope) => envelope,
         Err(fault) => return refuse(connection, &ask.cors, &fault.into(), b"null").await,
     };
     let id = envelope.id.map_or(&b"null"[..], |id| id.of(&body));
@@ -542,11 +550,12 @@ async fn pass_on(connection: &mut Connection, cors: &str, mut relay: Relay) -> i
                 return respond(connection, cors, streaming, answer).await;
             }
         };
-        if !streaming {
-            connection.begin(200, &with(EVENTS, cors), None).await?;
+        if streaming {
+            connection.chunk(event).await?;
+        } else {
+            connection.begin_with(200, &with(EVENTS, cors), None, &event).await?;
             streaming = true;
         }
-        connection.chunk(event).await?;
     }
 }
 
@@ -562,8 +571,7 @@ async fn respond(
     }
     let mut event = Vec::with_capacity(answer.len() + 16);
     sse::write(&mut event, None, &answer);
-    connection.chunk(event).await?;
-    connection.finish().await
+    connection.finish_with(&event).await
 }
 
 /// Sends a response that is too large to hold, piece by piece; each piece waits for the client.

@@ -437,9 +437,12 @@ impl World {
     /// Waits until no backend is in its first start any more, or that start's deadline passed:
     /// a list asked for in the first seconds is then as whole as it can be.
     pub async fn settled(&self) {
-        while self.backends.starting() {
-            rt::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.backends.settled().await;
+    }
+
+    /// Whether [`World::settled`] would not wait.
+    pub fn settled_now(&self) -> bool {
+        (0..self.plan.backends.len()).all(|backend| self.backends.is_settled(backend))
     }
 
     /// Takes one mail of another worker.

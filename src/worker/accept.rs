@@ -119,15 +119,11 @@ async fn serve(entry: Entry, stream: Stream, peer: SocketAddr) {
             world.draining.wait().await;
             rt::time::sleep(DRAIN_GRACE).await;
         };
-        // The read that loses here is never wanted again: the connection closes.
-        match rt::race(connection.head(), drained).await {
-            rt::Either::Left(true) => {}
-            rt::Either::Left(false) | rt::Either::Right(()) => return,
-        }
+        let Some(head) = connection.head_unless(drained).await else { return };
         if world.draining.is_set() {
             connection.close_after();
         }
-        if exchange(&world, &mut connection).await.is_err() {
+        if exchange(&world, &mut connection, &head).await.is_err() {
             return;
         }
     }

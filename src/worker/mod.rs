@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use crate::backend::{Backends, Board};
+use crate::backend::Backends;
+use crate::backend::health::Board;
 use crate::mcp::catalog::Catalog;
 use crate::plan::{Plan, WorkerId};
 use crate::rt;
@@ -21,7 +22,7 @@ use crate::rt::mailbox;
 use crate::rt::net::Listener;
 use crate::world::{Counts, World};
 use accept::Door;
-use orders::{Mail, Note};
+use orders::Mail;
 
 /// What a worker is given at its start.
 pub struct Seat {
@@ -41,8 +42,8 @@ pub struct Seat {
     pub counts: Arc<Counts>,
     /// Client connections at most, over all workers.
     pub connections_max: usize,
-    /// To the control thread.
-    pub notes: SyncSender<Note>,
+    /// Told the address once connections are accepted; dropped when the worker ends.
+    pub ready: SyncSender<SocketAddr>,
 }
 
 /// How often idle sessions are looked for.
@@ -57,7 +58,7 @@ pub fn run(seat: Seat) -> io::Result<()> {
 }
 
 async fn work(seat: Seat) -> io::Result<()> {
-    let Seat { id, plan, listen, mail, board, counts, connections_max, notes, .. } = seat;
+    let Seat { id, plan, listen, mail, board, counts, connections_max, ready, .. } = seat;
     let listener = Rc::new(Listener::bind(listen)?);
     let addr = listener.local_addr()?;
     let mailbox::Seat { outbox, inbox } = mail;
@@ -87,11 +88,7 @@ async fn work(seat: Seat) -> io::Result<()> {
             world.announce(changes);
         })
     };
-    let tell = {
-        let notes = notes.clone();
-        Box::new(move |note| drop(notes.try_send(Note::Backend(note))))
-    };
-    let backends = Backends::new(id, &plan, Rc::new(post_backend), board, on_slice, tell);
+    let backends = Backends::new(id, &plan, Rc::new(post_backend), board, on_slice);
     let catalog = Catalog::new(&plan);
     let this = Rc::new(World::new(
         id,
@@ -105,11 +102,19 @@ async fn work(seat: Seat) -> io::Result<()> {
 
     {
         let world = this.clone();
-        rt::spawn("mail", inbox.serve(move |from, mail| match mail {
-            Mail::Backend(mail) => world.backends.on_mail(from, mail),
-            Mail::Session(mail) => world.receive(from, mail),
-            Mail::Drain => world.draining.set(),
-        }));
+        rt::spawn("mail", async move {
+            let end = world.draining.clone();
+            let served = inbox.serve(move |from, mail| match mail {
+                Mail::Backend(mail) => world.backends.on_mail(from, mail),
+                Mail::Session(mail) => world.receive(from, mail),
+                Mail::Drain => world.draining.set(),
+            });
+            if let Err(error) = served.await {
+                // A worker that hears nothing is as good as dead, and the process ends with it.
+                tracing::error!(%error, "a worker cannot hear its mail");
+            }
+            end.set();
+        });
     }
     {
         let world = Rc::downgrade(&this);
@@ -124,7 +129,7 @@ async fn work(seat: Seat) -> io::Result<()> {
     backends.start();
     let door = Door::new(this.clone(), connections_max);
     rt::spawn("accept", door.clone().run(listener.clone()));
-    let _ = notes.try_send(Note::Listening { worker: id, addr });
+    let _ = ready.try_send(addr);
 
     this.draining.wait().await;
     listener.stop();

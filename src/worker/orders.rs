@@ -1,11 +1,8 @@
-//! Owns: what may be said to a worker, and what a worker says to the control thread.
+//! Owns: what may be said to a worker.
 //! Never: the mailboxes themselves (`rt::mailbox`).
 //! Next: `accept`.
 
-use std::net::SocketAddr;
-
-use crate::backend::{self, BackendMail};
-use crate::plan::WorkerId;
+use crate::backend::BackendMail;
 use crate::world::SessionMail;
 
 /// Mail for a worker.
@@ -19,16 +16,3 @@ pub enum Mail {
     Drain,
 }
 
-/// Said to the control thread; lost when its queue is full, as nothing depends on it.
-#[derive(Debug)]
-pub enum Note {
-    /// The worker accepts connections at this address.
-    Listening {
-        /// Which worker.
-        worker: WorkerId,
-        /// With the port that the kernel chose.
-        addr: SocketAddr,
-    },
-    /// Something about a backend changed.
-    Backend(backend::Note),
-}
