@@ -118,7 +118,7 @@ pub struct World {
     /// Exact counts.
     pub counts: Arc<Counts>,
     /// Set once, when the worker is to end.
-    pub draining: Event,
+    pub draining: Rc<Event>,
     post: SessionPost,
     random: SystemRandom,
     hasher: RandomState,
@@ -152,7 +152,7 @@ impl World {
             catalog: RefCell::new(catalog),
             backends,
             counts,
-            draining: Event::new(),
+            draining: Rc::default(),
             post,
             random: SystemRandom::new(),
             hasher: RandomState::new(),
