@@ -21,6 +21,8 @@ pub const SCALAR_BYTES_MAX: usize = 1024;
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a backend's response body up to which it is collected before it is passed on.
 pub const WHOLE_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Messages of one batch (2025-03-26).
+pub const BATCH_MAX: usize = 100;
 /// Bytes of a chunk-size line with its extensions, and of all trailers together.
 pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 
