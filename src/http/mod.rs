@@ -6,7 +6,9 @@
 //! clocks; `connection` serves a client, `client` calls a backend, `tls` encrypts the latter.
 
 pub mod body;
+pub mod connection;
 pub mod head;
 pub mod sse;
 
+pub use connection::{BodyFault, Connection, Timing};
 pub use head::{Framing, HeadFault, Method, RequestHead, ResponseHead, Version, request_head};

@@ -290,7 +290,7 @@ impl Reader {
     }
 
     /// The reconnection time that the stream asked for last, in milliseconds.
-    pub fn retry(&self) -> Option<u64> {
+    pub fn last_retry(&self) -> Option<u64> {
         self.last_retry
     }
 }
@@ -395,7 +395,7 @@ mod tests {
         reader.feed(b"event: x\nid: 5\nretry: 10\n\ndata: d\n\n");
         let event = reader.next_event().unwrap().unwrap();
         assert_eq!((event.event, event.id, event.retry), (None, None, None));
-        assert_eq!((reader.last_id(), reader.retry()), (b"5".as_slice(), Some(10)));
+        assert_eq!((reader.last_id(), reader.last_retry()), (b"5".as_slice(), Some(10)));
         // A priming event has a data line, if an empty one.
         let events = every_split(b"id: 9\ndata:\n\n");
         assert_eq!((events[0].id.as_deref(), events[0].data.len()), (Some(b"9".as_slice()), 0));
