@@ -90,6 +90,46 @@ pub const IN_FLIGHT_MAX: usize = 1024;
 pub const LIST_PAGES_MAX: usize = 1000;
 /// See [`LIST_PAGES_MAX`].
 pub const LIST_ENTRIES_MAX: usize = 100_000;
+/// Bytes kept of the lists of one kind and backend.
+pub const LIST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A burst of list changes is answered by one refresh, this long after the first.
+pub const LIST_CHANGE_PAUSE: Duration = Duration::from_millis(100);
+/// A ping that is not answered within this marks its backend as down. Shorter than
+/// [`REQUEST_TIMEOUT`]: a ping costs a server nothing, and nothing but the mark depends on it.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two probes of a backend whose calls fail while its pings are answered.
+pub const PROBE_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two attempts to reach an HTTP backend: an attempt is one connect, so
+/// the pauses that spare a crashing child need not apply in full.
+pub const HTTP_RETRY_MAX: Duration = Duration::from_secs(5);
+/// The longest pause before a child is started again that had once completed its handshake.
+pub const RESTART_AFTER_UP_MAX: Duration = Duration::from_secs(10);
+/// A backend that lived this long has its back-off forgotten.
+pub const LIVED_WELL: Duration = Duration::from_secs(10);
+/// Failures in a row from which on a child is shown as crash-looping.
+pub const CRASH_LOOP_AFTER: u32 = 4;
+/// A call waits this long for a child that is just being started again, for its handshake is
+/// usually a matter of milliseconds; the same patience as [`CONNECT_TIMEOUT_DOWN`].
+pub const RESTART_WAIT: Duration = CONNECT_TIMEOUT_DOWN;
+/// After a cancellation a backend may still answer for this long.
+pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
+/// How often deadlines of calls are looked at; also how late an expiry may be.
+pub const DEADLINE_TICK: Duration = Duration::from_millis(20);
+/// Between two rounds of closing what was idle for too long.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Resolved addresses of a backend are used for this long; then they are looked up again.
+pub const ADDRESS_TTL: Duration = Duration::from_secs(30);
+/// A pooled connection that was idle for less is used without asking the kernel whether its peer
+/// has left meanwhile.
+pub const POOL_TRUST: Duration = Duration::from_millis(1);
+/// An event stream that goes on after the answer is read for this long, then closed.
+pub const DRAIN_AFTER_ANSWER: Duration = Duration::from_secs(1);
+/// Messages of the proxy's own beside calls: cancellations, session ends, answers to pings.
+pub const SIDE_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a session id that a backend may give.
+pub const BACKEND_SESSION_ID_BYTES_MAX: usize = 1024;
+/// Bytes of one line of a child's stderr; what is longer is cut.
+pub const STDERR_LINE_BYTES_MAX: usize = 4 * 1024;
 
 /// Client sessions: default of `proxy.max_sessions`.
 pub const SESSIONS_MAX: usize = 10_000;
