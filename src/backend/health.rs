@@ -230,6 +230,11 @@ impl Backoff {
         Some(self.chance.between(step / 2, step))
     }
 
+    /// Failures since all was well.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// All is well again.
     pub(super) fn reset(&mut self) {
         self.failures = 0;

@@ -367,6 +367,9 @@ impl Backends {
         self.stopping.set();
         for entry in &self.entries {
             entry.bell.ring(supervise::STOP);
+            if let entry::Wire::Stdio(stdio) = &entry.wire {
+                stdio.end_all();
+            }
         }
         leg::end_all(self).await;
         let patience = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER + Duration::from_secs(2);
