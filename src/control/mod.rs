@@ -1,1 +1,6 @@
 //! Owns: control.
+
+mod compile;
+pub mod config;
+pub mod diagnose;
+mod import;
