@@ -105,6 +105,15 @@ pub const CHILDREN_MAX: usize = 64;
 /// Default of `idle_stop_seconds`.
 pub const CHILD_IDLE_STOP: Duration = Duration::from_secs(300);
 
+/// How often the control thread looks up when nobody has anything to say to it.
+pub const CONTROL_TICK: Duration = Duration::from_millis(100);
+/// Notes of workers that wait for the control thread; beyond it they are dropped.
+pub const NOTES_LEN: usize = 1024;
+/// Workers that have not ended this long after all their limits are left behind.
+pub const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
+/// The banner waits this long for backends that are in their first start.
+pub const BANNER_WAIT: Duration = Duration::from_secs(2);
+
 /// Bytes of a configuration file.
 pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of a file that holds one secret, or PEM certificates.

@@ -14,11 +14,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::config::{
-    BackendTable, GiveUp, Inherit, IsolationKey, NamedBackend, ProxyConfig, TlsTable, Transport,
-    join, read_bounded,
-};
+use super::config::{BackendTable, NamedBackend, ProxyConfig, TlsTable, read_bounded};
 use super::diagnose::{Place, Report, whole_file};
+use super::setting::{GiveUp, Inherit, IsolationKey, Transport, join};
 use crate::limits;
 use crate::plan::{
     BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan,
@@ -917,6 +915,7 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
+    use super::super::setting::{EnvValue, Secret};
     use super::*;
 
     /// The plan of a text, its warnings, or its faults, one a line.
@@ -1248,10 +1247,7 @@ mod tests {
         let some = Inherit::Names(vec!["A*".to_owned()]);
         let mut some = BackendTable { inherit_env: some, ..config };
         assert_eq!(names(&some), ["A", "AWS_SECRET"]);
-        some.env.insert(
-            "A".to_owned(),
-            super::super::config::EnvValue(super::super::config::Secret::new("set")),
-        );
+        some.env.insert("A".to_owned(), EnvValue(Secret("set".to_owned())));
         assert!(environment(&some, own()).contains(&("A".to_owned(), "set".to_owned())));
 
         refuses(

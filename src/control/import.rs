@@ -10,11 +10,9 @@ use std::path::Path;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::config::{
-    BackendTable, KeyAt, NamedBackend, Node, ProxyConfig, Reader, Setting, Transport, Value, World,
-    read_text,
-};
+use super::config::{BackendTable, NamedBackend, ProxyConfig, World, read_text};
 use super::diagnose::{Place, Report, Source};
+use super::setting::{KeyAt, Node, Reader, Setting, Transport, Value};
 use crate::limits;
 
 /// Reads the file that `proxy.import_backends` names.
