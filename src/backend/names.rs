@@ -12,7 +12,7 @@ use crate::jsonrpc::{self, Envelope, Span};
 
 /// Raw JSON of an id or token: short ones, which is nearly all, without an allocation.
 #[derive(Clone)]
-pub struct Raw(Form);
+pub(super) struct Raw(Form);
 
 const SHORT: usize = 22;
 
@@ -57,11 +57,11 @@ impl std::fmt::Debug for Raw {
 
 /// What the caller calls its call.
 #[derive(Clone, Debug)]
-pub struct Own {
+pub(super) struct Own {
     /// Its request id.
-    pub id: Raw,
+    pub(super) id: Raw,
     /// Its progress token.
-    pub token: Option<Raw>,
+    pub(super) token: Option<Raw>,
 }
 
 impl Own {
@@ -184,7 +184,9 @@ mod tests {
 
     #[test]
     fn ids_compare_by_value_and_type() {
-        for (asked, answered) in [("1", "1"), ("1", "1.0"), (r#""a""#, r#""\u0061""#), ("10", "1e1")] {
+        for (asked, answered) in
+            [("1", "1"), ("1", "1.0"), (r#""a""#, r#""\u0061""#), ("10", "1e1")]
+        {
             assert!(same(asked.as_bytes(), answered.as_bytes()), "{asked} {answered}");
         }
         for (asked, answered) in [
