@@ -103,6 +103,7 @@ struct Line {
 struct Share {
     in_flight: AtomicU32,
     children: AtomicU32,
+    idle: AtomicU32,
     /// Milliseconds since the board was made, plus 1; 0 = never.
     success: AtomicU64,
 }
@@ -152,6 +153,11 @@ impl Board {
         self.row(id).map(|share| share.children.load(Ordering::Relaxed)).sum()
     }
 
+    /// Pooled connections that wait for a request, all workers together, as of about a second ago.
+    pub fn idle_connections(&self, id: BackendId) -> u32 {
+        self.row(id).map(|share| share.idle.load(Ordering::Relaxed)).sum()
+    }
+
     /// When it last answered anything; `None` = never. Exact to about 20 ms.
     pub fn last_success(&self, id: BackendId) -> Option<Instant> {
         let last = self.row(id).map(|share| share.success.load(Ordering::Relaxed)).max()?;
@@ -188,6 +194,10 @@ impl Board {
 
     pub(super) fn set_children(&self, worker: WorkerId, id: BackendId, children: usize) {
         self.share(worker, id).children.store(children as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_idle(&self, worker: WorkerId, id: BackendId, connections: usize) {
+        self.share(worker, id).idle.store(connections as u32, Ordering::Relaxed);
     }
 
     pub(super) fn succeeded(&self, worker: WorkerId, id: BackendId, now: Instant) {
