@@ -124,7 +124,7 @@ pub(super) fn same(asked: &[u8], answered: &[u8]) -> bool {
             // Integers beyond 2^53 are equal only digit by digit, which the bytes were not.
             let number = |raw: &[u8]| {
                 let number = std::str::from_utf8(raw).ok()?.parse::<f64>().ok()?;
-                (number.abs() <= 9_007_199_254_740_992.0).then_some(number)
+                (number.abs() < 9_007_199_254_740_992.0).then_some(number)
             };
             matches!((number(asked), number(answered)), (Some(a), Some(b)) if a == b)
         }
