@@ -14,10 +14,15 @@ pub const REQUEST_LINE_BYTES_MAX: usize = 8 * 1024;
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Nesting of a JSON document: serde_json's own bound, so that both parsers agree.
 pub const JSON_DEPTH_MAX: usize = 128;
+/// Bytes of one number, and of one JSON-RPC id as it is written: what must be kept of a message
+/// that streams through.
+pub const SCALAR_BYTES_MAX: usize = 1024;
 /// Bytes of one message from a backend that must be held whole: an event, a stdio line.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a backend's response body up to which it is collected before it is passed on.
 pub const WHOLE_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Messages of one batch (2025-03-26).
+pub const BATCH_MAX: usize = 100;
 /// Bytes of a chunk-size line with its extensions, and of all trailers together.
 pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 
