@@ -1,3 +1,8 @@
-//! Black-box tests: one binary, a module a feature.
+//! Black-box tests: the real binary between a raw HTTP client and a stub server with faults on
+//! demand. One binary, a module a feature; `support` is what they stand on.
+//!
+//! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
+mod harness;
 mod interop;
+mod support;

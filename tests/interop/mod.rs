@@ -16,7 +16,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use compare::{direct_entries, own_entries, same};
-use run::{Client, Everything, NodeServer, Proxy, path, wait_for_line};
+use run::{Client, Everything, NodeServer, path, wait_for_line};
 
 const EVERYTHING: &str = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
 const FILESYSTEM: &str = "node_modules/@modelcontextprotocol/server-filesystem/dist/index.js";
@@ -200,10 +200,8 @@ fn one_proxy(client: Client, everything_over_http: bool) {
         Some(remote) => (remote.table("everything"), remote.log.clone()),
         None => (local(log("through.log")).table("everything"), log("through.log")),
     };
-    let tables = [table, filesystem.table("files"), paged.table("paged")].concat();
-    let proxy = Proxy::start(scratch.path(), &tables);
-    let run =
-        |job: Value| client.run(&on(on(job, "url", json!(proxy.url)), "session", json!(true)));
+    let (_proxy, url) = run::proxy(&[table, filesystem.table("files"), paged.table("paged")]);
+    let run = |job: Value| client.run(&on(on(job, "url", json!(url)), "session", json!(true)));
     let seen = [
         Seen {
             backend: "everything",
@@ -323,8 +321,7 @@ fn two_clients_at_work_on_the_same_server_twice() {
     let log = |name: &str| scratch.path().join(name);
     let remote = Everything::start(home, log("remote.log"));
     let local = NodeServer::node(home, log("local.log"), EVERYTHING, &[]);
-    let tables = [local.table("local"), remote.table("remote")].concat();
-    let proxy = Proxy::start(scratch.path(), &tables);
+    let (_proxy, url) = run::proxy(&[local.table("local"), remote.table("remote")]);
     let clients: Vec<(Client, &str)> = [Client::TypeScript, Client::Python]
         .into_iter()
         .filter(|client| client.is_installed())
@@ -335,7 +332,7 @@ fn two_clients_at_work_on_the_same_server_twice() {
             .iter()
             .enumerate()
             .map(|(number, &(client, prefix))| {
-                let url = &proxy.url;
+                let url = &url;
                 scope.spawn(move || {
                     // All equal but for the steps and the text.
                     let steps = STEPS + number;

@@ -3,13 +3,16 @@
 //! Next: `compare`.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use crate::support::process::{Proxy, command_backend};
+use crate::support::quote;
 
 /// No step of these tests may need longer, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -51,10 +54,9 @@ impl NodeServer {
 
     /// As a table of the proxy's configuration.
     pub(super) fn table(&self, name: &str) -> String {
-        format!(
-            "[[backends]]\nname = {name:?}\ntransport = \"stdio\"\ncommand = \"node\"\nargs = {:?}\nenv = {{ INTEROP_LOG = {:?} }}\n",
-            self.args, self.log,
-        )
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        let log = quote(&path(&self.log));
+        command_backend(name, "node", &args) + &format!("env = {{ INTEROP_LOG = {log} }}\n")
     }
 }
 
@@ -84,7 +86,7 @@ impl Everything {
     }
 
     pub(super) fn table(&self, name: &str) -> String {
-        format!("[[backends]]\nname = {name:?}\ntransport = \"http\"\nurl = {:?}\n", self.url)
+        format!("\n[[backends]]\nname = {name:?}\ntransport = \"http\"\nurl = {:?}\n", self.url)
     }
 }
 
@@ -103,53 +105,11 @@ pub(super) fn wait_for_line(log: &Path, wanted: impl Fn(&str) -> bool) -> String
     }
 }
 
-/// The proxy's own binary on a port that the kernel chose.
-pub(super) struct Proxy {
-    _child: Running,
-    pub(super) url: String,
-}
-
-impl Proxy {
-    /// Two workers, and `backends`: tables of the configuration.
-    pub(super) fn start(folder: &Path, backends: &str) -> Proxy {
-        let file = folder.join("proxy.toml");
-        let listen = "[proxy.listen]\nhost = \"127.0.0.1\"\nport = 0\n";
-        let text = format!("[proxy]\nname = \"interop\"\nworkers = 2\n{listen}{backends}");
-        fs::write(&file, text).expect("configuration");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mcp-proxy"))
-            .arg("-c")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("mcp-proxy");
-        let (sender, found) = mpsc::channel();
-        let said = [
-            Box::new(child.stdout.take().expect("piped")) as Box<dyn Read + Send>,
-            Box::new(child.stderr.take().expect("piped")),
-        ];
-        for stream in said {
-            let sender = sender.clone();
-            std::thread::spawn(move || tell(stream, &sender));
-        }
-        drop(sender);
-        let child = Running(child);
-        let addr = found.recv_timeout(PATIENCE).expect("an address in what the proxy says");
-        Proxy { _child: child, url: format!("http://{addr}/mcp") }
-    }
-}
-
-/// Passes a stream on to the test's own output, and the first address in it to `sender`.
-fn tell(stream: Box<dyn Read + Send>, sender: &mpsc::Sender<String>) {
-    let mut told = false;
-    for line in BufReader::new(stream).lines().map_while(Result::ok) {
-        if let Some((_, rest)) = line.split_once("http://127.0.0.1:").filter(|_| !told) {
-            let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-            told = sender.send(format!("127.0.0.1:{port}")).is_ok();
-        }
-        eprintln!("{line}");
-    }
+/// The proxy with two workers before `backends`, tables of its configuration: it and its URL.
+pub(super) fn proxy(backends: &[String]) -> (Proxy, String) {
+    let proxy = Proxy::start(backends);
+    let url = format!("http://{}/mcp", proxy.addr);
+    (proxy, url)
 }
 
 /// The two clients.

@@ -1,0 +1,92 @@
+//! Owns: one message a line on stdin and stdout.
+
+use std::io::{self, BufRead, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::server::{Channel, Message, Reply, Stub};
+
+/// Lines on stdout, whole ones: the lock is held for each.
+struct Lines;
+
+impl Channel for Lines {
+    fn say(&self, message: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(format!("{message}\n").as_bytes())?;
+        out.flush()
+    }
+}
+
+pub(crate) fn serve(stub: &Arc<Stub>) -> ExitCode {
+    let listening = stub.listen();
+    std::thread::spawn(move || {
+        while let Ok(message) = listening.recv() {
+            if Lines.say(&message).is_err() {
+                break;
+            }
+        }
+    });
+    for line in io::stdin().lock().lines() {
+        let Ok(line) = line else { break };
+        if stub.muted() {
+            continue;
+        }
+        let slow = match Message::read(line.as_bytes()) {
+            Ok(message) => message.is_slow() && message.id.is_some(),
+            Err(why) => {
+                stub.note(&format!("bad {why}: {line}"));
+                continue;
+            }
+        };
+        // One that stops reading must be handled here, whatever time it takes.
+        if slow && !line.contains(r#""stop_reading""#) {
+            let stub = stub.clone();
+            std::thread::spawn(move || one(&stub, &line));
+        } else {
+            one(stub, &line);
+        }
+    }
+    stub.note("end of stdin");
+    while stub.options.ignore_eof {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    ExitCode::SUCCESS
+}
+
+fn one(stub: &Stub, line: &str) {
+    let message = Message::read(line.as_bytes()).expect("read before");
+    let said = match stub.handle("", &message, line.as_bytes(), &Lines) {
+        Reply::Answer(answer) => Lines.say(&answer),
+        Reply::Pieces { answer, pieces, pause, .. } => in_pieces(&answer, pieces, pause),
+        Reply::Raw { bytes, close } => {
+            let mut out = io::stdout().lock();
+            let said = out.write_all(&bytes).and_then(|()| out.flush());
+            if close {
+                std::process::exit(0);
+            }
+            said
+        }
+        Reply::Silence | Reply::Nothing => Ok(()),
+        Reply::StopReading(answer) => {
+            Lines.say(&answer).expect("stdout");
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+    };
+    if let Err(error) = said {
+        stub.note(&format!("stdout failed: {error}"));
+    }
+}
+
+fn in_pieces(answer: &str, pieces: usize, pause: Duration) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for piece in answer.as_bytes().chunks(answer.len().div_ceil(pieces)) {
+        out.write_all(piece)?;
+        out.flush()?;
+        std::thread::sleep(pause);
+    }
+    out.write_all(b"\n")?;
+    out.flush()
+}

@@ -1,0 +1,374 @@
+//! Owns: the processes of a test: the proxy, the stub as an HTTP server, signals, journals.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::{DEADLINE, quote, wait_for, wait_until};
+
+/// Sends a signal by name; a negative pid names a process group. False if there is none.
+pub(crate) fn signal(name: &str, pid: i32) -> bool {
+    // kill(2) is an unsafe call from Rust; the shell has it built in.
+    let script = format!("kill -s {name} -- {pid} 2>/dev/null");
+    Command::new("sh").args(["-c", &script]).status().expect("sh").success()
+}
+
+/// Whether a process exists that is no zombie.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| {
+        line.strip_prefix("State:").is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
+    })
+}
+
+/// Resident memory of a process, in bytes.
+pub(crate) fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("number") * 1024
+}
+
+/// A scratch directory that vanishes with the test.
+pub(crate) fn scratch() -> TempDir {
+    tempfile::Builder::new().prefix("mcp-proxy-test-").tempdir().expect("scratch directory")
+}
+
+/// The stub's executable, built by `cargo test` as an example of this package.
+pub(crate) fn stub_path() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let own = std::env::current_exe().expect("own path");
+        let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
+        let path = profile.join("examples/stub-server");
+        let advice = "build it with `cargo build --example stub-server`; `cargo test` does";
+        let modified = |path: &Path| path.metadata().and_then(|meta| meta.modified());
+        let built = modified(&path).unwrap_or_else(|_| panic!("{}: {advice}", path.display()));
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stub");
+        for source in std::fs::read_dir(sources).expect("tests/stub") {
+            let source = source.expect("entry").path();
+            let changed = modified(&source).expect("modified");
+            assert!(changed <= built, "{} is newer than the stub: {advice}", source.display());
+        }
+        path.into_os_string().into_string().expect("UTF-8")
+    })
+}
+
+/// A process with its group; both end with it.
+struct Group(Child);
+
+impl Group {
+    fn spawn(command: &mut Command) -> Group {
+        Group(command.process_group(0).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")))
+    }
+
+    fn wait(&mut self, what: &str) -> ExitStatus {
+        wait_for(what, || self.0.try_wait().expect("wait"))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        signal("KILL", -(self.0.id() as i32));
+        let _ = self.0.wait();
+    }
+}
+
+/// What a pipe said so far, read by a thread so that it never fills.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl Said {
+    fn of(mut pipe: impl Read + Send + 'static) -> Said {
+        let said = Said::default();
+        let ours = said.clone();
+        std::thread::spawn(move || {
+            let mut room = [0; 4096];
+            while let Ok(read @ 1..) = pipe.read(&mut room) {
+                ours.0.lock().unwrap().extend_from_slice(&room[..read]);
+            }
+        });
+        said
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+/// The TOML table of a stdio backend that runs any command. Further keys may be appended.
+pub(crate) fn command_backend(name: &str, command: &str, args: &[&str]) -> String {
+    let args: Vec<String> = args.iter().map(|arg| quote(arg)).collect();
+    format!(
+        "\n[[backends]]\nname = {}\ntransport = \"stdio\"\ncommand = {}\nargs = [{}]\n",
+        quote(name),
+        quote(command),
+        args.join(", ")
+    )
+}
+
+/// The TOML table of a stdio backend that runs the stub under its own name.
+pub(crate) fn stdio_backend(name: &str, args: &[&str]) -> String {
+    let args: Vec<&str> = ["--name", name].iter().chain(args).copied().collect();
+    command_backend(name, stub_path(), &args)
+}
+
+/// The TOML table of an HTTP backend.
+pub(crate) fn http_backend(name: &str, addr: SocketAddr) -> String {
+    let url = quote(&format!("http://{addr}/mcp"));
+    format!("\n[[backends]]\nname = {}\ntransport = \"http\"\nurl = {url}\n", quote(name))
+}
+
+/// How the proxy is started.
+#[derive(Default)]
+pub(crate) struct Setup {
+    /// `[[backends]]` tables.
+    pub(crate) backends: String,
+    /// Lines for `[proxy]`, then any other tables that come before the backends.
+    pub(crate) proxy: String,
+    /// Further arguments.
+    pub(crate) args: Vec<String>,
+    /// Instead of two workers.
+    pub(crate) workers: Option<usize>,
+}
+
+/// The real binary on a port that the kernel chose.
+pub(crate) struct Proxy {
+    group: Group,
+    /// Where it listens.
+    pub(crate) addr: SocketAddr,
+    stdout: Said,
+    stderr: Said,
+    ended: bool,
+    _scratch: Option<TempDir>,
+}
+
+impl Proxy {
+    /// With these backends and two workers.
+    pub(crate) fn start(backends: &[String]) -> Proxy {
+        Setup { backends: backends.concat(), ..Setup::default() }.start()
+    }
+
+    /// With a configuration file as it is, from the directory of the repository.
+    pub(crate) fn start_file(file: &Path, args: &[String]) -> Proxy {
+        Proxy::spawn(file, args, None)
+    }
+
+    fn spawn(file: &Path, args: &[String], scratch: Option<TempDir>) -> Proxy {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-proxy"));
+        command.arg("-c").arg(file).args(["--listen", "127.0.0.1:0"]).args(args);
+        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+        // So that the whole suite can be run on another driver.
+        if let (Ok(driver), false) =
+            (std::env::var("MCP_PROXY_TEST_DRIVER"), args.iter().any(|arg| arg == "--driver"))
+        {
+            command.args(["--driver", &driver]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut group = Group::spawn(&mut command);
+        let stdout = Said::of(group.0.stdout.take().expect("stdout"));
+        let stderr = Said::of(group.0.stderr.take().expect("stderr"));
+        let addr = wait_for("the line with the URL", || {
+            if let Some(status) = group.0.try_wait().expect("wait") {
+                std::thread::sleep(Duration::from_millis(200));
+                panic!("the proxy ended, {status}:\n{}{}", stdout.text(), stderr.text());
+            }
+            let said = stdout.text();
+            let (_, rest) = said.split_once("http://")?;
+            rest.split_once("/mcp")?.0.parse().ok()
+        });
+        Proxy { group, addr, stdout, stderr, ended: false, _scratch: scratch }
+    }
+
+    /// A client that has initialised at the newest revision.
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.addr)
+    }
+
+    /// A client that has seen these tools in the list.
+    pub(crate) fn client_seeing(&self, tools: &[&str]) -> Client {
+        let mut client = self.client();
+        client.wait_for_tools(tools);
+        client
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.group.0.id()
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        assert!(signal(name, self.pid() as i32), "the proxy is gone:\n{}", self.stderr());
+    }
+
+    /// Its exit, which somebody has asked for.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.ended = true;
+        self.group.wait("the proxy's exit")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let early = match self.ended {
+            true => None,
+            false => self.group.0.try_wait().expect("wait"),
+        };
+        let stderr = self.stderr();
+        let bad = early.is_some() || stderr.contains("panicked at");
+        if std::thread::panicking() {
+            eprintln!("--- the proxy's stderr ---\n{}---", tail(&stderr));
+        } else if bad {
+            panic!("the proxy failed, {early:?}:\n{}", tail(&stderr));
+        }
+    }
+}
+
+fn tail(text: &str) -> &str {
+    let mut start = text.len().saturating_sub(20_000);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
+}
+
+impl Setup {
+    pub(crate) fn start(self) -> Proxy {
+        let scratch = scratch();
+        let file = scratch.path().join("proxy.toml");
+        let config = format!(
+            "[proxy]\nname = \"test\"\nworkers = {}\n{}\n{}",
+            self.workers.unwrap_or(2),
+            self.proxy,
+            self.backends
+        );
+        std::fs::write(&file, config).expect("configuration");
+        Proxy::spawn(&file, &self.args, Some(scratch))
+    }
+}
+
+/// The stub as an HTTP server.
+pub(crate) struct HttpStub {
+    group: Group,
+    /// Where it listens.
+    pub(crate) addr: SocketAddr,
+}
+
+impl HttpStub {
+    /// On a port that the kernel chooses.
+    pub(crate) fn start(name: &str, args: &[&str]) -> HttpStub {
+        HttpStub::start_on(0, name, args)
+    }
+
+    /// On this port: the one of a stub that ended, or of [`free_port`].
+    pub(crate) fn start_on(port: u16, name: &str, args: &[&str]) -> HttpStub {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let mut command = Command::new(stub_path());
+            command.args(["--http", &port.to_string(), "--name", name, "--until-stdin-ends"]);
+            command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+            command.stderr(Stdio::null());
+            let mut group = Group::spawn(&mut command);
+            let mut line = String::new();
+            let mut stdout = BufReader::new(group.0.stdout.take().expect("stdout"));
+            stdout.read_line(&mut line).expect("first line");
+            let addr = line
+                .trim()
+                .strip_prefix("http://")
+                .and_then(|rest| rest.strip_suffix("/mcp").and_then(|addr| addr.parse().ok()));
+            if let Some(addr) = addr {
+                return HttpStub { group, addr };
+            }
+            // Another process may still hold the port for a moment.
+            assert!(Instant::now() < end, "the stub does not start on port {port}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.group.0.id()
+    }
+
+    pub(crate) fn backend(&self, name: &str) -> String {
+        http_backend(name, self.addr)
+    }
+
+    /// A client that speaks to it directly.
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.addr)
+    }
+
+    /// Forgets all sessions.
+    pub(crate) fn forget(&self) {
+        let answer = super::http::once(self.addr, "POST", "/control/forget", "");
+        assert_eq!(answer.status, 200);
+    }
+
+    /// kill -9, then a new one on the same port.
+    pub(crate) fn restart(self, name: &str, args: &[&str]) -> HttpStub {
+        let port = self.addr.port();
+        drop(self);
+        HttpStub::start_on(port, name, args)
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    listener.local_addr().expect("address").port()
+}
+
+/// The events of a stub that was started with `--journal`.
+pub(crate) struct Journal(PathBuf);
+
+impl Journal {
+    pub(crate) fn new(scratch: &TempDir, name: &str) -> Journal {
+        Journal(scratch.path().join(name))
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// How many events begin so.
+    pub(crate) fn count(&self, start: &str) -> usize {
+        self.lines().iter().filter(|line| line.starts_with(start)).count()
+    }
+
+    pub(crate) fn wait_count(&self, start: &str, count: usize) {
+        let what = format!("{count} events `{start}` in {}", self.path());
+        wait_until(&what, || self.count(start) >= count);
+    }
+
+    /// The words behind the last event that begins so, once there is one.
+    pub(crate) fn last(&self, start: &str) -> String {
+        wait_for(&format!("an event `{start}`"), || {
+            let lines = self.lines();
+            let line = lines.iter().rev().find(|line| line.starts_with(start))?;
+            Some(line[start.len()..].trim().to_owned())
+        })
+    }
+
+    /// The pid of the last start.
+    pub(crate) fn pid(&self) -> u32 {
+        self.last("start ").parse().expect("pid")
+    }
+}
