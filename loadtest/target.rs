@@ -246,7 +246,9 @@ pub(crate) fn nginx_is_installed() -> bool {
 }
 
 /// nginx as a plain reverse proxy, tuned for this: connections to the backend are kept and never
-/// run out, nothing is logged or spilled to disk, each worker has its own listener.
+/// run out, nothing is logged or spilled to disk, each worker has its own listener. Buffers of
+/// 64 KiB cost it a quarter less than 16 KiB for results of that size, and nothing for small
+/// ones; without buffering it needs half as much again.
 fn start_nginx(workers: usize, backend: &Backend, scratch: &Path) -> Result<Target> {
     let folder = scratch.join(format!("nginx-{workers}"));
     fs::create_dir_all(&folder)?;
@@ -283,7 +285,8 @@ http {{
             proxy_http_version 1.1;
             proxy_set_header Connection \"\";
             proxy_buffer_size 16k;
-            proxy_buffers 16 16k;
+            proxy_buffers 4 64k;
+            proxy_busy_buffers_size 128k;
             proxy_max_temp_file_size 0;
         }}
     }}
