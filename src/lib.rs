@@ -11,6 +11,7 @@ pub mod error;
 pub mod rt;
 
 pub mod backend;
+pub mod world;
 pub mod exchange;
 pub mod http;
 pub mod jsonrpc;
@@ -23,3 +24,7 @@ pub mod control;
 pub mod telemetry;
 
 pub mod demo;
+
+pub use control::config::ProxyConfig;
+pub use control::diagnose::Report;
+pub use control::{Handle, Proxy, ProxyError};

@@ -4,5 +4,6 @@
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
 mod harness;
+mod house;
 mod interop;
 mod support;
