@@ -62,6 +62,10 @@ kinds! {
     MethodNotFound => Client, 200, -32601, Never, "Method not found";
     /// Parameters that the method does not take.
     InvalidParams => Client, 200, -32602, Never, "Invalid params";
+    /// A tool that no backend has, or that is hidden from this caller: the two look alike.
+    UnknownTool => Client, 200, -32602, Never, "Unknown tool";
+    /// A prompt likewise.
+    UnknownPrompt => Client, 200, -32602, Never, "Unknown prompt";
     /// A resource that no backend owns (session-era code).
     ResourceNotFound => Client, 200, -32002, Never, "Resource not found";
     /// A header that contradicts the body or is not understood.
@@ -135,6 +139,11 @@ impl Error {
     /// What went wrong.
     pub fn kind(&self) -> Kind {
         self.0.kind
+    }
+
+    /// What the client may read behind the fixed text; empty = nothing.
+    pub fn public_context(&self) -> &str {
+        &self.0.context
     }
 
     /// The text for the client.

@@ -14,10 +14,15 @@ pub const REQUEST_LINE_BYTES_MAX: usize = 8 * 1024;
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Nesting of a JSON document: serde_json's own bound, so that both parsers agree.
 pub const JSON_DEPTH_MAX: usize = 128;
+/// Bytes of one number, and of one JSON-RPC id as it is written: what must be kept of a message
+/// that streams through.
+pub const SCALAR_BYTES_MAX: usize = 1024;
 /// Bytes of one message from a backend that must be held whole: an event, a stdio line.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a backend's response body up to which it is collected before it is passed on.
 pub const WHOLE_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Messages of one batch (2025-03-26).
+pub const BATCH_MAX: usize = 100;
 /// Bytes of a chunk-size line with its extensions, and of all trailers together.
 pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 
@@ -94,6 +99,13 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const MAILBOX_LEN: usize = 4096;
 /// Mail handled before other tasks of the worker run.
 pub const MAIL_BATCH: usize = 256;
+
+/// Helper threads for calls that wait, such as name lookups; they are started when first needed.
+pub const BLOCKING_THREADS: usize = 4;
+/// Calls waiting for a helper thread; beyond it they fail at once.
+pub const BLOCKING_QUEUE_MAX: usize = 256;
+/// Children waiting to be started; beyond it a start fails and is tried again later.
+pub const BIRTHS_MAX: usize = 1024;
 
 const _: () = assert!(REQUEST_LINE_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(WHOLE_BODY_BYTES_MAX < MESSAGE_BYTES_MAX);

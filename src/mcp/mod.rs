@@ -3,4 +3,7 @@
 //! Next: `middleware`.
 
 pub mod revision;
+pub mod method;
+pub mod header;
+pub mod name;
 pub mod session;

@@ -1,1 +1,32 @@
-//! Owns: rt.
+//! Owns: the only code that names the runtime: event loop, sockets, children, timers, tasks, and
+//! the ways between tasks and between threads.
+//! Never: what the bytes mean; bounds (`limits`); anything of the proxy above it.
+//! Next: `http`, the wire over [`net`].
+//!
+//! One thread, one loop. What is `!Send` here stays on the thread that made it; only [`mailbox`],
+//! [`blocking`] and the spawner of [`child`] cross threads. Four rules that the loop imposes:
+//! a dropped read loses bytes and a dropped accept leaks a socket, so I/O is awaited to its end or
+//! its connection is closed; a panic would end the thread, so tasks start through [`spawn`]; timers
+//! fire only when the run queue runs dry, so nothing may wake itself in a circle and a long job
+//! pauses through [`Breath`]; timers are exact to a millisecond.
+
+mod sys;
+
+pub mod child;
+mod driver;
+pub mod net;
+pub mod time;
+
+pub mod local;
+mod race;
+mod spawn;
+
+mod bell;
+pub mod blocking;
+pub mod mailbox;
+pub mod signals;
+
+pub use bell::Breath;
+pub use driver::Driver;
+pub use race::{Either, join, race};
+pub use spawn::{panics, spawn};

@@ -1,0 +1,184 @@
+//! Owns: what is known of one message after a scan: its kind and where its parts stand.
+//! Never: the bytes themselves.
+//! Next: `scan`, which fills it in.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::error;
+
+/// A range of a message's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Span {
+    /// First byte.
+    pub start: u32,
+    /// Behind the last byte.
+    pub end: u32,
+}
+
+impl Span {
+    /// The range `start..end`, which must lie within 4 GiB (every message does, by
+    /// [`crate::limits::MESSAGE_BYTES_MAX`] and by [`ScanFault::TooLong`]).
+    pub fn new(start: usize, end: usize) -> Span {
+        debug_assert!(start <= end && u32::try_from(end).is_ok());
+        Span { start: start as u32, end: end as u32 }
+    }
+
+    /// Its bytes in the message that was scanned; a string has its quotes.
+    ///
+    /// # Panics
+    /// When `message` is shorter than the one that was scanned.
+    #[inline]
+    pub fn of(self, message: &[u8]) -> &[u8] {
+        &message[self.start as usize..self.end as usize]
+    }
+
+    /// Its text without quotes and escapes, if it is a JSON string.
+    ///
+    /// Compare this, never the raw bytes: some writers escape every slash (`"tools\/call"`).
+    pub fn text(self, message: &[u8]) -> Option<Cow<'_, str>> {
+        super::write::unquote(self.of(message))
+    }
+
+    /// Length in bytes.
+    pub fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether it holds no byte.
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
+    /// The same bytes where the scanned message stands `by` bytes further on.
+    pub fn moved(self, by: u32) -> Span {
+        Span { start: self.start + by, end: self.end + by }
+    }
+}
+
+/// What a message is, by the members it has (JSON-RPC 2.0 §4, §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `method` and `id`.
+    Request,
+    /// `method` without `id`.
+    Notification,
+    /// `result` and `id`.
+    Response,
+    /// `error`; `id` is null or missing where the sender could not tell it.
+    ErrorResponse,
+}
+
+/// One message: its kind, and where its parts stand.
+///
+/// Strings have their quotes, numbers their text. A part that is missing, or that has a type which
+/// its meaning excludes (a `name` that is no string), is `None` and goes through untouched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Request, notification, response or error response.
+    pub kind: Kind,
+    /// String or number; `null` in an error response alone.
+    pub id: Option<Span>,
+    /// String.
+    pub method: Option<Span>,
+    /// Object, array or null.
+    pub params: Option<Span>,
+    /// `params.name`, string.
+    pub name: Option<Span>,
+    /// `params.uri`, string.
+    pub uri: Option<Span>,
+    /// `params.arguments`, any value.
+    pub arguments: Option<Span>,
+    /// `params._meta`, object.
+    pub meta: Option<Span>,
+    /// The token that a request asks for progress with (`params._meta.progressToken`), or that a
+    /// notification reports on (`params.progressToken`); string or number.
+    pub progress_token: Option<Span>,
+    /// `params.requestId`, string or number: what `notifications/cancelled` is about.
+    pub request_id: Option<Span>,
+    /// `result`, any value.
+    pub result: Option<Span>,
+    /// `error`, object.
+    pub error: Option<Span>,
+}
+
+impl Envelope {
+    /// The method's name without quotes and escapes.
+    pub fn method_name<'m>(&self, message: &'m [u8]) -> Option<Cow<'m, str>> {
+        self.method?.text(message)
+    }
+}
+
+/// Why a message was refused. The first group is what serde_json refuses too; the second is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanFault {
+    /// Not UTF-8 (RFC 8259 §8.1).
+    Utf8,
+    /// Not JSON, or ended too early.
+    Syntax,
+    /// Nested as deep as [`crate::limits::JSON_DEPTH_MAX`].
+    Depth,
+    /// A number that overflows a double.
+    NumberRange,
+
+    /// Over 4 GiB.
+    TooLong,
+    /// A number or an id over [`crate::limits::SCALAR_BYTES_MAX`].
+    ScalarTooLong,
+    /// A member of the envelope, or one that is acted on below it, stands there twice.
+    Duplicate,
+    /// Such a member's name is written with escapes.
+    EscapedKey,
+    /// Such a member's name is written in another case: some servers would take it for the member.
+    Lookalike,
+    /// JSON, but no JSON-RPC 2.0 message.
+    Shape,
+}
+
+impl ScanFault {
+    /// Its row in the table of errors.
+    pub fn kind(self) -> error::Kind {
+        match self {
+            ScanFault::Utf8
+            | ScanFault::Syntax
+            | ScanFault::Depth
+            | ScanFault::NumberRange
+            | ScanFault::TooLong => error::Kind::Parse,
+            ScanFault::ScalarTooLong
+            | ScanFault::Duplicate
+            | ScanFault::EscapedKey
+            | ScanFault::Lookalike
+            | ScanFault::Shape => error::Kind::InvalidRequest,
+        }
+    }
+
+    /// What a client may read about it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            ScanFault::Utf8 => "not UTF-8",
+            ScanFault::Syntax => "not JSON",
+            ScanFault::Depth => "nested too deep",
+            ScanFault::NumberRange => "number out of range",
+            ScanFault::TooLong => "too long",
+            ScanFault::ScalarTooLong => "number or id too long",
+            ScanFault::Duplicate => "duplicate member",
+            ScanFault::EscapedKey => "escaped member name",
+            ScanFault::Lookalike => "member name in the wrong case",
+            ScanFault::Shape => "not a JSON-RPC 2.0 message",
+        }
+    }
+}
+
+impl fmt::Display for ScanFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl std::error::Error for ScanFault {}
+
+impl From<ScanFault> for error::Error {
+    fn from(fault: ScanFault) -> error::Error {
+        error::Error::new(fault.kind()).context(fault.text())
+    }
+}

@@ -1,0 +1,796 @@
+//! Owns: the one look at a message: is it JSON, is it JSON-RPC, and where do its parts stand.
+//! Never: allocation, recursion, a second pass over the structure; a guess where two readers of
+//! the message could differ.
+//! Next: `watch`, the same judgement for a message that arrives in pieces.
+//!
+//! A scan accepts nothing that serde_json refuses, and refuses of what serde_json accepts only
+//! what [`ScanFault`] lists as ours. Members that the proxy acts on (the envelope's, and those of
+//! [`Envelope`] below `params`) must stand there once, in plain letters: a backend whose parser
+//! takes the last of two, or ignores case, would otherwise obey what nobody has checked.
+
+use super::message::{Envelope, Kind, ScanFault, Span};
+use super::token::{self, Escape};
+use crate::limits::{JSON_DEPTH_MAX, SCALAR_BYTES_MAX};
+
+/// Scans one message.
+///
+/// The whole document is checked: UTF-8, structure, numbers, escapes, depth.
+///
+/// # Errors
+/// See [`ScanFault`].
+pub fn scan(message: &[u8]) -> Result<Envelope, ScanFault> {
+    Scanner::new(message)?.message()
+}
+
+/// One message, or several in an array (JSON-RPC 2.0 §6; MCP 2025-03-26 alone).
+#[derive(Clone, Debug)]
+pub enum Shape<'m> {
+    /// Not an array: to be scanned as it is, and not checked yet.
+    One,
+    /// An array, checked as a JSON document; each element is still to be scanned.
+    Batch(Elements<'m>),
+}
+
+/// Tells an array from a single message by its first byte; an array is checked whole.
+///
+/// # Errors
+/// The array is not JSON.
+pub fn shape(body: &[u8]) -> Result<Shape<'_>, ScanFault> {
+    if body.iter().find(|&&byte| !token::is_space(byte)) != Some(&b'[') {
+        return Ok(Shape::One);
+    }
+    super::walk::elements(body).map(Shape::Batch)
+}
+
+/// The elements of an array that was checked, as ranges of the bytes it was found in.
+#[derive(Clone, Debug)]
+pub struct Elements<'m> {
+    scanner: Scanner<'m>,
+    open: bool,
+}
+
+impl<'m> Elements<'m> {
+    /// `scanner` stands behind the opening bracket of an array that was checked.
+    pub(super) fn behind_bracket(scanner: Scanner<'m>) -> Elements<'m> {
+        Elements { scanner, open: true }
+    }
+}
+
+impl Iterator for Elements<'_> {
+    type Item = Span;
+
+    fn next(&mut self) -> Option<Span> {
+        if !self.open {
+            return None;
+        }
+        // The array was checked, so a fault here can only be its end.
+        self.scanner.space();
+        if self.scanner.take(b']') {
+            self.open = false;
+            return None;
+        }
+        self.scanner.take(b',');
+        self.scanner.space();
+        self.scanner.value(1).ok()
+    }
+}
+
+/// One bit for each member that is acted on.
+pub(super) mod bits {
+    pub(in super::super) const JSONRPC: u32 = 1 << 0;
+    pub(in super::super) const ID: u32 = 1 << 1;
+    pub(in super::super) const METHOD: u32 = 1 << 2;
+    pub(in super::super) const PARAMS: u32 = 1 << 3;
+    pub(in super::super) const RESULT: u32 = 1 << 4;
+    pub(in super::super) const ERROR: u32 = 1 << 5;
+    pub(super) const NAME: u32 = 1 << 6;
+    pub(super) const URI: u32 = 1 << 7;
+    pub(super) const ARGUMENTS: u32 = 1 << 8;
+    pub(super) const META: u32 = 1 << 9;
+    pub(super) const TOKEN: u32 = 1 << 10;
+    pub(super) const REQUEST_ID: u32 = 1 << 11;
+    pub(super) const META_TOKEN: u32 = 1 << 12;
+}
+
+use bits::*;
+
+type Members = [(&'static str, u32)];
+
+/// Members of the envelope.
+const ENVELOPE: &Members = &[
+    ("jsonrpc", JSONRPC),
+    ("id", ID),
+    ("method", METHOD),
+    ("params", PARAMS),
+    ("result", RESULT),
+    ("error", ERROR),
+];
+/// Members of `params` that are acted on.
+const OF_PARAMS: &Members = &[
+    ("name", NAME),
+    ("arguments", ARGUMENTS),
+    ("_meta", META),
+    ("uri", URI),
+    ("progressToken", TOKEN),
+    ("requestId", REQUEST_ID),
+];
+/// Members of `params._meta` that are acted on.
+const OF_META: &Members = &[("progressToken", META_TOKEN)];
+/// What a request is routed and judged by: see [`Found::lookalikes`].
+const ROUTING: &Members =
+    &[("name", NAME), ("uri", URI), ("arguments", ARGUMENTS), ("_meta", META)];
+
+/// Which member of the envelope a name is, between its quotes: a bit, or 0 for another one.
+///
+/// # Errors
+/// An escape in it, or one of the names in another case.
+pub(super) fn envelope_key(inside: &[u8]) -> Result<u32, ScanFault> {
+    if let Some(bit) = exact(inside, ENVELOPE) {
+        return Ok(bit);
+    }
+    if inside.contains(&b'\\') {
+        return Err(ScanFault::EscapedKey);
+    }
+    match folded(inside, ENVELOPE) {
+        0 => Ok(0),
+        _ => Err(ScanFault::Lookalike),
+    }
+}
+
+#[inline]
+fn exact(inside: &[u8], members: &Members) -> Option<u32> {
+    members.iter().find(|(name, _)| name.as_bytes() == inside).map(|&(_, bit)| bit)
+}
+
+fn folded(inside: &[u8], members: &Members) -> u32 {
+    // No name of these has more than 9 letters, and none grows beyond 3 bytes a letter.
+    if inside.len() > 27 {
+        return 0;
+    }
+    members.iter().find(|(name, _)| token::folds_to(inside, name)).map_or(0, |&(_, bit)| bit)
+}
+
+/// What was seen on the way, before it is known what it means.
+#[derive(Default)]
+struct Found {
+    /// Bits of the members that were met.
+    seen: u32,
+    /// Bits of the members of `params` that were met in another case.
+    ///
+    /// Refused only beside a `name` or `uri`: such a message is routed by what we read, and must
+    /// not be read otherwise behind us. Elsewhere a custom method may use what names it likes.
+    lookalikes: u32,
+    id: Option<Span>,
+    method: Option<Span>,
+    params: Option<Span>,
+    name: Option<Span>,
+    uri: Option<Span>,
+    arguments: Option<Span>,
+    meta: Option<Span>,
+    token: Option<Span>,
+    request_id: Option<Span>,
+    meta_token: Option<Span>,
+    result: Option<Span>,
+    error: Option<Span>,
+}
+
+impl Found {
+    #[inline]
+    fn first(&mut self, bit: u32) -> Result<(), ScanFault> {
+        if self.seen & bit != 0 {
+            return Err(ScanFault::Duplicate);
+        }
+        self.seen |= bit;
+        Ok(())
+    }
+
+    fn has(&self, bits: u32) -> bool {
+        self.seen & bits != 0
+    }
+
+    fn envelope(self, message: &[u8]) -> Result<Envelope, ScanFault> {
+        if self.lookalikes != 0 && self.has(NAME | URI) {
+            return Err(ScanFault::Lookalike);
+        }
+        let kind = judge(self.seen, self.id.map(|id| id.of(message)))?;
+        let progress_token =
+            if kind == Kind::Notification { self.token } else { None }.or(self.meta_token);
+        Ok(Envelope {
+            kind,
+            id: self.id,
+            method: self.method,
+            params: self.params,
+            name: self.name,
+            uri: self.uri,
+            arguments: self.arguments,
+            meta: self.meta,
+            progress_token,
+            request_id: self.request_id,
+            result: self.result,
+            error: self.error,
+        })
+    }
+}
+
+/// What kind of message has these members of the envelope (JSON-RPC 2.0 §4, §5).
+pub(super) fn judge(seen: u32, id: Option<&[u8]>) -> Result<Kind, ScanFault> {
+    let has = |bits| seen & bits != 0;
+    if !has(JSONRPC) {
+        return Err(ScanFault::Shape);
+    }
+    let null_id = id == Some(b"null");
+    let kind = match (has(METHOD), has(RESULT), has(ERROR)) {
+        (true, false, false) if id.is_none() => Kind::Notification,
+        (true, false, false) if !null_id => Kind::Request,
+        (false, true, false) if id.is_some() && !null_id && !has(PARAMS) => Kind::Response,
+        (false, false, true) if !has(PARAMS) => Kind::ErrorResponse,
+        _ => return Err(ScanFault::Shape),
+    };
+    Ok(kind)
+}
+
+/// Whether these bytes, a checked value, are an id: a string or a number of bounded length, or
+/// null.
+pub(super) fn id_value(value: &[u8]) -> Result<(), ScanFault> {
+    match value.first() {
+        Some(b'"' | b'-' | b'0'..=b'9' | b'n') if value.len() <= SCALAR_BYTES_MAX => Ok(()),
+        Some(b'"' | b'-' | b'0'..=b'9') => Err(ScanFault::ScalarTooLong),
+        _ => Err(ScanFault::Shape),
+    }
+}
+
+/// A place in a message.
+#[derive(Clone, Debug)]
+pub(super) struct Scanner<'m> {
+    bytes: &'m [u8],
+    at: usize,
+}
+
+impl<'m> Scanner<'m> {
+    /// At the start of `bytes`, which are checked to be UTF-8 first: structure is ASCII, so that
+    /// nothing later has to look at more than one byte of a character.
+    pub(super) fn new(bytes: &'m [u8]) -> Result<Scanner<'m>, ScanFault> {
+        if u32::try_from(bytes.len()).is_err() {
+            return Err(ScanFault::TooLong);
+        }
+        simdutf8::basic::from_utf8(bytes).map_err(|_| ScanFault::Utf8)?;
+        Ok(Scanner { bytes, at: 0 })
+    }
+
+    fn message(mut self) -> Result<Envelope, ScanFault> {
+        let mut found = Found::default();
+        self.space();
+        if self.peek() != Some(b'{') {
+            // A whole document of another type is no message; half of one is no JSON.
+            self.value(0)?;
+            self.end()?;
+            return Err(ScanFault::Shape);
+        }
+        self.members(|scanner, key| scanner.member(key, &mut found))?;
+        self.end()?;
+        found.envelope(self.bytes)
+    }
+
+    /// One member of the envelope, at its value.
+    fn member(&mut self, key: Span, found: &mut Found) -> Result<(), ScanFault> {
+        let bit = envelope_key(inside(key, self.bytes))?;
+        if bit == 0 {
+            self.value(1)?;
+            return Ok(());
+        }
+        found.first(bit)?;
+        let first = self.peek();
+        let value =
+            if bit == PARAMS && first == Some(b'{') { self.params(found)? } else { self.value(1)? };
+        let place = match bit {
+            JSONRPC if value.of(self.bytes) == br#""2.0""# => return Ok(()),
+            ID => {
+                id_value(value.of(self.bytes))?;
+                &mut found.id
+            }
+            METHOD if first == Some(b'"') => &mut found.method,
+            PARAMS if matches!(first, Some(b'{' | b'[' | b'n')) => &mut found.params,
+            RESULT => &mut found.result,
+            ERROR if first == Some(b'{') => &mut found.error,
+            _ => return Err(ScanFault::Shape),
+        };
+        *place = Some(value);
+        Ok(())
+    }
+
+    fn params(&mut self, found: &mut Found) -> Result<Span, ScanFault> {
+        self.members(|scanner, key| {
+            let bit = scanner.known(key, OF_PARAMS, found)?;
+            if bit == 0 {
+                found.lookalikes |= folded(inside(key, scanner.bytes), ROUTING);
+            }
+            let first = scanner.peek();
+            let value = if bit == META && first == Some(b'{') {
+                scanner.meta(found)?
+            } else {
+                scanner.value(2)?
+            };
+            let place = match (bit, first) {
+                (NAME, Some(b'"')) => &mut found.name,
+                (URI, Some(b'"')) => &mut found.uri,
+                (ARGUMENTS, _) => &mut found.arguments,
+                (META, Some(b'{')) => &mut found.meta,
+                (TOKEN, Some(b'"' | b'-' | b'0'..=b'9')) => &mut found.token,
+                (REQUEST_ID, Some(b'"' | b'-' | b'0'..=b'9')) => &mut found.request_id,
+                _ => return Ok(()),
+            };
+            *place = Some(value);
+            Ok(())
+        })
+    }
+
+    fn meta(&mut self, found: &mut Found) -> Result<Span, ScanFault> {
+        self.members(|scanner, key| {
+            let bit = scanner.known(key, OF_META, found)?;
+            let first = scanner.peek();
+            let value = scanner.value(3)?;
+            if let (META_TOKEN, Some(b'"' | b'-' | b'0'..=b'9')) = (bit, first) {
+                found.meta_token = Some(value);
+            }
+            Ok(())
+        })
+    }
+
+    /// Which of `members` a key below the envelope is, or 0.
+    ///
+    /// Others may be escaped as their writers like (`io.modelcontextprotocol\/related-task`).
+    fn known(&self, key: Span, members: &Members, found: &mut Found) -> Result<u32, ScanFault> {
+        let inside = inside(key, self.bytes);
+        if let Some(bit) = exact(inside, members) {
+            found.first(bit)?;
+            return Ok(bit);
+        }
+        if inside.contains(&b'\\')
+            && members.iter().any(|(name, _)| token::unescaped(inside).eq(name.chars()))
+        {
+            return Err(ScanFault::EscapedKey);
+        }
+        Ok(0)
+    }
+
+    /// Walks the object here; `each` is called with every key, at its value, and must step over it.
+    pub(super) fn members(
+        &mut self,
+        mut each: impl FnMut(&mut Self, Span) -> Result<(), ScanFault>,
+    ) -> Result<Span, ScanFault> {
+        let start = self.at;
+        self.expect(b'{')?;
+        self.space();
+        if !self.take(b'}') {
+            loop {
+                let key = self.key()?;
+                each(self, key)?;
+                self.space();
+                if self.take(b'}') {
+                    break;
+                }
+                self.expect(b',')?;
+                self.space();
+            }
+        }
+        Ok(Span::new(start, self.at))
+    }
+
+    /// Steps over a key, its colon and the space before its value.
+    pub(super) fn key(&mut self) -> Result<Span, ScanFault> {
+        let start = self.at;
+        self.string()?;
+        let key = Span::new(start, self.at);
+        self.space();
+        self.expect(b':')?;
+        self.space();
+        Ok(key)
+    }
+
+    /// Steps over the value here, of any type, that stands inside of `depth` containers.
+    pub(super) fn value(&mut self, depth: usize) -> Result<Span, ScanFault> {
+        let start = self.at;
+        // One bit per open container, the innermost lowest: 1 = object.
+        let mut objects = 0u128;
+        let mut open = 0;
+        loop {
+            match self.peek().ok_or(ScanFault::Syntax)? {
+                b'"' => self.string()?,
+                b'-' | b'0'..=b'9' => self.at = token::number_end(self.bytes, self.at)?,
+                bracket @ (b'{' | b'[') => {
+                    if depth + open + 1 >= JSON_DEPTH_MAX {
+                        return Err(ScanFault::Depth);
+                    }
+                    let object = bracket == b'{';
+                    self.at += 1;
+                    self.space();
+                    if !self.take(if object { b'}' } else { b']' }) {
+                        objects = objects << 1 | u128::from(object);
+                        open += 1;
+                        if object {
+                            self.key()?;
+                        }
+                        continue;
+                    }
+                }
+                b't' => self.literal(b"true")?,
+                b'f' => self.literal(b"false")?,
+                b'n' => self.literal(b"null")?,
+                _ => return Err(ScanFault::Syntax),
+            }
+            // Behind a value: close what ends here, up to the next value or our own end.
+            loop {
+                if open == 0 {
+                    return Ok(Span::new(start, self.at));
+                }
+                self.space();
+                let object = objects & 1 == 1;
+                match self.peek() {
+                    Some(b',') => {
+                        self.at += 1;
+                        self.space();
+                        if object {
+                            self.key()?;
+                        }
+                        break;
+                    }
+                    Some(b'}') if object => self.at += 1,
+                    Some(b']') if !object => self.at += 1,
+                    _ => return Err(ScanFault::Syntax),
+                }
+                objects >>= 1;
+                open -= 1;
+            }
+        }
+    }
+
+    #[inline]
+    fn string(&mut self) -> Result<(), ScanFault> {
+        self.expect(b'"')?;
+        loop {
+            self.at = token::plain_end(self.bytes, self.at);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => match token::escape(&self.bytes[self.at..]) {
+                    Escape::Whole(length, _) => self.at += length,
+                    Escape::Partial | Escape::Bad => return Err(ScanFault::Syntax),
+                },
+                _ => return Err(ScanFault::Syntax),
+            }
+        }
+    }
+
+    fn literal(&mut self, word: &[u8]) -> Result<(), ScanFault> {
+        if !self.bytes[self.at..].starts_with(word) {
+            return Err(ScanFault::Syntax);
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    /// Nothing but white space may follow.
+    pub(super) fn end(&mut self) -> Result<(), ScanFault> {
+        self.space();
+        if self.at == self.bytes.len() { Ok(()) } else { Err(ScanFault::Syntax) }
+    }
+
+    #[inline]
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    #[inline]
+    pub(super) fn space(&mut self) {
+        while self.peek().is_some_and(token::is_space) {
+            self.at += 1;
+        }
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self, byte: u8) -> bool {
+        let here = self.peek() == Some(byte);
+        self.at += usize::from(here);
+        here
+    }
+
+    #[inline]
+    fn expect(&mut self, byte: u8) -> Result<(), ScanFault> {
+        if self.take(byte) { Ok(()) } else { Err(ScanFault::Syntax) }
+    }
+}
+
+/// A string without its quotes.
+fn inside(string: Span, message: &[u8]) -> &[u8] {
+    let raw = string.of(message);
+    &raw[1..raw.len() - 1]
+}
+
+const _: () = assert!(JSON_DEPTH_MAX <= 128, "one bit of a u128 for each container");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(message: &str, span: Option<Span>) -> Option<&str> {
+        span.map(|span| std::str::from_utf8(span.of(message.as_bytes())).unwrap())
+    }
+
+    fn fault(message: &str) -> ScanFault {
+        scan(message.as_bytes()).expect_err(message)
+    }
+
+    #[test]
+    fn a_tool_call() {
+        let message = r#" {"jsonrpc":"2.0", "id" : 9007199254740993,"method":"tools/call","x":[{}],
+            "params":{"name":"files__re\u0061d","arguments":{"path":"/ä","n":1.0},
+            "_meta":{"a":{"progressToken":3},"progressToken":"t\"1"}}}"#;
+        let found = scan(message.as_bytes()).unwrap();
+        assert_eq!(found.kind, Kind::Request);
+        assert_eq!(of(message, found.id), Some("9007199254740993"));
+        assert_eq!(of(message, found.method), Some(r#""tools/call""#));
+        assert_eq!(of(message, found.name), Some(r#""files__re\u0061d""#));
+        assert_eq!(found.name.unwrap().text(message.as_bytes()).unwrap(), "files__read");
+        assert_eq!(of(message, found.arguments), Some(r#"{"path":"/ä","n":1.0}"#));
+        assert_eq!(of(message, found.progress_token), Some(r#""t\"1""#));
+        assert!(of(message, found.meta).unwrap().starts_with(r#"{"a""#));
+        assert!(of(message, found.params).unwrap().ends_with("}}"));
+        assert_eq!(found.uri, None);
+        assert_eq!(found.result, None);
+    }
+
+    #[test]
+    fn params_may_stand_before_method() {
+        let message =
+            r#"{"params":{"uri":"a:b"},"method":"resources/read","id":"1","jsonrpc":"2.0"}"#;
+        let found = scan(message.as_bytes()).unwrap();
+        assert_eq!(of(message, found.uri), Some(r#""a:b""#));
+        assert_eq!(of(message, found.id), Some(r#""1""#));
+    }
+
+    #[test]
+    fn slashes_written_with_escapes() {
+        // PHP's json_encode writes every slash so.
+        let message =
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools\/call","params":{"_meta":{"io.x\/y":1}}}"#;
+        let found = scan(message.as_bytes()).unwrap();
+        assert_eq!(found.method_name(message.as_bytes()).unwrap(), "tools/call");
+    }
+
+    #[test]
+    fn notifications() {
+        let progress = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":7,"progress":1}}"#;
+        let found = scan(progress.as_bytes()).unwrap();
+        assert_eq!(found.kind, Kind::Notification);
+        assert_eq!(of(progress, found.progress_token), Some("7"));
+        let cancelled = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"a","reason":"b"}}"#;
+        let found = scan(cancelled.as_bytes()).unwrap();
+        assert_eq!(of(cancelled, found.request_id), Some(r#""a""#));
+        assert_eq!(found.progress_token, None);
+        // A request's params.progressToken is some parameter of its own.
+        let request = r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"progressToken":7}}"#;
+        assert_eq!(scan(request.as_bytes()).unwrap().progress_token, None);
+    }
+
+    #[test]
+    fn answers() {
+        let result = r#"{"result":{"content":[]},"id":0,"jsonrpc":"2.0"}"#;
+        let found = scan(result.as_bytes()).unwrap();
+        assert_eq!(found.kind, Kind::Response);
+        assert_eq!(of(result, found.result), Some(r#"{"content":[]}"#));
+        let error = r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}"#;
+        let found = scan(error.as_bytes()).unwrap();
+        assert_eq!(found.kind, Kind::ErrorResponse);
+        assert_eq!(of(error, found.id), Some("null"));
+        let error = r#"{"jsonrpc":"2.0","error":{}}"#;
+        assert_eq!(scan(error.as_bytes()).unwrap().id, None);
+    }
+
+    #[test]
+    fn what_is_json_but_no_message() {
+        for message in [
+            "[]",
+            "1",
+            "\"\"",
+            "null",
+            "{}",
+            r#"{"jsonrpc":"2.0"}"#,
+            r#"{"jsonrpc":"2.0","id":1}"#,
+            r#"{"jsonrpc":"1.0","id":1,"method":"x"}"#,
+            r#"{"jsonrpc":2.0,"id":1,"method":"x"}"#,
+            r#"{"id":1,"method":"x"}"#,
+            r#"{"jsonrpc":"2.0","id":null,"method":"x"}"#,
+            r#"{"jsonrpc":"2.0","id":true,"method":"x"}"#,
+            r#"{"jsonrpc":"2.0","id":[1],"method":"x"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":5}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","params":"y"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"x","result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#,
+            r#"{"jsonrpc":"2.0","id":null,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"error":"no"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":1,"params":{}}"#,
+        ] {
+            assert_eq!(fault(message), ScanFault::Shape, "{message}");
+            assert_eq!(ScanFault::Shape.kind(), crate::error::Kind::InvalidRequest);
+        }
+    }
+
+    #[test]
+    fn two_readers_must_not_differ() {
+        use ScanFault::*;
+        let call = |params: &str| {
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{{params}}}}}"#)
+        };
+        for (params, expected) in [
+            (r#""name":"a","name":"b""#, Duplicate),
+            (r#""name":1,"name":"b""#, Duplicate),
+            (r#""uri":"a","uri":"b""#, Duplicate),
+            (r#""name":"a","arguments":{},"arguments":{}"#, Duplicate),
+            (r#""_meta":{},"_meta":{}"#, Duplicate),
+            (r#""_meta":null,"_meta":{"progressToken":1}"#, Duplicate),
+            (r#""_meta":{"progressToken":1,"progressToken":2}"#, Duplicate),
+            (r#""progressToken":1,"progressToken":2"#, Duplicate),
+            (r#""requestId":1,"requestId":2"#, Duplicate),
+            (r#""n\u0061me":"a""#, EscapedKey),
+            (r#""_meta":{"progress\u0054oken":1}"#, EscapedKey),
+            (r#""name":"a","Name":"b""#, Lookalike),
+            (r#""NAME":"b","name":"a""#, Lookalike),
+            (r#""name":"a","Arguments":{}"#, Lookalike),
+            (r#""name":"a","argumentſ":{}"#, Lookalike),
+            (r#""name":"a","\u004eame":"b""#, Lookalike),
+        ] {
+            assert_eq!(fault(&call(params)), expected, "{params}");
+        }
+        for params in [
+            r#""x":1,"x":2"#,
+            r#""a\/b":1,"name":"a""#,
+            r#""Name":"b""#,
+            r#""name":"a","arguments":{"name":"b","Name":"c","name":"d"}"#,
+        ] {
+            assert!(scan(call(params).as_bytes()).is_ok(), "{params}");
+        }
+        for (message, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, Duplicate),
+            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"a"}"#, Duplicate),
+            (r#"{"jsonrpc":"2.0","jsonrpc":"2.0","id":2,"method":"a"}"#, Duplicate),
+            (r#"{"jsonrpc":"2.0","id":1,"params":{},"params":{},"method":"a"}"#, Duplicate),
+            (r#"{"jsonrpc":"2.0","id":1,"m\u0065thod":"a"}"#, EscapedKey),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","x\n":1}"#, EscapedKey),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","Method":"b"}"#, Lookalike),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","paramſ":{}}"#, Lookalike),
+        ] {
+            assert_eq!(fault(message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json() {
+        let good =
+            r#"{"jsonrpc":"2.0","id":-1.5e3,"method":"a","params":{"a":[true,false,null,"\n"]}}"#;
+        assert!(scan(good.as_bytes()).is_ok());
+        for cut in 0..good.len() {
+            assert_eq!(fault(&good[..cut]), ScanFault::Syntax, "{}", &good[..cut]);
+        }
+        for tail in ["x", "{}", ",", "\0"] {
+            assert_eq!(fault(&format!("{good}{tail}")), ScanFault::Syntax);
+        }
+        assert_eq!(fault(&format!("\u{FEFF}{good}")), ScanFault::Syntax);
+        let mut invalid = good.as_bytes().to_vec();
+        *invalid.iter_mut().find(|byte| **byte == b'a').unwrap() = 0xFF;
+        assert_eq!(scan(&invalid), Err(ScanFault::Utf8));
+    }
+
+    #[test]
+    fn every_value_is_judged_as_serde_json_judges_it() {
+        let long = "x".repeat(300);
+        let strings = [
+            r#""\ud83d\ude00""#,
+            r#""\ud83d""#,
+            r#""\ude00""#,
+            r#""\ud83d\n""#,
+            r#""\x""#,
+            r#""\u00zz""#,
+            "\"a\tb\"",
+            "\"a\u{7f}b\"",
+            "\"\u{0}\"",
+            &format!("\"{long}\u{1}\""),
+            &format!("\"{long}\\\""),
+            &format!("\"{long}é{long}\""),
+        ];
+        let others = [
+            "tru",
+            "true",
+            "True",
+            "nul",
+            "nulll",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[]",
+            "[ ]",
+            "{}",
+            "{ }",
+            "{,}",
+            r#"{"a"}"#,
+            r#"{"a":}"#,
+            r#"{"a":1,}"#,
+            r#"{a:1}"#,
+            r#"{"a":1]"#,
+            "[1}",
+            r#"{"a" : 1 , "b":2}"#,
+            "[[[]]]",
+            "1e400",
+            "01",
+            "-",
+            "\u{b}1",
+            "\u{a0}1",
+            "/**/1",
+            "NaN",
+            "Infinity",
+            "'a'",
+            "",
+        ];
+        for value in strings.iter().copied().chain(others) {
+            let message =
+                format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{{"v":{value}}}}}"#);
+            let theirs = serde_json::from_str::<serde_json::Value>(&message).is_ok();
+            assert_eq!(scan(message.as_bytes()).is_ok(), theirs, "{value}");
+        }
+    }
+
+    #[test]
+    fn depth_is_serde_jsons() {
+        for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+            for depth in [120, 125, 126, 127, 128, 1000] {
+                let inner = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+                for message in [
+                    format!(r#"{{"jsonrpc":"2.0","id":1,"method":"a","x":{inner}}}"#),
+                    format!(
+                        r#"{{"jsonrpc":"2.0","id":1,"method":"a","params":{{"arguments":{inner}}}}}"#
+                    ),
+                    format!(
+                        r#"{{"jsonrpc":"2.0","id":1,"method":"a","params":{{"_meta":{{"x":{inner}}}}}}}"#
+                    ),
+                ] {
+                    let theirs = serde_json::from_str::<serde_json::Value>(&message).is_ok();
+                    let ours = scan(message.as_bytes());
+                    assert_eq!(ours.is_ok(), theirs, "{depth}");
+                    if let Err(fault) = ours {
+                        assert_eq!(fault, ScanFault::Depth);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_must_be_kept_is_short() {
+        let id = "1".repeat(SCALAR_BYTES_MAX - 2);
+        let message = |id: &str| format!(r#"{{"jsonrpc":"2.0","id":"{id}","method":"a"}}"#);
+        assert!(scan(message(&id).as_bytes()).is_ok());
+        assert_eq!(fault(&message(&format!("{id}1"))), ScanFault::ScalarTooLong);
+        let digits = "3".repeat(SCALAR_BYTES_MAX - 1);
+        assert_eq!(
+            fault(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"a","x":0.{digits}}}"#)),
+            ScanFault::ScalarTooLong
+        );
+    }
+
+    #[test]
+    fn batches() {
+        assert!(matches!(shape(b" {}"), Ok(Shape::One)));
+        assert!(matches!(shape(b""), Ok(Shape::One)));
+        let body = br#" [ {"a":[1,2]} ,2,"x,]" ] "#;
+        let Ok(Shape::Batch(elements)) = shape(body) else { panic!("an array") };
+        let texts: Vec<_> = elements.map(|span| span.of(body)).collect();
+        assert_eq!(texts, [&br#"{"a":[1,2]}"#[..], b"2", br#""x,]""#]);
+        let Ok(Shape::Batch(mut none)) = shape(b"[]") else { panic!("an array") };
+        assert_eq!(none.next(), None);
+        assert_eq!(none.next(), None);
+        assert!(shape(b"[1").is_err());
+        assert!(shape(b"[1] 2").is_err());
+    }
+}

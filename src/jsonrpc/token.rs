@@ -1,0 +1,354 @@
+//! Owns: the smallest pieces of JSON text: runs of plain characters, escapes, numbers, literals.
+//! Never: structure.
+//! Next: `scan` and `watch`, which share these so that they cannot disagree.
+//!
+//! Document: RFC 8259 §6, §7. serde_json is the judge where that leaves room: a lone surrogate and
+//! a number that overflows a double are refused.
+
+use super::message::ScanFault;
+use crate::limits::SCALAR_BYTES_MAX;
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// Where the first quote, backslash or control character at or behind `at` stands, or the length.
+#[inline]
+pub(super) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
+    // Keys and short strings end within the first words; only what is longer pays for the setup
+    // of the wide loop.
+    for _ in 0..4 {
+        match word(bytes, at) {
+            Some(0) => at += 8,
+            Some(mask) => return at + (mask.trailing_zeros() / 8) as usize,
+            None => return plain_end_bytewise(bytes, at),
+        }
+    }
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<64>()) {
+        // No early exit and no table: the compiler turns this into vector compares.
+        let special = chunk.iter().fold(0u8, |seen, &byte| {
+            seen | u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\')
+        });
+        if special != 0 {
+            break;
+        }
+        at += 64;
+    }
+    loop {
+        match word(bytes, at) {
+            Some(0) => at += 8,
+            Some(mask) => return at + (mask.trailing_zeros() / 8) as usize,
+            None => return plain_end_bytewise(bytes, at),
+        }
+    }
+}
+
+/// The high bit of each of the next eight bytes that ends a run; `None` near the end.
+///
+/// A subtraction may borrow into the byte above a hit, so only the lowest bit is exact, and only
+/// that one is used.
+#[inline(always)]
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    let word = u64::from_le_bytes(*bytes.get(at..)?.first_chunk::<8>()?);
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word;
+    let quote = zero(word ^ (ONES * b'"' as u64));
+    let backslash = zero(word ^ (ONES * b'\\' as u64));
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    Some((quote | backslash | control) & HIGHS)
+}
+
+fn plain_end_bytewise(bytes: &[u8], at: usize) -> usize {
+    let ends = |&byte: &u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    bytes[at..].iter().position(ends).map_or(bytes.len(), |run| at + run)
+}
+
+/// What stands at a backslash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Escape {
+    /// A whole escape of that many bytes.
+    Whole(usize, char),
+    /// The bytes end within it.
+    Partial,
+    /// Not an escape, or a surrogate without its other half.
+    Bad,
+}
+
+/// Longest escape: a surrogate pair.
+pub(super) const ESCAPE_BYTES_MAX: usize = 12;
+
+/// Reads the escape at the start of `bytes`, which is a backslash.
+pub(super) fn escape(bytes: &[u8]) -> Escape {
+    debug_assert_eq!(bytes.first(), Some(&b'\\'));
+    let Some(&letter) = bytes.get(1) else { return Escape::Partial };
+    let plain = match letter {
+        b'"' | b'\\' | b'/' => letter as char,
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => return unicode_escape(bytes),
+        _ => return Escape::Bad,
+    };
+    Escape::Whole(2, plain)
+}
+
+#[cold]
+fn unicode_escape(bytes: &[u8]) -> Escape {
+    let first = match hex4(bytes, 2) {
+        Ok(unit) => unit,
+        Err(fault) => return fault,
+    };
+    match first {
+        0xD800..=0xDBFF => {}
+        0xDC00..=0xDFFF => return Escape::Bad,
+        _ => return char::from_u32(first).map_or(Escape::Bad, |c| Escape::Whole(6, c)),
+    }
+    for (at, wanted) in [(6, b'\\'), (7, b'u')] {
+        match bytes.get(at) {
+            None => return Escape::Partial,
+            Some(&byte) if byte != wanted => return Escape::Bad,
+            Some(_) => {}
+        }
+    }
+    match hex4(bytes, 8) {
+        Ok(second @ 0xDC00..=0xDFFF) => {
+            let code = 0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00);
+            char::from_u32(code).map_or(Escape::Bad, |c| Escape::Whole(12, c))
+        }
+        Ok(_) => Escape::Bad,
+        Err(fault) => fault,
+    }
+}
+
+fn hex4(bytes: &[u8], from: usize) -> Result<u32, Escape> {
+    let mut unit = 0;
+    for at in from..from + 4 {
+        let digit = match bytes.get(at) {
+            None => return Err(Escape::Partial),
+            Some(&byte) => (byte as char).to_digit(16).ok_or(Escape::Bad)?,
+        };
+        unit = unit << 4 | digit;
+    }
+    Ok(unit)
+}
+
+/// The characters of a string's inside (without its quotes), escapes resolved.
+///
+/// It ends early at bytes that are not valid inside of a string; after a scan there are none.
+pub fn unescaped(inside: &[u8]) -> impl Iterator<Item = char> + '_ {
+    let mut rest = inside;
+    std::iter::from_fn(move || {
+        let (length, character) = match rest.first()? {
+            b'\\' => match escape(rest) {
+                Escape::Whole(length, character) => (length, character),
+                Escape::Partial | Escape::Bad => return None,
+            },
+            byte if byte.is_ascii() => (1, *byte as char),
+            _ => {
+                let head = &rest[..rest.len().min(4)];
+                let valid = match std::str::from_utf8(head) {
+                    Ok(text) => text,
+                    // The character is whole, its follower was cut.
+                    Err(cut) => std::str::from_utf8(&head[..cut.valid_up_to()]).ok()?,
+                };
+                let character = valid.chars().next()?;
+                (character.len_utf8(), character)
+            }
+        };
+        rest = &rest[length..];
+        Some(character)
+    })
+}
+
+/// Where the number that starts at `at` ends.
+pub(super) fn number_end(bytes: &[u8], start: usize) -> Result<usize, ScanFault> {
+    let digits = |mut at: usize| {
+        while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+            at += 1;
+        }
+        at
+    };
+    let mut at = start;
+    if bytes.get(at) == Some(&b'-') {
+        at += 1;
+    }
+    at = match bytes.get(at) {
+        Some(b'0') => at + 1,
+        Some(b'1'..=b'9') => digits(at + 1),
+        _ => return Err(ScanFault::Syntax),
+    };
+    if bytes.get(at) == Some(&b'.') {
+        let from = at + 1;
+        at = digits(from);
+        if at == from {
+            return Err(ScanFault::Syntax);
+        }
+    }
+    let mut exponent_digits = 0;
+    if matches!(bytes.get(at), Some(b'e' | b'E')) {
+        at += 1;
+        if matches!(bytes.get(at), Some(b'+' | b'-')) {
+            at += 1;
+        }
+        let from = at;
+        at = digits(from);
+        exponent_digits = at - from;
+        if exponent_digits == 0 {
+            return Err(ScanFault::Syntax);
+        }
+    }
+    if at - start > SCALAR_BYTES_MAX {
+        return Err(ScanFault::ScalarTooLong);
+    }
+    // Below 200 digits times 10^99 nothing overflows (10^308). Beyond, the verdict is serde_json's
+    // own: its arithmetic decides at the edge, and a rule that later reads the document uses it.
+    if at - start > 200 || exponent_digits > 2 {
+        in_range(&bytes[start..at])?;
+    }
+    Ok(at)
+}
+
+#[cold]
+fn in_range(number: &[u8]) -> Result<(), ScanFault> {
+    match serde_json::from_slice::<f64>(number) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(ScanFault::NumberRange),
+    }
+}
+
+/// Whether a byte can stand in a number.
+#[inline]
+pub(super) fn of_number(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')
+}
+
+/// White space (RFC 8259 §2).
+#[inline]
+pub(super) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\t' | b'\r')
+}
+
+/// Whether `inside`, escapes resolved, is `lower` (lower case) to a reader that ignores case.
+///
+/// Go's encoding/json is such a reader, and it folds two characters beyond ASCII.
+pub(super) fn folds_to(inside: &[u8], lower: &str) -> bool {
+    let folded = unescaped(inside).map(|character| match character {
+        '\u{17F}' => 's',
+        '\u{212A}' => 'k',
+        other => other.to_ascii_lowercase(),
+    });
+    folded.eq(lower.chars())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_ends_where_a_plain_search_says() {
+        // Every special byte at every place of every length that crosses the loops' borders.
+        for length in 0..200 {
+            let calm: Vec<u8> = (0..length).map(|i| b"az~\x7F\xC3\xFF!#[]"[i % 10]).collect();
+            assert_eq!(plain_end(&calm, 0), length);
+            for at in 0..length {
+                for special in [0, 1, 0x1F, b'"', b'\\'] {
+                    let mut bytes = calm.clone();
+                    bytes[at] = special;
+                    // One more behind it must not matter.
+                    if at + 1 < length {
+                        bytes[at + 1] = b'"';
+                    }
+                    assert_eq!(plain_end(&bytes, 0), at, "{special} of {length}");
+                    assert_eq!(plain_end(&bytes, at), at);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_is_judged_alike_in_every_lane() {
+        for byte in 0..=255u8 {
+            let special = byte < 0x20 || byte == b'"' || byte == b'\\';
+            for lane in 0..8 {
+                let mut bytes = [b'x'; 16];
+                bytes[lane] = byte;
+                assert_eq!(plain_end(&bytes, 0), if special { lane } else { 16 }, "{byte:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn escapes() {
+        assert_eq!(escape(br"\n"), Escape::Whole(2, '\n'));
+        assert_eq!(escape(br"\/x"), Escape::Whole(2, '/'));
+        assert_eq!(escape(br"\u00e9"), Escape::Whole(6, 'é'));
+        assert_eq!(escape(br"\u0000"), Escape::Whole(6, '\0'));
+        assert_eq!(escape(br"\uD83D\uDE00"), Escape::Whole(12, '😀'));
+        for bad in [r"\x", r"\u12g4", r"\uDE00", r"\uD83Dx", r"\uD83D\n", r"\uD83D\u0041"] {
+            assert_eq!(escape(bad.as_bytes()), Escape::Bad, "{bad}");
+        }
+        let pair = br"\uD83D\uDE00";
+        for cut in 1..pair.len() {
+            assert_eq!(escape(&pair[..cut]), Escape::Partial, "{cut}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_judged_as_serde_json_judges_them() {
+        let nines = "9".repeat(308);
+        let more = "9".repeat(310);
+        let small = format!("0.{}1e400", "0".repeat(399));
+        for text in [
+            "0",
+            "-0",
+            "01",
+            "-",
+            "+1",
+            "1.",
+            ".5",
+            "1.5",
+            "1e5",
+            "1E+5",
+            "1e-5",
+            "1e",
+            "1e+",
+            "-0.0e0",
+            "1e308",
+            "1e309",
+            "-1e309",
+            "1.7976931348623157e308",
+            "1.7976931348623159e308",
+            "0e999",
+            "1e-999",
+            "1e99999999999",
+            "0e99999999999",
+            "1e-99999999999",
+            "18446744073709551616",
+            "9007199254740993",
+            "123456789012345678901234567890",
+            "1e0005",
+            &nines,
+            &more,
+            &small,
+        ] {
+            let ours = number_end(text.as_bytes(), 0).is_ok_and(|end| end == text.len());
+            let theirs = serde_json::from_str::<serde_json::Value>(text).is_ok();
+            assert_eq!(ours, theirs, "{text}");
+        }
+    }
+
+    #[test]
+    fn folding() {
+        assert!(folds_to(b"NAME", "name"));
+        assert!(folds_to("argument\u{17F}".as_bytes(), "arguments"));
+        assert!(folds_to(br"n\u0061me", "name"));
+        assert!(!folds_to(b"names", "name"));
+        assert!(!folds_to(b"nam", "name"));
+    }
+
+    #[test]
+    fn unescaped_text() {
+        let all: String = unescaped("aé€😀\\n\\uD83D\\uDE00z".as_bytes()).collect();
+        assert_eq!(all, "aé€😀\n😀z");
+    }
+}

@@ -1,0 +1,165 @@
+//! Owns: the HTTP fields of Streamable HTTP: who may call, and in which media types.
+//! Never: sockets; who a caller is.
+//! Next: `catalog`.
+//!
+//! MCP 2025-11-25, Basic, Transports; RFC 6454 (Origin), RFC 9110 §12.5.1 (Accept).
+
+use crate::plan::{HostRule, OriginRule};
+
+/// The field that names a session.
+pub const SESSION: &str = "Mcp-Session-Id";
+/// The field that names the revision of a request.
+pub const VERSION: &str = "MCP-Protocol-Version";
+
+/// Whether a loopback name stands in an authority: `localhost`, 127.0.0.0/8 or `[::1]`.
+fn loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host == "[::1]"
+        || host.parse::<std::net::Ipv4Addr>().is_ok_and(|addr| addr.is_loopback())
+}
+
+/// Splits `host[:port]`; `None` if it is neither.
+fn authority(text: &str) -> Option<(&str, Option<u16>)> {
+    let end = match text.strip_prefix('[') {
+        Some(rest) => rest.find(']')? + 2,
+        None => text.find(':').unwrap_or(text.len()),
+    };
+    let (host, rest) = text.split_at(end);
+    if host.is_empty() {
+        return None;
+    }
+    match rest.strip_prefix(':') {
+        None if rest.is_empty() => Some((host, None)),
+        None => None,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            digits.parse().ok().map(|port| (host, Some(port)))
+        }
+        Some(_) => None,
+    }
+}
+
+impl HostRule {
+    /// Whether a request for this `Host` is served: anything else would let a page that rebinds
+    /// its name to a loopback address talk to the proxy.
+    pub fn allows(&self, host: &[u8]) -> bool {
+        let Ok(host) = std::str::from_utf8(host) else { return false };
+        match self {
+            HostRule::Any => true,
+            HostRule::Loopback => authority(host).is_some_and(|(name, _)| loopback(name)),
+            HostRule::Listed(list) => authority(host).is_some_and(|(name, _)| {
+                list.iter().any(|item| match authority(item) {
+                    Some((_, Some(_))) => item.eq_ignore_ascii_case(host),
+                    _ => item.eq_ignore_ascii_case(name),
+                })
+            }),
+        }
+    }
+}
+
+impl OriginRule {
+    /// Whether a page of this origin may call. Compared whole; `null` never matches.
+    pub fn allows(&self, origin: &[u8]) -> bool {
+        let Ok(origin) = std::str::from_utf8(origin) else { return false };
+        match self {
+            OriginRule::Listed(list) => list.iter().any(|item| item.eq_ignore_ascii_case(origin)),
+            OriginRule::Loopback => {
+                let lower = origin.to_ascii_lowercase();
+                lower
+                    .strip_prefix("http://")
+                    .or_else(|| lower.strip_prefix("https://"))
+                    .and_then(authority)
+                    .is_some_and(|(name, _)| loopback(name))
+            }
+        }
+    }
+}
+
+/// Whether the media ranges of one or more `Accept` fields take `kind/sub`.
+///
+/// Weights are read only for `q=0`, which refuses.
+pub fn accepts<'a>(fields: impl Iterator<Item = &'a [u8]>, kind: &str, sub: &str) -> bool {
+    let mut fields = fields.peekable();
+    if fields.peek().is_none() {
+        return true;
+    }
+    fields.filter_map(|field| std::str::from_utf8(field).ok()).flat_map(|f| f.split(',')).any(
+        |range| {
+            let mut parts = range.split(';').map(str::trim);
+            let media = parts.next().unwrap_or("");
+            let Some((left, right)) = media.split_once('/') else { return false };
+            let taken = (left == "*" && right == "*")
+                || (left.eq_ignore_ascii_case(kind)
+                    && (right == "*" || right.eq_ignore_ascii_case(sub)));
+            taken && !parts.any(|p| matches!(p, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+        },
+    )
+}
+
+/// Whether a `Content-Type` is JSON in UTF-8 (or says no charset).
+pub fn is_json(content_type: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(content_type) else { return false };
+    let mut parts = text.split(';').map(str::trim);
+    parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json"))
+        && parts.all(|parameter| match parameter.split_once('=') {
+            Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
+                value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+            }
+            _ => true,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for (host, ok) in [
+            ("localhost", true),
+            ("LOCALHOST:8080", true),
+            ("127.0.0.1:1", true),
+            ("127.9.9.9", true),
+            ("[::1]:8080", true),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("localhost:", false),
+            ("localhost:80x", false),
+            ("", false),
+        ] {
+            assert_eq!(HostRule::Loopback.allows(host.as_bytes()), ok, "{host}");
+        }
+        let listed = HostRule::Listed(vec!["mcp.example".into(), "b.example:444".into()]);
+        assert!(listed.allows(b"MCP.example:8443") && listed.allows(b"b.example:444"));
+        assert!(!listed.allows(b"b.example") && !listed.allows(b"other.example"));
+    }
+
+    #[test]
+    fn origins() {
+        for (origin, ok) in [
+            ("http://localhost:5173", true),
+            ("https://127.0.0.1", true),
+            ("http://[::1]:1", true),
+            ("null", false),
+            ("http://evil.example", false),
+            ("http://localhost.evil.example", false),
+            ("http://localhost@evil.example", false),
+            ("file://localhost", false),
+        ] {
+            assert_eq!(OriginRule::Loopback.allows(origin.as_bytes()), ok, "{origin}");
+        }
+    }
+
+    #[test]
+    fn media_ranges() {
+        let one = |text: &'static str| std::iter::once(text.as_bytes());
+        assert!(accepts(one("text/event-stream, application/json"), "application", "json"));
+        assert!(accepts(one("*/*"), "text", "event-stream"));
+        assert!(accepts(one("application/*;q=0.5"), "application", "json"));
+        assert!(!accepts(one("application/json;q=0"), "application", "json"));
+        assert!(!accepts(one("application/json"), "text", "event-stream"));
+        assert!(accepts(std::iter::empty(), "text", "event-stream"));
+        assert!(is_json(b"application/json; charset=UTF-8") && !is_json(b"text/plain"));
+        assert!(!is_json(b"application/json; charset=latin1"));
+    }
+}

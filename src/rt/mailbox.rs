@@ -1,0 +1,185 @@
+//! Owns: mail between threads: a ring per pair of sender and receiver, a bell per receiver.
+//! Never: shared state; what mail means; waiting for room.
+//! Next: `blocking`, work for which a thread may wait.
+//!
+//! The bell costs a system call, so it is rung only when the receiver sleeps. Both sides first
+//! write (the mail; "asleep") and then read what the other wrote, with a sequentially consistent
+//! fence between: at least one of them sees the other, so no mail waits beside a sleeper.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::bell::{Bell, Breath};
+use crate::limits;
+
+/// One bell per receiver, on its own cache lines: the flag is looked at for every mail.
+#[repr(align(128))]
+struct Door {
+    asleep: AtomicBool,
+    bell: Bell,
+}
+
+impl Door {
+    /// Called after mail was put into the box.
+    fn knock(&self) {
+        fence(Ordering::SeqCst);
+        // Looked at before it is swapped: the receiver is mostly awake, and a plain load leaves
+        // the line shared. The swap lets one of several senders ring.
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+            self.bell.ring();
+        }
+    }
+}
+
+/// Boxes of `capacity` mails from everyone to every worker, itself included. Senders are numbered:
+/// the workers first, then the outsiders, who only send.
+///
+/// # Errors
+/// Those of eventfd, such as too many open files.
+#[expect(clippy::type_complexity, reason = "a pair of lists, taken apart at once")]
+pub fn mesh<T: Send>(
+    workers: usize,
+    outsiders: usize,
+    capacity: usize,
+) -> io::Result<(Vec<Seat<T>>, Vec<Outbox<T>>)> {
+    let doors = (0..workers)
+        .map(|_| Ok(Arc::new(Door { asleep: AtomicBool::new(false), bell: Bell::new()? })))
+        .collect::<io::Result<Vec<_>>>()?;
+    let mut inboxes: Vec<Vec<Consumer<T>>> = doors.iter().map(|_| Vec::new()).collect();
+    let mut outboxes = (0..workers + outsiders).map(|_| {
+        let slots = doors.iter().zip(&mut inboxes).map(|(door, inbox)| {
+            let (put, take) = RingBuffer::new(capacity);
+            inbox.push(take);
+            Slot { mail: RefCell::new(put), door: door.clone() }
+        });
+        Outbox { slots: slots.collect() }
+    });
+    let of_workers: Vec<_> = outboxes.by_ref().take(workers).collect();
+    let of_outsiders = outboxes.collect();
+    let seats = of_workers
+        .into_iter()
+        .zip(inboxes.into_iter().zip(doors))
+        .map(|(outbox, (mail, door))| Seat { outbox, inbox: Inbox { mail, door } })
+        .collect();
+    Ok((seats, of_outsiders))
+}
+
+/// A worker's place in the mesh.
+pub struct Seat<T> {
+    /// Mail to every worker.
+    pub outbox: Outbox<T>,
+    /// Mail from everyone.
+    pub inbox: Inbox<T>,
+}
+
+struct Slot<T> {
+    mail: RefCell<Producer<T>>,
+    door: Arc<Door>,
+}
+
+/// One sender's boxes: may move to a thread, and is used by one thread.
+pub struct Outbox<T> {
+    slots: Vec<Slot<T>>,
+}
+
+impl<T> Outbox<T> {
+    /// Puts mail into the box of worker `to`. Never waits.
+    ///
+    /// # Errors
+    /// The mail, if the box is full, the worker is gone, or there is no such worker.
+    pub fn send(&self, to: usize, mail: T) -> Result<(), T> {
+        let Some(slot) = self.slots.get(to) else { return Err(mail) };
+        let mut put = slot.mail.borrow_mut();
+        if put.is_abandoned() {
+            return Err(mail);
+        }
+        put.push(mail).map_err(|rtrb::PushError::Full(mail)| mail)?;
+        drop(put);
+        slot.door.knock();
+        Ok(())
+    }
+
+    /// Workers that can be written to.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is nobody to write to.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+impl<T> Drop for Outbox<T> {
+    fn drop(&mut self) {
+        for Slot { mail, door } in self.slots.drain(..) {
+            drop(mail); // only then can the receiver see that this sender is gone
+            door.knock();
+        }
+    }
+}
+
+/// One worker's mail.
+pub struct Inbox<T> {
+    mail: Vec<Consumer<T>>,
+    door: Arc<Door>,
+}
+
+impl<T> Inbox<T> {
+    /// Hands every mail to `handle` with the number of its sender: in order for each sender, and
+    /// taking one of each sender in turn. After [`limits::MAIL_BATCH`] mails the other tasks of the
+    /// worker run. Ends when every sender, the worker's own outbox included, is gone.
+    ///
+    /// # Errors
+    /// Those of eventfd and of the waits for it: the worker can hear no mail any more.
+    pub async fn serve(mut self, mut handle: impl FnMut(usize, T)) -> io::Result<()> {
+        let listening = self.door.bell.listen()?;
+        let mut breath = Breath::new()?;
+        loop {
+            if self.take(limits::MAIL_BATCH, &mut handle) == limits::MAIL_BATCH {
+                breath.take().await;
+                continue;
+            }
+            self.door.asleep.store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            // What came in before the flag was up rang no bell.
+            if self.mail.iter().any(|from| !from.is_empty()) {
+                self.door.asleep.store(false, Ordering::Relaxed);
+                continue;
+            }
+            if self.mail.iter().all(Consumer::is_abandoned) {
+                fence(Ordering::Acquire); // is_abandoned alone does not order the last mails
+                // Sent before it was abandoned, and perhaps after the look above.
+                self.take(usize::MAX, &mut handle);
+                return Ok(());
+            }
+            // A bell rung for mail that was taken above ends this wait early, once.
+            listening.heard().await?;
+            self.door.asleep.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes up to `most` mails; fewer only if no more wait.
+    fn take(&mut self, most: usize, handle: &mut impl FnMut(usize, T)) -> usize {
+        let mut taken = 0;
+        loop {
+            let before = taken;
+            for (from, mail) in self.mail.iter_mut().enumerate() {
+                if taken == most {
+                    return taken;
+                }
+                if let Ok(mail) = mail.pop() {
+                    handle(from, mail);
+                    taken += 1;
+                }
+            }
+            if taken == before {
+                return taken;
+            }
+        }
+    }
+}

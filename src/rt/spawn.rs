@@ -1,0 +1,46 @@
+//! Owns: starting tasks so that a panic ends one task and nothing else.
+//! Never: join handles; tasks talk through `local`.
+//! Next: `race`, waiting for two things in one task.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Starts a task on this thread. A panic in it is logged at `error` under `name`, counted in
+/// [`panics`], and ends only the task.
+pub fn spawn(name: &'static str, task: impl Future<Output = ()> + 'static) {
+    // The handle is dropped at once, on this thread: see `driver` on why none is kept.
+    drop(monoio::spawn(async move {
+        let mut task = pin!(task);
+        let end = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
+            Err(payload) => Poll::Ready(Err(payload)),
+        });
+        if let Err(payload) = end.await {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(task = name, panic = text(&*payload), "task panicked");
+            // A payload may panic when it is dropped.
+            let _ = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+        }
+    }));
+}
+
+/// Tasks of this process that panicked.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
+/// What a panic said.
+pub(super) fn text(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
+}

@@ -1,0 +1,279 @@
+//! Owns: the system calls that std does not wrap, each behind a safe signature. The only module
+//! with `unsafe`.
+//! Never: policy; callers decide what a failure means.
+//! Next: `driver`, which picks the event loop.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+/// Turns the -1 of a system call into the error of this thread.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// As [`check`], for calls that count bytes.
+fn check_len(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// What a socket holds without waiting and without taking anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peek {
+    /// Open, nothing to read.
+    Quiet,
+    /// Bytes are waiting.
+    Bytes,
+    /// The peer closed or reset.
+    Closed,
+}
+
+/// Looks at a socket with `MSG_PEEK | MSG_DONTWAIT`.
+pub(super) fn peek(fd: RawFd) -> Peek {
+    let mut byte = 0u8;
+    loop {
+        // SAFETY: the kernel writes at most one byte into a local of one byte.
+        // JUSTIFICATION: std's `peek` would block on the ring, where sockets are blocking.
+        let n = unsafe {
+            libc::recv(fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT)
+        };
+        match check_len(n) {
+            Ok(0) => return Peek::Closed,
+            Ok(_) => return Peek::Bytes,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Peek::Quiet,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Peek::Closed,
+        }
+    }
+}
+
+/// Whether the peer of a socket has closed or reset, whatever waits to be read.
+pub(super) fn hung_up(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one valid pollfd, and its count.
+    // JUSTIFICATION: std has no poll.
+    let n = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    n > 0 && poll.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+}
+
+/// Sets `TCP_NODELAY`; accepted sockets inherit it from their listener.
+pub(super) fn set_nodelay(fd: RawFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option is a local integer and its size is passed beside it.
+    // JUSTIFICATION: std's listener has no such setter.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Keeps a descriptor from the children of this process.
+pub(super) fn set_cloexec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes integers only.
+    // JUSTIFICATION: the ring's accept leaves the flag off, and std has no setter.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+}
+
+/// Makes reads and writes of a pipe return instead of waiting.
+pub(super) fn set_nonblocking(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes integers only.
+    // JUSTIFICATION: std has no setter for pipes.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    // SAFETY: takes integers only.
+    // JUSTIFICATION: as above.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+}
+
+/// Ends the sending side of a socket.
+pub(super) fn shutdown_write(fd: RawFd) {
+    // SAFETY: takes integers only; a socket that is gone already answers with an error.
+    // JUSTIFICATION: the runtime offers it only through `&mut` and as a future.
+    let _ = unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
+/// Reads once behind the end of `buf`, into all the room that it has.
+pub(super) fn read(fd: RawFd, buf: &mut Vec<u8>) -> io::Result<usize> {
+    let spare = buf.spare_capacity_mut();
+    // SAFETY: pointer and length are those of the vector's own spare room.
+    // JUSTIFICATION: std reads into initialised memory, and only through a `File` that would
+    // close the descriptor.
+    let n = check_len(unsafe { libc::read(fd, spare.as_mut_ptr().cast(), spare.len()) })?;
+    let len = buf.len() + n;
+    debug_assert!(len <= buf.capacity());
+    // SAFETY: the kernel has just initialised `n` bytes behind the old end, inside the capacity.
+    // JUSTIFICATION: saves filling the room with zeros before every read.
+    unsafe { buf.set_len(len) };
+    Ok(n)
+}
+
+/// Writes once.
+pub(super) fn write(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length are those of one slice, which the kernel only reads.
+    // JUSTIFICATION: std writes only through a `File` that would close the descriptor.
+    check_len(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) })
+}
+
+/// A blocking event counter at zero.
+pub(super) fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    // JUSTIFICATION: std has no eventfd.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
+    // SAFETY: the kernel has just handed this descriptor to us alone.
+    // JUSTIFICATION: from here on std closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A descriptor that becomes readable when the process ends. `pid` must be a child that nobody has
+/// reaped, else the number may belong to another process.
+pub(super) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: takes integers only.
+    // JUSTIFICATION: std's pidfd is unstable, and libc has no wrapper.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = check(fd as libc::c_int)?;
+    // SAFETY: the kernel has just handed this descriptor to us alone.
+    // JUSTIFICATION: from here on std closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a signal to a process group.
+pub(super) fn kill_group(group: u32, signal: libc::c_int) -> io::Result<()> {
+    // Group 0 is our own and 1 would be everybody's (-1): never signal those.
+    let group =
+        libc::pid_t::try_from(group).ok().filter(|g| *g > 1).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: takes integers only.
+    // JUSTIFICATION: std kills single processes only.
+    check(unsafe { libc::kill(-group, signal) }).map(drop)
+}
+
+/// Prepares a command so that its process is born with an empty signal mask and no descriptor of
+/// ours, and is killed by the kernel when the *thread* that spawns it ends.
+pub(super) fn harden(command: &mut Command) {
+    let parent = std::process::id() as libc::pid_t;
+    let hook = move || {
+        // SAFETY: an all-zero sigset_t is a valid object, which sigemptyset then initialises.
+        // JUSTIFICATION: libc offers no other constructor; std has no signal masks.
+        unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
+        }
+        // SAFETY: takes integers only; both are async-signal-safe.
+        // JUSTIFICATION: std has no prctl. The second look closes the gap in which the parent
+        // could have died before the kernel knew our wish.
+        unsafe {
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0, 0, 0))?;
+            if libc::getppid() != parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+        }
+        close_on_exec_from(3);
+        Ok(())
+    };
+    // SAFETY: the hook runs between fork and exec; it makes only async-signal-safe calls, does not
+    // allocate (errors are raw codes), and touches no lock.
+    // JUSTIFICATION: std has no safe way to set these before exec.
+    unsafe { command.pre_exec(hook) };
+}
+
+/// Marks every descriptor from `first` on to be closed by exec. Sockets accepted by a ring, and
+/// whatever an embedding program has opened, must not reach a child.
+fn close_on_exec_from(first: libc::c_uint) {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: takes integers only, and marks descriptors instead of closing them, so std's own
+    // pipe for exec errors stays usable.
+    // JUSTIFICATION: std has no close_range.
+    let done = unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC)
+    };
+    if done == 0 {
+        return;
+    }
+    // Before Linux 5.11: one by one, up to a bound that keeps the fork short.
+    for fd in first as libc::c_int..65_536 {
+        let _ = set_cloexec(fd);
+    }
+}
+
+/// The set of `signals`.
+fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
+    // SAFETY: an all-zero sigset_t is a valid object, which sigemptyset then initialises; the
+    // pointers are those of a local.
+    // JUSTIFICATION: libc offers no other constructor.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        set
+    }
+}
+
+/// Blocks `signals` on this thread and on those that it starts later.
+pub(super) fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
+    let set = signal_set(signals);
+    // SAFETY: a valid set, and a null pointer where the old mask is not wanted.
+    // JUSTIFICATION: std has no signal masks.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+/// Takes one of the blocked `signals`, or `None` when `limit` has passed.
+pub(super) fn take_signal(
+    signals: &[libc::c_int],
+    limit: Duration,
+) -> io::Result<Option<libc::c_int>> {
+    let set = signal_set(signals);
+    let limit = libc::timespec {
+        tv_sec: limit.as_secs().min(i32::MAX as u64) as libc::time_t,
+        tv_nsec: libc::c_long::from(limit.subsec_nanos()),
+    };
+    // SAFETY: a valid set and time, and a null pointer where the details are not wanted.
+    // JUSTIFICATION: std has no signals.
+    let taken =
+        unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const limit) };
+    match check(taken) {
+        Ok(signal) => Ok(Some(signal)),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Forbids io_uring to this thread for ever, as container profiles do, so that the fallback can be
+/// tested on a kernel that has it.
+#[cfg(test)]
+pub(super) fn forbid_rings() -> io::Result<()> {
+    const SYS_IO_URING_SETUP: u32 = 425;
+    let filter = [
+        libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
+        libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: SYS_IO_URING_SETUP },
+        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x0005_0000 | libc::EPERM as u32 },
+        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 },
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the program and its filter outlive both calls; the kernel copies them.
+    // JUSTIFICATION: std has no seccomp.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        check(libc::prctl(libc::PR_SET_SECCOMP, 2, &raw const program)).map(drop)
+    }
+}
+
+/// The event counter rung once: adds one.
+pub(super) fn ring_eventfd(fd: &OwnedFd) {
+    // A counter cannot overflow by ones in the life of a process, so this never blocks or fails.
+    let _ = write(fd.as_raw_fd(), &1u64.to_ne_bytes());
+}

@@ -1,0 +1,43 @@
+//! Owns: sleeping, time limits and the clock of the workers.
+//! Never: limits themselves (`limits`).
+//! Next: `local`, waiting for another task.
+//!
+//! Timers tick in milliseconds, rounded up; they fire only when the run queue of the thread has
+//! been empty once, so tasks that keep waking each other hold them up.
+
+use std::fmt;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// The time limit passed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed;
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("time limit passed")
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+/// Waits for `duration`, rounded up to the next millisecond. Dropping it leaves nothing behind.
+pub async fn sleep(duration: Duration) {
+    monoio::time::sleep(duration).await;
+}
+
+/// Awaits `future` for at most `limit`; the future is dropped when the limit passes.
+///
+/// Only around waits for queues, events and other timers, or around I/O whose connection is closed
+/// when the limit passes: a read that is dropped may take bytes with it.
+///
+/// # Errors
+/// [`Elapsed`] when the limit passed first. A future that is ready when both are wins.
+pub async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    monoio::time::timeout(limit, future).await.map_err(|_| Elapsed)
+}
+
+/// The monotonic clock; some 20 ns a call, so take it once or twice per request.
+pub fn now() -> Instant {
+    Instant::now()
+}
