@@ -2,8 +2,8 @@
 //! Never: sockets, backends.
 //! Next: `middleware`.
 
-pub mod revision;
-pub mod method;
 pub mod header;
+pub mod method;
 pub mod name;
+pub mod revision;
 pub mod session;
