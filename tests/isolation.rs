@@ -95,8 +95,7 @@ fn each_session_has_its_own_at_an_http_backend_and_ends_it() {
     }
     journal.wait_count("delete", 5);
     // What the client can do is what the backend is told.
-    let hello =
-        journal.lines().into_iter().filter(|line| line.starts_with("initialize ")).next_back();
+    let hello = journal.lines().into_iter().rfind(|line| line.starts_with("initialize "));
     assert!(hello.unwrap().contains("\"clientInfo\""));
 
     let shared = Proxy::start(&[stub.backend("a") + "isolation = \"shared\"\n"]);

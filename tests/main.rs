@@ -18,3 +18,4 @@ mod isolation;
 mod sessions;
 mod shutdown;
 mod support;
+mod tls;
