@@ -11,6 +11,7 @@ pub mod error;
 pub mod rt;
 
 pub mod backend;
+pub mod world;
 pub mod exchange;
 pub mod http;
 pub mod jsonrpc;

@@ -36,6 +36,11 @@ pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// A client that takes no byte of its answer.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A refused client may go on sending for this long, and this many bytes, unread: closing at once
+/// would reset the connection and take the answer with it.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+/// See [`LINGER_TIMEOUT`].
+pub const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Requests of one connection.
 pub const REQUESTS_PER_CONNECTION_MAX: u32 = 10_000;
 /// Connections of one client address; loopback addresses are free of it.

@@ -14,6 +14,7 @@ mod faithful;
 mod faults;
 mod first_use;
 mod harness;
+mod house;
 mod isolation;
 mod sessions;
 mod shutdown;

@@ -8,7 +8,7 @@ use std::fmt;
 use crate::error;
 
 /// A range of a message's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Span {
     /// First byte.
     pub start: u32,
@@ -50,9 +50,13 @@ impl Span {
         self.start == self.end
     }
 
-    /// The same bytes where the scanned message stands `by` bytes further on.
-    pub fn moved(self, by: u32) -> Span {
-        Span { start: self.start + by, end: self.end + by }
+    /// Where the same bytes stand after `edit` was replaced by `length` bytes: behind it they move,
+    /// around it they grow or shrink.
+    ///
+    /// A range that `edit` cuts into, or that is `edit`, has no such place.
+    fn after(self, edit: Span, length: u32) -> Span {
+        let moved = |at: u32| if at >= edit.end { at - edit.end + edit.start + length } else { at };
+        Span { start: moved(self.start), end: moved(self.end) }
     }
 }
 
@@ -106,6 +110,48 @@ impl Envelope {
     /// The method's name without quotes and escapes.
     pub fn method_name<'m>(&self, message: &'m [u8]) -> Option<Cow<'m, str>> {
         self.method?.text(message)
+    }
+
+    /// Follows an edit of the message: the bytes of `edit`, which lie within one part (such as the
+    /// prefix in `name`), were replaced by `length` others.
+    ///
+    /// Saves a second scan where the edit cannot change what the message is.
+    pub fn follow(&mut self, edit: Span, length: u32) {
+        let Envelope {
+            kind: _,
+            id,
+            method,
+            params,
+            name,
+            uri,
+            arguments,
+            meta,
+            progress_token,
+            request_id,
+            result,
+            error,
+        } = self;
+        let parts = [
+            id,
+            method,
+            params,
+            name,
+            uri,
+            arguments,
+            meta,
+            progress_token,
+            request_id,
+            result,
+            error,
+        ];
+        for span in parts.into_iter().flatten() {
+            *span = span.after(edit, length);
+        }
+    }
+
+    /// Follows the removal of the bytes of `cut`; see [`Envelope::follow`].
+    pub fn cut(&mut self, cut: Span) {
+        self.follow(cut, 0);
     }
 }
 
@@ -180,5 +226,36 @@ impl std::error::Error for ScanFault {}
 impl From<ScanFault> for error::Error {
     fn from(fault: ScanFault) -> error::Error {
         error::Error::new(fault.kind()).context(fault.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jsonrpc::{scan, splice};
+
+    #[test]
+    fn an_envelope_follows_an_edit() {
+        let message = br#"{"id":1,"jsonrpc":"2.0","params":{"_meta":{"progressToken":5},"name":"a__b","arguments":{}},"method":"tools/call"}"#;
+        let found = scan(message).unwrap();
+        let name = found.name.unwrap();
+        let inside = Span { start: name.start + 1, end: name.start + 4 };
+        for new in [&b""[..], b"x", b"longer"] {
+            let edited = splice(message, &[(inside, new)]);
+            let mut followed = found;
+            followed.follow(inside, new.len() as u32);
+            assert_eq!(followed, scan(&edited).unwrap());
+        }
+        let mut cut = found;
+        cut.cut(inside);
+        assert_eq!(cut.name.unwrap().of(&splice(message, &[(inside, b"")])), br#""b""#);
+        // The whole of a part.
+        for part in [found.id, found.name, found.progress_token, found.method] {
+            let part = part.unwrap();
+            let edited = splice(message, &[(part, br#""other value""#)]);
+            let mut followed = found;
+            followed.follow(part, 13);
+            assert_eq!(followed, scan(&edited).unwrap());
+        }
     }
 }

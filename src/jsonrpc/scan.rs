@@ -25,21 +25,23 @@ pub fn scan(message: &[u8]) -> Result<Envelope, ScanFault> {
 /// One message, or several in an array (JSON-RPC 2.0 §6; MCP 2025-03-26 alone).
 #[derive(Clone, Debug)]
 pub enum Shape<'m> {
-    /// Not an array: to be scanned as it is, and not checked yet.
-    One,
-    /// An array, checked as a JSON document; each element is still to be scanned.
+    /// A message.
+    One(Envelope),
+    /// An array, checked as a JSON document. Its elements are still to be scanned one by one, since
+    /// each has its own answer; count them first, as nothing here bounds their number.
     Batch(Elements<'m>),
 }
 
-/// Tells an array from a single message by its first byte; an array is checked whole.
+/// Scans a body that may be an array of messages.
 ///
 /// # Errors
-/// The array is not JSON.
+/// See [`ScanFault`]; of an array, only what makes it no JSON.
 pub fn shape(body: &[u8]) -> Result<Shape<'_>, ScanFault> {
-    if body.iter().find(|&&byte| !token::is_space(byte)) != Some(&b'[') {
-        return Ok(Shape::One);
+    if body.iter().find(|&&byte| !token::is_space(byte)) == Some(&b'[') {
+        super::walk::elements(body).map(Shape::Batch)
+    } else {
+        scan(body).map(Shape::One)
     }
-    super::walk::elements(body).map(Shape::Batch)
 }
 
 /// The elements of an array that was checked, as ranges of the bytes it was found in.
@@ -255,6 +257,11 @@ impl<'m> Scanner<'m> {
         }
         simdutf8::basic::from_utf8(bytes).map_err(|_| ScanFault::Utf8)?;
         Ok(Scanner { bytes, at: 0 })
+    }
+
+    /// At the start of bytes that were checked as a part of others.
+    pub(super) fn checked(bytes: &'m [u8]) -> Scanner<'m> {
+        Scanner { bytes, at: 0 }
     }
 
     fn message(mut self) -> Result<Envelope, ScanFault> {
@@ -781,8 +788,10 @@ mod tests {
 
     #[test]
     fn batches() {
-        assert!(matches!(shape(b" {}"), Ok(Shape::One)));
-        assert!(matches!(shape(b""), Ok(Shape::One)));
+        let one = br#" {"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+        assert!(matches!(shape(one), Ok(Shape::One(found)) if found.kind == Kind::Request));
+        assert_eq!(shape(b"{}").err(), Some(ScanFault::Shape));
+        assert_eq!(shape(b"").err(), Some(ScanFault::Syntax));
         let body = br#" [ {"a":[1,2]} ,2,"x,]" ] "#;
         let Ok(Shape::Batch(elements)) = shape(body) else { panic!("an array") };
         let texts: Vec<_> = elements.map(|span| span.of(body)).collect();

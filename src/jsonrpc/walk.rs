@@ -27,6 +27,19 @@ pub fn elements(document: &[u8]) -> Result<Elements<'_>, ScanFault> {
     Ok(Elements::behind_bracket(scanner))
 }
 
+/// As [`members`], of an object within a document that was checked before: without another look
+/// at the whole. Of bytes that were not, it yields some part.
+pub fn members_of_checked(object: &[u8]) -> Option<Members<'_>> {
+    let mut scanner = Scanner::checked(object);
+    scanner.take(b'{').then_some(Members { scanner, open: true })
+}
+
+/// As [`elements`], of an array within a document that was checked before.
+pub fn elements_of_checked(array: &[u8]) -> Option<Elements<'_>> {
+    let mut scanner = Scanner::checked(array);
+    scanner.take(b'[').then(|| Elements::behind_bracket(scanner))
+}
+
 fn checked(document: &[u8], bracket: u8) -> Result<Scanner<'_>, ScanFault> {
     let mut scanner = Scanner::new(document)?;
     scanner.space();

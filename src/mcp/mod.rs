@@ -2,8 +2,10 @@
 //! Never: sockets, backends.
 //! Next: `middleware`.
 
-pub mod header;
-pub mod method;
-pub mod name;
+pub mod catalog;
 pub mod revision;
+pub mod method;
+pub mod header;
+pub mod name;
 pub mod session;
+pub mod template;

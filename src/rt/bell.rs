@@ -182,3 +182,60 @@ impl<T> Replied<T> {
         value.ok_or_else(|| io::Error::other("the other thread gave no answer"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::everywhere;
+    use crate::rt::{local, spawn, time};
+    use std::time::Duration;
+
+    #[test]
+    fn a_bell_is_heard_before_and_while_listening() {
+        everywhere(async || {
+            let bell = Bell::new().unwrap();
+            bell.ring();
+            bell.ring();
+            let listening = bell.listen().unwrap();
+            listening.heard().await.unwrap();
+            let nap = Duration::from_millis(5);
+            assert!(time::timeout(nap, listening.heard()).await.is_err(), "two rings are one");
+            for _ in 0..100 {
+                let far = bell.clone();
+                let thread = std::thread::spawn(move || far.ring());
+                listening.heard().await.unwrap();
+                thread.join().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn a_reply_crosses_or_its_loss_is_told() {
+        everywhere(async || {
+            let (reply, replied) = reply().unwrap();
+            std::thread::spawn(move || reply.send(7));
+            assert_eq!(replied.get().await.unwrap(), 7);
+            let (lost, replied) = super::reply::<u8>().unwrap();
+            std::thread::spawn(move || drop(lost));
+            assert!(replied.get().await.is_err());
+        });
+    }
+
+    #[test]
+    fn a_breath_lets_timers_and_tasks_run() {
+        everywhere(async || {
+            let event = std::rc::Rc::new(local::Event::new());
+            let set = event.clone();
+            spawn("timer", async move {
+                for _ in 0..5 {
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+                set.set();
+            });
+            let mut breath = Breath::new().unwrap();
+            while !event.is_set() {
+                breath.take().await; // never sleeps itself, and would spin for ever
+            }
+        });
+    }
+}
