@@ -24,3 +24,7 @@ pub mod control;
 pub mod telemetry;
 
 pub mod demo;
+
+pub use control::config::ProxyConfig;
+pub use control::diagnose::Report;
+pub use control::{Handle, Proxy, ProxyError};

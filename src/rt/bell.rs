@@ -238,4 +238,23 @@ mod tests {
             }
         });
     }
+
+    /// As a task does between two fast peers on epoll: its I/O never waits.
+    #[test]
+    fn io_that_never_waits_is_paced() {
+        everywhere(async || {
+            let event = std::rc::Rc::new(local::Event::new());
+            let set = event.clone();
+            spawn("timer", async move {
+                for _ in 0..5 {
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+                set.set();
+            });
+            let mut streak = Streak::default();
+            while !event.is_set() {
+                streak.pace(std::future::ready(())).await;
+            }
+        });
+    }
 }

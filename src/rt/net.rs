@@ -392,8 +392,11 @@ mod tests {
 
             // Bytes in front of the end hide it for a while only.
             client.write_all(b"y".to_vec()).await.0.unwrap();
-            drop(client);
-            server.closed().await;
+            let leave = async {
+                time::sleep(Duration::from_millis(5)).await;
+                drop(client);
+            };
+            join(server.closed(), leave).await;
             assert!(!server.is_quiet());
             assert_eq!(server.read(Vec::new(), 8).await.0.unwrap(), 1);
             server.closed().await;

@@ -6,7 +6,6 @@ use crate::backend::BackendMail;
 use crate::world::SessionMail;
 
 /// Mail for a worker.
-#[derive(Debug)]
 pub enum Mail {
     /// From another worker, about backends.
     Backend(BackendMail),
