@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -106,11 +107,7 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
 }
 
 /// `GET /livez`, `/health`: the process serves. `GET /readyz`: no backend is in its first start.
-async fn health(
-    world: &World,
-    connection: &mut Connection,
-    head: &RequestHead,
-) -> io::Result<()> {
+async fn health(world: &World, connection: &mut Connection, head: &RequestHead) -> io::Result<()> {
     if !matches!(head.method(), HttpMethod::Get | HttpMethod::Head) {
         let error = Error::new(Kind::MethodNotAllowed);
         return refuse(connection, "Allow: GET, HEAD\r\n", &error, b"null").await;
@@ -250,9 +247,7 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
     };
     match perform(world, &record, body, envelope).await {
         Outcome::Accepted => connection.answer(202, &ask.cors, b"").await,
-        Outcome::Answer(answer) => {
-            connection.answer(200, &with(JSON, &ask.cors), &answer).await
-        }
+        Outcome::Answer(answer) => connection.answer(200, &with(JSON, &ask.cors), &answer).await,
         Outcome::Relay(relay) => pass_on(connection, &ask.cors, relay).await,
     }
 }
@@ -450,7 +445,7 @@ async fn call(
 ) -> Result<Relay> {
     let backend = aim(world, method, &mut message, &mut envelope)?;
     let plan = &world.plan.backends[backend];
-    let handle = CallHandle::new();
+    let handle = Rc::new(CallHandle::new());
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let tool_call = method == Method::ToolsCall;
     let call = Call {
@@ -525,14 +520,25 @@ fn aim(
 async fn pass_on(connection: &mut Connection, cors: &str, mut relay: Relay) -> io::Result<()> {
     let mut streaming = false;
     loop {
-        let event = match relay.replies.next().await {
+        let reply = {
+            let mut next = pin!(relay.replies.next());
+            loop {
+                // Long silence: a comment keeps what is between us and the client from cutting it.
+                let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
+                match rt::race(next.as_mut(), silence).await {
+                    rt::Either::Left(reply) => break reply,
+                    rt::Either::Right(()) => {
+                        event_out(connection, cors, &mut streaming, sse::COMMENT.to_vec()).await?;
+                    }
+                }
+            }
+        };
+        let event = match reply {
             Ok(Reply::Notification(message)) => {
                 let mut event = Vec::with_capacity(message.len() + 16);
                 sse::write(&mut event, None, &message);
                 event
             }
-            // Long silence: a comment keeps what is between us and the client from cutting it.
-            Ok(Reply::Quiet) => sse::COMMENT.to_vec(),
             Ok(Reply::Answer(answer)) => return respond(connection, cors, streaming, answer).await,
             Ok(Reply::Streaming { len }) => {
                 return stream_on(connection, cors, streaming, len, &mut relay.replies).await;
@@ -550,13 +556,21 @@ async fn pass_on(connection: &mut Connection, cors: &str, mut relay: Relay) -> i
                 return respond(connection, cors, streaming, answer).await;
             }
         };
-        if streaming {
-            connection.chunk(event).await?;
-        } else {
-            connection.begin_with(200, &with(EVENTS, cors), None, &event).await?;
-            streaming = true;
-        }
+        event_out(connection, cors, &mut streaming, event).await?;
     }
+}
+
+/// Sends one event; the first one begins the stream.
+async fn event_out(
+    connection: &mut Connection,
+    cors: &str,
+    streaming: &mut bool,
+    event: Vec<u8>,
+) -> io::Result<()> {
+    if std::mem::replace(streaming, true) {
+        return connection.chunk(event).await;
+    }
+    connection.begin_with(200, &with(EVENTS, cors), None, &event).await
 }
 
 /// Sends the response of an exchange that is whole.
@@ -702,7 +716,6 @@ async fn collect(mut relay: Relay, out: &rt::local::Sender<(bool, Vec<u8>)>) {
     let answer = loop {
         match relay.replies.next().await {
             Ok(Reply::Notification(message)) => drop(out.send((false, message)).await),
-            Ok(Reply::Quiet) => {}
             Ok(Reply::Answer(answer)) => break answer,
             Ok(Reply::Streaming { .. }) => {
                 let mut whole = Vec::new();

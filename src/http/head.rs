@@ -563,6 +563,9 @@ impl ResponseHead {
                     return Err(HeadFault::Malformed);
                 }
                 let framing = self.fields.framing(self.version)?;
+                // A 204 that announces a body may well send it: what follows is not to be trusted.
+                self.fields.close |=
+                    self.status == 204 && !matches!(framing, None | Some(Framing::Length(0)));
                 self.framing = match framing {
                     // These never have a body, whatever their fields say (§6.3).
                     _ if to_head || matches!(self.status, 100..=199 | 204 | 304) => Framing::Empty,

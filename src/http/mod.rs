@@ -6,9 +6,12 @@
 //! clocks; `connection` serves a client, `client` calls a backend, `tls` encrypts the latter.
 
 pub mod body;
+pub mod client;
 pub mod connection;
 pub mod head;
 pub mod sse;
+pub mod tls;
 
+pub use client::{ClientConnection, ConnectFault, Fault, FaultKind};
 pub use connection::{BodyFault, Connection, Timing};
 pub use head::{Framing, HeadFault, Method, RequestHead, ResponseHead, Version, request_head};

@@ -6,7 +6,6 @@ use crate::backend::BackendMail;
 use crate::world::SessionMail;
 
 /// Mail for a worker.
-#[derive(Debug)]
 pub enum Mail {
     /// From another worker, about backends.
     Backend(BackendMail),
@@ -15,4 +14,3 @@ pub enum Mail {
     /// From the control thread: finish what is in flight, then end.
     Drain,
 }
-
