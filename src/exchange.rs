@@ -22,7 +22,8 @@ use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::plan::BackendId;
+use crate::middleware::{Known, Request};
+use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
 use crate::world::World;
 
@@ -445,6 +446,9 @@ async fn call(
 ) -> Result<Relay> {
     let backend = aim(world, method, &mut message, &mut envelope)?;
     let plan = &world.plan.backends[backend];
+    if !plan.chain.spares_calls() {
+        shape(world, plan, method, &mut message, &mut envelope).await?;
+    }
     let handle = Rc::new(CallHandle::new());
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let tool_call = method == Method::ToolsCall;
@@ -513,6 +517,46 @@ fn aim(
         }
         Target::Unknown => Err(Error::new(unknown).context(name.into_owned())),
     }
+}
+
+/// Takes a request through the rules of its backend.
+async fn shape(
+    world: &World,
+    plan: &BackendPlan,
+    method: Method,
+    message: &mut Vec<u8>,
+    envelope: &mut Envelope,
+) -> Result<()> {
+    let (what, span) = match method {
+        Method::ToolsCall => (ListKind::Tools, envelope.name),
+        Method::ResourcesRead => (ListKind::Resources, envelope.uri),
+        _ => (ListKind::Prompts, envelope.name),
+    };
+    let Some(name) = span.and_then(|span| jsonrpc::unquote(span.of(message))) else {
+        return Err(Error::new(Kind::InvalidParams).context("a name or uri is required"));
+    };
+    let name = name.into_owned();
+    if plan.chain.filter.is_some() {
+        // Whether a tool may be called can depend on what its list says of it.
+        world.backends.settled_one(plan.id).await;
+    }
+    let slice = world.catalog.borrow().slice(plan.id).cloned();
+    let listed = slice.is_some();
+    let called = match what {
+        ListKind::Resources => name.clone(),
+        _ => format!("{}{name}", plan.prefix),
+    };
+    let known = slice.as_ref().and_then(|slice| slice.list(what).behind(&name));
+    let known = known.map(|(own, hints)| Known { own, hints });
+    plan.chain.request(&mut Request {
+        what,
+        called: &called,
+        own: name,
+        known,
+        listed,
+        message,
+        envelope,
+    })
 }
 
 /// Passes a backend's messages on to the client: as JSON when the response comes first, as an

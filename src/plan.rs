@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::middleware::Chain;
+
 /// Index of a backend in [`Plan::backends`].
 pub type BackendId = usize;
 /// Index of a worker.
@@ -91,6 +93,8 @@ pub struct BackendPlan {
     pub call_timeout: Duration,
     /// One attempt of any other request.
     pub request_timeout: Duration,
+    /// What its rules do to lists and messages.
+    pub chain: Chain,
 }
 
 /// `isolation`.

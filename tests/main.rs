@@ -18,6 +18,7 @@ mod house;
 mod interop;
 mod isolation;
 mod sessions;
+mod shaping;
 mod shutdown;
 mod support;
 mod tls;

@@ -314,6 +314,11 @@ impl Backends {
         self.entries[backend].settled.is_set()
     }
 
+    /// Waits until a backend's first start has ended, well or not. Safe to drop.
+    pub async fn settled_one(&self, backend: BackendId) {
+        self.entries[backend].settled.wait().await;
+    }
+
     /// Waits until every backend's first start has ended, well or not; each is bounded by its
     /// `startup_timeout`. Safe to drop.
     pub async fn settled(&self) {

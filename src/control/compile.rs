@@ -18,6 +18,7 @@ use super::config::{BackendTable, NamedBackend, ProxyConfig, TlsTable, read_boun
 use super::diagnose::{Place, Report, whole_file};
 use super::setting::{GiveUp, Inherit, IsolationKey, Transport, join};
 use crate::limits;
+use crate::middleware::Chain;
 use crate::plan::{
     BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan,
     StdioPlan, TransportPlan,
@@ -64,18 +65,18 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     })
 }
 
-struct Compiler<'a> {
-    config: &'a ProxyConfig,
-    report: &'a mut Report,
+pub(super) struct Compiler<'a> {
+    pub(super) config: &'a ProxyConfig,
+    pub(super) report: &'a mut Report,
 }
 
 impl Compiler<'_> {
-    fn place(&self, place: Option<Place>) -> Place {
+    pub(super) fn place(&self, place: Option<Place>) -> Place {
         place.unwrap_or_else(|| whole_file(&self.config.file))
     }
 
     /// Adds a fault at the value of a key, unless reading it has failed already.
-    fn fault(&mut self, path: &str, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, path: &str, message: impl Into<String>) {
         if !self.report.blames(path) {
             let place = self.place(self.config.spots.value(path));
             self.report.fault(place, path, message);
@@ -83,14 +84,14 @@ impl Compiler<'_> {
     }
 
     /// Adds a fault at the key itself.
-    fn key_fault(&mut self, path: &str, message: impl Into<String>) {
+    pub(super) fn key_fault(&mut self, path: &str, message: impl Into<String>) {
         if !self.report.blames(path) {
             let place = self.place(self.config.spots.key(path));
             self.report.fault(place, path, message);
         }
     }
 
-    fn warning(&mut self, path: &str, message: impl Into<String>) {
+    pub(super) fn warning(&mut self, path: &str, message: impl Into<String>) {
         let place = self.place(self.config.spots.value(path));
         self.report.warning(place, path, message);
     }
@@ -205,8 +206,9 @@ impl Compiler<'_> {
             }
             let transport = self.transport(backend);
             let restart = self.restart(backend);
+            let chain = self.chain(backend);
             if let (true, Some(transport)) = (backend.table.enabled, transport) {
-                plans.push(plan(plans.len(), &backend.table, prefix, transport, restart));
+                plans.push(plan(plans.len(), &backend.table, prefix, transport, restart, chain));
             }
         }
         if !config.backends.iter().any(|backend| backend.table.enabled) && self.report.is_ok() {
@@ -512,6 +514,7 @@ fn plan(
     prefix: String,
     transport: TransportPlan,
     restart: RestartPlan,
+    chain: Chain,
 ) -> BackendPlan {
     let isolation = match (table.isolation, table.transport) {
         (Some(IsolationKey::Session), _) | (None, Transport::Http) => Isolation::Session,
@@ -528,6 +531,7 @@ fn plan(
         restart,
         call_timeout: seconds.unwrap_or(limits::CALL_TIMEOUT),
         request_timeout: seconds.unwrap_or(limits::REQUEST_TIMEOUT),
+        chain,
     }
 }
 

@@ -17,8 +17,8 @@ use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
-    Count, EnvValue, GiveUp, Inherit, IsolationKey, KeyDoc, Millis, Node, Reader, Seconds, Secret,
-    Setting, Transport, Value, join, table,
+    Args, Count, EnvValue, GiveUp, Glob, Inherit, IsolationKey, KeyDoc, Millis, Node, Reader,
+    Seconds, Secret, Setting, Transport, Value, join, table,
 };
 use crate::limits;
 
@@ -85,6 +85,8 @@ tables! {
     table Root needs ["proxy"], {
         /// The proxy itself.
         proxy: ProxyTable = ProxyTable::default();
+        /// What is refused.
+        security: SecurityTable = SecurityTable::default();
         /// The servers behind it, in the order in which lists show them.
         backends: Vec<BackendTable> = Vec::new();
     }
@@ -127,6 +129,13 @@ tables! {
         /// Names that a request may call this proxy by (the Host header), as "host[:port]".
         /// Default: loopback names when host is a loopback address, else all.
         allowed_hosts: Option<Vec<String>> = None;
+    }
+
+    /// `[security]`: what is refused.
+    table SecurityTable needs [], {
+        /// Bytes that the arguments of a tool call may have, as the client wrote them. Default: only
+        /// the whole request is bounded.
+        max_argument_size: Option<Count<2, 1_073_741_824>> = None;
     }
 
     /// `[[backends]]`: one server behind the proxy.
@@ -179,6 +188,63 @@ tables! {
         restart: RestartTable = RestartTable::default();
         /// How long an answer may take.
         timeout: TimeoutTable = TimeoutTable::default();
+        /// Only these tools are shown. A pattern matches the backend's own names: * is any run of
+        /// characters, ? is one, [a-z] one of a set; behind "re:" stands a regular expression for
+        /// the whole name. What is not shown cannot be called.
+        expose_tools: Option<Vec<Glob>> = None;
+        /// All tools but these are shown.
+        hide_tools: Option<Vec<Glob>> = None;
+        /// Only these resources are shown; patterns match URIs, and the text of templates.
+        expose_resources: Option<Vec<Glob>> = None;
+        /// All resources but these are shown.
+        hide_resources: Option<Vec<Glob>> = None;
+        /// Only these prompts are shown.
+        expose_prompts: Option<Vec<Glob>> = None;
+        /// All prompts but these are shown.
+        hide_prompts: Option<Vec<Glob>> = None;
+        /// Hides tools that may destroy something, by their annotations: all but those that say
+        /// readOnlyHint = true or destructiveHint = false.
+        hide_destructive: bool = false;
+        /// Hides tools that do not say readOnlyHint = true in their annotations.
+        read_only_only: bool = false;
+        /// Other names for its tools and prompts.
+        aliases: Vec<AliasTable> = Vec::new();
+        /// Arguments put to every tool call, unless the client sends its own.
+        default_args: Args = Args::default();
+        /// Arguments put to the calls of one tool.
+        inject_args: Vec<InjectTable> = Vec::new();
+        /// Parameters of a tool that look different to clients.
+        param_overrides: Vec<ParamTable> = Vec::new();
+    }
+
+    /// `[[backends.aliases]]`: another name for a tool or prompt.
+    table AliasTable needs ["from", "to"], {
+        /// The backend's own name, which is then gone.
+        from: String = String::new();
+        /// The name that clients see, behind the prefix.
+        to: String = String::new();
+    }
+
+    /// `[[backends.inject_args]]`: arguments put to the calls of one tool.
+    table InjectTable needs ["tool", "args"], {
+        /// The tool's own name.
+        tool: String = String::new();
+        /// They win over default_args, key by key.
+        args: Args = Args::default();
+        /// Whether they also win over what the client sends.
+        overwrite: bool = false;
+    }
+
+    /// `[[backends.param_overrides]]`: parameters of a tool that look different to clients.
+    table ParamTable needs ["tool"], {
+        /// The tool's own name. In the other keys parameters have their own names too.
+        tool: String = String::new();
+        /// Parameters that are gone from the schema, and refused in calls.
+        hide: Vec<String> = Vec::new();
+        /// Values that are sent when the client sends none; the schema shows them.
+        defaults: Args = Args::default();
+        /// Other names: own = shown.
+        rename: BTreeMap<String, String> = BTreeMap::new();
     }
 
     /// `[backends.tls]`: TLS towards an https backend. Relative paths start at this file's folder.
@@ -244,6 +310,7 @@ pub(super) const MOVED: &[(&str, &str, &str)] = &[
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
     pub(super) proxy: ProxyTable,
+    pub(super) security: SecurityTable,
     pub(super) backends: Vec<NamedBackend>,
     /// Where each key stands.
     pub(super) spots: Spots,
@@ -324,6 +391,7 @@ impl ProxyConfig {
     pub(super) fn empty(file: &str) -> ProxyConfig {
         ProxyConfig {
             proxy: ProxyTable::default(),
+            security: SecurityTable::default(),
             backends: Vec::new(),
             spots: Spots::default(),
             file: file.to_owned(),
@@ -373,6 +441,7 @@ fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<Pr
     let document = Node { offset: 0, value: table(document.get_ref()) };
     let root = Root::read(&document, "", &mut reader).unwrap_or_default();
     config.proxy = root.proxy;
+    config.security = root.security;
     let folder = &world.folder;
     config.backends = root
         .backends
@@ -606,7 +675,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
             ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
             ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
-            ("[auth]", "auth: unknown key, accepted: proxy, backends"),
+            ("[auth]", "auth: unknown key, accepted: proxy, security, backends"),
             ("[servers]", "servers: unknown key, the right one is [[backends]]"),
             ("[backends]", "backends: found a table, accepted: an array of tables"),
             (

@@ -11,6 +11,7 @@
 //! found by byte ranges: a tree of values (simd-json's or serde_json's) would have to be written out
 //! again, and would lose number text, escapes and the order of keys.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::hints::Hints;
 use super::template::Template;
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Span, walk};
@@ -87,6 +89,20 @@ impl ListKind {
     }
 }
 
+/// An entry of a backend's list on its way to the clients, as its rules shape it.
+pub struct Draft<'e> {
+    /// Which list it stands in.
+    pub what: ListKind,
+    /// The backend's own name, the URI, or the text of the template.
+    pub own: &'e str,
+    /// The name that clients see, before the prefix.
+    pub shown: Cow<'e, str>,
+    /// What a tool says about itself.
+    pub hints: Hints,
+    /// The entry as JSON, with its own name.
+    pub entry: Cow<'e, [u8]>,
+}
+
 /// Raw results of list requests, all pages of each in their order.
 #[derive(Clone, Debug, Default)]
 pub struct Pages {
@@ -145,12 +161,18 @@ pub struct List {
     index: HashMap<Arc<str>, u32, ahash::RandomState>,
     /// Entries that could not be taken over.
     skipped: usize,
+    /// Templates that are hidden: what they name still belongs to this backend.
+    hidden: Vec<Template>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// The backend's own name, the URI, or the text of the template.
+    /// The name that clients see, before the prefix; the URI, or the text of the template.
     key: Arc<str>,
+    /// The backend's own name, if it is another.
+    own: Option<Arc<str>>,
+    /// What a tool says about itself.
+    hints: Hints,
     /// In the list's text.
     span: Span,
     /// Of a template that is understood.
@@ -189,7 +211,7 @@ impl List {
             };
             for element in elements {
                 let fresh = list.entries.len() < LIST_ENTRIES_MAX
-                    && list.add(kind, &prefix, element.of(array), &mut text);
+                    && list.add(backend, kind, &prefix, element.of(array), &mut text);
                 list.skipped += usize::from(!fresh);
             }
         }
@@ -206,12 +228,57 @@ impl List {
     }
 
     /// Adds one entry; false if it cannot be taken over.
-    fn add(&mut self, kind: ListKind, prefix: &[u8], entry: &[u8], text: &mut Vec<u8>) -> bool {
+    fn add(
+        &mut self,
+        backend: &BackendPlan,
+        kind: ListKind,
+        prefix: &[u8],
+        entry: &[u8],
+        text: &mut Vec<u8>,
+    ) -> bool {
         let Some(members) = walk::members_of_checked(entry) else { return false };
         let mut keys = members.filter(|(key, _)| walk::key_is(key.of(entry), kind.key()));
         // Of two names each reader may take another one.
         let (Some((_, raw)), None) = (keys.next(), keys.next()) else { return false };
         let Some(key) = raw.text(entry).filter(|key| !key.is_empty()) else { return false };
+        let hints = if kind == ListKind::Tools { Hints::of(entry) } else { Hints::default() };
+        if backend.chain.spares_lists() {
+            return self.push(kind, prefix, &key, None, hints, entry, raw, text);
+        }
+        let (own, shown) = (&*key, Cow::Borrowed(&*key));
+        let mut draft = Draft { what: kind, own, shown, hints, entry: Cow::Borrowed(entry) };
+        if !backend.chain.entry(&mut draft) {
+            if kind == ListKind::Templates {
+                self.hidden.extend(Template::parse(own));
+            }
+            // Hidden is not skipped.
+            return true;
+        }
+        let mut text_of_entry = draft.entry;
+        if draft.shown != own {
+            // What the rules made of the entry left its name where it was, or moved it.
+            let Some((_, raw)) = name_of(kind, &text_of_entry) else { return false };
+            let mut quoted = Vec::new();
+            jsonrpc::quote(&draft.shown, &mut quoted);
+            text_of_entry = Cow::Owned(jsonrpc::splice(&text_of_entry, &[(raw, &quoted)]));
+        }
+        let Some((_, raw)) = name_of(kind, &text_of_entry) else { return false };
+        let other = (draft.shown != own).then_some(own);
+        self.push(kind, prefix, &draft.shown, other, hints, &text_of_entry, raw, text)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one entry")]
+    fn push(
+        &mut self,
+        kind: ListKind,
+        prefix: &[u8],
+        key: &str,
+        own: Option<&str>,
+        hints: Hints,
+        entry: &[u8],
+        raw: Span,
+        text: &mut Vec<u8>,
+    ) -> bool {
         // Ranges are 32 bits wide; nothing near that is kept, for the pages are bounded.
         if text.len() + prefix.len() + entry.len() + 1 > u32::MAX as usize {
             return false;
@@ -233,7 +300,9 @@ impl List {
             ListKind::Templates => Template::parse(&key),
             _ => None,
         };
-        self.entries.push(Entry { key, span: Span::new(start, text.len()), template });
+        let own = own.map(Arc::from);
+        let span = Span::new(start, text.len());
+        self.entries.push(Entry { key, own, hints, span, template });
         true
     }
 
@@ -263,10 +332,24 @@ impl List {
         Some(self.entries[at as usize].span.of(&self.text))
     }
 
+    /// Own name and hints of the entry that clients see under that name.
+    pub fn behind(&self, shown: &str) -> Option<(&str, Hints)> {
+        let at = *self.index.get(shown)?;
+        let entry = &self.entries[at as usize];
+        Some((entry.own.as_deref().unwrap_or(&entry.key), entry.hints))
+    }
+
     /// Whether a template of it can expand to `uri`.
     fn expands_to(&self, uri: &str) -> bool {
-        self.entries.iter().filter_map(|entry| entry.template.as_ref()).any(|t| t.matches(uri))
+        let shown = self.entries.iter().filter_map(|entry| entry.template.as_ref());
+        shown.chain(&self.hidden).any(|template| template.matches(uri))
     }
+}
+
+/// The key of an entry's name and the name, both raw.
+fn name_of(kind: ListKind, entry: &[u8]) -> Option<(Span, Span)> {
+    let mut members = walk::members_of_checked(entry)?;
+    members.find(|(key, _)| walk::key_is(key.of(entry), kind.key()))
 }
 
 /// What one backend offers; immutable, shared by all workers.
@@ -716,6 +799,7 @@ mod tests {
             },
             call_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(1),
+            chain: Default::default(),
         })
     }
 

@@ -13,8 +13,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::{Ask, Draft, Row, What};
+use super::{Request, Row};
 use crate::error::Result;
+use crate::mcp::catalog::{Draft, ListKind};
 
 /// The aliases of one backend.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -46,7 +47,7 @@ impl Row for Alias {
     const CALLS: bool = true;
 
     fn entry(&self, draft: &mut Draft<'_>) -> bool {
-        if matches!(draft.what, What::Tool | What::Prompt)
+        if matches!(draft.what, ListKind::Tools | ListKind::Prompts)
             && let Some(to) = self.by_own.get(draft.own)
         {
             draft.shown = Cow::Owned(to.clone());
@@ -54,8 +55,8 @@ impl Row for Alias {
         true
     }
 
-    fn request(&self, ask: &mut Ask<'_>) -> Result<()> {
-        if !matches!(ask.what, What::Tool | What::Prompt) {
+    fn request(&self, ask: &mut Request<'_>) -> Result<()> {
+        if !matches!(ask.what, ListKind::Tools | ListKind::Prompts) {
             return Ok(());
         }
         let own = match (&ask.known, self.by_shown.get(&ask.own)) {
@@ -98,8 +99,8 @@ mod tests {
     #[test]
     fn lists_show_the_new_name() {
         let row = alias(&[("a", "b")]);
-        assert_eq!(shaped(&row, What::Tool, r#"{"name":"a"}"#).unwrap().0, "b");
-        assert_eq!(shaped(&row, What::Prompt, r#"{"name":"c"}"#).unwrap().0, "c");
+        assert_eq!(shaped(&row, ListKind::Tools, r#"{"name":"a"}"#).unwrap().0, "b");
+        assert_eq!(shaped(&row, ListKind::Prompts, r#"{"name":"c"}"#).unwrap().0, "c");
     }
 
     #[test]

@@ -15,9 +15,10 @@
 use std::borrow::Cow;
 
 use super::pattern::Patterns;
-use super::{Ask, Draft, Row, What};
+use super::{Request, Row};
 use crate::error::Result;
-use crate::middleware::hints::Hints;
+use crate::mcp::catalog::{Draft, ListKind};
+use crate::mcp::hints::Hints;
 
 /// The filters of one backend.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,25 +73,27 @@ impl Filter {
         *self == Filter::default()
     }
 
-    fn shows(&self, what: What, own: &str, hints: Hints) -> bool {
+    fn shows(&self, what: ListKind, own: &str, hints: Hints) -> bool {
         match what {
-            What::Tool => {
+            ListKind::Tools => {
                 self.tools.shows(own)
                     && !(self.hide_destructive && hints.destructive())
                     && (!self.read_only_only || hints.read_only())
             }
-            What::Resource => self.resources.shows_uri(own),
+            ListKind::Resources => self.resources.shows_uri(own),
             // Of a template nobody knows yet what it will name; reads are judged one by one.
-            What::Template => self.resources.shows(own),
-            What::Prompt => self.prompts.shows(own),
+            ListKind::Templates => self.resources.shows(own),
+            ListKind::Prompts => self.prompts.shows(own),
         }
     }
 
-    fn concerns(&self, what: What) -> bool {
+    fn concerns(&self, what: ListKind) -> bool {
         match what {
-            What::Tool => self.tools != Rule::All || self.hide_destructive || self.read_only_only,
-            What::Resource | What::Template => self.resources != Rule::All,
-            What::Prompt => self.prompts != Rule::All,
+            ListKind::Tools => {
+                self.tools != Rule::All || self.hide_destructive || self.read_only_only
+            }
+            ListKind::Resources | ListKind::Templates => self.resources != Rule::All,
+            ListKind::Prompts => self.prompts != Rule::All,
         }
     }
 }
@@ -103,12 +106,12 @@ impl Row for Filter {
         self.shows(draft.what, draft.own, draft.hints)
     }
 
-    fn request(&self, ask: &mut Ask<'_>) -> Result<()> {
+    fn request(&self, ask: &mut Request<'_>) -> Result<()> {
         if !self.concerns(ask.what) {
             return Ok(());
         }
         // Resources may be readable without being listed.
-        let missing = ask.what != What::Resource && ask.listed && ask.known.is_none();
+        let missing = ask.what != ListKind::Resources && ask.listed && ask.known.is_none();
         if missing || !self.shows(ask.what, &ask.own, ask.hints()) {
             return Err(ask.unknown());
         }
@@ -172,9 +175,9 @@ mod tests {
     #[test]
     fn what_is_hidden_is_neither_listed_nor_called() {
         let row = Filter { tools: Rule::Hide(patterns(&["write_*"])), ..Filter::default() };
-        assert!(shaped(&row, What::Tool, r#"{"name":"write_file"}"#).is_none());
-        assert!(shaped(&row, What::Tool, r#"{"name":"read_file"}"#).is_some());
-        assert!(shaped(&row, What::Prompt, r#"{"name":"write_file"}"#).is_some());
+        assert!(shaped(&row, ListKind::Tools, r#"{"name":"write_file"}"#).is_none());
+        assert!(shaped(&row, ListKind::Tools, r#"{"name":"read_file"}"#).is_some());
+        assert!(shaped(&row, ListKind::Prompts, r#"{"name":"write_file"}"#).is_some());
         let error = Case::tool("write_file", "{}").run(&row).unwrap_err();
         assert_eq!(error.public(), "Unknown tool: write_file");
         Case::tool("read_file", "{}").run(&row).unwrap();
@@ -200,8 +203,8 @@ mod tests {
         for (tool, by_careful, by_strict) in
             [(silent, false, false), (reader, true, true), (adder, true, false)]
         {
-            assert_eq!(shaped(&careful, What::Tool, tool).is_some(), by_careful, "{tool}");
-            assert_eq!(shaped(&strict, What::Tool, tool).is_some(), by_strict, "{tool}");
+            assert_eq!(shaped(&careful, ListKind::Tools, tool).is_some(), by_careful, "{tool}");
+            assert_eq!(shaped(&strict, ListKind::Tools, tool).is_some(), by_strict, "{tool}");
         }
         // Nothing is known of the tool: nothing says that it is harmless.
         assert!(Case::tool("t", "{}").run(&strict).is_err());
@@ -238,6 +241,6 @@ mod tests {
         let mut case = Case::resource("open:a");
         case.listed = true;
         case.run(&row).unwrap();
-        assert!(shaped(&row, What::Template, r#"{"name":"secret:{id}"}"#).is_none());
+        assert!(shaped(&row, ListKind::Templates, r#"{"name":"secret:{id}"}"#).is_none());
     }
 }

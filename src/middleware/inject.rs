@@ -17,8 +17,9 @@
 use std::collections::HashMap;
 
 use super::arguments::{Pair, merge};
-use super::{Ask, Row, What};
+use super::{Request, Row};
 use crate::error::Result;
+use crate::mcp::catalog::ListKind;
 
 /// What is put to the calls of one backend.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,8 +66,8 @@ impl Inject {
 impl Row for Inject {
     const CALLS: bool = true;
 
-    fn request(&self, ask: &mut Ask<'_>) -> Result<()> {
-        if ask.what != What::Tool {
+    fn request(&self, ask: &mut Request<'_>) -> Result<()> {
+        if ask.what != ListKind::Tools {
             return Ok(());
         }
         let (fill, force) = match self.tools.get(&ask.own) {

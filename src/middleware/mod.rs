@@ -12,7 +12,6 @@ pub mod arguments;
 pub mod breaker;
 pub mod concurrency;
 pub mod filter;
-pub mod hints;
 pub mod inject;
 pub mod outlier;
 pub mod params;
@@ -21,38 +20,10 @@ pub mod rate;
 pub mod retry;
 pub mod validation;
 
-use std::borrow::Cow;
-
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
-use hints::Hints;
-
-/// What kind of thing a list or a request is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// `tools/list`, `tools/call`.
-    Tool,
-    /// `resources/list`, `resources/read`.
-    Resource,
-    /// `resources/templates/list`.
-    Template,
-    /// `prompts/list`, `prompts/get`.
-    Prompt,
-}
-
-/// An entry of a list on its way to the clients.
-pub struct Draft<'e> {
-    /// Which list it stands in.
-    pub what: What,
-    /// The backend's own name, the URI, or the text of the template.
-    pub own: &'e str,
-    /// The name that clients see, before the prefix.
-    pub shown: Cow<'e, str>,
-    /// What a tool says about itself.
-    pub hints: Hints,
-    /// The entry as JSON, with its own name.
-    pub entry: Cow<'e, [u8]>,
-}
+use crate::mcp::catalog::{Draft, ListKind};
+use crate::mcp::hints::Hints;
 
 /// What is known of the name that a client called.
 pub struct Known<'k> {
@@ -63,9 +34,9 @@ pub struct Known<'k> {
 }
 
 /// A request on its way to a backend.
-pub struct Ask<'a> {
+pub struct Request<'a> {
     /// What it is about.
-    pub what: What,
+    pub what: ListKind,
     /// The name as the client wrote it, prefix and all, for what it is told.
     pub called: &'a str,
     /// The name behind the prefix, or the URI; the backend's own once the aliases are behind it.
@@ -80,13 +51,13 @@ pub struct Ask<'a> {
     pub envelope: &'a mut Envelope,
 }
 
-impl Ask<'_> {
+impl Request<'_> {
     /// The answer to who asks for something that is not there, or not for him: both look alike.
     pub fn unknown(&self) -> Error {
         let kind = match self.what {
-            What::Tool => Kind::UnknownTool,
-            What::Prompt => Kind::UnknownPrompt,
-            What::Resource | What::Template => Kind::ResourceNotFound,
+            ListKind::Tools => Kind::UnknownTool,
+            ListKind::Prompts => Kind::UnknownPrompt,
+            ListKind::Resources | ListKind::Templates => Kind::ResourceNotFound,
         };
         Error::new(kind).context(self.called.to_owned())
     }
@@ -152,7 +123,7 @@ pub trait Row {
     ///
     /// # Errors
     /// The answer that the caller gets instead.
-    fn request(&self, _ask: &mut Ask<'_>) -> Result<()> {
+    fn request(&self, _ask: &mut Request<'_>) -> Result<()> {
         Ok(())
     }
 }
@@ -187,7 +158,7 @@ macro_rules! table {
             ///
             /// # Errors
             /// The answer that the caller gets instead.
-            pub fn request(&self, ask: &mut Ask<'_>) -> Result<()> {
+            pub fn request(&self, ask: &mut Request<'_>) -> Result<()> {
                 $(if <$kind as Row>::CALLS && let Some(row) = &self.$row { row.request(ask)?; })*
                 Ok(())
             }
@@ -215,10 +186,12 @@ table! {
 pub(crate) mod testing {
     //! What the rows' own tests share.
 
+    use std::borrow::Cow;
+
     use super::*;
 
     /// Shapes one entry: the name that is shown, and its text; `None` = hidden.
-    pub(crate) fn shaped(row: &impl Row, what: What, entry: &str) -> Option<(String, String)> {
+    pub(crate) fn shaped(row: &impl Row, what: ListKind, entry: &str) -> Option<(String, String)> {
         let name = jsonrpc::walk::member(entry.as_bytes(), "name").unwrap();
         let own = name.text(entry.as_bytes()).unwrap();
         let mut draft = Draft {
@@ -252,7 +225,7 @@ pub(crate) mod testing {
 
     /// One request and what a row made of it.
     pub(crate) struct Case {
-        what: What,
+        what: ListKind,
         pub(crate) own: String,
         pub(crate) known: Option<&'static str>,
         pub(crate) listed: bool,
@@ -260,7 +233,7 @@ pub(crate) mod testing {
     }
 
     impl Case {
-        fn new(what: What, method: &str, params: &str, own: &str) -> Case {
+        fn new(what: ListKind, method: &str, params: &str, own: &str) -> Case {
             let message =
                 format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
             let message = message.into_bytes();
@@ -269,27 +242,27 @@ pub(crate) mod testing {
 
         pub(crate) fn tool(name: &str, arguments: &str) -> Case {
             let params = format!(r#"{{"name":"{name}","arguments":{arguments}}}"#);
-            Case::new(What::Tool, "tools/call", &params, name)
+            Case::new(ListKind::Tools, "tools/call", &params, name)
         }
 
         pub(crate) fn bare_tool(name: &str) -> Case {
-            Case::new(What::Tool, "tools/call", &format!(r#"{{"name":"{name}"}}"#), name)
+            Case::new(ListKind::Tools, "tools/call", &format!(r#"{{"name":"{name}"}}"#), name)
         }
 
         pub(crate) fn prompt(name: &str, arguments: &str) -> Case {
             let params = format!(r#"{{"name":"{name}","arguments":{arguments}}}"#);
-            Case::new(What::Prompt, "prompts/get", &params, name)
+            Case::new(ListKind::Prompts, "prompts/get", &params, name)
         }
 
         pub(crate) fn resource(uri: &str) -> Case {
-            Case::new(What::Resource, "resources/read", &format!(r#"{{"uri":"{uri}"}}"#), uri)
+            Case::new(ListKind::Resources, "resources/read", &format!(r#"{{"uri":"{uri}"}}"#), uri)
         }
 
         pub(crate) fn run(&mut self, row: &impl Row) -> Result<()> {
             let mut envelope = jsonrpc::scan(&self.message).unwrap();
             let called = self.own.clone();
             let known = self.known.map(|own| Known { own, hints: Hints::default() });
-            let mut ask = Ask {
+            let mut ask = Request {
                 what: self.what,
                 called: &called,
                 own: called.clone(),

@@ -16,9 +16,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::arguments::{Edits, Pair};
-use super::{Ask, Draft, Row, What};
+use super::{Request, Row};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Span, walk};
+use crate::mcp::catalog::{Draft, ListKind};
 
 /// The overrides of one backend, by tool.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -183,7 +184,7 @@ impl Row for Params {
     const CALLS: bool = true;
 
     fn entry(&self, draft: &mut Draft<'_>) -> bool {
-        let Some(change) = self.0.get(draft.own).filter(|_| draft.what == What::Tool) else {
+        let Some(change) = self.0.get(draft.own).filter(|_| draft.what == ListKind::Tools) else {
             return true;
         };
         let schema: Option<Span> = walk::members_of_checked(&draft.entry).and_then(|mut all| {
@@ -198,8 +199,8 @@ impl Row for Params {
         true
     }
 
-    fn request(&self, ask: &mut Ask<'_>) -> Result<()> {
-        let Some(change) = self.0.get(&ask.own).filter(|_| ask.what == What::Tool) else {
+    fn request(&self, ask: &mut Request<'_>) -> Result<()> {
+        let Some(change) = self.0.get(&ask.own).filter(|_| ask.what == ListKind::Tools) else {
             return Ok(());
         };
         match change.arguments(ask.arguments(), ask.called)? {
@@ -226,13 +227,13 @@ mod tests {
     #[test]
     fn schemas_follow() {
         let tool = r#"{"name":"search","inputSchema":{"type":"object","properties":{"q":{"type":"string","maxLength":1e99}, "limit":{"default":1},"key":{},"other":true},"required":["q","limit","key","other"]},"x":1}"#;
-        let (_, entry) = shaped(&row(), What::Tool, tool).unwrap();
+        let (_, entry) = shaped(&row(), ListKind::Tools, tool).unwrap();
         assert_eq!(
             entry,
             r#"{"name":"search","inputSchema":{"type":"object","properties":{"query":{"type":"string","maxLength":1e99},"limit":{"default":10},"other":true},"required":["query","other"]},"x":1}"#
         );
         let other = tool.replace("search", "find");
-        assert_eq!(shaped(&row(), What::Tool, &other).unwrap().1, other);
+        assert_eq!(shaped(&row(), ListKind::Tools, &other).unwrap().1, other);
     }
 
     #[test]

@@ -7,8 +7,9 @@
 //! max_argument_size = 65536   # bytes of a tool call's arguments, as the client wrote them
 //! ```
 
-use super::{Ask, Row, What};
+use super::{Request, Row};
 use crate::error::{Error, Kind, Result};
+use crate::mcp::catalog::ListKind;
 
 /// Bytes that the arguments of a tool call may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,9 +18,9 @@ pub struct SizeLimit(pub usize);
 impl Row for SizeLimit {
     const CALLS: bool = true;
 
-    fn request(&self, ask: &mut Ask<'_>) -> Result<()> {
+    fn request(&self, ask: &mut Request<'_>) -> Result<()> {
         let size = ask.arguments().map_or(0, <[u8]>::len);
-        if ask.what == What::Tool && size > self.0 {
+        if ask.what == ListKind::Tools && size > self.0 {
             let text = format!("arguments of {size} bytes, accepted: {} at most", self.0);
             return Err(Error::new(Kind::InvalidParams).context(text));
         }

@@ -1,6 +1,6 @@
 //! Owns: what a tool says about itself (MCP 2025-11-25, Schema, ToolAnnotations).
 //! Never: trust; these are hints of the backend's, on which an operator's rules may rely.
-//! Next: `arguments`.
+//! Next: `catalog`, which keeps them.
 
 use crate::jsonrpc::walk;
 

@@ -1,0 +1,204 @@
+//! Owns: the way from a backend's rules in the configuration to the compiled chain of its plan.
+//! Never: what a rule does (`middleware`).
+//! Next: `plan`, what comes out.
+
+use super::compile::Compiler;
+use super::config::NamedBackend;
+use super::setting::{Args, Glob};
+use crate::middleware::Chain;
+use crate::middleware::alias::Alias;
+use crate::middleware::filter::{Filter, Rule};
+use crate::middleware::inject::Inject;
+use crate::middleware::params::{Override, Params};
+use crate::middleware::pattern::Patterns;
+use crate::middleware::validation::SizeLimit;
+
+impl Compiler<'_> {
+    /// The rules of one backend.
+    pub(super) fn chain(&mut self, backend: &NamedBackend) -> Chain {
+        let max = self.config.security.max_argument_size;
+        Chain {
+            alias: self.alias(backend),
+            filter: self.filter(backend),
+            validation: max.map(|max| SizeLimit(max.0 as usize)),
+            params: self.params(backend),
+            inject: self.inject(backend),
+        }
+    }
+
+    fn alias(&mut self, backend: &NamedBackend) -> Option<Alias> {
+        let mut alias = Alias::default();
+        for (index, table) in backend.table.aliases.iter().enumerate() {
+            let path = format!("{}.aliases[{index}]", backend.path);
+            for (key, name) in [("from", &table.from), ("to", &table.to)] {
+                if name.is_empty() {
+                    self.fault(&format!("{path}.{key}"), "found an empty string, accepted: a name");
+                }
+            }
+            if table.from == table.to {
+                self.fault(&format!("{path}.to"), "the same as from, accepted: another name");
+            } else if let Err(name) = alias.add(&table.from, &table.to) {
+                let key = if name == table.from { "from" } else { "to" };
+                let message = format!("{name:?} stands in another alias of this backend already");
+                self.fault(&format!("{path}.{key}"), message);
+            }
+        }
+        (alias != Alias::default()).then_some(alias)
+    }
+
+    fn filter(&mut self, backend: &NamedBackend) -> Option<Filter> {
+        let table = &backend.table;
+        let filter = Filter {
+            tools: self.rule(backend, "tools", &table.expose_tools, &table.hide_tools),
+            resources: self.rule(
+                backend,
+                "resources",
+                &table.expose_resources,
+                &table.hide_resources,
+            ),
+            prompts: self.rule(backend, "prompts", &table.expose_prompts, &table.hide_prompts),
+            hide_destructive: table.hide_destructive,
+            read_only_only: table.read_only_only,
+        };
+        (!filter.is_empty()).then_some(filter)
+    }
+
+    fn rule(
+        &mut self,
+        backend: &NamedBackend,
+        kind: &str,
+        expose: &Option<Vec<Glob>>,
+        hide: &Option<Vec<Glob>>,
+    ) -> Rule {
+        match (expose, hide) {
+            (None, None) => Rule::All,
+            (Some(expose), None) => Rule::Expose(patterns(expose)),
+            (None, Some(hide)) => Rule::Hide(patterns(hide)),
+            (Some(_), Some(_)) => {
+                let path = format!("{}.hide_{kind}", backend.path);
+                self.key_fault(&path, format!("not accepted together with expose_{kind}"));
+                Rule::All
+            }
+        }
+    }
+
+    fn params(&mut self, backend: &NamedBackend) -> Option<Params> {
+        let mut params = Params::default();
+        for (index, table) in backend.table.param_overrides.iter().enumerate() {
+            let path = format!("{}.param_overrides[{index}]", backend.path);
+            self.tool_name(&path, &table.tool);
+            let rename: Vec<(String, String)> =
+                table.rename.iter().map(|(own, shown)| (own.clone(), shown.clone())).collect();
+            let more =
+                Override { hide: table.hide.clone(), defaults: pairs(&table.defaults), rename };
+            let whole = params.0.entry(table.tool.clone()).or_default();
+            whole.extend(more);
+            for (at, (own, shown)) in whole.rename.iter().enumerate() {
+                let path = format!("{path}.rename");
+                let again = |other: &(String, String)| other.0 == *own || other.1 == *shown;
+                if own == shown || own.is_empty() || shown.is_empty() {
+                    self.fault(&path, format!("found {own:?} = {shown:?}, accepted: another name"));
+                } else if whole.rename[..at].iter().any(again) {
+                    self.fault(&path, format!("{own:?} = {shown:?}: one of both is used twice"));
+                } else if whole.hide.contains(own) {
+                    self.fault(
+                        &path,
+                        format!("{own:?} is hidden, accepted: a parameter that is not"),
+                    );
+                }
+            }
+        }
+        (!params.0.is_empty()).then_some(params)
+    }
+
+    fn inject(&mut self, backend: &NamedBackend) -> Option<Inject> {
+        let mut inject = Inject::new(pairs(&backend.table.default_args));
+        for (index, table) in backend.table.inject_args.iter().enumerate() {
+            self.tool_name(&format!("{}.inject_args[{index}]", backend.path), &table.tool);
+            inject.add(&table.tool, pairs(&table.args), table.overwrite);
+        }
+        (!inject.is_empty()).then_some(inject)
+    }
+
+    fn tool_name(&mut self, path: &str, name: &str) {
+        if name.is_empty() {
+            self.fault(&format!("{path}.tool"), "found an empty string, accepted: a tool's name");
+        }
+    }
+}
+
+fn patterns(globs: &[Glob]) -> Patterns {
+    Patterns(globs.iter().map(|glob| glob.0.clone()).collect())
+}
+
+fn pairs(args: &Args) -> Vec<(String, Box<[u8]>)> {
+    args.pairs.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::ProxyConfig;
+
+    /// The faults of a backend with these keys, one a line.
+    fn faults(keys: &str) -> String {
+        let text = format!(
+            "[proxy]\nname = \"p\"\n[[backends]]\nname = \"a\"\ntransport = \"http\"\n\
+             url = \"http://localhost/\"\n{keys}"
+        );
+        ProxyConfig::parse(&text).map(|_| String::new()).unwrap_or_else(|r| r.to_string())
+    }
+
+    #[test]
+    fn rules_that_cannot_be_followed_are_faults_with_their_place() {
+        for (keys, expected) in [
+            (
+                "expose_tools = [\"a\"]\nhide_tools = [\"b\"]",
+                "proxy.toml:8:1: backends[0].hide_tools: not accepted together with expose_tools",
+            ),
+            (
+                "hide_prompts = [\"ok\", \"a[\"]",
+                "proxy.toml:7:23: backends[0].hide_prompts[1]: found \"a[\", a set without its ]",
+            ),
+            (
+                "expose_resources = [\"re:(\"]",
+                "proxy.toml:7:21: backends[0].expose_resources[0]: found \"re:(\", accepted: a reg",
+            ),
+            (
+                "aliases = [{ from = \"a\", to = \"b\" }, { from = \"c\", to = \"b\" }]",
+                "backends[0].aliases[1].to: \"b\" stands in another alias",
+            ),
+            (
+                "aliases = [{ from = \"a\", to = \"b\" }, { from = \"a\", to = \"c\" }]",
+                "backends[0].aliases[1].from: \"a\" stands in another alias",
+            ),
+            ("aliases = [{ from = \"a\" }]", "backends[0].aliases[0].to: missing"),
+            (
+                "default_args = { at = 1979-05-27 }",
+                "backends[0].default_args.at: found a date, accepted: a string, number",
+            ),
+            (
+                "default_args = { at = [1, { x = nan }] }",
+                "backends[0].default_args.at[1].x: found NaN",
+            ),
+            (
+                "inject_args = [{ tool = \"t\", args = {}, overwrit = true }]",
+                "did you mean `overwrite`?",
+            ),
+            (
+                "param_overrides = [{ tool = \"t\", hide = [\"a\"], rename = { a = \"b\" } }]",
+                "backends[0].param_overrides[0].rename: \"a\" is hidden",
+            ),
+            (
+                "param_overrides = [{ tool = \"t\", rename = { a = \"c\", b = \"c\" } }]",
+                "one of both is used twice",
+            ),
+        ] {
+            let found = faults(keys);
+            assert!(found.contains(expected), "{keys}\n{found}");
+        }
+        assert_eq!(
+            faults("aliases = [{ from = \"a\", to = \"b\" }]\nhide_tools = [\"re:x|y\"]"),
+            ""
+        );
+    }
+}
