@@ -18,6 +18,7 @@ use crate::jsonrpc::{self, Envelope, Kind as MessageKind, Shape, Span};
 use crate::limits;
 use crate::mcp::catalog::ListKind;
 use crate::mcp::header;
+use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::revision::Revision;
@@ -240,6 +241,9 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
     };
     let id = envelope.id.map_or(&b"null"[..], |id| id.of(&body));
     if envelope.kind == MessageKind::Request && method_of(&body, &envelope) == Method::Initialize {
+        if let Err(error) = admit(world) {
+            return refused(connection, &ask.cors, false, &error, id).await;
+        }
         return initialize(world, connection, ask, &body, &envelope).await;
     }
     let record = match session_of(world, ask).await {
@@ -249,6 +253,7 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
     match perform(world, &record, body, envelope).await {
         Outcome::Accepted => connection.answer(202, &ask.cors, b"").await,
         Outcome::Answer(answer) => connection.answer(200, &with(JSON, &ask.cors), &answer).await,
+        Outcome::Refused { error, id } => refused(connection, &ask.cors, false, &error, &id).await,
         Outcome::Relay(relay) => pass_on(connection, &ask.cors, relay).await,
     }
 }
@@ -333,6 +338,13 @@ enum Outcome {
     Accepted,
     /// The proxy answers by itself: a whole JSON-RPC response.
     Answer(Vec<u8>),
+    /// The proxy answers that it will not, or cannot.
+    Refused {
+        /// Why.
+        error: Error,
+        /// The client's id, as it was sent.
+        id: Vec<u8>,
+    },
     /// A backend answers.
     Relay(Relay),
 }
@@ -365,6 +377,9 @@ async fn perform(
         MessageKind::Response | MessageKind::ErrorResponse => return Outcome::Accepted,
     }
     let id = envelope.id.map_or_else(|| b"null".to_vec(), |id| id.of(&message).to_vec());
+    if let Err(error) = admit(world) {
+        return Outcome::Refused { error, id };
+    }
     let list = match method {
         Method::ToolsList => ListKind::Tools,
         Method::ResourcesList => ListKind::Resources,
@@ -378,7 +393,7 @@ async fn perform(
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
             return match call(world, record, method, message, envelope, &id).await {
                 Ok(relay) => Outcome::Relay(relay),
-                Err(error) => Outcome::Answer(error_answer(&error, &id)),
+                Err(error) => Outcome::Refused { error, id },
             };
         }
         _ => {
@@ -446,9 +461,12 @@ async fn call(
 ) -> Result<Relay> {
     let backend = aim(world, method, &mut message, &mut envelope)?;
     let plan = &world.plan.backends[backend];
-    if !plan.chain.spares_calls() {
-        shape(world, plan, method, &mut message, &mut envelope).await?;
-    }
+    let own = if plan.chain.spares_calls() && plan.around.is_empty() {
+        None
+    } else {
+        Some(shape(world, plan, method, &mut message, &mut envelope).await?)
+    };
+    let (tool, hints) = own.unzip();
     let handle = Rc::new(CallHandle::new());
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let tool_call = method == Method::ToolsCall;
@@ -456,7 +474,8 @@ async fn call(
         backend,
         session: Some(record.clone()),
         tool_call,
-        safe: !tool_call,
+        safe: !tool_call || hints.is_some_and(Hints::repeatable),
+        tool: tool.filter(|_| tool_call),
         id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
         progress_token: envelope.progress_token,
         body: message,
@@ -519,14 +538,14 @@ fn aim(
     }
 }
 
-/// Takes a request through the rules of its backend.
+/// Takes a request through the rules of its backend; its own name there, and what is known of it.
 async fn shape(
     world: &World,
     plan: &BackendPlan,
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
-) -> Result<()> {
+) -> Result<(String, Hints)> {
     let (what, span) = match method {
         Method::ToolsCall => (ListKind::Tools, envelope.name),
         Method::ResourcesRead => (ListKind::Resources, envelope.uri),
@@ -548,15 +567,11 @@ async fn shape(
     };
     let known = slice.as_ref().and_then(|slice| slice.list(what).behind(&name));
     let known = known.map(|(own, hints)| Known { own, hints });
-    plan.chain.request(&mut Request {
-        what,
-        called: &called,
-        own: name,
-        known,
-        listed,
-        message,
-        envelope,
-    })
+    let mut request =
+        Request { what, called: &called, own: name, known, listed, message, envelope };
+    plan.chain.request(&mut request)?;
+    let hints = request.hints();
+    Ok((request.own, hints))
 }
 
 /// Passes a backend's messages on to the client: as JSON when the response comes first, as an
@@ -596,8 +611,7 @@ async fn pass_on(connection: &mut Connection, cors: &str, mut relay: Relay) -> i
             }
             Err(error) => {
                 tracing::debug!(%error, "a call failed");
-                let answer = error_answer(&error, &relay.id);
-                return respond(connection, cors, streaming, answer).await;
+                return refused(connection, cors, streaming, &error, &relay.id).await;
             }
         };
         event_out(connection, cors, &mut streaming, event).await?;
@@ -615,6 +629,32 @@ async fn event_out(
         return connection.chunk(event).await;
     }
     connection.begin_with(200, &with(EVENTS, cors), None, &event).await
+}
+
+/// `proxy.rate_limit`: every request counts, whatever it asks for.
+fn admit(world: &World) -> Result<()> {
+    let Some(rate) = &world.plan.rate else { return Ok(()) };
+    rate.admit(world.backends.elapsed())
+        .map_err(|wait| Error::new(Kind::RateLimited).retry_after(Some(wait)))
+}
+
+/// Sends an error as the response to a request, and when to try again if that is known.
+async fn refused(
+    connection: &mut Connection,
+    cors: &str,
+    streaming: bool,
+    error: &Error,
+    id: &[u8],
+) -> io::Result<()> {
+    let answer = error_answer(error, id);
+    match error.wait() {
+        Some(wait) if !streaming => {
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
+            let lines = format!("{JSON}{cors}Retry-After: {seconds}\r\n");
+            connection.answer(200, &lines, &answer).await
+        }
+        _ => respond(connection, cors, streaming, answer).await,
+    }
 }
 
 /// Sends the response of an exchange that is whole.
@@ -718,6 +758,9 @@ async fn batch(
             match outcome {
                 Outcome::Accepted => {}
                 Outcome::Answer(answer) => drop(sender.send((true, answer)).await),
+                Outcome::Refused { error, id } => {
+                    drop(sender.send((true, error_answer(&error, &id))).await);
+                }
                 Outcome::Relay(relay) => collect(relay, &sender).await,
             }
         });
@@ -796,6 +839,9 @@ fn error_answer(error: &Error, id: &[u8]) -> Vec<u8> {
         data.extend_from_slice(b"{\"uri\":");
         jsonrpc::quote(error.public_context(), &mut data);
         data.push(b'}');
+    } else if let Some(wait) = error.wait() {
+        let millis = wait.as_micros().div_ceil(1000);
+        let _ = io::Write::write_fmt(&mut data, format_args!("{{\"retryAfterMs\":{millis}}}"));
     }
     let data = (!data.is_empty()).then_some(&data[..]);
     jsonrpc::error(&mut answer, id, error.kind().code(), &error.public(), data);

@@ -16,7 +16,7 @@ use super::handle::{CallHandle, Deadline, Stop};
 use super::http::{self, Broken, HttpReplies, Request};
 use super::leg::{self, Leg};
 use super::names::{Own, Raw};
-use super::{Backends, Call, Replies, Wire, line, stopped, supervise};
+use super::{Attempt, Backends, Call, Wire, line, stopped, supervise};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::mcp::session::SessionRecord;
@@ -74,6 +74,11 @@ impl Guard {
         })
     }
 
+    /// The time limit begins anew, but does not go beyond `ends`.
+    pub(super) fn restart_clock(&self, ends: Option<Instant>) {
+        self.handle.postpone(Instant::now(), self.limit, ends);
+    }
+
     /// Turns the outcome of a wait into the caller's, and learns from it.
     pub(super) fn judge<T>(&self, outcome: std::result::Result<T, Ended>) -> Result<T> {
         match outcome {
@@ -100,7 +105,7 @@ impl Drop for Guard {
 }
 
 /// See [`Backends::call`].
-pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Replies> {
+pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Attempt> {
     let entry = backends.entries[call.backend].clone();
     let guard = Guard::new(backends, entry.clone(), &call)?;
     let wire = async {
@@ -117,7 +122,7 @@ pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Replies>
         }
     };
     let wire = guard.judge(wire.await)?;
-    Ok(Replies { wire, guard })
+    Ok(Attempt { wire, guard })
 }
 
 /// A call over HTTP, up to the head of its response.

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::attempt::Ended;
 use super::entry::Entry;
@@ -213,7 +213,8 @@ impl HttpReplies {
         }
         let status = head.status();
         if !(200..300).contains(&status) {
-            return self.refused(status).await;
+            let after = head.field("retry-after").and_then(retry_after);
+            return self.refused(status, after).await;
         }
         self.mode = match media(&head) {
             Media::Json => Mode::Json(head.content_length()),
@@ -254,7 +255,7 @@ impl HttpReplies {
     }
 
     /// A response with a status other than 2xx.
-    async fn refused(&mut self, status: u16) -> Result<(), Broken> {
+    async fn refused(&mut self, status: u16, after: Option<Duration>) -> Result<(), Broken> {
         let teller = Teller::of(self);
         let body = match &mut self.connection {
             Some(connection) => {
@@ -282,8 +283,9 @@ impl HttpReplies {
                 failure.session_lost = true;
                 Err(failure.into())
             }
-            Verdict::Failed(failure) => {
+            Verdict::Failed(mut failure) => {
                 self.mode = Mode::Over;
+                failure.retry_after = after;
                 Err(failure.into())
             }
         }
@@ -590,6 +592,12 @@ pub(super) enum Media {
     Json,
     Events,
     Other,
+}
+
+/// Seconds of a Retry-After field (RFC 9110 §10.2.3); a date says nothing here.
+fn retry_after(field: &[u8]) -> Option<Duration> {
+    let seconds = std::str::from_utf8(field).ok()?.trim().parse::<u32>().ok()?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 pub(super) fn media(head: &ResponseHead) -> Media {

@@ -19,6 +19,7 @@ use super::diagnose::{Place, Report, whole_file};
 use super::setting::{GiveUp, Inherit, IsolationKey, Transport, join};
 use crate::limits;
 use crate::middleware::Chain;
+use crate::middleware::around::Around;
 use crate::plan::{
     BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan,
     StdioPlan, TransportPlan,
@@ -49,20 +50,26 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     if report.faults.len() > before || !report.is_ok() {
         return None;
     }
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Some(Plan {
         name: proxy.name.as_str().into(),
         version: proxy.version.as_str().into(),
         instructions: proxy.instructions.clone(),
         separator: proxy.separator.clone(),
-        workers: proxy.workers.map_or_else(cores, |workers| workers.0 as usize),
+        workers: workers(config),
         sessions_max: proxy.max_sessions.0 as usize,
         session_idle: proxy.session_idle_seconds.0,
         shutdown_timeout: proxy.shutdown_timeout_seconds.0,
         body_bytes_max: limits::BODY_BYTES_MAX,
+        rate: proxy.rate_limit.as_ref().map(super::rules::rate),
         listen: listen?,
         backends: backends.into_iter().map(Arc::new).collect(),
     })
+}
+
+/// Event loops that there will be.
+pub(super) fn workers(config: &ProxyConfig) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    config.proxy.workers.map_or_else(cores, |workers| workers.0 as usize)
 }
 
 pub(super) struct Compiler<'a> {
@@ -183,6 +190,7 @@ impl Compiler<'_> {
     fn backends(&mut self) -> Vec<BackendPlan> {
         let config = self.config;
         let mut plans = Vec::new();
+        let mut ward = super::rules::Beds::new(config);
         let mut names: Vec<&NamedBackend> = Vec::new();
         let mut prefixes: Vec<(String, &NamedBackend)> = Vec::new();
         for backend in &config.backends {
@@ -207,8 +215,11 @@ impl Compiler<'_> {
             let transport = self.transport(backend);
             let restart = self.restart(backend);
             let chain = self.chain(backend);
+            let around = self.around(backend, &mut ward);
             if let (true, Some(transport)) = (backend.table.enabled, transport) {
-                plans.push(plan(plans.len(), &backend.table, prefix, transport, restart, chain));
+                let table = &backend.table;
+                let id = plans.len();
+                plans.push(plan(id, table, prefix, transport, restart, chain, around));
             }
         }
         if !config.backends.iter().any(|backend| backend.table.enabled) && self.report.is_ok() {
@@ -515,6 +526,7 @@ fn plan(
     transport: TransportPlan,
     restart: RestartPlan,
     chain: Chain,
+    around: Around,
 ) -> BackendPlan {
     let isolation = match (table.isolation, table.transport) {
         (Some(IsolationKey::Session), _) | (None, Transport::Http) => Isolation::Session,
@@ -532,6 +544,7 @@ fn plan(
         call_timeout: seconds.unwrap_or(limits::CALL_TIMEOUT),
         request_timeout: seconds.unwrap_or(limits::REQUEST_TIMEOUT),
         chain,
+        around,
     }
 }
 

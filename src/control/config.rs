@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -18,7 +19,7 @@ use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
     Args, Count, EnvValue, GiveUp, Glob, Inherit, IsolationKey, KeyDoc, Millis, Node, Reader,
-    Seconds, Secret, Setting, Transport, Value, join, table,
+    Seconds, Secret, Setting, Share, Transport, Value, join, table,
 };
 use crate::limits;
 
@@ -113,6 +114,9 @@ tables! {
         /// A .mcp.json or mcp.json file whose servers are added as backends; of two with the same
         /// name the one in this file wins. A relative path starts at this file's folder.
         import_backends: Option<String> = None;
+        /// How many requests are admitted, all clients and backends together; notifications do not
+        /// count.
+        rate_limit: Option<RateTable> = None;
         /// Where clients connect.
         listen: ListenTable = ListenTable::default();
     }
@@ -188,6 +192,21 @@ tables! {
         restart: RestartTable = RestartTable::default();
         /// How long an answer may take.
         timeout: TimeoutTable = TimeoutTable::default();
+        /// How many attempts are admitted; each attempt of a call counts.
+        rate_limit: Option<RateTable> = None;
+        /// How many calls the backend has at once, over all workers.
+        concurrency: Option<ConcurrencyTable> = None;
+        /// Leaves a backend that fails too often alone for a while. Failures are: no connection, a
+        /// lost one, no answer in time, HTTP 5xx, and JSON-RPC errors by which a server says that it
+        /// failed itself.
+        circuit_breaker: Option<BreakerTable> = None;
+        /// Makes a failed attempt again. Repeated is what was surely not executed, and failures that
+        /// the server itself reports; what may have been executed only for reads and for tools that
+        /// are annotated read-only or idempotent. Faults of the client and results that say isError
+        /// never are.
+        retry: Option<RetryTable> = None;
+        /// Ejects a backend that fails several times in a row; failures as for circuit_breaker.
+        outlier_detection: Option<OutlierTable> = None;
         /// Only these tools are shown. A pattern matches the backend's own names: * is any run of
         /// characters, ? is one, [a-z] one of a set; behind "re:" stands a regular expression for
         /// the whole name. What is not shown cannot be called.
@@ -274,6 +293,77 @@ tables! {
         /// One attempt of a request, whatever its method. Default: 300 for tools/call, 30 for the
         /// rest.
         seconds: Option<Millis<1, 86_400_000>> = None;
+        /// All attempts of a request together, pauses and waits in a queue too. Default: no limit.
+        total_seconds: Option<Millis<1, 86_400_000>> = None;
+        /// One attempt of one tool, by the tool's own name.
+        tools: BTreeMap<String, Millis<1, 86_400_000>> = BTreeMap::new();
+        /// Whether a progress notification starts the time of the attempt anew.
+        progress_resets: bool = false;
+    }
+
+    /// `rate_limit`: how many requests are admitted.
+    table RateTable needs ["requests"], {
+        /// So many in any interval of the period, and not one more, over all workers.
+        requests: Count<1, 1_000_000> = Count(1);
+        /// The length of that interval.
+        period_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(1));
+    }
+
+    /// `[backends.concurrency]`: how many calls the backend has at once.
+    table ConcurrencyTable needs ["max_concurrent"], {
+        /// Calls at once.
+        max_concurrent: Count<1, 1_000_000> = Count(1);
+        /// Calls that wait for one of those to end, first come first served; beyond it a call is
+        /// refused.
+        queue: Count<0, 1_000_000> = Count(1024);
+        /// A call that waits longer is refused.
+        queue_timeout_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(10));
+    }
+
+    /// `[backends.circuit_breaker]`: leaves a failing backend alone for a while.
+    table BreakerTable needs [], {
+        /// The share of failures among the last calls at which it opens, above 0 and at most 1.
+        failure_rate_threshold: Share<1> = Share(0.5);
+        /// It does not open before so many calls were made.
+        minimum_calls: Count<1, 10_000> = Count(5);
+        /// So long no call goes through.
+        wait_duration_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(30));
+        /// Then so many do; if all of them succeed it closes, if one fails it opens again.
+        permitted_calls_in_half_open: Count<1, 1_000> = Count(3);
+        /// The last calls that are looked at.
+        window: Count<1, 10_000> = Count(100);
+    }
+
+    /// `[backends.retry]`: makes a failed attempt again.
+    table RetryTable needs [], {
+        /// Repetitions of one call at most.
+        max_retries: Count<0, 100> = Count(3);
+        /// The bound of the pause before the first repetition; it doubles with each further one. The
+        /// pause is anything between zero and its bound.
+        initial_backoff_ms: Count<0, 86_400_000> = Count(100);
+        /// The bound of every pause. A server that asks for a longer one is not asked again.
+        max_backoff_ms: Count<0, 86_400_000> = Count(5000);
+        /// Repetitions in the last 10 seconds are at most so many percent of the calls, or ten times
+        /// min_retries_per_sec if that is more. Default: no such bound.
+        budget_percent: Option<Share<100>> = None;
+        /// See budget_percent.
+        min_retries_per_sec: Count<0, 100_000> = Count(10);
+        /// Tools that are repeated although they may have been executed; patterns as in
+        /// expose_tools.
+        tools: Vec<Glob> = Vec::new();
+    }
+
+    /// `[backends.outlier_detection]`: ejects a backend that fails several times in a row.
+    table OutlierTable needs [], {
+        /// Failures in a row; a success in between begins anew.
+        consecutive_errors: Count<1, 1_000_000> = Count(5);
+        /// It is ejected for this long, times the number of recent ejections, at most ten times.
+        base_ejection_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(30));
+        /// Returns are granted at multiples of it; in service, one ejection is forgotten in each.
+        interval_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(10));
+        /// Share of all backends with this table that may be ejected at once; one always may be,
+        /// unless it is 0.
+        max_ejection_percent: Count<0, 100> = Count(50);
     }
 }
 
@@ -505,8 +595,6 @@ fn whole_file_fault(name: &str, message: String) -> Report {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn world() -> World {

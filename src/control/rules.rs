@@ -2,15 +2,24 @@
 //! Never: what a rule does (`middleware`).
 //! Next: `plan`, what comes out.
 
-use super::compile::Compiler;
-use super::config::NamedBackend;
-use super::setting::{Args, Glob};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::compile::{Compiler, workers};
+use super::config::{NamedBackend, ProxyConfig, RateTable, RetryTable};
+use super::setting::{Args, Glob, Share};
 use crate::middleware::Chain;
 use crate::middleware::alias::Alias;
+use crate::middleware::around::Around;
+use crate::middleware::breaker::{self, Breaker};
+use crate::middleware::concurrency::Concurrency;
 use crate::middleware::filter::{Filter, Rule};
 use crate::middleware::inject::Inject;
+use crate::middleware::outlier::{self, Outlier, Ward};
 use crate::middleware::params::{Override, Params};
 use crate::middleware::pattern::Patterns;
+use crate::middleware::rate::RateLimit;
+use crate::middleware::retry::{Budget, Retry};
 use crate::middleware::validation::SizeLimit;
 
 impl Compiler<'_> {
@@ -23,6 +32,66 @@ impl Compiler<'_> {
             validation: max.map(|max| SizeLimit(max.0 as usize)),
             params: self.params(backend),
             inject: self.inject(backend),
+        }
+    }
+
+    /// What stands around the calls of one backend.
+    pub(super) fn around(&mut self, backend: &NamedBackend, beds: &mut Beds) -> Around {
+        let table = &backend.table;
+        let workers = workers(self.config);
+        let timeout = &table.timeout;
+        let total = timeout.total_seconds.map(|total| total.0);
+        if let Some(total) = total {
+            let longest = timeout.tools.values().copied().chain(timeout.seconds).map(|t| t.0).max();
+            if longest.is_some_and(|longest| longest > total) {
+                let path = format!("{}.timeout.total_seconds", backend.path);
+                self.warning(&path, "shorter than the time of one attempt, which it cuts");
+            }
+        }
+        if let Some(retry) = &table.retry {
+            for (index, glob) in retry.tools.iter().enumerate().filter(|(_, glob)| glob.0.is_all())
+            {
+                let path = format!("{}.retry.tools[{index}]", backend.path);
+                let message = format!(
+                    "{:?} repeats every tool whose outcome is unknown, also those that write",
+                    glob.0.text()
+                );
+                self.warning(&path, message);
+            }
+        }
+        Around {
+            total,
+            retry: table.retry.as_ref().map(retry),
+            concurrency: table.concurrency.as_ref().map(|table| {
+                let (max, queue) = (table.max_concurrent.0 as usize, table.queue.0 as usize);
+                Concurrency::new(max, queue, table.queue_timeout_seconds.0, workers)
+            }),
+            rate: table.rate_limit.as_ref().map(rate),
+            tool_timeouts: timeout.tools.iter().map(|(tool, t)| (tool.clone(), t.0)).collect(),
+            progress_resets: timeout.progress_resets,
+            breaker: table.circuit_breaker.as_ref().map(|table| {
+                let settings = breaker::Settings {
+                    failure_rate: table.failure_rate_threshold.0,
+                    minimum_calls: table.minimum_calls.0 as usize,
+                    wait: table.wait_duration_seconds.0,
+                    permitted: table.permitted_calls_in_half_open.0 as u32,
+                    window: table.window.0 as usize,
+                };
+                if settings.minimum_calls > settings.window {
+                    let path = format!("{}.circuit_breaker.minimum_calls", backend.path);
+                    self.fault(&path, "more than window, so it could never open");
+                }
+                Breaker::new(settings, workers)
+            }),
+            outlier: table.outlier_detection.as_ref().filter(|_| table.enabled).map(|table| {
+                let settings = outlier::Settings {
+                    consecutive_errors: table.consecutive_errors.0 as u32,
+                    base: table.base_ejection_seconds.0,
+                    interval: table.interval_seconds.0,
+                    max_percent: table.max_ejection_percent.0 as u32,
+                };
+                beds.next(settings)
+            }),
         }
     }
 
@@ -124,6 +193,41 @@ impl Compiler<'_> {
         if name.is_empty() {
             self.fault(&format!("{path}.tool"), "found an empty string, accepted: a tool's name");
         }
+    }
+}
+
+/// Places of the backends with outlier detection among each other.
+pub(super) struct Beds {
+    ward: Arc<Ward>,
+    taken: usize,
+}
+
+impl Beds {
+    pub(super) fn new(config: &ProxyConfig) -> Beds {
+        let tables = config.backends.iter().map(|backend| &backend.table);
+        let count = tables.filter(|t| t.enabled && t.outlier_detection.is_some()).count();
+        Beds { ward: Ward::new(count), taken: 0 }
+    }
+
+    fn next(&mut self, settings: outlier::Settings) -> Outlier {
+        self.taken += 1;
+        Outlier::new(settings, &self.ward, self.taken - 1)
+    }
+}
+
+/// A rate limit, of a backend or of all.
+pub(super) fn rate(table: &RateTable) -> RateLimit {
+    RateLimit::new(table.requests.0 as usize, table.period_seconds.0)
+}
+
+fn retry(table: &RetryTable) -> Retry {
+    let budget = |percent: &Share<100>| Budget::new(percent.0, table.min_retries_per_sec.0);
+    Retry {
+        max_retries: table.max_retries.0 as u32,
+        initial: Duration::from_millis(table.initial_backoff_ms.0),
+        max: Duration::from_millis(table.max_backoff_ms.0),
+        tools: patterns(&table.tools),
+        budget: table.budget_percent.as_ref().map(budget),
     }
 }
 

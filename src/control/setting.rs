@@ -422,6 +422,32 @@ impl<const MIN: u64, const MAX: u64> Setting for Millis<MIN, MAX> {
     }
 }
 
+/// A number above 0 and up to `MAX`, fractions allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Share<const MAX: u64>(pub(super) f64);
+
+impl<const MAX: u64> Setting for Share<MAX> {
+    fn accepts() -> String {
+        format!("a number above 0, at most {MAX}")
+    }
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match node.value {
+            Value::Integer(Some(number)) => Some(number as f64),
+            Value::Float(number) => Some(number),
+            _ => None,
+        }
+        .filter(|number| *number > 0.0 && *number <= MAX as f64)
+        .map(Share)
+        .or_else(|| {
+            reader.refuse::<Self>(node, path);
+            None
+        })
+    }
+    fn show(&self) -> Option<String> {
+        Some(format!("{:?}", self.0))
+    }
+}
+
 fn seconds(node: &Node) -> Option<Duration> {
     let number = match node.value {
         Value::Integer(number) => number? as f64,

@@ -800,6 +800,7 @@ mod tests {
             call_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(1),
             chain: Default::default(),
+            around: Default::default(),
         })
     }
 

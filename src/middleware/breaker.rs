@@ -134,6 +134,13 @@ impl Breaker {
         }
     }
 
+    /// How long it will stay open at `now`, if it is.
+    pub fn would_refuse(&self, now: Duration) -> Option<Duration> {
+        let (state, _, rest) = parts(self.shared.word.0.load(Ordering::SeqCst));
+        let now = now.as_micros() as u64;
+        (state == OPEN && now < rest).then(|| Duration::from_micros(rest - now))
+    }
+
     fn swap(&self, old: u64, new: u64) -> bool {
         let order = Ordering::SeqCst;
         self.shared.word.0.compare_exchange(old, new, order, order).is_ok()

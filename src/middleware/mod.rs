@@ -9,6 +9,7 @@
 
 pub mod alias;
 pub mod arguments;
+pub mod around;
 pub mod breaker;
 pub mod concurrency;
 pub mod filter;
