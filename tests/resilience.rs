@@ -415,3 +415,67 @@ fn a_backend_that_fails_in_a_row_is_ejected_and_returns() {
     }
     wait_until("the return", || clients[0].call("pipe__reads", "{}").json().get("error").is_none());
 }
+
+#[test]
+fn a_hedge_cuts_the_tail_and_the_loser_is_cancelled() {
+    let world = world("hedging = { delay_ms = 150, max_hedges = 2, tools = [\"adds\"] }\n");
+    let mut client = world.proxy.client();
+    for (backend, journal) in &world.journals {
+        for tool in ["reads", "sets", "adds"] {
+            let key = format!("{backend}-{tool}");
+            let began = Instant::now();
+            let arguments = format!(r#"{{"key":"{key}","fails":1,"how":"slow","slow_ms":60000}}"#);
+            let told = client.call(&format!("{backend}__{tool}"), &arguments);
+            assert!(told.said().starts_with("2 "), "{told:?}");
+            assert!(began.elapsed() >= Duration::from_millis(140));
+            journal.wait_count(&format!("stopped {key} 1"), 1);
+            assert_eq!(journal.count(&format!("unsteady {key} ")), 2);
+        }
+        // What is fast is not doubled.
+        client.call(&format!("{backend}__reads"), r#"{"key":"fast"}"#).result();
+        // Neither is what is not annotated and not listed.
+        let slow = r#"{"key":"w","ms":500}"#;
+        assert!(client.call(&format!("{backend}__writes"), slow).said().starts_with("1 "));
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(journal.count("unsteady fast ") + journal.count("unsteady w "), 2);
+        // Never more than one and its hedges.
+        let all_slow = format!(r#"{{"key":"all-{backend}","ms":1000}}"#);
+        client.call(&format!("{backend}__reads"), &all_slow).result();
+        assert_eq!(journal.count("unsteady all-"), 3, "{backend}");
+    }
+}
+
+#[test]
+fn an_error_never_beats_a_success() {
+    let world = world("hedging = { delay_ms = 100 }\n");
+    let mut client = world.proxy.client();
+    for (backend, journal) in &world.journals {
+        // The first is slow and well, the second fails at once; nobody hears of it.
+        let scripted = r#"{"key":"s","ms":600,"fail_at":2}"#;
+        let told = client.call(&format!("{backend}__reads"), scripted);
+        assert!(told.said().starts_with("1 "), "{told:?}");
+        assert_eq!(journal.count("unsteady s "), 2);
+        // All fail: the error is the answer.
+        let arguments = fails("internal", "f");
+        assert_eq!(code(&client.call(&format!("{backend}__reads"), &arguments)), -32603);
+        // Cancelled by its caller, all attempts are.
+        let mut leaver = world.proxy.client();
+        let params = call_params(&format!("{backend}__reads"), &fails("hang", "c"));
+        leaver.send(&message("5", "tools/call", &params));
+        journal.wait_count("unsteady c ", 2);
+        leaver.again().notify("notifications/cancelled", r#"{"requestId":5}"#);
+        journal.wait_count("cancelled", 2);
+    }
+}
+
+#[test]
+fn hedges_are_taken_from_the_budget() {
+    let (proxy, journal, _stub, _scratch) = web("hedging = { delay_ms = 20 }\n\
+         retry = { budget_percent = 10, min_retries_per_sec = 0 }\n");
+    let mut client = proxy.client();
+    for _ in 0..30 {
+        client.call("web__reads", r#"{"key":"b","ms":60}"#).result();
+    }
+    let executions = journal.count("unsteady b ");
+    assert!((31..=33).contains(&executions), "{executions}");
+}

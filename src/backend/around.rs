@@ -1,9 +1,9 @@
-//! Owns: what stands around a call: retry, concurrency, rate limit, time limits, breaker, outlier
-//! detection; it makes attempts, and abandons and repeats them.
+//! Owns: what stands around a call: retry, hedging, concurrency, rate limit, time limits, breaker,
+//! outlier detection; it makes attempts, and abandons and repeats them.
 //! Never: one attempt itself (`attempt`); what the rows decide (`middleware`).
 //! Next: `attempt`.
 //!
-//! Outermost first: retry, concurrency, rate limit, time limit, breaker, outlier detection. So every
+//! Outermost first: retry, hedging, concurrency, rate limit, time limit, breaker, outlier detection. So every
 //! attempt takes a place and a token of its own, is bounded by its own time, and is counted.
 
 use std::cell::Cell;
@@ -15,29 +15,48 @@ use super::entry::Entry;
 use super::handle::CallHandle;
 use super::{Attempt, BackendMail, Backends, Call, Reply};
 use crate::error::{Error, Kind, Result};
+use crate::jsonrpc::{self, Kind as Message};
 use crate::limits;
 use crate::middleware::around::{Around, Verdict};
 use crate::middleware::breaker::{Breaker, Pass};
 use crate::middleware::concurrency::Concurrency;
+use crate::middleware::hedge::Hedge;
 use crate::rt;
-use crate::rt::local::Event;
+use crate::rt::local::{Event, Receiver, Sender};
 
 /// A call with rows around it.
 pub(super) struct Run {
+    maker: Rc<Maker>,
+    /// Attempts made one after another.
+    made: u32,
+    current: Under,
+}
+
+/// What is under way.
+enum Under {
+    Nothing,
+    One(Current),
+    /// Attempts side by side.
+    Many(Race),
+}
+
+/// What makes attempts of one call.
+struct Maker {
     backends: Rc<Backends>,
     entry: Rc<Entry>,
     /// Copied for each attempt.
     call: Call,
     /// When all attempts must have ended.
     ends: Option<Instant>,
-    /// Attempts made.
-    made: u32,
-    current: Option<Current>,
 }
 
 /// An attempt under way, and what it holds. Dropped without an outcome it says nothing.
 struct Current {
-    attempt: Option<Attempt>,
+    attempt: Attempt,
+    holds: Holds,
+}
+
+struct Holds {
     pass: Option<Ticket>,
     _place: Option<Place>,
 }
@@ -64,10 +83,9 @@ pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Box<Run>
         budget.call(backends.board.elapsed());
     }
     let ends = rows(&entry).total.map(|total| Instant::now() + total);
-    let backends = backends.clone();
-    let mut run = Run { backends, entry, call, ends, made: 0, current: None };
-    let first = run.start().await;
-    if let Err(error) = first {
+    let maker = Rc::new(Maker { backends: backends.clone(), entry, call, ends });
+    let mut run = Run { maker, made: 0, current: Under::Nothing };
+    if let Err(error) = run.start().await {
         run.again(error).await?;
     }
     Ok(Box::new(run))
@@ -81,37 +99,34 @@ impl Run {
     /// See [`super::Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply> {
         loop {
-            let Some(Current { attempt: Some(attempt), .. }) = &mut self.current else {
-                return Err(Error::new(Kind::Internal).cause("asked for a reply after the answer"));
+            let ended = match &mut self.current {
+                Under::Nothing => {
+                    return Err(Error::new(Kind::Internal).cause("asked behind the answer"));
+                }
+                Under::One(current) => match self.maker.reply(current).await {
+                    Ok(Reply::Answer(answer)) => Ok(answer),
+                    Ok(other) => return Ok(other),
+                    Err(error) => Err(error),
+                },
+                Under::Many(race) => match race.next(&self.maker).await {
+                    Leads::On(message) => return Ok(Reply::Notification(message)),
+                    Leads::To(ended) => ended,
+                    Leads::Over(current, len) => {
+                        self.current = Under::One(*current);
+                        return Ok(Reply::Streaming { len });
+                    }
+                },
             };
-            match attempt.next().await {
-                Ok(Reply::Notification(message)) => {
-                    if rows(&self.entry).progress_resets {
-                        attempt.restart_clock(self.ends);
-                    }
-                    return Ok(Reply::Notification(message));
-                }
-                Ok(Reply::Answer(answer)) => {
+            self.current = Under::Nothing;
+            match ended {
+                Ok(answer) => {
                     let verdict = Verdict::of_answer(&answer);
-                    self.finish(verdict);
-                    if !self.may_repeat(verdict, None).await? {
-                        return Ok(Reply::Answer(answer));
-                    }
-                    if self.start().await.is_err() {
-                        // Refused by the proxy: the backend's own word says more.
-                        self.current = None;
+                    if !self.may_repeat(verdict, None).await? || self.start().await.is_err() {
+                        // Of a refusal by the proxy the backend's own word says more.
                         return Ok(Reply::Answer(answer));
                     }
                 }
-                // What is long is no error.
-                Ok(Reply::Streaming { len }) => {
-                    self.count(Verdict::of_answer(b""));
-                    return Ok(Reply::Streaming { len });
-                }
-                Err(error) => {
-                    self.finish(Verdict::of_error(&error));
-                    self.again(error).await?;
-                }
+                Err(error) => self.again(error).await?,
             }
         }
     }
@@ -119,7 +134,7 @@ impl Run {
     /// See [`super::Replies::chunk`].
     pub(super) async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         match &mut self.current {
-            Some(Current { attempt: Some(attempt), .. }) => attempt.chunk().await,
+            Under::One(current) => current.attempt.chunk().await,
             _ => Ok(None),
         }
     }
@@ -142,60 +157,72 @@ impl Run {
 
     /// Whether there is to be another attempt; waits until it is due.
     async fn may_repeat(&mut self, verdict: Verdict, after: Option<Duration>) -> Result<bool> {
-        let Some(retry) = &rows(&self.entry).retry else { return Ok(false) };
-        let safe =
-            self.call.safe || self.call.tool.as_ref().is_some_and(|tool| retry.tools.matches(tool));
-        let chance = self.backends.chance();
+        let maker = &*self.maker;
+        let Some(retry) = &rows(&maker.entry).retry else { return Ok(false) };
+        let tool = maker.call.tool.as_ref();
+        let safe = maker.call.safe || tool.is_some_and(|tool| retry.tools.matches(tool));
+        let chance = maker.backends.chance();
         let Some(pause) = retry.pause(self.made, verdict.outcome, safe, after, chance) else {
             return Ok(false);
         };
-        if self.call.handle.is_cancelled()
-            || self.ends.is_some_and(|ends| Instant::now() + pause >= ends)
-            || retry.budget.as_ref().is_some_and(|b| !b.take(self.backends.board.elapsed()))
+        if maker.call.handle.is_cancelled()
+            || maker.ends.is_some_and(|ends| Instant::now() + pause >= ends)
+            || retry.budget.as_ref().is_some_and(|b| !b.take(maker.backends.board.elapsed()))
         {
             return Ok(false);
         }
-        match self.call.handle.watch(rt::time::sleep(pause)).await {
+        match maker.call.handle.watch(rt::time::sleep(pause)).await {
             Ok(()) => Ok(true),
-            Err(_) => Err(Error::new(Kind::Cancelled).context(self.entry.name().to_owned())),
+            Err(_) => Err(maker.error(Kind::Cancelled)),
         }
     }
 
-    /// Begins one attempt: up to its first reply, or for a child until it is sent.
+    /// Begins one attempt, or a race of several.
     async fn start(&mut self) -> Result<()> {
+        let maker = &self.maker;
+        self.made += 1;
+        let hedge = rows(&maker.entry).hedge.as_ref();
+        let tool = maker.call.tool.as_deref();
+        self.current = match hedge.filter(|hedge| hedge.applies(maker.call.safe, tool)) {
+            Some(hedge) => Under::Many(Race::new(maker, hedge)),
+            None => Under::One(maker.begin(CallHandle::below(&maker.call.handle)).await?),
+        };
+        Ok(())
+    }
+}
+
+impl Maker {
+    fn error(&self, kind: Kind) -> Error {
+        Error::new(kind).context(self.entry.name().to_owned())
+    }
+
+    /// Begins one attempt: up to its first reply, or for a child until it is sent.
+    async fn begin(&self, handle: Rc<CallHandle>) -> Result<Current> {
         let rows = rows(&self.entry);
-        let name = || self.entry.name().to_owned();
-        self.current = None;
+        let refusal = |kind, wait| self.error(kind).retry_after(Some(wait));
         // Before a wait for a place: who would be refused behind it need not wait.
         if let Some(breaker) = &rows.breaker
             && let Some(wait) = breaker.would_refuse(self.backends.board.elapsed())
         {
-            return Err(Error::new(Kind::Resting).context(name()).retry_after(Some(wait)));
+            return Err(refusal(Kind::Resting, wait));
         }
         let place = match &rows.concurrency {
-            Some(limit) => Some(self.place(limit).await?),
+            Some(limit) => Some(self.place(limit, &handle).await?),
             None => None,
         };
         let now = self.backends.board.elapsed();
-        if let Some(rate) = &rows.rate
-            && let Err(wait) = rate.admit(now)
-        {
-            return Err(Error::new(Kind::RateLimited).context(name()).retry_after(Some(wait)));
+        if let Some(rate) = &rows.rate {
+            rate.admit(now).map_err(|wait| refusal(Kind::RateLimited, wait))?;
         }
         let pass = match &rows.breaker {
-            Some(breaker) => match breaker.admit(now) {
-                Ok(pass) => Some(Ticket { breaker: breaker.clone(), pass, used: Cell::new(false) }),
-                Err(wait) => {
-                    let error = Error::new(Kind::Resting).context(name());
-                    return Err(error.retry_after(Some(wait)));
-                }
-            },
+            Some(breaker) => {
+                let pass = breaker.admit(now).map_err(|wait| refusal(Kind::Resting, wait))?;
+                Some(Ticket { breaker: breaker.clone(), pass, used: Cell::new(false) })
+            }
             None => None,
         };
-        if let Some(outlier) = &rows.outlier
-            && let Err(wait) = outlier.admit(now)
-        {
-            return Err(Error::new(Kind::Resting).context(name()).retry_after(Some(wait)));
+        if let Some(outlier) = &rows.outlier {
+            outlier.admit(now).map_err(|wait| refusal(Kind::Resting, wait))?;
         }
         let mut timeout = self.call.timeout;
         if let Some(tool) = &self.call.tool
@@ -208,39 +235,44 @@ impl Run {
         }
         let call = Call {
             timeout,
-            handle: CallHandle::below(&self.call.handle),
+            handle,
             session: self.call.session.clone(),
             body: self.call.body.clone(),
             tool: None,
             ..self.call
         };
-        self.made += 1;
-        self.current = Some(Current { attempt: None, pass, _place: place });
+        let holds = Holds { pass, _place: place };
         match attempt::call(&self.backends, call).await {
-            Ok(attempt) => {
-                if let Some(current) = &mut self.current {
-                    current.attempt = Some(attempt);
-                }
-                Ok(())
-            }
+            Ok(attempt) => Ok(Current { attempt, holds }),
             Err(error) => {
-                self.finish(Verdict::of_error(&error));
+                self.count(&holds, Verdict::of_error(&error));
                 Err(error)
             }
         }
     }
 
-    /// The attempt has ended.
-    fn finish(&mut self, verdict: Verdict) {
-        self.count(verdict);
-        self.current = None;
+    /// The next reply to an attempt; its end is counted.
+    async fn reply(&self, current: &mut Current) -> Result<Reply> {
+        let reply = current.attempt.next().await;
+        match &reply {
+            Ok(Reply::Notification(_)) => {
+                if rows(&self.entry).progress_resets {
+                    current.attempt.restart_clock(self.ends);
+                }
+            }
+            Ok(Reply::Answer(answer)) => self.count(&current.holds, Verdict::of_answer(answer)),
+            // What is long is no error.
+            Ok(Reply::Streaming { .. }) => self.count(&current.holds, Verdict::of_answer(b"")),
+            Err(error) => self.count(&current.holds, Verdict::of_error(error)),
+        }
+        reply
     }
 
-    /// Counts the outcome of the attempt.
-    fn count(&mut self, verdict: Verdict) {
+    /// Counts the outcome of an attempt.
+    fn count(&self, holds: &Holds, verdict: Verdict) {
         let Some(failed) = verdict.failed else { return };
         let now = self.backends.board.elapsed();
-        if let Some(ticket) = self.current.as_ref().and_then(|current| current.pass.as_ref())
+        if let Some(ticket) = &holds.pass
             && !ticket.used.replace(true)
             && ticket.breaker.record(self.backends.me, ticket.pass, failed, now)
         {
@@ -257,7 +289,7 @@ impl Run {
     }
 
     /// Waits for a place among the calls of the backend.
-    async fn place(&self, limit: &Concurrency) -> Result<Place> {
+    async fn place(&self, limit: &Concurrency, handle: &CallHandle) -> Result<Place> {
         let crowded = |text: &str| {
             let context = format!("{}: {text}", self.entry.name());
             Error::new(Kind::Crowded).context(context).retry_after(Some(limits::CROWDED_RETRY))
@@ -274,13 +306,162 @@ impl Run {
             patience = patience.min(ends.saturating_duration_since(Instant::now()));
         }
         let wait = rt::time::timeout(patience, waiting.waiter.served.wait());
-        match self.call.handle.watch(wait).await {
-            Err(_) => Err(Error::new(Kind::Cancelled).context(self.entry.name().to_owned())),
+        match handle.watch(wait).await {
+            Err(_) => Err(self.error(Kind::Cancelled)),
             // Dropped, it passes on a place that came in the last moment.
             Ok(_) if waiting.waiter.served.is_set() => Ok(waiting.take()),
             Ok(_) => Err(crowded("waited too long in the queue")),
         }
     }
+}
+
+/// Attempts side by side (`hedging`). Dropped, it cancels all of them.
+struct Race {
+    lanes: Vec<Rc<CallHandle>>,
+    /// Attempts that have not ended.
+    running: usize,
+    hedges_left: u32,
+    delay: Duration,
+    due: Instant,
+    sender: Sender<(usize, Said)>,
+    inbox: Receiver<(usize, Said)>,
+    /// An end that is the answer if no better one comes.
+    last: Option<Result<Vec<u8>>>,
+}
+
+/// What an attempt in a race says.
+enum Said {
+    Note(Vec<u8>),
+    Ended(Result<Vec<u8>>),
+    /// The answer follows in pieces.
+    Long(Box<Current>, Option<u64>),
+}
+
+/// Where a race leads.
+enum Leads {
+    /// On, with a notification.
+    On(Vec<u8>),
+    /// To the end of the best attempt.
+    To(Result<Vec<u8>>),
+    /// To an attempt with a long answer.
+    Over(Box<Current>, Option<u64>),
+}
+
+impl Race {
+    fn new(maker: &Rc<Maker>, hedge: &Hedge) -> Race {
+        let lanes = hedge.max_hedges as usize + 1;
+        let (sender, inbox) = rt::local::queue(limits::SSE_QUEUE_MESSAGES_MAX + lanes);
+        let mut race = Race {
+            lanes: Vec::with_capacity(lanes),
+            running: 0,
+            hedges_left: hedge.max_hedges,
+            delay: hedge.delay,
+            due: Instant::now() + hedge.delay,
+            sender,
+            inbox,
+            last: None,
+        };
+        race.enter(maker);
+        race
+    }
+
+    /// Sends one more attempt.
+    fn enter(&mut self, maker: &Rc<Maker>) {
+        let handle = CallHandle::below(&maker.call.handle);
+        let (lane, maker, sender) = (self.lanes.len(), maker.clone(), self.sender.clone());
+        self.lanes.push(handle.clone());
+        self.running += 1;
+        rt::spawn("hedged attempt", async move {
+            let said = run_lane(&maker, lane, handle, &sender).await;
+            let _ = sender.send((lane, said)).await;
+        });
+    }
+
+    async fn next(&mut self, maker: &Rc<Maker>) -> Leads {
+        loop {
+            if self.running == 0 {
+                let none = || Err(maker.error(Kind::Internal));
+                return Leads::To(self.last.take().unwrap_or_else(none));
+            }
+            let heard = if self.hedges_left > 0 {
+                let wait = self.due.saturating_duration_since(Instant::now());
+                rt::time::timeout(wait, self.inbox.recv()).await
+            } else {
+                Ok(self.inbox.recv().await)
+            };
+            let Ok(heard) = heard else {
+                self.hedge(maker);
+                continue;
+            };
+            let Some((lane, said)) = heard else {
+                self.running = 0;
+                continue;
+            };
+            match said {
+                // Of several the first tells how far it is: numbers must not go back.
+                Said::Note(message) if lane == 0 => return Leads::On(message),
+                Said::Note(_) => {}
+                Said::Long(current, len) => return Leads::Over(current, len),
+                Said::Ended(ended) => {
+                    self.running -= 1;
+                    let well = ended.as_ref().is_ok_and(|answer| !is_error(answer));
+                    if well {
+                        return Leads::To(ended);
+                    }
+                    // An answer says more than a failure.
+                    if ended.is_ok() || !matches!(self.last, Some(Ok(_))) {
+                        self.last = Some(ended);
+                    }
+                }
+            }
+        }
+    }
+
+    fn hedge(&mut self, maker: &Rc<Maker>) {
+        self.hedges_left -= 1;
+        self.due = Instant::now() + self.delay;
+        let retry = rows(&maker.entry).retry.as_ref();
+        let budget = retry.and_then(|retry| retry.budget.as_ref());
+        if budget.is_none_or(|budget| budget.take(maker.backends.board.elapsed())) {
+            self.enter(maker);
+        }
+    }
+}
+
+impl Drop for Race {
+    fn drop(&mut self) {
+        for lane in &self.lanes {
+            // Nothing for those that have ended.
+            lane.cancel(Some("another attempt was faster".to_owned()));
+        }
+    }
+}
+
+/// One attempt of a race, up to its end.
+async fn run_lane(
+    maker: &Maker,
+    lane: usize,
+    handle: Rc<CallHandle>,
+    out: &Sender<(usize, Said)>,
+) -> Said {
+    let mut current = match maker.begin(handle).await {
+        Ok(current) => current,
+        Err(error) => return Said::Ended(Err(error)),
+    };
+    loop {
+        match maker.reply(&mut current).await {
+            // Progress is a courtesy: what finds no room is dropped.
+            Ok(Reply::Notification(message)) => drop(out.try_send((lane, Said::Note(message)))),
+            Ok(Reply::Answer(answer)) => return Said::Ended(Ok(answer)),
+            Ok(Reply::Streaming { len }) => return Said::Long(Box::new(current), len),
+            Err(error) => return Said::Ended(Err(error)),
+        }
+    }
+}
+
+/// Whether a response is an error.
+fn is_error(answer: &[u8]) -> bool {
+    jsonrpc::scan(answer).is_ok_and(|envelope| envelope.kind == Message::ErrorResponse)
 }
 
 /// Whether the proxy itself refused.

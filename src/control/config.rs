@@ -205,6 +205,9 @@ tables! {
         /// are annotated read-only or idempotent. Faults of the client and results that say isError
         /// never are.
         retry: Option<RetryTable> = None;
+        /// Sends a second attempt of a call beside a slow first one, and takes the first success; for
+        /// reads and for tools that are annotated read-only or idempotent.
+        hedging: Option<HedgeTable> = None;
         /// Ejects a backend that fails several times in a row; failures as for circuit_breaker.
         outlier_detection: Option<OutlierTable> = None;
         /// Only these tools are shown. A pattern matches the backend's own names: * is any run of
@@ -350,6 +353,17 @@ tables! {
         min_retries_per_sec: Count<0, 100_000> = Count(10);
         /// Tools that are repeated although they may have been executed; patterns as in
         /// expose_tools.
+        tools: Vec<Glob> = Vec::new();
+    }
+
+    /// `[backends.hedging]`: sends a second attempt beside a slow first one.
+    table HedgeTable needs [], {
+        /// Pause before each further attempt.
+        delay_ms: Count<1, 86_400_000> = Count(200);
+        /// Further attempts of one call at most. Where retry.budget_percent is set, they are taken
+        /// from it.
+        max_hedges: Count<0, 10> = Count(1);
+        /// Tools that are hedged whatever their annotations; patterns as in expose_tools.
         tools: Vec<Glob> = Vec::new();
     }
 

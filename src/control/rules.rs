@@ -14,6 +14,7 @@ use crate::middleware::around::Around;
 use crate::middleware::breaker::{self, Breaker};
 use crate::middleware::concurrency::Concurrency;
 use crate::middleware::filter::{Filter, Rule};
+use crate::middleware::hedge::Hedge;
 use crate::middleware::inject::Inject;
 use crate::middleware::outlier::{self, Outlier, Ward};
 use crate::middleware::params::{Override, Params};
@@ -48,20 +49,26 @@ impl Compiler<'_> {
                 self.warning(&path, "shorter than the time of one attempt, which it cuts");
             }
         }
-        if let Some(retry) = &table.retry {
-            for (index, glob) in retry.tools.iter().enumerate().filter(|(_, glob)| glob.0.is_all())
-            {
-                let path = format!("{}.retry.tools[{index}]", backend.path);
-                let message = format!(
-                    "{:?} repeats every tool whose outcome is unknown, also those that write",
-                    glob.0.text()
-                );
-                self.warning(&path, message);
+        let none = Vec::new();
+        let retried = table.retry.as_ref().map_or(&none, |retry| &retry.tools);
+        let hedged = table.hedging.as_ref().map_or(&none, |hedging| &hedging.tools);
+        for (key, globs, does) in [
+            ("retry", retried, "repeats every tool whose outcome is unknown"),
+            ("hedging", hedged, "sends calls of every tool twice"),
+        ] {
+            for index in (0..globs.len()).filter(|index| globs[*index].0.is_all()) {
+                let path = format!("{}.{key}.tools[{index}]", backend.path);
+                self.warning(&path, format!("\"*\" {does}, also of those that write"));
             }
         }
         Around {
             total,
             retry: table.retry.as_ref().map(retry),
+            hedge: table.hedging.as_ref().map(|table| Hedge {
+                delay: Duration::from_millis(table.delay_ms.0),
+                max_hedges: table.max_hedges.0 as u32,
+                tools: patterns(&table.tools),
+            }),
             concurrency: table.concurrency.as_ref().map(|table| {
                 let (max, queue) = (table.max_concurrent.0 as usize, table.queue.0 as usize);
                 Concurrency::new(max, queue, table.queue_timeout_seconds.0, workers)

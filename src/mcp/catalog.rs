@@ -816,6 +816,7 @@ mod tests {
             session_idle: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(1),
             body_bytes_max: 1,
+            rate: None,
             listen: ListenPlan {
                 addr: "127.0.0.1:0".parse().unwrap(),
                 origins: OriginRule::Loopback,

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::breaker::Breaker;
 use super::concurrency::Concurrency;
+use super::hedge::Hedge;
 use super::outlier::Outlier;
 use super::rate::RateLimit;
 use super::retry::{Outcome, Retry};
@@ -28,6 +29,8 @@ pub struct Around {
     pub total: Option<Duration>,
     /// Whether a failed attempt is made again.
     pub retry: Option<Retry>,
+    /// Whether a slow attempt gets company.
+    pub hedge: Option<Hedge>,
     /// Calls at once.
     pub concurrency: Option<Concurrency>,
     /// Attempts in a time.

@@ -216,7 +216,10 @@ impl Breaker {
 
     /// The call ended without saying anything about the backend, such as by its caller's leave.
     pub fn give_back(&self, pass: Pass) {
-        while pass.probe {
+        if !pass.probe {
+            return;
+        }
+        loop {
             let old = self.shared.word.0.load(Ordering::SeqCst);
             let (state, era, rest) = parts(old);
             if state != HALF_OPEN || era != pass.era || rest >> 20 == 0 {

@@ -13,6 +13,7 @@ pub mod around;
 pub mod breaker;
 pub mod concurrency;
 pub mod filter;
+pub mod hedge;
 pub mod inject;
 pub mod outlier;
 pub mod params;

@@ -78,7 +78,7 @@ impl Retry {
         let doubled = 1u32.checked_shl(made.saturating_sub(1)).unwrap_or(u32::MAX);
         let bound = self.initial.saturating_mul(doubled).min(self.max);
         let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-        Some(Duration::from_nanos((u128::from(chance) * u128::from(nanos) >> 64) as u64))
+        Some(Duration::from_nanos(((u128::from(chance) * u128::from(nanos)) >> 64) as u64))
     }
 }
 

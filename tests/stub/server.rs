@@ -549,6 +549,9 @@ impl Stub {
         };
         self.note(&format!("unsteady {key} {time}"));
         let fails = arguments["fails"].as_u64().unwrap_or(0);
+        if arguments["fail_at"].as_u64() == Some(time as u64) {
+            return Reply::Answer(error(id, -32603, "as asked"));
+        }
         if time as u64 > fails {
             if !job.pause(Duration::from_millis(arguments["ms"].as_u64().unwrap_or(0))) {
                 return Reply::Silence;
