@@ -36,6 +36,11 @@ pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// A client that takes no byte of its answer.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A refused client may go on sending for this long, and this many bytes, unread: closing at once
+/// would reset the connection and take the answer with it.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+/// See [`LINGER_TIMEOUT`].
+pub const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Requests of one connection.
 pub const REQUESTS_PER_CONNECTION_MAX: u32 = 10_000;
 /// Connections of one client address; loopback addresses are free of it.
@@ -85,6 +90,46 @@ pub const IN_FLIGHT_MAX: usize = 1024;
 pub const LIST_PAGES_MAX: usize = 1000;
 /// See [`LIST_PAGES_MAX`].
 pub const LIST_ENTRIES_MAX: usize = 100_000;
+/// Bytes kept of the lists of one kind and backend.
+pub const LIST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A burst of list changes is answered by one refresh, this long after the first.
+pub const LIST_CHANGE_PAUSE: Duration = Duration::from_millis(100);
+/// A ping that is not answered within this marks its backend as down. Shorter than
+/// [`REQUEST_TIMEOUT`]: a ping costs a server nothing, and nothing but the mark depends on it.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two probes of a backend whose calls fail while its pings are answered.
+pub const PROBE_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two attempts to reach an HTTP backend: an attempt is one connect, so
+/// the pauses that spare a crashing child need not apply in full.
+pub const HTTP_RETRY_MAX: Duration = Duration::from_secs(5);
+/// The longest pause before a child is started again that had once completed its handshake.
+pub const RESTART_AFTER_UP_MAX: Duration = Duration::from_secs(10);
+/// A backend that lived this long has its back-off forgotten.
+pub const LIVED_WELL: Duration = Duration::from_secs(10);
+/// Failures in a row from which on a child is shown as crash-looping.
+pub const CRASH_LOOP_AFTER: u32 = 4;
+/// A call waits this long for a child that is just being started again, for its handshake is
+/// usually a matter of milliseconds; the same patience as [`CONNECT_TIMEOUT_DOWN`].
+pub const RESTART_WAIT: Duration = CONNECT_TIMEOUT_DOWN;
+/// After a cancellation a backend may still answer for this long.
+pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
+/// How often deadlines of calls are looked at; also how late an expiry may be.
+pub const DEADLINE_TICK: Duration = Duration::from_millis(20);
+/// Between two rounds of closing what was idle for too long.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Resolved addresses of a backend are used for this long; then they are looked up again.
+pub const ADDRESS_TTL: Duration = Duration::from_secs(30);
+/// A pooled connection that was idle for less is used without asking the kernel whether its peer
+/// has left meanwhile.
+pub const POOL_TRUST: Duration = Duration::from_millis(1);
+/// An event stream that goes on after the answer is read for this long, then closed.
+pub const DRAIN_AFTER_ANSWER: Duration = Duration::from_secs(1);
+/// Messages of the proxy's own beside calls: cancellations, session ends, answers to pings.
+pub const SIDE_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a session id that a backend may give.
+pub const BACKEND_SESSION_ID_BYTES_MAX: usize = 1024;
+/// Bytes of one line of a child's stderr; what is longer is cut.
+pub const STDERR_LINE_BYTES_MAX: usize = 4 * 1024;
 
 /// Client sessions: default of `proxy.max_sessions`.
 pub const SESSIONS_MAX: usize = 10_000;
@@ -94,6 +139,32 @@ pub const SESSION_IDLE: Duration = Duration::from_secs(1800);
 pub const STREAMS_PER_SESSION_MAX: usize = 8;
 /// Default of `proxy.shutdown_timeout_seconds`.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pooled connections to one backend, per worker: default of `max_connections`. As many as calls
+/// usually run at once; each costs a descriptor here and there.
+pub const POOL_CONNECTIONS_MAX: usize = 256;
+/// Default of `idle_seconds`: under the 75 s after which common servers close idle connections.
+pub const POOL_IDLE: Duration = Duration::from_secs(60);
+/// Default of `max_children`: a script interpreter takes some 50 MiB.
+pub const CHILDREN_MAX: usize = 64;
+/// Default of `idle_stop_seconds`.
+pub const CHILD_IDLE_STOP: Duration = Duration::from_secs(300);
+
+/// How often the control thread looks up when nobody has anything to say to it.
+pub const CONTROL_TICK: Duration = Duration::from_millis(100);
+/// Notes of workers that wait for the control thread; beyond it they are dropped.
+pub const NOTES_LEN: usize = 1024;
+/// Workers that have not ended this long after all their limits are left behind.
+pub const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
+/// The banner waits this long for backends that are in their first start.
+pub const BANNER_WAIT: Duration = Duration::from_secs(2);
+
+/// Bytes of a configuration file.
+pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a file that holds one secret, or PEM certificates.
+pub const SECRET_BYTES_MAX: usize = 1024 * 1024;
+/// Faults in the TOML syntax that are shown: one is often the cause of many.
+pub const CONFIG_SYNTAX_FAULTS_MAX: usize = 10;
 
 /// Mail waiting for one worker from one sender; a full box is answered with 503.
 pub const MAILBOX_LEN: usize = 4096;

@@ -1,3 +1,493 @@
 //! Owns: backends as a worker sees them: calling them, keeping them alive.
 //! Never: client connections; JSON-RPC semantics beyond id, method and progress token.
 //! Next: `attempt`, the only place that repeats or abandons a call.
+//!
+//! Each backend has one owner worker, whose supervisor keeps it up, reads its lists and mails them
+//! to all. A child belongs to its owner, and other workers mail it whole messages. A backend over
+//! HTTP is called by every worker on connections of its own; only sessions with it are opened in
+//! one place: a client session's by the worker that owns that session, the proxy's own by the
+//! backend's owner.
+
+pub mod health;
+
+mod address;
+mod attempt;
+mod bell;
+mod entry;
+mod failure;
+mod frame;
+mod handle;
+mod http;
+mod judge;
+mod leg;
+mod line;
+mod link;
+mod listen;
+mod listing;
+mod names;
+mod own;
+mod pool;
+mod relay;
+mod stderr;
+mod stdio;
+mod supervise;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahash::{AHashMap, AHashSet};
+
+pub use failure::Failure;
+pub use handle::{CallHandle, Item};
+pub use leg::Leg;
+
+use crate::error::{Error, Kind, Result};
+use crate::jsonrpc::Span;
+use crate::limits;
+use crate::mcp::catalog::Slice;
+use crate::mcp::session::{SessionId, SessionRecord};
+use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
+use crate::rt;
+use crate::rt::local::Event;
+use attempt::Guard;
+use entry::Entry;
+use handle::{Clock, Stop};
+use health::{Board, State};
+
+/// How a worker sends mail to another; full boxes give the mail back.
+pub type Post = Rc<dyn Fn(WorkerId, BackendMail) -> std::result::Result<(), BackendMail>>;
+
+/// What is done on this worker when a backend's lists changed; `None` = they are withdrawn.
+pub type OnSlice = Box<dyn Fn(BackendId, Option<Arc<Slice>>)>;
+
+/// A request for a backend.
+pub struct Call {
+    /// Which one.
+    pub backend: BackendId,
+    /// The client's session, if it has one.
+    pub session: Option<Arc<SessionRecord>>,
+    /// Whether it is `tools/call`.
+    pub tool_call: bool,
+    /// Whether it may be repeated when it is unknown whether it was executed.
+    pub safe: bool,
+    /// The JSON-RPC request, scanned and found well-formed; the backend's own name is in place, the
+    /// client's id and progress token are still in it.
+    pub body: Vec<u8>,
+    /// Where its id stands.
+    pub id: Span,
+    /// Where its progress token stands.
+    pub progress_token: Option<Span>,
+    /// From now to the last byte of its answer.
+    pub timeout: Duration,
+    /// To cancel it with; made for this call alone.
+    pub handle: Rc<CallHandle>,
+}
+
+/// What a backend sends for a call: any number of notifications, then one of the others.
+#[derive(Debug)]
+pub enum Reply {
+    /// A whole notification; the client's progress token is in place.
+    Notification(Vec<u8>),
+    /// The whole answer, result or error; the client's id is in place.
+    Answer(Vec<u8>),
+    /// The answer is long: it follows through [`Replies::chunk`].
+    Streaming {
+        /// Its length, if the backend said so.
+        len: Option<u64>,
+    },
+}
+
+/// The replies to one call. Dropping it abandons the call: its connection is closed, or its answer
+/// dropped when it comes; the backend is told only if the call was cancelled before.
+pub struct Replies {
+    // Before the guard: a cancellation that was not told yet is told while the call still counts.
+    wire: Wire,
+    guard: Guard,
+}
+
+enum Wire {
+    Http(Box<http::HttpReplies>),
+    Line(line::LineReplies),
+}
+
+impl Replies {
+    /// The next reply; not to be called again after the answer. A drop loses nothing but the place
+    /// in the stream: drop the whole.
+    ///
+    /// # Errors
+    /// One error ends the call; its context names the backend.
+    pub async fn next(&mut self) -> Result<Reply> {
+        let reply = match &mut self.wire {
+            Wire::Http(http) => http.next().await,
+            Wire::Line(line) => line.next().await,
+        };
+        self.guard.judge(reply)
+    }
+
+    /// The next piece of a streamed answer, `None` at its proper end.
+    ///
+    /// # Errors
+    /// The answer is not whole or not to this call: what was passed on so far must not look like a
+    /// whole answer, so the client's connection has to be aborted.
+    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
+        let chunk = match &mut self.wire {
+            Wire::Http(http) => http.chunk().await,
+            Wire::Line(_) => Ok(None),
+        };
+        self.guard.judge(chunk)
+    }
+}
+
+/// Mail between the backends of two workers.
+pub enum BackendMail {
+    /// A backend's lists changed; `None` = withdrawn.
+    Slice {
+        /// Whose.
+        backend: BackendId,
+        /// The new ones.
+        slice: Option<Arc<Slice>>,
+    },
+    /// A backend's first start ended, well or not.
+    Settled {
+        /// Whose.
+        backend: BackendId,
+    },
+    /// A request for a child that the receiver owns.
+    Send {
+        /// Which backend.
+        backend: BackendId,
+        /// Under isolation `session`: whose child.
+        session: Option<Arc<SessionRecord>>,
+        /// Its number on the channel.
+        id: u64,
+        /// The request with the client's id and token.
+        body: Vec<u8>,
+        /// Where the id stands.
+        span: Span,
+        /// Where the token stands.
+        token: Option<Span>,
+    },
+    /// Something arrived for a call of the receiver.
+    Carry {
+        /// The call's number.
+        id: u64,
+        /// What.
+        item: Item,
+    },
+    /// Cancel a request sent earlier; its answer is still wanted.
+    Cancel {
+        /// Which backend.
+        backend: BackendId,
+        /// Whose child.
+        session: Option<SessionId>,
+        /// Its number.
+        id: u64,
+        /// The client's reason.
+        reason: Option<String>,
+    },
+    /// Nobody waits for the answer of a request any more.
+    Forget {
+        /// Which backend.
+        backend: BackendId,
+        /// Whose child.
+        session: Option<SessionId>,
+        /// Its number.
+        id: u64,
+    },
+    /// What session shall be used with a backend over HTTP?
+    Ask {
+        /// Which backend.
+        backend: BackendId,
+        /// The client's session; `None` = the one that all share.
+        session: Option<Arc<SessionRecord>>,
+        /// The generation that the backend does not know any more.
+        lost: Option<u64>,
+    },
+    /// The answer to `Ask`.
+    Told {
+        /// Which backend.
+        backend: BackendId,
+        /// The client's session.
+        session: Option<SessionId>,
+        /// The session with the backend.
+        leg: std::result::Result<Arc<Leg>, Failure>,
+    },
+    /// Something for a backend's supervisor to look at.
+    Hint {
+        /// Which backend.
+        backend: BackendId,
+        /// Flags of its bell.
+        flags: u32,
+    },
+}
+
+/// The backends of one worker.
+pub struct Backends {
+    me: WorkerId,
+    plan: Arc<Plan>,
+    post: Post,
+    board: Arc<Board>,
+    on_slice: OnSlice,
+    entries: Vec<Rc<Entry>>,
+    clock: Rc<Clock>,
+    /// Numbers for requests; see [`Backends::number`].
+    serial: Cell<u64>,
+    /// Calls of this worker at children of other workers.
+    away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
+    /// Requests of other workers that wait here for their child to start.
+    parked: RefCell<AHashSet<u64>>,
+    /// Mail that must not be lost and found a full box. Bounded by the calls in flight.
+    backlog: RefCell<VecDeque<(WorkerId, BackendMail)>>,
+    /// The end has begun.
+    stopping: Event,
+    /// Supervisors and children of sessions that have not ended.
+    running: Cell<usize>,
+}
+
+impl Backends {
+    /// The backends of worker `me`. Nothing happens before [`Backends::start`].
+    pub fn new(
+        me: WorkerId,
+        plan: &Arc<Plan>,
+        post: Post,
+        board: Arc<Board>,
+        on_slice: OnSlice,
+    ) -> Rc<Backends> {
+        Rc::new(Backends {
+            me,
+            plan: plan.clone(),
+            post,
+            board,
+            on_slice,
+            entries: plan
+                .backends
+                .iter()
+                .map(|backend| Rc::new(Entry::new(backend, plan.workers)))
+                .collect(),
+            clock: Clock::new(Instant::now()),
+            serial: Cell::new(0),
+            away: RefCell::new(AHashMap::new()),
+            parked: RefCell::new(AHashSet::new()),
+            backlog: RefCell::new(VecDeque::new()),
+            stopping: Event::new(),
+            running: Cell::new(0),
+        })
+    }
+
+    /// Starts the supervisors of the backends that this worker owns, and its clock.
+    pub fn start(self: &Rc<Self>) {
+        rt::spawn("backend clock", self.clone().keep_time());
+        for entry in &self.entries {
+            if entry.owner == self.me {
+                self.running.set(self.running.get() + 1);
+                rt::spawn("supervisor", supervise::run(self.clone(), entry.clone()));
+            }
+        }
+    }
+
+    /// Sends a request, and returns when its answer has begun or, for a child, when it is sent.
+    /// The request is repeated only where that is right (`attempt`). A drop abandons it.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`], [`Kind::Lost`], [`Kind::BadAnswer`], [`Kind::Timeout`],
+    /// [`Kind::Busy`], [`Kind::Capacity`], [`Kind::Cancelled`]; the context names the backend.
+    pub async fn call(self: &Rc<Self>, call: Call) -> Result<Replies> {
+        attempt::call(self, call).await
+    }
+
+    /// A client session ended: what it had at backends ends. To be called on its owner; other
+    /// workers notice by themselves.
+    pub fn end_session(self: &Rc<Self>, session: &Arc<SessionRecord>) {
+        for entry in &self.entries {
+            match &entry.wire {
+                entry::Wire::Http(_) => leg::end(self, entry, session.id),
+                entry::Wire::Stdio(stdio) => stdio.end(session.id),
+            }
+        }
+    }
+
+    /// Whether a backend's first start has ended, well or not.
+    pub fn is_settled(&self, backend: BackendId) -> bool {
+        self.entries[backend].settled.is_set()
+    }
+
+    /// Waits until every backend's first start has ended, well or not; each is bounded by its
+    /// `startup_timeout`. Safe to drop.
+    pub async fn settled(&self) {
+        for entry in &self.entries {
+            entry.settled.wait().await;
+        }
+    }
+
+    /// Takes mail from the backends of another worker.
+    pub fn on_mail(self: &Rc<Self>, from: WorkerId, mail: BackendMail) {
+        match mail {
+            BackendMail::Slice { backend, slice } => (self.on_slice)(backend, slice),
+            BackendMail::Settled { backend } => self.entries[backend].settled.set(),
+            BackendMail::Send { backend, session, id, body, span, token } => {
+                line::send_for(self, from, backend, session, id, body, span, token);
+            }
+            BackendMail::Carry { id, item } => {
+                let handle = match item {
+                    Item::Notification(_) => self.away.borrow().get(&id).cloned(),
+                    _ => self.away.borrow_mut().remove(&id),
+                };
+                if let Some(handle) = handle {
+                    handle.deliver(item);
+                }
+            }
+            BackendMail::Cancel { backend, session, id, reason } => {
+                if let Some(link) = self.entries[backend].link(session) {
+                    link.cancel(id, reason.as_deref());
+                }
+            }
+            BackendMail::Forget { backend, session, id } => {
+                self.parked.borrow_mut().remove(&id);
+                if let Some(link) = self.entries[backend].link(session) {
+                    link.forget(id);
+                }
+            }
+            BackendMail::Ask { backend, session, lost } => {
+                leg::ask_for(self, from, backend, session, lost);
+            }
+            BackendMail::Told { backend, session, leg } => {
+                leg::told(self, &self.entries[backend], session, leg);
+            }
+            BackendMail::Hint { backend, flags } => self.entries[backend].bell.ring(flags),
+        }
+    }
+
+    /// Ends everything: children are stopped and reaped, sessions ended, connections closed. Calls
+    /// still in flight fail. Returns when that is done, at the latest after the time that a child
+    /// is given to end.
+    pub async fn stop(self: &Rc<Self>) {
+        self.stopping.set();
+        for entry in &self.entries {
+            entry.bell.ring(supervise::STOP);
+            if let entry::Wire::Stdio(stdio) = &entry.wire {
+                stdio.end_all();
+            }
+        }
+        leg::end_all(self).await;
+        let patience = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER + Duration::from_secs(2);
+        let end = Instant::now() + patience;
+        while self.running.get() > 0 && Instant::now() < end {
+            rt::time::sleep(Duration::from_millis(5)).await;
+        }
+        for entry in &self.entries {
+            if let entry::Wire::Http(http) = &entry.wire {
+                http.pool.clear();
+            }
+        }
+    }
+
+    /// Deadlines, idle connections, ended sessions, mail that waits for room.
+    async fn keep_time(self: Rc<Self>) {
+        let mut swept = Instant::now();
+        while !self.stopping.is_set() || self.running.get() > 0 {
+            self.clock.pause(limits::SWEEP_INTERVAL).await;
+            let now = Instant::now();
+            self.clock.tick(now);
+            self.flush();
+            if now.duration_since(swept) >= limits::SWEEP_INTERVAL {
+                swept = now;
+                self.sweep(now);
+            }
+        }
+    }
+
+    fn sweep(self: &Rc<Self>, now: Instant) {
+        for entry in &self.entries {
+            match (&entry.wire, &entry.plan.transport) {
+                (entry::Wire::Http(http), TransportPlan::Http(plan)) => {
+                    http.pool.reap(now, plan.idle);
+                    self.board.set_idle(self.me, entry.id, http.pool.len());
+                    leg::sweep(self, entry);
+                }
+                (entry::Wire::Stdio(stdio), TransportPlan::Stdio(plan)) => {
+                    stdio.sweep(now, plan.idle_stop);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A number that no other request on any shared channel has: workers take turns. Numbers stay
+    /// small, since some servers read ids into 32 bits.
+    fn number(&self) -> u64 {
+        let serial = self.serial.get() + 1;
+        self.serial.set(serial);
+        serial * self.plan.workers as u64 + self.me as u64
+    }
+
+    /// Mail that may be lost when the box is full.
+    fn try_send(&self, to: WorkerId, mail: BackendMail) -> std::result::Result<(), BackendMail> {
+        if self.backlog.borrow().is_empty() { (self.post)(to, mail) } else { Err(mail) }
+    }
+
+    /// Mail that must arrive: kept until there is room.
+    fn send(&self, to: WorkerId, mail: BackendMail) {
+        if let Err(mail) = self.try_send(to, mail) {
+            self.backlog.borrow_mut().push_back((to, mail));
+        }
+    }
+
+    fn flush(&self) {
+        let waiting = self.backlog.borrow().len();
+        for _ in 0..waiting {
+            let Some((to, mail)) = self.backlog.borrow_mut().pop_front() else { return };
+            if let Err(mail) = (self.post)(to, mail) {
+                self.backlog.borrow_mut().push_front((to, mail));
+                return;
+            }
+        }
+    }
+
+    /// To all other workers.
+    fn broadcast(&self, mail: impl Fn() -> BackendMail) {
+        for worker in (0..self.plan.workers).filter(|worker| *worker != self.me) {
+            self.send(worker, mail());
+        }
+    }
+
+    /// Wakes a backend's supervisor, wherever it is.
+    fn hint(&self, entry: &Entry, flags: u32) {
+        if entry.owner == self.me {
+            entry.bell.ring(flags);
+        } else {
+            // The next call brings the next hint.
+            let _ = self.try_send(entry.owner, BackendMail::Hint { backend: entry.id, flags });
+        }
+    }
+
+    /// A backend answered something.
+    fn succeeded(&self, entry: &Entry) {
+        self.board.succeeded(self.me, entry.id, self.clock.now());
+        if self.board.state(entry.id) != State::Up && entry.settled.is_set() {
+            self.hint(entry, supervise::SUCCEEDED);
+        }
+    }
+
+    /// A call failed in a way that says something about the backend.
+    fn failed(&self, entry: &Entry, kind: Kind) {
+        let telling = matches!(kind, Kind::Unavailable | Kind::Lost | Kind::Timeout);
+        if telling && self.board.state(entry.id) == State::Up {
+            self.hint(entry, supervise::FAILED);
+        }
+    }
+
+    fn is_down(&self, entry: &Entry) -> bool {
+        !matches!(self.board.state(entry.id), State::Up | State::Starting)
+    }
+}
+
+/// The error of a wait that was stopped.
+fn stopped(stop: Stop, handle: &CallHandle, name: &str, limit: Duration) -> Error {
+    if stop == Stop::Cancelled || handle.is_cancelled() {
+        return Error::new(Kind::Cancelled).context(name.to_owned());
+    }
+    Error::new(Kind::Timeout).context(format!("{name} after {} s", limit.as_secs_f64()))
+}

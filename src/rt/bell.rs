@@ -49,12 +49,13 @@ pub(super) fn pollable(fd: OwnedFd) -> io::Result<UnixStream> {
 pub(super) struct Listening {
     /// epoll: readiness, then a read that cannot wait, as there is one listener.
     poll: Option<UnixStream>,
-    /// ring: one read, half the calls. It may be dropped: what it takes along is a count.
+    /// ring: one read, half the calls.
     read: Option<File>,
 }
 
 impl Listening {
-    /// Waits for a ring since the last wait.
+    /// Waits for a ring since the last wait. Never drop it and wait again: as with any read, the
+    /// ring may have been taken already, and the next wait would miss it.
     pub(super) async fn heard(&self) -> io::Result<()> {
         if let Some(read) = &self.read {
             return read.read_at(vec![0u8; 8], 0).await.0.map(drop);
@@ -180,5 +181,83 @@ impl<T> Replied<T> {
         // A lock that is never held for longer than a move.
         let value = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
         value.ok_or_else(|| io::Error::other("the other thread gave no answer"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::everywhere;
+    use crate::rt::{Either, local, race, spawn, time};
+    use std::time::Duration;
+
+    #[test]
+    fn a_bell_is_heard_before_and_while_listening() {
+        everywhere(async || {
+            let bell = Bell::new().unwrap();
+            bell.ring();
+            bell.ring();
+            let listening = bell.listen().unwrap();
+            listening.heard().await.unwrap();
+            for _ in 0..100 {
+                let mut heard = pin!(listening.heard());
+                let nap = time::sleep(Duration::from_millis(1));
+                let first = race(heard.as_mut(), nap).await;
+                assert!(matches!(first, Either::Right(())), "nobody rang");
+                let far = bell.clone();
+                let thread = std::thread::spawn(move || far.ring());
+                heard.await.unwrap();
+                thread.join().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn a_reply_crosses_or_its_loss_is_told() {
+        everywhere(async || {
+            let (reply, replied) = reply().unwrap();
+            std::thread::spawn(move || reply.send(7));
+            assert_eq!(replied.get().await.unwrap(), 7);
+            let (lost, replied) = super::reply::<u8>().unwrap();
+            std::thread::spawn(move || drop(lost));
+            assert!(replied.get().await.is_err());
+        });
+    }
+
+    #[test]
+    fn a_breath_lets_timers_and_tasks_run() {
+        everywhere(async || {
+            let event = std::rc::Rc::new(local::Event::new());
+            let set = event.clone();
+            spawn("timer", async move {
+                for _ in 0..5 {
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+                set.set();
+            });
+            let mut breath = Breath::new().unwrap();
+            while !event.is_set() {
+                breath.take().await; // never sleeps itself, and would spin for ever
+            }
+        });
+    }
+
+    /// As a task does between two fast peers on epoll: its I/O never waits.
+    #[test]
+    fn io_that_never_waits_is_paced() {
+        everywhere(async || {
+            let event = std::rc::Rc::new(local::Event::new());
+            let set = event.clone();
+            spawn("timer", async move {
+                for _ in 0..5 {
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+                set.set();
+            });
+            let mut streak = Streak::default();
+            while !event.is_set() {
+                streak.pace(std::future::ready(())).await;
+            }
+        });
     }
 }

@@ -85,3 +85,51 @@ pub async fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> i
     }))?;
     replied.get().await?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::everywhere;
+    use crate::rt::{join, time};
+    use std::time::Duration;
+
+    #[test]
+    fn helpers_answer_while_the_loop_goes_on() {
+        everywhere(async || {
+            let slow = run(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                std::thread::current().name().map(str::to_owned)
+            });
+            let ticks = async {
+                for _ in 0..5 {
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let (name, ()) = join(slow, ticks).await;
+            assert_eq!(name.unwrap().as_deref(), Some("helper"));
+            for n in 0..100 {
+                assert_eq!(run(move || n + 1).await.unwrap(), n + 1);
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_costs_no_helper() {
+        everywhere(async || {
+            for _ in 0..2 * limits::BLOCKING_THREADS {
+                let error = run(|| panic!("expected by this test")).await.unwrap_err();
+                assert!(error.to_string().contains("expected by this test"), "{error}");
+            }
+            assert_eq!(run(|| 1).await.unwrap(), 1);
+        });
+    }
+
+    #[test]
+    fn a_dropped_call_harms_nobody() {
+        everywhere(async || {
+            let slow = run(|| std::thread::sleep(Duration::from_millis(20)));
+            assert!(time::timeout(Duration::from_millis(1), slow).await.is_err());
+            assert_eq!(run(|| 2).await.unwrap(), 2);
+        });
+    }
+}

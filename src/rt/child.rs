@@ -381,3 +381,284 @@ impl Output {
         self.0.read(buf, room).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::everywhere;
+    use crate::rt::{Driver, join, local, signals};
+    use std::io::{BufRead, BufReader};
+
+    fn spec(program: &str, args: &[&str]) -> Spec {
+        Spec {
+            program: program.into(),
+            args: args.iter().map(Into::into).collect(),
+            env: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
+            cwd: None,
+        }
+    }
+
+    async fn all(output: &mut Output) -> String {
+        let mut buf = Vec::new();
+        loop {
+            let (n, back) = output.read(buf, 4096).await;
+            buf = back;
+            if n.unwrap() == 0 {
+                return String::from_utf8(buf).unwrap();
+            }
+        }
+    }
+
+    async fn line(output: &mut Output) -> String {
+        let mut buf = Vec::new();
+        while buf.last() != Some(&b'\n') {
+            let (n, back) = output.read(buf, 64).await;
+            buf = back;
+            assert_ne!(n.unwrap(), 0, "{}", String::from_utf8_lossy(&buf));
+        }
+        String::from_utf8(buf).unwrap().trim().to_owned()
+    }
+
+    /// Whether the process is there and not a zombie.
+    fn runs(pid: &str) -> bool {
+        std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
+    }
+
+    async fn gone(pid: &str) {
+        while runs(pid) {
+            time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    #[test]
+    fn echo_and_a_proper_end() {
+        everywhere(async || {
+            let Child { mut stdin, mut stdout, mut stderr, handle } =
+                spawn(spec("cat", &[])).await.unwrap();
+            for n in 0..200 {
+                stdin.write_all(format!("line {n}\n").into_bytes()).await.0.unwrap();
+                assert_eq!(line(&mut stdout).await, format!("line {n}"));
+            }
+            assert_eq!(handle.status(), None);
+            stdin.close();
+            assert!(handle.exited().await.success());
+            assert!(handle.exited().await.success(), "known for ever");
+            assert_eq!(all(&mut stdout).await + &all(&mut stderr).await, "");
+            assert!(!std::path::Path::new(&format!("/proc/{}", handle.pid())).exists(), "reaped");
+            handle.signal_group(libc::SIGKILL); // nothing, and certainly no stranger
+        });
+    }
+
+    /// Larger than the pipe, both ways at once.
+    #[test]
+    fn megabytes_through_a_child() {
+        everywhere(async || {
+            let Child { mut stdin, mut stdout, handle, .. } =
+                spawn(spec("cat", &[])).await.unwrap();
+            let sent: Vec<u8> = (0..2_000_000u32).map(|n| (n >> 2) as u8).collect();
+            let write = async {
+                let (result, sent) = stdin.write_all(sent).await;
+                result.unwrap();
+                stdin.close();
+                sent
+            };
+            let read = async {
+                let mut buf = Vec::new();
+                loop {
+                    let (n, back) = stdout.read(buf, 64 * 1024).await;
+                    buf = back;
+                    if n.unwrap() == 0 {
+                        return buf;
+                    }
+                }
+            };
+            let (sent, echoed) = join(write, read).await;
+            assert!(sent == echoed);
+            assert!(handle.exited().await.success());
+        });
+    }
+
+    #[test]
+    fn the_exit_status_is_told() {
+        everywhere(async || {
+            let child = spawn(spec("sh", &["-c", "exit 7"])).await.unwrap();
+            assert_eq!(child.handle.exited().await.code(), Some(7));
+            let child = spawn(spec("sleep", &["1000"])).await.unwrap();
+            let other = child.handle.clone();
+            let kill = async {
+                time::sleep(Duration::from_millis(5)).await;
+                other.signal_group(libc::SIGTERM);
+            };
+            let (a, (b, ())) = join(child.handle.exited(), join(child.handle.exited(), kill)).await;
+            assert_eq!((a.signal(), b.signal()), (Some(libc::SIGTERM), Some(libc::SIGTERM)));
+        });
+    }
+
+    #[test]
+    fn faults_of_the_start_are_errors() {
+        everywhere(async || {
+            let error = spawn(spec("no-such-program-anywhere", &[])).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+            let cwd = Some("/no/such/directory".into());
+            let error = spawn(Spec { cwd, ..spec("cat", &[]) }).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        });
+    }
+
+    #[test]
+    fn a_child_gets_what_it_was_given_and_nothing_else() {
+        everywhere(async || {
+            let leak = std::fs::File::open("/dev/null").unwrap();
+            sys::testing::clear_cloexec(leak.as_raw_fd()).unwrap();
+            let script = "echo $0 $1; pwd; env | sort | grep -v -e ^PATH= -e ^PWD= -e ^_= -e \
+                          ^SHLVL= -e ^OLDPWD=; ls /proc/self/fd | tr '\\n' ' '";
+            let mut spec = spec("sh", &["-c", script, "zero", "one two"]);
+            spec.env.push(("ONLY".into(), "this".into()));
+            spec.cwd = Some("/".into());
+            let mut child = spawn(spec).await.unwrap();
+            // 3 is the directory that ls itself has open.
+            assert_eq!(all(&mut child.stdout).await, "zero one two\n/\nONLY=this\n0 1 2 3 ");
+            assert!(child.handle.exited().await.success());
+        });
+    }
+
+    const FAMILY: &str = "sleep 1000 & echo $!; wait";
+
+    #[test]
+    fn a_signal_reaches_the_grandchild() {
+        everywhere(async || {
+            let mut child = spawn(spec("sh", &["-c", FAMILY])).await.unwrap();
+            let grandchild = line(&mut child.stdout).await;
+            assert!(runs(&grandchild));
+            child.handle.signal_group(libc::SIGKILL);
+            assert_eq!(child.handle.exited().await.signal(), Some(libc::SIGKILL));
+            gone(&grandchild).await;
+            assert_eq!(all(&mut child.stdout).await, "", "the last writer is gone");
+        });
+    }
+
+    #[test]
+    fn what_a_child_leaves_behind_is_killed() {
+        everywhere(async || {
+            let script = "sleep 1000 >/dev/null 2>&1 & echo $!";
+            let mut child = spawn(spec("sh", &["-c", script])).await.unwrap();
+            let grandchild = line(&mut child.stdout).await;
+            assert!(child.handle.exited().await.success());
+            gone(&grandchild).await;
+        });
+    }
+
+    #[test]
+    fn nobody_holds_it_so_it_is_killed_and_reaped() {
+        everywhere(async || {
+            let child = spawn(spec("sleep", &["1000"])).await.unwrap();
+            let pid = child.handle.pid();
+            drop(child);
+            while std::path::Path::new(&format!("/proc/{pid}")).exists() {
+                time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_start_that_nobody_awaits_leaves_no_child() {
+        everywhere(async || {
+            let mark = format!("9{:09}", std::process::id());
+            for _ in 0..5 {
+                let start = spawn(spec("sleep", &[&mark]));
+                let _ = time::timeout(Duration::ZERO, start).await;
+            }
+            // A birth behind them in the line: all have been born by then.
+            let last = spawn(spec("true", &[])).await.unwrap();
+            last.handle.exited().await;
+            let left = || {
+                std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+                    std::fs::read(entry.path().join("cmdline"))
+                        .is_ok_and(|line| line.split(|b| *b == 0).any(|a| a == mark.as_bytes()))
+                })
+            };
+            while left() {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_child_that_does_not_read_parks_only_its_task() {
+        everywhere(async || {
+            let Child { mut stdin, handle, .. } = spawn(spec("sleep", &["1000"])).await.unwrap();
+            let (sender, mut written) = local::queue(1);
+            super::super::spawn("writer", async move {
+                let (result, buf) = stdin.write_all(vec![b'x'; 1 << 20]).await;
+                assert_eq!(buf.len(), 1 << 20);
+                assert!(sender.try_send(result.map_err(|e| e.kind())).is_ok());
+            });
+            for _ in 0..10 {
+                time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(written.try_recv(), None);
+            handle.signal_group(libc::SIGKILL);
+            assert_eq!(written.recv().await, Some(Err(io::ErrorKind::BrokenPipe)));
+        });
+    }
+
+    #[test]
+    fn a_chatty_child_does_not_starve_timers() {
+        everywhere(async || {
+            let Child { mut stdout, handle, .. } = spawn(spec("yes", &[])).await.unwrap();
+            super::super::spawn("timer", async move {
+                for _ in 0..10 {
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+                handle.signal_group(libc::SIGKILL);
+            });
+            let mut buf = Vec::new();
+            loop {
+                buf.clear();
+                let (n, back) = stdout.read(buf, 16).await;
+                buf = back;
+                if n.unwrap() == 0 {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Not a test by itself: a parent that dies without a word, run by the next one.
+    #[test]
+    #[ignore = "run by the_kernel_kills_what_we_leave"]
+    fn parent() {
+        if std::env::var_os("RT_TEST_PARENT").is_none() {
+            return;
+        }
+        signals::block().unwrap();
+        let run = async {
+            let mut mask = spawn(spec("grep", &["SigBlk", "/proc/self/status"])).await.unwrap();
+            let mask = all(&mut mask.stdout).await;
+            let child = spawn(spec("sleep", &["1000"])).await.unwrap();
+            println!("\nCHILD {} {}", child.handle.pid(), mask.replace('\t', " "));
+            std::process::abort();
+        };
+        Driver::choose(None).unwrap().0.run::<_>(run).unwrap()
+    }
+
+    #[test]
+    fn the_kernel_kills_what_we_leave() {
+        let mut parent = Command::new(std::env::current_exe().unwrap())
+            .args(["rt::child::tests::parent", "--exact", "--ignored", "--nocapture"])
+            .env("RT_TEST_PARENT", "1")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(parent.stdout.take().unwrap()).lines();
+        let said = lines.map_while(Result::ok).find(|l| l.starts_with("CHILD")).unwrap();
+        let words: Vec<_> = said.split_whitespace().collect();
+        let [_, pid, "SigBlk:", mask] = words[..] else { panic!("{said}") };
+        assert_eq!(u64::from_str_radix(mask, 16).unwrap(), 0, "no signal blocked");
+        assert!(!parent.wait().unwrap().success());
+        let pid = pid.to_owned();
+        everywhere(async move || gone(&pid).await);
+    }
+}

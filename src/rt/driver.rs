@@ -116,3 +116,50 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::{sys, time};
+    use std::time::Duration;
+
+    #[test]
+    fn epoll_works_everywhere() {
+        let (driver, reasons) = Driver::choose(Some(Driver::Epoll)).unwrap();
+        assert_eq!((driver, reasons.len()), (Driver::Epoll, 0));
+        assert_eq!(driver.run(async { 7 }).unwrap(), 7);
+    }
+
+    #[test]
+    fn the_choice_runs() {
+        let (driver, reasons) = Driver::choose(None).unwrap();
+        let better = match driver {
+            Driver::TunedRing => 0,
+            Driver::Ring => 1,
+            Driver::Epoll => 2,
+        };
+        assert_eq!(reasons.len(), better, "one reason per driver not taken: {reasons:?}");
+        driver.run(time::sleep(Duration::from_millis(1))).unwrap();
+    }
+
+    /// Default container profiles answer EPERM to io_uring_setup.
+    #[test]
+    fn forbidden_rings_fall_back_to_epoll() {
+        // The filter holds for the thread and dies with it.
+        std::thread::spawn(|| {
+            sys::testing::forbid_rings().unwrap();
+            let (driver, reasons) = Driver::choose(None).unwrap();
+            assert_eq!(driver, Driver::Epoll);
+            assert_eq!(reasons.len(), 2, "{reasons:?}");
+            assert!(reasons[0].starts_with("io_uring (coop"), "{reasons:?}");
+            let error = Driver::choose(Some(Driver::TunedRing)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            let elapsed = driver.run(async {
+                time::timeout(Duration::from_millis(5), std::future::pending::<()>()).await
+            });
+            assert_eq!(elapsed.unwrap(), Err(time::Elapsed));
+        })
+        .join()
+        .unwrap();
+    }
+}

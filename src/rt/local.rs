@@ -446,3 +446,197 @@ impl Drop for Wait<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::everywhere;
+    use crate::rt::{Either, join, race, spawn, time};
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Count {
+        fn poll<F: Future>(self: &Arc<Self>, future: Pin<&mut F>) -> Poll<F::Output> {
+            future.poll(&mut Context::from_waker(&Waker::from(self.clone())))
+        }
+        fn woken(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn oneshot_gives_the_value_or_the_end() {
+        let count = Arc::new(Count::default());
+        let (sender, receiver) = oneshot();
+        let mut receiver = pin!(receiver);
+        assert!(count.poll(receiver.as_mut()).is_pending());
+        assert!(!sender.is_closed());
+        assert!(sender.send(7));
+        assert_eq!(count.woken(), 1);
+        assert_eq!(count.poll(receiver.as_mut()), Poll::Ready(Some(7)));
+
+        let (sender, receiver) = oneshot::<u8>();
+        drop(sender);
+        assert_eq!(count.poll(pin!(receiver)), Poll::Ready(None));
+
+        let (sender, receiver) = oneshot();
+        drop(receiver);
+        assert!(sender.is_closed());
+        assert!(!sender.send(1), "nobody takes it");
+    }
+
+    /// A value that owns an end of its own channel must not be dropped under the borrow.
+    #[test]
+    fn ends_inside_values_are_dropped_safely() {
+        struct Loop(#[expect(dead_code, reason = "held for its drop")] Sender<Loop>);
+        let (sender, receiver) = queue::<Loop>(2);
+        assert!(sender.try_send(Loop(sender.clone())).is_ok());
+        drop(receiver);
+        assert!(sender.is_closed());
+        assert_eq!(sender.0.senders.get(), 1, "the one inside is gone");
+    }
+
+    #[test]
+    fn queue_is_bounded_ordered_and_closes() {
+        let count = Arc::new(Count::default());
+        let (sender, mut receiver) = queue(2);
+        assert_eq!(sender.try_send(1), Ok(()));
+        assert_eq!(sender.try_send(2), Ok(()));
+        assert_eq!(sender.try_send(3), Err(3));
+        {
+            let mut third = pin!(sender.send(3));
+            assert!(count.poll(third.as_mut()).is_pending());
+            assert_eq!(receiver.try_recv(), Some(1));
+            assert_eq!(count.woken(), 1);
+            assert_eq!(count.poll(third), Poll::Ready(Ok(())));
+        }
+        let other = sender.clone();
+        drop(sender);
+        assert!(!receiver.is_closed());
+        drop(other);
+        assert!(receiver.is_closed());
+        assert_eq!(count.poll(pin!(receiver.recv())), Poll::Ready(Some(2)));
+        assert_eq!(count.poll(pin!(receiver.recv())), Poll::Ready(Some(3)));
+        assert_eq!(count.poll(pin!(receiver.recv())), Poll::Ready(None));
+    }
+
+    /// The sender that was woken for the free place is dropped before it takes it: the next one
+    /// must hear of the place, or it waits for ever.
+    #[test]
+    fn a_dropped_turn_is_passed_on() {
+        let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let (sender, mut receiver) = queue(1);
+        assert_eq!(sender.try_send(0), Ok(()));
+        let mut a = Box::pin(sender.send(1));
+        let mut b = Box::pin(sender.send(2));
+        assert!(first.poll(a.as_mut()).is_pending());
+        assert!(second.poll(b.as_mut()).is_pending());
+        assert_eq!(receiver.try_recv(), Some(0));
+        assert_eq!((first.woken(), second.woken()), (1, 0));
+        drop(a);
+        assert_eq!(second.woken(), 1);
+        assert_eq!(second.poll(b.as_mut()), Poll::Ready(Ok(())));
+        drop(b);
+        assert_eq!(receiver.try_recv(), Some(2), "the dropped one was not queued");
+
+        // Dropped before its turn, it leaves no trace.
+        assert_eq!(sender.try_send(3), Ok(()));
+        let mut c = Box::pin(sender.send(4));
+        assert!(first.poll(c.as_mut()).is_pending());
+        drop(c);
+        assert!(sender.0.sending.waiting.borrow().is_empty());
+    }
+
+    #[test]
+    fn closing_wakes_all_senders() {
+        let count = Arc::new(Count::default());
+        let (sender, receiver) = queue(1);
+        assert_eq!(sender.try_send(0), Ok(()));
+        let (mut a, mut b) = (pin!(sender.send(1)), pin!(sender.send(2)));
+        assert!(count.poll(a.as_mut()).is_pending());
+        assert!(count.poll(b.as_mut()).is_pending());
+        drop(receiver);
+        assert_eq!(count.woken(), 2);
+        assert_eq!(count.poll(a), Poll::Ready(Err(1)));
+        assert_eq!(count.poll(b), Poll::Ready(Err(2)));
+    }
+
+    #[test]
+    fn an_event_is_sticky_and_for_all() {
+        let count = Arc::new(Count::default());
+        let event = Event::new();
+        {
+            let (mut a, mut b) = (pin!(event.wait()), pin!(event.wait()));
+            assert!(count.poll(a.as_mut()).is_pending());
+            assert!(count.poll(b.as_mut()).is_pending());
+            event.set();
+            event.set();
+            assert_eq!(count.woken(), 2);
+            assert!(count.poll(a).is_ready() && count.poll(b).is_ready());
+        }
+        assert!(event.is_set());
+        assert!(count.poll(pin!(event.wait())).is_ready());
+        assert!(event.waiters.waiting.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_notification_counts_from_the_call() {
+        let count = Arc::new(Count::default());
+        let notify = Notify::new();
+        let asked = notify.notified();
+        notify.notify_all();
+        let mut asked = pin!(asked);
+        assert!(count.poll(asked.as_mut()).is_ready(), "asked before, polled after");
+        let mut next = pin!(notify.notified());
+        assert!(count.poll(next.as_mut()).is_pending(), "old ones do not count");
+        notify.notify_all();
+        assert_eq!(count.woken(), 1);
+        assert!(count.poll(next).is_ready());
+    }
+
+    #[test]
+    fn tasks_pass_values_under_time_limits() {
+        everywhere(async || {
+            let (sender, mut receiver) = queue(3);
+            spawn("producer", async move {
+                for n in 0..10_000u32 {
+                    if n % 1000 == 0 {
+                        time::sleep(Duration::from_millis(2)).await;
+                    }
+                    assert!(sender.send(n).await.is_ok());
+                }
+            });
+            let (mut expected, mut limits) = (0, 0);
+            loop {
+                match time::timeout(Duration::from_millis(1), receiver.recv()).await {
+                    Ok(Some(n)) => {
+                        assert_eq!(n, expected);
+                        expected += 1;
+                    }
+                    Ok(None) => break,
+                    Err(_) => limits += 1,
+                }
+            }
+            assert_eq!(expected, 10_000, "with {limits} waits dropped");
+            let (a, b) = (Event::new(), Event::new());
+            let set = async {
+                time::sleep(Duration::from_millis(1)).await;
+                b.set();
+            };
+            let (first, ()) = join(race(a.wait(), b.wait()), set).await;
+            assert_eq!(first, Either::Right(()));
+        });
+    }
+}

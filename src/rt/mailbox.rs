@@ -183,3 +183,133 @@ impl<T> Inbox<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::everywhere;
+    use crate::rt::{Driver, spawn, time};
+    use std::time::Duration;
+
+    const MAILS: u64 = 1_000_000;
+
+    /// Sends it however long the box is full.
+    fn press<T>(outbox: &Outbox<T>, to: usize, mut mail: T) {
+        while let Err(back) = outbox.send(to, mail) {
+            mail = back;
+            std::thread::yield_now();
+        }
+    }
+
+    /// Now in floods, now one at a time to a sleeping receiver: all arrive, in order.
+    #[test]
+    fn a_million_mails_arrive_in_order() {
+        everywhere(async || {
+            let (mut seats, outsiders) = mesh::<u64>(2, 1, 1024).unwrap();
+            let other = seats.pop().unwrap().outbox;
+            let Seat { outbox, inbox } = seats.pop().unwrap();
+            drop(outbox);
+            let senders: Vec<_> = outsiders
+                .into_iter()
+                .chain([other])
+                .map(|outbox| {
+                    std::thread::spawn(move || {
+                        for n in 0..MAILS / 2 {
+                            press(&outbox, 0, n);
+                            if n % 50_000 < 3 {
+                                // Long enough for the receiver to fall asleep.
+                                std::thread::sleep(Duration::from_millis(2));
+                            }
+                        }
+                    })
+                })
+                .collect();
+            let mut next = [0u64; 3];
+            let served = inbox.serve(|from, n| {
+                assert_eq!(n, next[from], "from {from}");
+                next[from] += 1;
+            });
+            served.await.unwrap();
+            assert_eq!(next, [0, MAILS / 2, MAILS / 2]);
+            for sender in senders {
+                sender.join().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn mail_crosses_between_workers_and_back() {
+        let (seats, outsiders) = mesh::<u32>(2, 0, 8).unwrap();
+        assert!(outsiders.is_empty());
+        let (driver, _) = Driver::choose(None).unwrap();
+        let workers: Vec<_> = seats
+            .into_iter()
+            .enumerate()
+            .map(|(me, Seat { outbox, inbox })| {
+                std::thread::spawn(move || {
+                    driver.run(async move {
+                        assert_eq!(outbox.len(), 2);
+                        if me == 0 {
+                            outbox.send(1, 1).unwrap();
+                        }
+                        let mut outbox = Some(outbox);
+                        let mut last = 0;
+                        let served = inbox.serve(|from, n| {
+                            assert_eq!(from, 1 - me);
+                            last = n;
+                            // Nobody sends after 10,000: the outboxes are dropped, serving ends.
+                            if n < 10_000 {
+                                outbox.as_ref().unwrap().send(from, n + 1).unwrap();
+                            }
+                            if n >= 9_999 {
+                                outbox = None;
+                            }
+                        });
+                        served.await.unwrap();
+                        last
+                    })
+                })
+            })
+            .collect();
+        let last: Vec<_> = workers.into_iter().map(|w| w.join().unwrap().unwrap()).collect();
+        assert_eq!(last, [10_000, 9_999]);
+    }
+
+    #[test]
+    fn full_gone_and_unknown_boxes_give_the_mail_back() {
+        let (mut seats, outsiders) = mesh::<u8>(1, 1, 2).unwrap();
+        let outbox = &outsiders[0];
+        assert_eq!(outbox.send(0, 1), Ok(()));
+        assert_eq!(outbox.send(0, 2), Ok(()));
+        assert_eq!(outbox.send(0, 3), Err(3));
+        assert_eq!(outbox.send(1, 4), Err(4));
+        seats.clear();
+        assert_eq!(outbox.send(0, 5), Err(5));
+    }
+
+    /// A box that never runs empty must not keep the worker from its timers.
+    #[test]
+    fn mail_without_end_does_not_starve_timers() {
+        everywhere(async || {
+            let Seat { outbox, inbox } = mesh(1, 0, limits::MAILBOX_LEN).unwrap().0.pop().unwrap();
+            for n in 0..4 * limits::MAIL_BATCH {
+                outbox.send(0, n).unwrap();
+            }
+            let outbox = std::rc::Rc::new(RefCell::new(Some(outbox)));
+            let again = outbox.clone();
+            spawn("timer", async move {
+                for _ in 0..10 {
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+                *outbox.borrow_mut() = None;
+            });
+            let serve = inbox.serve(|_, n| {
+                // Every mail comes back at once, until the timer has fired.
+                if let Some(outbox) = &*again.borrow() {
+                    outbox.send(0, n).unwrap();
+                }
+            });
+            serve.await.unwrap();
+        });
+    }
+}

@@ -30,3 +30,40 @@ pub use bell::Breath;
 pub use driver::Driver;
 pub use race::{Either, join, race};
 pub use spawn::{panics, spawn};
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Running a test on every driver that this machine has.
+
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::time::Duration;
+
+    use super::Driver;
+
+    /// Far beyond what any test takes; a hang must not look like a slow machine.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Runs `test` on a loop of its own per driver; a panic, or no end in a minute, fails.
+    pub(crate) fn everywhere(test: impl AsyncFn() + Clone + Send + 'static) {
+        for driver in [Driver::TunedRing, Driver::Ring, Driver::Epoll] {
+            if Driver::choose(Some(driver)).is_err() {
+                continue;
+            }
+            let test = test.clone();
+            let (done, ended) = channel();
+            let thread = std::thread::spawn(move || {
+                driver.run(async { test().await }).expect("the driver works");
+                let _ = done.send(());
+            });
+            match ended.recv_timeout(LIMIT) {
+                Ok(()) => thread.join().expect("it has said that it ended well"),
+                Err(RecvTimeoutError::Timeout) => panic!("no end on {driver}"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let payload = thread.join().expect_err("it dropped its end");
+                    eprintln!("failed on {driver}");
+                    std::panic::resume_unwind(payload);
+                }
+            }
+        }
+    }
+}

@@ -58,6 +58,11 @@ impl Listener {
         sys::set_cloexec(tcp.as_raw_fd())?;
         Ok((Stream { tcp, peer, reads: Streak::default(), writes: Streak::default() }, peer))
     }
+
+    /// Stops listening: a waiting [`Listener::accept`] fails, and so does every later one.
+    pub fn stop(&self) {
+        sys::shutdown_listener(self.tcp.as_raw_fd());
+    }
 }
 
 /// A TCP connection with `TCP_NODELAY`. Dropping it closes it.
@@ -122,20 +127,8 @@ impl Stream {
     /// Waits until the peer has closed its side or reset the connection. Bytes that wait to be
     /// read hide that for up to a second. Safe to drop; only while no read is in flight.
     pub async fn closed(&self) {
-        let fd = self.tcp.as_raw_fd();
-        loop {
-            // Not relaxed: epoll's memory of an earlier readiness must not count.
-            if self.tcp.readable(false).await.is_err() {
-                return;
-            }
-            match sys::peek(fd) {
-                sys::Peek::Closed => return,
-                sys::Peek::Quiet => {}
-                sys::Peek::Bytes if sys::hung_up(fd) => return,
-                // Readiness stays on while nobody reads: look now and then instead of spinning.
-                sys::Peek::Bytes => time::sleep(HANG_UP_INTERVAL).await,
-            }
-        }
+        // Not relaxed: epoll's memory of an earlier readiness must not count.
+        closed(self.tcp.as_raw_fd(), || self.tcp.readable(false)).await;
     }
 
     /// Tells the peer that no more bytes come.
@@ -171,6 +164,11 @@ impl ReadHalf {
         sys::peek(self.fd) == sys::Peek::Quiet
     }
 
+    /// As [`Stream::closed`].
+    pub async fn closed(&self) {
+        closed(self.fd, || sys::readable(&self.tcp)).await;
+    }
+
     /// The other end.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
@@ -196,6 +194,22 @@ impl WriteHalf {
     /// Tells the peer that no more bytes come.
     pub fn shutdown_write(&self) {
         sys::shutdown_write(self.fd);
+    }
+}
+
+/// Waits until the peer of a socket has left; `readable` waits until there is something to see.
+async fn closed<F: Future<Output = io::Result<()>>>(fd: RawFd, readable: impl Fn() -> F) {
+    loop {
+        if readable().await.is_err() {
+            return;
+        }
+        match sys::peek(fd) {
+            sys::Peek::Closed => return,
+            sys::Peek::Quiet => {}
+            sys::Peek::Bytes if sys::hung_up(fd) => return,
+            // Readiness stays on while nobody reads: look now and then instead of spinning.
+            sys::Peek::Bytes => time::sleep(HANG_UP_INTERVAL).await,
+        }
     }
 }
 
@@ -234,4 +248,247 @@ async fn write_all(
         }
     }
     (Ok(()), buf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::everywhere;
+    use crate::rt::{Either, join, local, race, spawn};
+    use std::pin::pin;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    async fn pair() -> (Stream, Stream) {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (accepted, connected) = join(listener.accept(), Stream::connect(address, LONG)).await;
+        let ((server, peer), client) = (accepted.unwrap(), connected.unwrap());
+        assert_eq!(server.peer_addr(), peer);
+        assert_eq!(client.peer_addr(), address);
+        (server, client)
+    }
+
+    #[test]
+    fn reads_append_and_report_the_end() {
+        everywhere(async || {
+            let (mut server, mut client) = pair().await;
+            let (result, buf) = client.write_all(b"hello".to_vec()).await;
+            result.unwrap();
+            assert_eq!(buf, b"hello", "the buffer comes back as it was");
+            let (n, buf) = server.read(b"say: ".to_vec(), 64).await;
+            assert_eq!((n.unwrap(), &buf[..]), (5, &b"say: hello"[..]));
+            assert!(buf.capacity() >= 5 + 64);
+            client.shutdown_write();
+            let (n, buf) = server.read(buf, 1).await;
+            assert_eq!((n.unwrap(), &buf[..]), (0, &b"say: hello"[..]));
+            // Half closed: the other way still works.
+            server.write_all(b"bye".to_vec()).await.0.unwrap();
+            drop(server);
+            let (n, buf) = client.read(Vec::new(), 16).await;
+            assert_eq!((n.unwrap(), &buf[..]), (3, &b"bye"[..]));
+            assert_eq!(client.read(buf, 16).await.0.unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn halves_carry_megabytes_both_ways() {
+        everywhere(async || {
+            let (server, client) = pair().await;
+            let (mut from, mut to) = server.split();
+            spawn("echo", async move {
+                let mut buf = Vec::new();
+                loop {
+                    buf.clear();
+                    let (n, read) = from.read(buf, 64 * 1024).await;
+                    if n.unwrap() == 0 {
+                        return;
+                    }
+                    let (result, written) = to.write_all(read).await;
+                    result.unwrap();
+                    buf = written;
+                }
+            });
+            let sent: Vec<u8> = (0..4_000_000u32).map(|n| ((n * 31) >> 3) as u8).collect();
+            let (mut from, mut to) = client.split();
+            let write = async {
+                let (result, sent) = to.write_all(sent.clone()).await;
+                result.unwrap();
+                to.shutdown_write();
+                sent
+            };
+            let read = async {
+                let mut all = Vec::new();
+                loop {
+                    let (n, buf) = from.read(all, 64 * 1024).await;
+                    all = buf;
+                    if n.unwrap() == 0 {
+                        return all;
+                    }
+                }
+            };
+            let (sent, echoed) = join(write, read).await;
+            assert!(sent == echoed);
+        });
+    }
+
+    #[test]
+    fn sockets_have_nodelay_and_stay_from_children() {
+        everywhere(async || {
+            let (server, client) = pair().await;
+            for stream in [&server, &client] {
+                assert!(stream.tcp.nodelay().unwrap());
+                let info = format!("/proc/self/fdinfo/{}", stream.tcp.as_raw_fd());
+                let info = std::fs::read_to_string(info).unwrap();
+                let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).unwrap().trim();
+                let flags = u32::from_str_radix(flags, 8).unwrap();
+                assert_ne!(flags & libc::O_CLOEXEC as u32, 0);
+            }
+        });
+    }
+
+    /// The safe way to bound a read without closing: keep it, and await it again.
+    #[test]
+    fn a_kept_read_loses_nothing() {
+        everywhere(async || {
+            let (mut server, mut client) = pair().await;
+            for turn in 0..50u8 {
+                let mut read = pin!(server.read(Vec::new(), 16));
+                let write = async {
+                    time::sleep(Duration::from_millis(u64::from(turn % 3))).await;
+                    client.write_all(vec![turn; 4]).await.0.unwrap();
+                };
+                let mut write = pin!(write);
+                let mut written = false;
+                let (n, buf) = loop {
+                    let nap = time::sleep(Duration::from_millis(1));
+                    match race(read.as_mut(), nap).await {
+                        Either::Left(read) => break read,
+                        Either::Right(()) if written => {}
+                        Either::Right(()) => {
+                            write.as_mut().await;
+                            written = true;
+                        }
+                    }
+                };
+                assert_eq!((n.unwrap(), buf), (4, vec![turn; 4]));
+            }
+        });
+    }
+
+    #[test]
+    fn closed_waits_for_the_peer_and_takes_nothing() {
+        everywhere(async || {
+            let (mut server, mut client) = pair().await;
+            let nap = Duration::from_millis(5);
+            assert!(time::timeout(nap, server.closed()).await.is_err());
+            assert!(server.is_quiet());
+            client.write_all(b"x".to_vec()).await.0.unwrap();
+            assert!(time::timeout(nap, server.closed()).await.is_err(), "bytes are no close");
+            assert!(!server.is_quiet());
+            let (n, _) = server.read(Vec::new(), 8).await;
+            assert_eq!(n.unwrap(), 1, "the dropped waits took no byte");
+            assert!(server.is_quiet());
+
+            // Bytes in front of the end hide it for a while only.
+            client.write_all(b"y".to_vec()).await.0.unwrap();
+            let leave = async {
+                time::sleep(Duration::from_millis(5)).await;
+                drop(client);
+            };
+            join(server.closed(), leave).await;
+            assert!(!server.is_quiet());
+            assert_eq!(server.read(Vec::new(), 8).await.0.unwrap(), 1);
+            server.closed().await;
+            assert!(!server.is_quiet());
+        });
+    }
+
+    #[test]
+    fn closed_notices_a_peer_that_leaves_later() {
+        everywhere(async || {
+            let (server, client) = pair().await;
+            let leave = async {
+                time::sleep(Duration::from_millis(5)).await;
+                drop(client);
+            };
+            join(server.closed(), leave).await;
+        });
+    }
+
+    #[test]
+    fn connecting_fails_at_once_or_in_time() {
+        everywhere(async || {
+            let gone = {
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                listener.local_addr().unwrap()
+            };
+            let error = Stream::connect(gone, LONG).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+
+            // A listener whose backlog is full drops further attempts without a word.
+            let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            sys::testing::shrink_backlog(full.as_raw_fd()).unwrap();
+            let address = full.local_addr().unwrap();
+            let mut held = Vec::new();
+            let error = loop {
+                assert!(held.len() < 100, "the backlog never fills");
+                match Stream::connect(address, Duration::from_millis(50)).await {
+                    Ok(stream) => held.push(stream),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
+    }
+
+    /// Two listeners of two threads share one port.
+    #[test]
+    fn listeners_share_a_port() {
+        everywhere(async || {
+            let one = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let two = Listener::bind(one.local_addr().unwrap()).unwrap();
+            assert_eq!(one.local_addr().unwrap(), two.local_addr().unwrap());
+        });
+    }
+
+    /// Between two fast peers every call on epoll completes at once: timers must still fire.
+    #[test]
+    fn a_flood_does_not_starve_timers() {
+        everywhere(async || {
+            let (mut server, client) = pair().await;
+            let (mut unread, mut to) = client.split();
+            spawn("flood", async move {
+                let mut buf = vec![0; 256 * 1024];
+                loop {
+                    let (result, back) = to.write_all(buf).await;
+                    buf = back;
+                    if result.is_err() {
+                        return;
+                    }
+                }
+            });
+            let (sender, fired) = local::oneshot();
+            spawn("timer", async move {
+                for _ in 0..10 {
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+                sender.send(());
+            });
+            let mut fired = pin!(fired);
+            let mut buf = Vec::new();
+            loop {
+                buf.clear();
+                // Small reads, so that bytes are always waiting.
+                let (n, back) = server.read(buf, 512).await;
+                assert!(n.unwrap() > 0);
+                buf = back;
+                if let Either::Left(_) = race(fired.as_mut(), std::future::ready(())).await {
+                    break;
+                }
+            }
+            drop(server);
+            let _ = unread.read(Vec::new(), 1).await;
+        });
+    }
 }

@@ -57,3 +57,34 @@ pub async fn join<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::everywhere;
+    use crate::rt::{local, time};
+    use std::future::ready;
+    use std::time::Duration;
+
+    #[test]
+    fn the_first_wins_a_tie() {
+        everywhere(async || {
+            assert_eq!(race(ready(1), ready(2)).await, Either::Left(1));
+            let never = std::future::pending::<()>();
+            assert_eq!(race(never, ready(2)).await, Either::Right(2));
+        });
+    }
+
+    #[test]
+    fn join_waits_for_both() {
+        everywhere(async || {
+            let (send, receive) = local::oneshot();
+            let late = async {
+                time::sleep(Duration::from_millis(2)).await;
+                send.send(1);
+                2
+            };
+            assert_eq!(join(receive, late).await, (Some(1), 2));
+        });
+    }
+}

@@ -62,3 +62,29 @@ pub fn wait() -> io::Result<Signal> {
 pub fn wait_for(limit: Duration) -> io::Result<Option<Signal>> {
     Ok(sys::take_signal(&TAKEN, limit)?.and_then(Signal::from_raw))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocked_signals_wait_to_be_taken() {
+        // Masks and raised signals belong to the thread.
+        std::thread::spawn(|| {
+            block().unwrap();
+            assert_eq!(wait_for(Duration::from_millis(1)).unwrap(), None);
+            for (raw, signal) in [
+                (libc::SIGHUP, Signal::HangUp),
+                (libc::SIGTERM, Signal::Terminate),
+                (libc::SIGINT, Signal::Interrupt),
+                (libc::SIGUSR1, Signal::User1),
+            ] {
+                sys::testing::raise(raw).unwrap();
+                assert_eq!(wait().unwrap(), signal);
+            }
+            assert_eq!(wait_for(Duration::ZERO).unwrap(), None);
+        })
+        .join()
+        .unwrap();
+    }
+}

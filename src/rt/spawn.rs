@@ -44,3 +44,43 @@ pub(super) fn text(payload: &(dyn Any + Send)) -> &str {
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no text")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::local;
+    use crate::rt::testing::everywhere;
+
+    struct Tell(Option<local::OneSender<()>>);
+
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            self.0.take().map(|tell| tell.send(()));
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_one_task_only() {
+        everywhere(async || {
+            let before = panics();
+            let (dropped, gone) = local::oneshot();
+            let (alive, seen) = local::oneshot();
+            let held = Tell(Some(dropped));
+            spawn("bad at once", async move {
+                let _held = held;
+                panic!("expected by this test");
+            });
+            spawn("bad later", async {
+                crate::rt::time::sleep(std::time::Duration::from_millis(1)).await;
+                std::panic::panic_any(7);
+            });
+            spawn("good", async move {
+                crate::rt::time::sleep(std::time::Duration::from_millis(20)).await;
+                alive.send(5);
+            });
+            assert_eq!(gone.await, Some(()), "what the task held is dropped");
+            assert_eq!(seen.await, Some(5));
+            assert!(panics() >= before + 2);
+        });
+    }
+}

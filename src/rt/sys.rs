@@ -11,6 +11,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use monoio::io::OwnedReadHalf;
+use monoio::net::TcpStream;
+
 /// Turns the -1 of a system call into the error of this thread.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -60,6 +63,16 @@ pub(super) fn hung_up(fd: RawFd) -> bool {
     n > 0 && poll.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
 }
 
+/// Waits until a split stream has something to read.
+pub(super) async fn readable(half: &OwnedReadHalf<TcpStream>) -> io::Result<()> {
+    // SAFETY: both halves live on this thread, and no method of the stream keeps a reference to
+    // it beyond building its operation, which owns the descriptor.
+    // JUSTIFICATION: the read half offers reads only, and a second descriptor for each connection
+    // would double what the process needs.
+    let stream = unsafe { &*half.0.get() };
+    stream.readable(false).await
+}
+
 /// Sets `TCP_NODELAY`; accepted sockets inherit it from their listener.
 pub(super) fn set_nodelay(fd: RawFd) -> io::Result<()> {
     let on: libc::c_int = 1;
@@ -99,6 +112,13 @@ pub(super) fn shutdown_write(fd: RawFd) {
     // SAFETY: takes integers only; a socket that is gone already answers with an error.
     // JUSTIFICATION: the runtime offers it only through `&mut` and as a future.
     let _ = unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
+/// Wakes whoever accepts on a listening socket, for good.
+pub(super) fn shutdown_listener(fd: RawFd) {
+    // SAFETY: takes integers only; a socket that is gone already answers with an error.
+    // JUSTIFICATION: the runtime can end an accept only by dropping it, which leaks connections.
+    let _ = unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
 
 /// Reads once behind the end of `buf`, into all the room that it has.
@@ -252,28 +272,55 @@ pub(super) fn take_signal(
     }
 }
 
-/// Forbids io_uring to this thread for ever, as container profiles do, so that the fallback can be
-/// tested on a kernel that has it.
-#[cfg(test)]
-pub(super) fn forbid_rings() -> io::Result<()> {
-    const SYS_IO_URING_SETUP: u32 = 425;
-    let filter = [
-        libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
-        libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: SYS_IO_URING_SETUP },
-        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x0005_0000 | libc::EPERM as u32 },
-        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 },
-    ];
-    let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut() };
-    // SAFETY: the program and its filter outlive both calls; the kernel copies them.
-    // JUSTIFICATION: std has no seccomp.
-    unsafe {
-        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        check(libc::prctl(libc::PR_SET_SECCOMP, 2, &raw const program)).map(drop)
-    }
-}
-
 /// The event counter rung once: adds one.
 pub(super) fn ring_eventfd(fd: &OwnedFd) {
     // A counter cannot overflow by ones in the life of a process, so this never blocks or fails.
     let _ = write(fd.as_raw_fd(), &1u64.to_ne_bytes());
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    //! Calls that only tests make.
+
+    use super::*;
+
+    /// Forbids io_uring to this thread for ever, as container profiles do, so that the fallback
+    /// can be tested on a kernel that has it.
+    pub(in crate::rt) fn forbid_rings() -> io::Result<()> {
+        const SYS_IO_URING_SETUP: u32 = 425;
+        let filter = [
+            libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
+            libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: SYS_IO_URING_SETUP },
+            libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x0005_0000 | libc::EPERM as u32 },
+            libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 },
+        ];
+        let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: the program and its filter outlive both calls; the kernel copies them.
+        // JUSTIFICATION: std has no seccomp.
+        unsafe {
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            check(libc::prctl(libc::PR_SET_SECCOMP, 2, &raw const program)).map(drop)
+        }
+    }
+
+    /// Lets children inherit a descriptor.
+    pub(in crate::rt) fn clear_cloexec(fd: RawFd) -> io::Result<()> {
+        // SAFETY: takes integers only.
+        // JUSTIFICATION: std always sets the flag.
+        check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }).map(drop)
+    }
+
+    /// Makes a listener's backlog as small as can be.
+    pub(in crate::rt) fn shrink_backlog(fd: RawFd) -> io::Result<()> {
+        // SAFETY: takes integers only.
+        // JUSTIFICATION: std's backlog is fixed.
+        check(unsafe { libc::listen(fd, 0) }).map(drop)
+    }
+
+    /// Sends a signal to this thread.
+    pub(in crate::rt) fn raise(signal: libc::c_int) -> io::Result<()> {
+        // SAFETY: takes integers only.
+        // JUSTIFICATION: std has no signals.
+        check(unsafe { libc::raise(signal) }).map(drop)
+    }
 }

@@ -41,3 +41,34 @@ pub async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output,
 pub fn now() -> Instant {
     Instant::now()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::everywhere;
+
+    #[test]
+    fn sleeps_are_never_short() {
+        everywhere(async || {
+            let (start, nap) = (now(), Duration::from_millis(20));
+            sleep(nap).await;
+            assert!(now() - start >= nap);
+        });
+    }
+
+    #[test]
+    fn limits_pass_or_do_not() {
+        everywhere(async || {
+            let never = std::future::pending::<()>();
+            assert_eq!(timeout(Duration::from_millis(5), never).await, Err(Elapsed));
+            assert_eq!(timeout(Duration::ZERO, async { 1 }).await, Ok(1), "ready wins");
+            let soon = async {
+                sleep(Duration::from_millis(1)).await;
+                2
+            };
+            assert_eq!(timeout(Duration::from_secs(3600), soon).await, Ok(2));
+            // Beyond what a timer can hold: waits all the same, and harms nobody.
+            assert_eq!(timeout(Duration::MAX, async { 3 }).await, Ok(3));
+        });
+    }
+}

@@ -1,0 +1,192 @@
+//! Owns: one call from its admission to its first reply: the only place that repeats or abandons.
+//! Never: bytes on a wire (`http`, `link`).
+//! Next: `handle`, the caller's hold on it.
+//!
+//! What is repeated, each at most once: a request on a pooled connection that turned out dead, if
+//! no byte of an answer came and either not all of the request was sent or it may be repeated; and
+//! a request that was refused for a lost session, for then it was not executed.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::entry::{self, Entry};
+use super::failure::Failure;
+use super::handle::{CallHandle, Deadline, Stop};
+use super::http::{self, Broken, HttpReplies, Request};
+use super::leg::{self, Leg};
+use super::names::{Own, Raw};
+use super::{Backends, Call, Replies, Wire, line, stopped, supervise};
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::mcp::session::SessionRecord;
+use crate::plan::Isolation;
+use crate::rt;
+
+/// Why there is no reply.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The caller or the clock ended it.
+    Stopped(Stop),
+    /// The backend did.
+    Failed(Failure),
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Ended {
+        Ended::Failed(failure)
+    }
+}
+
+impl From<Stop> for Ended {
+    fn from(stop: Stop) -> Ended {
+        Ended::Stopped(stop)
+    }
+}
+
+/// A call that counts as in flight, until it is dropped.
+pub(super) struct Guard {
+    backends: Rc<Backends>,
+    entry: Rc<Entry>,
+    handle: Rc<CallHandle>,
+    limit: Duration,
+    _deadline: Deadline,
+}
+
+impl Guard {
+    fn new(backends: &Rc<Backends>, entry: Rc<Entry>, call: &Call) -> Result<Guard> {
+        let calls = entry.in_flight.get();
+        if backends.stopping.is_set() {
+            return Err(Error::new(Kind::Capacity).context("shutting down"));
+        }
+        if calls >= limits::IN_FLIGHT_MAX {
+            return Err(Error::new(Kind::Busy).context(entry.name().to_owned()));
+        }
+        entry.in_flight.set(calls + 1);
+        backends.board.set_in_flight(backends.me, entry.id, calls + 1);
+        let deadline = backends.clock.arm(&call.handle, Instant::now(), call.timeout);
+        Ok(Guard {
+            backends: backends.clone(),
+            entry,
+            handle: call.handle.clone(),
+            limit: call.timeout,
+            _deadline: deadline,
+        })
+    }
+
+    /// Turns the outcome of a wait into the caller's, and learns from it.
+    pub(super) fn judge<T>(&self, outcome: std::result::Result<T, Ended>) -> Result<T> {
+        match outcome {
+            Ok(value) => Ok(value),
+            Err(Ended::Failed(failure)) => {
+                self.backends.failed(&self.entry, failure.kind);
+                Err(failure.error(self.entry.name()))
+            }
+            Err(Ended::Stopped(stop)) => {
+                let error = stopped(stop, &self.handle, self.entry.name(), self.limit);
+                self.backends.failed(&self.entry, error.kind());
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let calls = self.entry.in_flight.get() - 1;
+        self.entry.in_flight.set(calls);
+        self.backends.board.set_in_flight(self.backends.me, self.entry.id, calls);
+    }
+}
+
+/// See [`Backends::call`].
+pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Replies> {
+    let entry = backends.entries[call.backend].clone();
+    let guard = Guard::new(backends, entry.clone(), &call)?;
+    let wire = async {
+        if !entry.settled.is_set() {
+            // In its first start it is neither up nor down: worth waiting for, within its bound.
+            let settled = rt::time::timeout(entry.plan.startup_timeout, entry.settled.wait());
+            let _ = call.handle.watch(settled).await?;
+        }
+        match &entry.wire {
+            entry::Wire::Http(_) => {
+                over_http(backends, &entry, &call).await.map(|http| Wire::Http(Box::new(http)))
+            }
+            entry::Wire::Stdio(_) => line::call(backends, &entry, call).await.map(Wire::Line),
+        }
+    };
+    let wire = guard.judge(wire.await)?;
+    Ok(Replies { wire, guard })
+}
+
+/// A call over HTTP, up to the head of its response.
+async fn over_http(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    call: &Call,
+) -> std::result::Result<HttpReplies, Ended> {
+    let session = call.session.as_ref().filter(|_| entry.plan.isolation == Isolation::Session);
+    let request = if session.is_some() {
+        // A session of the client's own: its id and token are unique there as they are.
+        let asked = Raw::new(call.id.of(&call.body));
+        Request { body: &call.body, rename: None, asked, whole: false }
+    } else {
+        let own = Own::of(&call.body, call.id, call.progress_token);
+        let rename = Some((call.id, call.progress_token, own));
+        Request { body: &call.body, rename, asked: Raw::number(backends.number()), whole: false }
+    };
+    let mut lost = None;
+    loop {
+        let leg = open(backends, entry, session, lost, &call.handle).await?;
+        match sent(backends, entry, &leg, &request, &call.handle, call.safe).await {
+            // Refused, so not executed: once more with a new session.
+            Err(Ended::Failed(failure)) if failure.session_lost && lost.is_none() => {
+                backends.hint(entry, supervise::LOST);
+                lost = Some(leg.generation);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// The session to use with the backend, unless the caller stops waiting for it.
+async fn open(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    session: Option<&Arc<SessionRecord>>,
+    lost: Option<u64>,
+    handle: &CallHandle,
+) -> std::result::Result<Arc<Leg>, Ended> {
+    if let Some(leg) = leg::known(entry, session, lost) {
+        return Ok(leg);
+    }
+    let leg = handle.watch(leg::get(backends, entry, session, lost)).await?;
+    leg.map_err(|failure| Ended::Failed(failure.unsent()))
+}
+
+/// One request in one session, repeated on a fresh connection if the pooled one was dead.
+pub(super) async fn sent(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    leg: &Arc<Leg>,
+    request: &Request<'_>,
+    handle: &Rc<CallHandle>,
+    safe: bool,
+) -> std::result::Result<HttpReplies, Ended> {
+    match http::post(backends, entry, leg, request, handle, true).await {
+        Ok(replies) => Ok(replies),
+        Err(Broken::Ended(ended)) => Err(ended),
+        Err(Broken::Stale { taken, cause }) => {
+            if taken && !safe {
+                return Err(Failure::new(Kind::Lost, cause).into());
+            }
+            match http::post(backends, entry, leg, request, handle, false).await {
+                Ok(replies) => Ok(replies),
+                Err(Broken::Ended(ended)) => Err(ended),
+                // Not said of a fresh connection.
+                Err(Broken::Stale { cause, .. }) => Err(Failure::new(Kind::Lost, cause).into()),
+            }
+        }
+    }
+}

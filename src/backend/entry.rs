@@ -1,0 +1,94 @@
+//! Owns: what one worker holds of one backend.
+//! Never: decisions.
+//! Next: `attempt`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+
+use super::address::Addresses;
+use super::bell::Bell;
+use super::leg::Slot;
+use super::link::Link;
+use super::pool::Pool;
+use super::stdio::Stdio;
+use crate::http::ClientConnection;
+use crate::mcp::session::SessionId;
+use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId};
+use crate::rt::local::Event;
+
+/// A backend on one worker.
+pub(super) struct Entry {
+    pub(super) id: BackendId,
+    pub(super) plan: Arc<BackendPlan>,
+    /// The worker whose supervisor keeps it up.
+    pub(super) owner: WorkerId,
+    /// Calls of this worker.
+    pub(super) in_flight: Cell<usize>,
+    /// Its first start has ended, well or not.
+    pub(super) settled: Event,
+    /// Its supervisor's, of use on the owner alone.
+    pub(super) bell: Bell,
+    pub(super) wire: Wire,
+}
+
+/// What depends on how it is reached.
+pub(super) enum Wire {
+    Http(Http),
+    Stdio(Stdio),
+}
+
+/// A backend over HTTP.
+pub(super) struct Http {
+    pub(super) pool: Pool<ClientConnection>,
+    pub(super) addresses: Rc<Addresses>,
+    /// Sessions with it, by client session; `None` = the proxy's own.
+    pub(super) legs: RefCell<AHashMap<Option<SessionId>, Slot>>,
+}
+
+impl Entry {
+    pub(super) fn new(plan: &Arc<BackendPlan>, workers: usize) -> Entry {
+        Entry {
+            id: plan.id,
+            plan: plan.clone(),
+            owner: plan.id % workers.max(1),
+            in_flight: Cell::new(0),
+            settled: Event::new(),
+            bell: Bell::new(),
+            wire: match &plan.transport {
+                TransportPlan::Http(http) => Wire::Http(Http {
+                    pool: Pool::new(http.connections_max),
+                    addresses: Addresses::new(&http.host, http.port),
+                    legs: RefCell::new(AHashMap::new()),
+                }),
+                TransportPlan::Stdio(_) => Wire::Stdio(Stdio::new()),
+            },
+        }
+    }
+
+    /// Its name in the configuration.
+    pub(super) fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// What belongs to HTTP.
+    ///
+    /// # Panics
+    /// For a child: callers have looked at `wire`.
+    pub(super) fn http(&self) -> (&HttpPlan, &Http) {
+        match (&self.plan.transport, &self.wire) {
+            (TransportPlan::Http(plan), Wire::Http(http)) => (plan, http),
+            _ => unreachable!("asked a child for HTTP"),
+        }
+    }
+
+    /// The open channel to its child, shared or of one session.
+    pub(super) fn link(&self, session: Option<SessionId>) -> Option<Rc<Link>> {
+        match &self.wire {
+            Wire::Stdio(stdio) => stdio.link(session),
+            Wire::Http(_) => None,
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Owns: what is held of a call in flight: its cancellation, its deadline, what arrived for it.
+//! Never: sockets or children; how a cancellation is told to a backend.
+//! Next: `bell`, how tasks of a worker wake each other.
+//!
+//! Deadlines cost no timer: one task of the worker looks at all of them every
+//! [`DEADLINE_TICK`](limits::DEADLINE_TICK) while there are any. Arming and dropping a timer of the
+//! runtime is 87 ns, an entry here a few.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::bell::Bell;
+use super::failure::Failure;
+use crate::limits;
+
+/// Why a wait ended without what it waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The caller wants no answer any more; seen once per cancellation.
+    Cancelled,
+    /// The deadline passed.
+    Expired,
+}
+
+/// What arrives for a call from elsewhere than its own connection.
+#[derive(Debug)]
+pub enum Item {
+    /// A notification, with the caller's progress token.
+    Notification(Vec<u8>),
+    /// The answer, with the caller's id.
+    Answer(Vec<u8>),
+    /// There will be none.
+    Failed(Failure),
+}
+
+/// The caller's hold on a call: made before it, given to it, used to cancel it.
+pub struct CallHandle {
+    /// The task in which the call waits; it waits in one place at a time.
+    waker: RefCell<Option<Waker>>,
+    cancelled: Cell<bool>,
+    /// The cancellation was acted on.
+    told: Cell<bool>,
+    expired: Cell<bool>,
+    reason: RefCell<Option<String>>,
+    deadline: Cell<Option<Instant>>,
+    inbox: RefCell<VecDeque<Item>>,
+    inbox_bytes: Cell<usize>,
+}
+
+impl CallHandle {
+    /// A handle for one call.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> CallHandle {
+        CallHandle {
+            waker: RefCell::new(None),
+            cancelled: Cell::new(false),
+            told: Cell::new(false),
+            expired: Cell::new(false),
+            reason: RefCell::new(None),
+            deadline: Cell::new(None),
+            inbox: RefCell::new(VecDeque::new()),
+            inbox_bytes: Cell::new(0),
+        }
+    }
+
+    /// Ends the call: its backend is told (`notifications/cancelled`), and the wait goes on for at
+    /// most [`CANCEL_GRACE`](limits::CANCEL_GRACE), since the answer may be on its way. Again, or
+    /// after the end of the call, it does nothing.
+    pub fn cancel(&self, reason: Option<String>) {
+        if !self.cancelled.replace(true) {
+            *self.reason.borrow_mut() = reason;
+            self.wake();
+        }
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+
+    /// The reason given with the cancellation.
+    pub(super) fn reason(&self) -> Option<String> {
+        self.reason.borrow().clone()
+    }
+
+    /// The backend has been told, or needs not be: from here on only the grace counts.
+    pub(super) fn acknowledge(&self, now: Instant) {
+        self.told.set(true);
+        let grace = now + limits::CANCEL_GRACE;
+        self.deadline.set(Some(self.deadline.get().map_or(grace, |old| old.min(grace))));
+    }
+
+    /// Whether it was cancelled and nobody has acted on that.
+    pub(super) fn is_untold(&self) -> bool {
+        self.cancelled.get() && !self.told.get()
+    }
+
+    /// The time limit passed.
+    fn expire(&self) {
+        self.expired.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn sleep_until_woken(&self, cx: &Context<'_>) {
+        let mut slot = self.waker.borrow_mut();
+        match &*slot {
+            Some(old) if old.will_wake(cx.waker()) => {}
+            _ => *slot = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Ready when the wait should end.
+    pub(super) fn poll_stop(&self, cx: &Context<'_>) -> Poll<Stop> {
+        if self.is_untold() {
+            return Poll::Ready(Stop::Cancelled);
+        }
+        if self.expired.get() {
+            return Poll::Ready(Stop::Expired);
+        }
+        self.sleep_until_woken(cx);
+        Poll::Pending
+    }
+
+    /// Awaits `future`, but not beyond a cancellation or the deadline; then it is dropped.
+    pub(super) async fn watch<F: Future>(&self, future: F) -> Result<F::Output, Stop> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.poll_stop(cx).map(Err),
+        })
+        .await
+    }
+
+    /// Awaits `future`, but not beyond the deadline; then it is dropped. A cancellation is told
+    /// through `tell` once, and the wait goes on.
+    pub(super) async fn watch_telling<F: Future>(
+        &self,
+        future: F,
+        mut tell: impl FnMut(),
+    ) -> Result<F::Output, Stop> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(output));
+                }
+                match self.poll_stop(cx) {
+                    Poll::Ready(Stop::Cancelled) => {
+                        tell();
+                        self.acknowledge(Instant::now());
+                    }
+                    Poll::Ready(Stop::Expired) => return Poll::Ready(Err(Stop::Expired)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Something arrived. Notifications beyond the bound are dropped: progress is a courtesy, and
+    /// the channel they come on serves others too.
+    pub(super) fn deliver(&self, item: Item) {
+        {
+            let mut inbox = self.inbox.borrow_mut();
+            if let Item::Notification(message) = &item {
+                let bytes = self.inbox_bytes.get() + message.len();
+                if inbox.len() >= limits::SSE_QUEUE_MESSAGES_MAX
+                    || bytes > limits::SSE_QUEUE_BYTES_MAX
+                {
+                    return;
+                }
+                self.inbox_bytes.set(bytes);
+            }
+            inbox.push_back(item);
+        }
+        self.wake();
+    }
+
+    /// What arrived first, or why to stop waiting.
+    pub(super) async fn arrived(&self) -> Result<Item, Stop> {
+        poll_fn(|cx| {
+            if let Some(item) = self.inbox.borrow_mut().pop_front() {
+                if let Item::Notification(message) = &item {
+                    self.inbox_bytes.set(self.inbox_bytes.get() - message.len());
+                }
+                return Poll::Ready(Ok(item));
+            }
+            self.poll_stop(cx).map(Err)
+        })
+        .await
+    }
+}
+
+impl std::fmt::Debug for CallHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallHandle")
+            .field("cancelled", &self.cancelled.get())
+            .field("expired", &self.expired.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The deadlines of one worker.
+pub(super) struct Clock {
+    slots: RefCell<Vec<Option<Rc<CallHandle>>>>,
+    free: RefCell<Vec<usize>>,
+    armed: Cell<usize>,
+    /// Rung when the first deadline is armed.
+    bell: Bell,
+    /// As of the last tick.
+    now: Cell<Instant>,
+}
+
+/// An armed deadline; dropping it disarms it.
+pub(super) struct Deadline {
+    clock: Rc<Clock>,
+    slot: usize,
+}
+
+impl Clock {
+    pub(super) fn new(now: Instant) -> Rc<Clock> {
+        Rc::new(Clock {
+            slots: RefCell::new(Vec::new()),
+            free: RefCell::new(Vec::new()),
+            armed: Cell::new(0),
+            bell: Bell::new(),
+            now: Cell::new(now),
+        })
+    }
+
+    /// `handle` expires `limit` from now.
+    pub(super) fn arm(
+        self: &Rc<Clock>,
+        handle: &Rc<CallHandle>,
+        now: Instant,
+        limit: Duration,
+    ) -> Deadline {
+        handle.deadline.set(now.checked_add(limit));
+        let slot = self.free.borrow_mut().pop();
+        let mut slots = self.slots.borrow_mut();
+        let slot = slot.unwrap_or_else(|| {
+            slots.push(None);
+            slots.len() - 1
+        });
+        slots[slot] = Some(handle.clone());
+        if self.armed.replace(self.armed.get() + 1) == 0 {
+            self.now.set(now);
+            self.bell.ring(1);
+        }
+        Deadline { clock: self.clone(), slot }
+    }
+
+    /// The time of the last tick: exact to [`DEADLINE_TICK`](limits::DEADLINE_TICK) while a
+    /// deadline is armed.
+    pub(super) fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Expires what is due.
+    pub(super) fn tick(&self, now: Instant) {
+        self.now.set(now);
+        for handle in self.slots.borrow().iter().flatten() {
+            if !handle.expired.get() && handle.deadline.get().is_some_and(|at| at <= now) {
+                handle.expire();
+            }
+        }
+    }
+
+    /// Waits until the next look at the deadlines is worth it, at most `limit`.
+    pub(super) async fn pause(&self, limit: Duration) {
+        if self.armed.get() == 0 {
+            self.bell.take();
+            // A wait for the bell may be dropped.
+            let _ = crate::rt::time::timeout(limit, self.bell.wait()).await;
+        }
+        if self.armed.get() > 0 {
+            crate::rt::time::sleep(limits::DEADLINE_TICK).await;
+        }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.clock.slots.borrow_mut()[self.slot] = None;
+        self.clock.free.borrow_mut().push(self.slot);
+        self.clock.armed.set(self.clock.armed.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_deadline_ends_the_wait_and_a_dropped_one_does_not() {
+        let start = Instant::now();
+        let clock = Clock::new(start);
+        let (one, two) = (Rc::new(CallHandle::new()), Rc::new(CallHandle::new()));
+        let first = clock.arm(&one, start, Duration::from_secs(1));
+        let second = clock.arm(&two, start, Duration::from_secs(1));
+        let mut wait = pin!(one.watch(std::future::pending::<()>()));
+        assert!(poll(wait.as_mut()).is_pending());
+        clock.tick(start + Duration::from_millis(999));
+        assert!(poll(wait.as_mut()).is_pending());
+        drop(second);
+        clock.tick(start + Duration::from_secs(1));
+        assert_eq!(poll(wait.as_mut()), Poll::Ready(Err(Stop::Expired)));
+        assert!(!two.expired.get());
+        drop(first);
+        assert_eq!((clock.armed.get(), clock.free.borrow().len()), (0, 2));
+    }
+
+    #[test]
+    fn a_cancellation_is_told_once_and_leaves_a_short_grace() {
+        let start = Instant::now();
+        let clock = Clock::new(start);
+        let handle = Rc::new(CallHandle::new());
+        let _deadline = clock.arm(&handle, start, Duration::from_secs(300));
+        let told = Cell::new(0);
+        let mut wait =
+            pin!(handle.watch_telling(std::future::pending::<()>(), || told.set(told.get() + 1)));
+        assert!(poll(wait.as_mut()).is_pending());
+        handle.cancel(Some("enough".into()));
+        handle.cancel(None);
+        assert!(poll(wait.as_mut()).is_pending());
+        assert!(poll(wait.as_mut()).is_pending());
+        assert_eq!((told.get(), handle.reason().as_deref()), (1, Some("enough")));
+        clock.tick(Instant::now() + limits::CANCEL_GRACE);
+        assert_eq!(poll(wait.as_mut()), Poll::Ready(Err(Stop::Expired)));
+    }
+
+    #[test]
+    fn the_inbox_is_bounded_but_always_takes_the_answer() {
+        let handle = CallHandle::new();
+        for _ in 0..5 {
+            handle.deliver(Item::Notification(vec![0; limits::SSE_QUEUE_BYTES_MAX / 2]));
+        }
+        handle.deliver(Item::Answer(vec![1]));
+        assert_eq!(handle.inbox.borrow().len(), 3);
+        for _ in 0..2 {
+            let next = poll(pin!(handle.arrived()));
+            assert!(matches!(next, Poll::Ready(Ok(Item::Notification(_)))));
+        }
+        assert!(matches!(poll(pin!(handle.arrived())), Poll::Ready(Ok(Item::Answer(_)))));
+        assert_eq!(handle.inbox_bytes.get(), 0);
+    }
+}

@@ -1,0 +1,359 @@
+//! Owns: what is known of a backend's health, readable from any thread; pauses between attempts.
+//! Never: probing (`supervise`), verdicts of breakers.
+//! Next: `pool`, connections kept for the next call.
+//!
+//! Every atomic has one writer: a backend's line is written by its owner worker, a share by its
+//! own worker. Texts do not fit atomics; they go to the control thread as [`Note`]s, and are
+//! dropped when it is busy: the next change brings the next text.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::limits;
+use crate::plan::{BackendId, RestartPlan, WorkerId};
+
+/// Where a backend is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Being brought up for the first time.
+    Starting = 0,
+    /// Its handshake is complete and its lists are read.
+    Up = 1,
+    /// It was up and does not answer.
+    Down = 2,
+    /// It failed, and the next attempt waits.
+    Backoff = 3,
+    /// As `Backoff`, after several failures in a row.
+    CrashLoop = 4,
+    /// Given up (`restart.give_up_after`).
+    Failed = 5,
+    /// Ended with the proxy, or by a reload.
+    Stopped = 6,
+}
+
+impl State {
+    /// Every state, in the order of their numbers.
+    pub const ALL: [State; 7] = [
+        State::Starting,
+        State::Up,
+        State::Down,
+        State::Backoff,
+        State::CrashLoop,
+        State::Failed,
+        State::Stopped,
+    ];
+
+    /// Its name in the admin surface.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Up => "up",
+            State::Down => "down",
+            State::Backoff => "backoff",
+            State::CrashLoop => "crash-loop",
+            State::Failed => "failed",
+            State::Stopped => "stopped",
+        }
+    }
+
+    /// Whether calls can be expected to succeed.
+    pub const fn is_healthy(self) -> bool {
+        matches!(self, State::Up)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// News for the control thread.
+#[derive(Clone, Debug)]
+pub enum Note {
+    /// A backend's state or lists changed.
+    Backend {
+        /// Which one.
+        id: BackendId,
+        /// Its state now.
+        state: State,
+        /// Tools in its list.
+        tools: u32,
+        /// Why, when it is not well; may name addresses and statuses, never secrets.
+        detail: Option<String>,
+    },
+}
+
+/// Takes news to the control thread, from any worker, without waiting.
+pub type Tell = Box<dyn Fn(Note) + Send + Sync>;
+
+/// One backend, written by its owner.
+#[derive(Default)]
+#[repr(align(128))]
+struct Line {
+    state: AtomicU8,
+    tools: AtomicU32,
+    restarts: AtomicU32,
+}
+
+/// One backend as one worker sees it, written by that worker.
+#[derive(Default)]
+#[repr(align(128))]
+struct Share {
+    in_flight: AtomicU32,
+    children: AtomicU32,
+    idle: AtomicU32,
+    /// Milliseconds since the board was made, plus 1; 0 = never.
+    success: AtomicU64,
+}
+
+/// The health of all backends, shared by all threads.
+pub struct Board {
+    born: Instant,
+    lines: Box<[Line]>,
+    /// One row per worker.
+    shares: Box<[Share]>,
+    tell: Tell,
+}
+
+impl Board {
+    /// A board on which all backends are in their first start.
+    pub fn new(workers: usize, backends: usize, tell: Tell) -> Arc<Board> {
+        Arc::new(Board {
+            born: Instant::now(),
+            lines: (0..backends).map(|_| Line::default()).collect(),
+            shares: (0..backends * workers).map(|_| Share::default()).collect(),
+            tell,
+        })
+    }
+
+    /// Its state.
+    pub fn state(&self, id: BackendId) -> State {
+        State::ALL[usize::from(self.lines[id].state.load(Ordering::Relaxed))]
+    }
+
+    /// Tools in its list as last read.
+    pub fn tools(&self, id: BackendId) -> u32 {
+        self.lines[id].tools.load(Ordering::Relaxed)
+    }
+
+    /// How often it was brought up again.
+    pub fn restarts(&self, id: BackendId) -> u32 {
+        self.lines[id].restarts.load(Ordering::Relaxed)
+    }
+
+    /// Calls in flight, all workers together.
+    pub fn in_flight(&self, id: BackendId) -> u32 {
+        self.row(id).map(|share| share.in_flight.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Children that sessions have of it, all workers together.
+    pub fn children(&self, id: BackendId) -> u32 {
+        self.row(id).map(|share| share.children.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Pooled connections that wait for a request, all workers together, as of about a second ago.
+    pub fn idle_connections(&self, id: BackendId) -> u32 {
+        self.row(id).map(|share| share.idle.load(Ordering::Relaxed)).sum()
+    }
+
+    /// When it last answered anything; `None` = never. Exact to about 20 ms.
+    pub fn last_success(&self, id: BackendId) -> Option<Instant> {
+        let last = self.row(id).map(|share| share.success.load(Ordering::Relaxed)).max()?;
+        last.checked_sub(1).map(|since| self.born + Duration::from_millis(since))
+    }
+
+    fn row(&self, id: BackendId) -> impl Iterator<Item = &Share> {
+        self.shares.iter().skip(id).step_by(self.lines.len())
+    }
+
+    fn share(&self, worker: WorkerId, id: BackendId) -> &Share {
+        &self.shares[worker * self.lines.len() + id]
+    }
+
+    /// The owner's word; the control thread is told.
+    pub(super) fn set(&self, id: BackendId, state: State, detail: Option<String>) {
+        self.lines[id].state.store(state as u8, Ordering::Relaxed);
+        (self.tell)(Note::Backend { id, state, tools: self.tools(id), detail });
+    }
+
+    pub(super) fn set_tools(&self, id: BackendId, tools: usize) {
+        let tools = u32::try_from(tools).unwrap_or(u32::MAX);
+        self.lines[id].tools.store(tools, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_restart(&self, id: BackendId) {
+        let restarts = &self.lines[id].restarts;
+        restarts.store(restarts.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_in_flight(&self, worker: WorkerId, id: BackendId, calls: usize) {
+        self.share(worker, id).in_flight.store(calls as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_children(&self, worker: WorkerId, id: BackendId, children: usize) {
+        self.share(worker, id).children.store(children as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_idle(&self, worker: WorkerId, id: BackendId, connections: usize) {
+        self.share(worker, id).idle.store(connections as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn succeeded(&self, worker: WorkerId, id: BackendId, now: Instant) {
+        let since = now.saturating_duration_since(self.born).as_millis() as u64 + 1;
+        let success = &self.share(worker, id).success;
+        if success.load(Ordering::Relaxed) != since {
+            success.store(since, Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries((0..self.lines.len()).map(|id| self.state(id))).finish()
+    }
+}
+
+/// Pauses between attempts: doubling from `initial` to `max`, each between half and the whole of
+/// its step by chance, so that backends that fell together do not rise together.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    plan: RestartPlan,
+    failures: u32,
+    chance: Chance,
+}
+
+impl Backoff {
+    pub(super) fn new(plan: RestartPlan, seed: u64) -> Backoff {
+        Backoff { plan, failures: 0, chance: Chance(seed) }
+    }
+
+    /// One more failure; the pause before the next attempt, or `None` to give up.
+    pub(super) fn next(&mut self, max: Duration) -> Option<Duration> {
+        self.failures = self.failures.saturating_add(1);
+        if self.plan.give_up_after.is_some_and(|limit| self.failures >= limit.max(1)) {
+            return None;
+        }
+        let doublings = (self.failures - 1).min(20);
+        let step = self.plan.initial.saturating_mul(1 << doublings).min(self.plan.max).min(max);
+        Some(self.chance.between(step / 2, step))
+    }
+
+    /// Failures since all was well.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// All is well again.
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// What the next pause is called.
+    pub(super) fn state(&self) -> State {
+        if self.failures >= limits::CRASH_LOOP_AFTER { State::CrashLoop } else { State::Backoff }
+    }
+
+    /// `duration`, up to a fifth shorter or longer.
+    pub(super) fn jitter(&mut self, duration: Duration) -> Duration {
+        self.chance.between(duration * 4 / 5, duration * 6 / 5)
+    }
+}
+
+/// Numbers by chance, the same for the same seed (splitmix64). For spreading work, not for secrets.
+#[derive(Debug)]
+struct Chance(u64);
+
+impl Chance {
+    fn between(&mut self, low: Duration, high: Duration) -> Duration {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        let range = high.saturating_sub(low).as_micros() as u64 + 1;
+        low + Duration::from_micros(z % range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(give_up_after: Option<u32>) -> RestartPlan {
+        RestartPlan {
+            initial: Duration::from_millis(500),
+            max: Duration::from_secs(30),
+            give_up_after,
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_bound_and_are_spread() {
+        for seed in 0..200 {
+            let mut backoff = Backoff::new(plan(None), seed);
+            let mut step = Duration::from_millis(500);
+            for _ in 0..40 {
+                let pause = backoff.next(Duration::MAX).unwrap();
+                assert!(step / 2 <= pause && pause <= step, "{pause:?} for {step:?}");
+                step = (step * 2).min(Duration::from_secs(30));
+            }
+            assert!(backoff.next(Duration::from_secs(5)).unwrap() <= Duration::from_secs(5));
+            backoff.reset();
+            assert!(backoff.next(Duration::MAX).unwrap() <= Duration::from_millis(500));
+        }
+        let first = |seed| Backoff::new(plan(None), seed).next(Duration::MAX).unwrap();
+        assert!((0..50).any(|seed| first(seed) != first(seed + 1)));
+        assert_eq!(first(7), first(7));
+    }
+
+    #[test]
+    fn it_gives_up_only_where_told() {
+        let mut backoff = Backoff::new(plan(Some(3)), 1);
+        assert!(backoff.next(Duration::MAX).is_some());
+        assert!(backoff.next(Duration::MAX).is_some());
+        assert!(backoff.next(Duration::MAX).is_none());
+    }
+
+    #[test]
+    fn a_crash_loop_shows() {
+        let mut backoff = Backoff::new(plan(None), 1);
+        for _ in 1..limits::CRASH_LOOP_AFTER {
+            backoff.next(Duration::MAX);
+            assert_eq!(backoff.state(), State::Backoff);
+        }
+        backoff.next(Duration::MAX);
+        assert_eq!(backoff.state(), State::CrashLoop);
+    }
+
+    #[test]
+    fn the_board_sums_over_workers() {
+        let (notes, inbox) = std::sync::mpsc::sync_channel(1);
+        let board = Board::new(2, 3, Box::new(move |note| drop(notes.try_send(note))));
+        assert_eq!((board.state(1), board.last_success(1)), (State::Starting, None));
+        board.set_in_flight(0, 1, 4);
+        board.set_in_flight(1, 1, 5);
+        board.set_in_flight(1, 2, 9);
+        assert_eq!(board.in_flight(1), 9);
+        let now = board.born + Duration::from_millis(70);
+        board.succeeded(0, 1, board.born + Duration::from_millis(20));
+        board.succeeded(1, 1, now);
+        assert_eq!(board.last_success(1), Some(now));
+        board.set_tools(1, 6);
+        board.set(1, State::Up, None);
+        board.set(1, State::Down, Some("no room for this one".into()));
+        assert_eq!(board.state(1), State::Down);
+        let Note::Backend { id, state, tools, detail } = inbox.recv().unwrap();
+        assert_eq!((id, state, tools, detail), (1, State::Up, 6, None));
+    }
+
+    #[test]
+    fn states_and_their_numbers_agree() {
+        for (number, state) in State::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, number);
+        }
+    }
+}

@@ -1,0 +1,743 @@
+//! Owns: one exchange over Streamable HTTP: request out, replies in, connection kept or closed.
+//! Never: repeating anything (`attempt`), opening sessions (`leg`).
+//! Next: `leg`, sessions with a backend.
+//!
+//! MCP, Transports, Streamable HTTP: a request is a POST, answered by one JSON document or by an
+//! event stream that may carry other messages before the answer. A connection is used again only
+//! when a whole response was read from it.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::attempt::Ended;
+use super::entry::Entry;
+use super::failure::Failure;
+use super::handle::{CallHandle, Stop};
+use super::judge::{self, Verdict};
+use super::leg::Leg;
+use super::names::{self, Own, Raw};
+use super::relay::{self, Word};
+use super::{Backends, Reply};
+use crate::error::Kind;
+use crate::http::{ClientConnection, ResponseHead, sse};
+use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span, Watch};
+use crate::limits;
+use crate::rt;
+
+/// A request to send.
+pub(super) struct Request<'a> {
+    /// The message.
+    pub(super) body: &'a [u8],
+    /// On a shared channel: where its id and its token stand, and what the caller calls it. Both
+    /// become `asked`.
+    pub(super) rename: Option<(Span, Option<Span>, Own)>,
+    /// Its id as the backend sees it.
+    pub(super) asked: Raw,
+    /// The answer is to be collected, however long.
+    pub(super) whole: bool,
+}
+
+/// Why an exchange came to nothing.
+pub(super) enum Broken {
+    /// A connection from the pool was dead: no byte of an answer came. `taken` = the request may
+    /// have been taken whole.
+    Stale { taken: bool, cause: String },
+    /// Anything else.
+    Ended(Ended),
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Broken {
+        Broken::Ended(failure.into())
+    }
+}
+
+impl From<Stop> for Broken {
+    fn from(stop: Stop) -> Broken {
+        Broken::Ended(stop.into())
+    }
+}
+
+/// The replies to one POST.
+pub(super) struct HttpReplies {
+    backends: Rc<Backends>,
+    entry: Rc<Entry>,
+    leg: Arc<Leg>,
+    handle: Rc<CallHandle>,
+    /// `None` once it was given back or closed.
+    connection: Option<ClientConnection>,
+    asked: Raw,
+    own: Option<Own>,
+    whole: bool,
+    mode: Mode,
+}
+
+enum Mode {
+    /// The head of the response has not come.
+    Waiting,
+    /// A document of that length.
+    Json(Option<u64>),
+    /// An event stream; the rest of the piece that came last.
+    Events {
+        reader: Box<sse::Reader>,
+        piece: Vec<u8>,
+        at: usize,
+        queue: VecDeque<Vec<u8>>,
+    },
+    /// A document that is passed on piece by piece, one piece behind.
+    Long {
+        watch: Box<Watch>,
+        held: Option<Vec<u8>>,
+    },
+    /// An answer that was read already.
+    Ready(Vec<u8>),
+    Over,
+}
+
+/// Sends a request and awaits the head of its response, over a connection of the pool or (`pooled`
+/// = false, or none there) a new one. Cancellation and deadline end it; both are told to the
+/// backend once the request may have left.
+pub(super) async fn post(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    leg: &Arc<Leg>,
+    request: &Request<'_>,
+    handle: &Rc<CallHandle>,
+    pooled: bool,
+) -> Result<HttpReplies, Broken> {
+    let pool = &entry.http().1.pool;
+    let idle = if pooled { pool.take(Instant::now(), ClientConnection::is_quiet) } else { None };
+    let reused = idle.is_some();
+    let mut connection = match idle {
+        Some(connection) => connection,
+        None => handle.watch(connect(backends, entry)).await??,
+    };
+    let bytes = message(connection.buffer(), leg, request);
+    if let Err(fault) = connection.send(bytes).await {
+        return Err(match reused {
+            true => Broken::Stale { taken: false, cause: fault.to_string() },
+            false => Failure::new(Kind::Unavailable, fault.to_string()).into(),
+        });
+    }
+    let mut replies = HttpReplies {
+        backends: backends.clone(),
+        entry: entry.clone(),
+        leg: leg.clone(),
+        handle: handle.clone(),
+        connection: Some(connection),
+        asked: request.asked.clone(),
+        own: request.rename.as_ref().map(|(_, _, own)| own.clone()),
+        whole: request.whole,
+        mode: Mode::Waiting,
+    };
+    replies.begin(reused).await?;
+    Ok(replies)
+}
+
+/// The whole POST.
+fn message(mut out: Vec<u8>, leg: &Leg, request: &Request<'_>) -> Vec<u8> {
+    let body = request.body;
+    let Some((id, token, _)) = &request.rename else {
+        leg.post(&mut out, body.len());
+        out.extend_from_slice(body);
+        return out;
+    };
+    let cut = id.len() + token.map_or(0, Span::len);
+    let put = request.asked.len() * (1 + usize::from(token.is_some()));
+    let length = body.len() - cut + put;
+    leg.post(&mut out, length);
+    let start = out.len();
+    names::renamed(&mut out, body, *id, *token, &request.asked);
+    debug_assert_eq!(out.len() - start, length);
+    out
+}
+
+/// A new connection: every address is tried, in less time when the backend is known to be down.
+pub(super) async fn connect(
+    backends: &Rc<Backends>,
+    entry: &Entry,
+) -> Result<ClientConnection, Failure> {
+    let (plan, http) = entry.http();
+    let limit = match backends.is_down(entry) {
+        true => limits::CONNECT_TIMEOUT_DOWN,
+        false => limits::CONNECT_TIMEOUT,
+    };
+    let unavailable = |cause: String| Failure::new(Kind::Unavailable, cause);
+    let addresses = rt::time::timeout(limit, http.addresses.all(Instant::now()))
+        .await
+        .map_err(|_| unavailable("name lookup: no answer".to_owned()))?
+        .map_err(|fault| unavailable(format!("name lookup: {fault}")))?;
+    let share = limit / addresses.len().max(1) as u32;
+    let mut causes = String::new();
+    for address in addresses.iter() {
+        let tls = plan.tls.as_ref().map(|config| (config.clone(), &*plan.host));
+        match ClientConnection::connect(*address, tls, share).await {
+            Ok(connection) => {
+                http.addresses.prefer(*address);
+                return Ok(connection);
+            }
+            Err(fault) => {
+                let separator = if causes.is_empty() { "" } else { "; " };
+                causes.push_str(&format!("{separator}{address}: {fault}"));
+            }
+        }
+    }
+    http.addresses.doubt();
+    Err(unavailable(causes))
+}
+
+impl HttpReplies {
+    /// A field of the response's head cannot be kept, so what `initialize` needs is read here.
+    async fn begin(&mut self, reused: bool) -> Result<(), Broken> {
+        let head = match self.wait_head().await? {
+            Ok(head) => head,
+            Err(fault) => {
+                self.connection = None;
+                self.mode = Mode::Over;
+                let cause = fault.to_string();
+                if reused && !fault.answered {
+                    return Err(Broken::Stale { taken: fault.sent, cause });
+                }
+                let kind = match (fault.sent, fault.answered) {
+                    (false, false) => Kind::Unavailable,
+                    (true, false) => Kind::Lost,
+                    (_, true) => Kind::BadAnswer,
+                };
+                return Err(Failure::new(kind, cause).into());
+            }
+        };
+        if head.field("content-encoding").is_some_and(|coding| coding != b"identity") {
+            return Err(self.bad("an encoding that was not asked for").into());
+        }
+        let status = head.status();
+        if !(200..300).contains(&status) {
+            return self.refused(status).await;
+        }
+        self.mode = match media(&head) {
+            Media::Json => Mode::Json(head.content_length()),
+            Media::Events => Mode::Events {
+                reader: Box::default(),
+                piece: Vec::new(),
+                at: 0,
+                queue: VecDeque::new(),
+            },
+            Media::Other => {
+                let failure = self.bad("neither JSON nor an event stream");
+                return Err(failure.note(format!("HTTP {status}")).into());
+            }
+        };
+        if self.leg.is_provisional() {
+            self.leg.note_session(head.field("mcp-session-id"));
+        }
+        Ok(())
+    }
+
+    async fn wait_head(&mut self) -> Result<Result<Rc<ResponseHead>, crate::http::Fault>, Stop> {
+        let teller = Teller::of(self);
+        let Some(connection) = &mut self.connection else { return Err(Stop::Expired) };
+        let head = self.handle.watch_telling(connection.head(), || teller.cancel()).await;
+        if head.is_err() {
+            self.expired();
+        }
+        head
+    }
+
+    /// The deadline passed: the backend is told, unless it was by a cancellation.
+    fn expired(&mut self) {
+        if !self.handle.is_cancelled() {
+            Teller::of(self).cancel();
+        }
+        self.connection = None;
+        self.mode = Mode::Over;
+    }
+
+    /// A response with a status other than 2xx.
+    async fn refused(&mut self, status: u16) -> Result<(), Broken> {
+        let teller = Teller::of(self);
+        let body = match &mut self.connection {
+            Some(connection) => {
+                let body = connection.whole(limits::WHOLE_BODY_BYTES_MAX);
+                match self.handle.watch_telling(body, || teller.cancel()).await {
+                    Ok(body) => body.unwrap_or_default(),
+                    Err(stop) => {
+                        self.expired();
+                        return Err(stop.into());
+                    }
+                }
+            }
+            None => Vec::new(),
+        };
+        self.release();
+        let in_session = self.leg.has_session();
+        match judge::refusal(status, &body, &self.asked, in_session) {
+            Verdict::Answer => {
+                self.mode = Mode::Ready(body);
+                Ok(())
+            }
+            Verdict::SessionLost => {
+                self.mode = Mode::Over;
+                let mut failure = judge::failed(status);
+                failure.session_lost = true;
+                Err(failure.into())
+            }
+            Verdict::Failed(failure) => {
+                self.mode = Mode::Over;
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// See [`super::Replies::next`].
+    pub(super) async fn next(&mut self) -> Result<Reply, Ended> {
+        match &mut self.mode {
+            Mode::Json(length) => {
+                let length = *length;
+                self.document(length).await
+            }
+            Mode::Events { .. } => self.event().await,
+            Mode::Ready(body) => {
+                let body = std::mem::take(body);
+                self.answered(body)
+            }
+            Mode::Waiting | Mode::Long { .. } | Mode::Over => {
+                Err(Failure::new(Kind::Internal, "asked for a reply after the answer").into())
+            }
+        }
+    }
+
+    /// See [`super::Replies::chunk`].
+    pub(super) async fn chunk(&mut self) -> Result<Option<Vec<u8>>, Ended> {
+        if !matches!(self.mode, Mode::Long { .. }) {
+            return Ok(None);
+        }
+        loop {
+            let piece = self.piece().await?;
+            let Mode::Long { watch, held } = &mut self.mode else { return Ok(None) };
+            let Some(piece) = piece else {
+                let (watch, last) = (std::mem::take(&mut **watch), held.take());
+                let id = match watch.finish() {
+                    Ok((id, _)) => id,
+                    Err(fault) => return Err(self.bad(fault.text()).into()),
+                };
+                if !id.is_some_and(|id| names::same(&self.asked, &id)) {
+                    return Err(self.bad("an answer to another request").into());
+                }
+                self.release();
+                self.mode = Mode::Over;
+                self.backends.succeeded(&self.entry);
+                return Ok(last);
+            };
+            if let Err(fault) = watch.feed(&piece) {
+                return Err(self.bad(fault.text()).into());
+            }
+            // The last piece goes out only when all that was said of the answer has been checked.
+            if let Some(earlier) = held.replace(piece) {
+                return Ok(Some(earlier));
+            }
+        }
+    }
+
+    /// The next piece of the body.
+    async fn piece(&mut self) -> Result<Option<Vec<u8>>, Ended> {
+        let teller = Teller::of(self);
+        let Some(connection) = &mut self.connection else {
+            return Err(Failure::new(Kind::Lost, "connection closed").into());
+        };
+        match self.handle.watch_telling(connection.body(), || teller.cancel()).await {
+            Ok(Ok(piece)) => Ok(piece),
+            Ok(Err(fault)) => Err(self.lost(fault.to_string()).into()),
+            Err(stop) => {
+                self.expired();
+                Err(stop.into())
+            }
+        }
+    }
+
+    /// A JSON document: collected if it is short or must be, else passed on as it comes.
+    async fn document(&mut self, length: Option<u64>) -> Result<Reply, Ended> {
+        let short = match self.whole {
+            true => limits::MESSAGE_BYTES_MAX,
+            false => limits::WHOLE_BODY_BYTES_MAX,
+        };
+        if length.is_some_and(|length| length <= short as u64) {
+            let teller = Teller::of(self);
+            let Some(connection) = &mut self.connection else {
+                return Err(Failure::new(Kind::Lost, "connection closed").into());
+            };
+            let whole = connection.whole(short);
+            return match self.handle.watch_telling(whole, || teller.cancel()).await {
+                Ok(Ok(body)) => {
+                    self.release();
+                    self.answered(body)
+                }
+                Ok(Err(fault)) => Err(self.lost(fault.to_string()).into()),
+                Err(stop) => {
+                    self.expired();
+                    Err(stop.into())
+                }
+            };
+        }
+        let mut watch = Box::new(Watch::new());
+        let mut body = Vec::new();
+        loop {
+            let Some(piece) = self.piece().await? else {
+                self.release();
+                return self.answered(body);
+            };
+            if let Err(fault) = watch.feed(&piece) {
+                return Err(self.bad(fault.text()).into());
+            }
+            if body.is_empty() {
+                body = piece
+            } else {
+                body.extend_from_slice(&piece)
+            }
+            if body.len() > limits::MESSAGE_BYTES_MAX {
+                return Err(self.bad("over the bound of one message").into());
+            }
+            let long = length.is_some() || body.len() > short;
+            if self.whole || !long {
+                continue;
+            }
+            let Some(range) = watch.id_at() else {
+                // Without a name of the caller's own to put there, the id may come at the end.
+                if self.own.is_none() {
+                    self.mode = Mode::Long { watch, held: Some(body) };
+                    return Ok(Reply::Streaming { len: length });
+                }
+                continue;
+            };
+            let span = Span::new(range.start as usize, range.end as usize);
+            if !names::same(&self.asked, span.of(&body)) {
+                return Err(self.bad("an answer to another request").into());
+            }
+            let mut len = length;
+            if let Some(own) = &self.own {
+                let grown = own.id.len() as u64;
+                len = length.map(|length| length - span.len() as u64 + grown);
+                body = own.answer(&body, span);
+            }
+            self.mode = Mode::Long { watch, held: Some(body) };
+            return Ok(Reply::Streaming { len });
+        }
+    }
+
+    /// The next message of an event stream that is for the caller.
+    async fn event(&mut self) -> Result<Reply, Ended> {
+        loop {
+            let Mode::Events { reader, piece, at, queue } = &mut self.mode else {
+                return Err(Failure::new(Kind::Internal, "no event stream").into());
+            };
+            if let Some(message) = queue.pop_front() {
+                match self.message(message)? {
+                    Some(reply) => return Ok(reply),
+                    None => continue,
+                }
+            }
+            let mut input = &piece[*at..];
+            let event = reader.take(&mut input);
+            *at = piece.len() - input.len();
+            match event {
+                // Without data: a place to resume from, or nothing (2025-11-25, Transports).
+                Ok(Some(event)) if event.data.is_empty() => {}
+                Ok(Some(event)) => match split(&event.data) {
+                    Some(messages) => queue.extend(messages),
+                    None => {
+                        if let Some(reply) = self.message(event.data)? {
+                            return Ok(reply);
+                        }
+                    }
+                },
+                Ok(None) => {
+                    let next = match self.piece().await? {
+                        Some(next) => next,
+                        None => return Err(self.lost("event stream ended early").into()),
+                    };
+                    if let Mode::Events { piece, at, .. } = &mut self.mode {
+                        (*piece, *at) = (next, 0);
+                    }
+                }
+                Err(fault) => return Err(self.bad(fault.to_string()).into()),
+            }
+        }
+    }
+
+    /// One message of an event stream: what the caller gets of it.
+    fn message(&mut self, message: Vec<u8>) -> Result<Option<Reply>, Ended> {
+        let envelope = match jsonrpc::scan(&message) {
+            Ok(envelope) => envelope,
+            Err(fault) => return Err(self.bad(fault.text()).into()),
+        };
+        match envelope.kind {
+            Message::Response | Message::ErrorResponse => {
+                let answer = self.checked(message, &envelope)?;
+                self.drain();
+                Ok(Some(Reply::Answer(answer)))
+            }
+            Message::Notification => match relay::word(&envelope, &message) {
+                Word::Changed(flags) => {
+                    self.backends.hint(&self.entry, flags);
+                    Ok(None)
+                }
+                Word::Private => Ok(None),
+                Word::Progress => {
+                    let Some(own) = &self.own else {
+                        return Ok(Some(Reply::Notification(message)));
+                    };
+                    let token = envelope.progress_token;
+                    let token = token.filter(|token| names::same(&self.asked, token.of(&message)));
+                    let progress = token.and_then(|token| own.progress(&message, token));
+                    Ok(progress.map(Reply::Notification))
+                }
+                // It came on the stream of this very request.
+                Word::Other => Ok(Some(Reply::Notification(message))),
+            },
+            Message::Request => {
+                if let Some(reply) = relay::reply(&envelope, &message) {
+                    Teller::of(self).send(reply);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// A whole answer that was collected.
+    fn answered(&mut self, body: Vec<u8>) -> Result<Reply, Ended> {
+        let envelope = match jsonrpc::scan(&body) {
+            Ok(envelope) => envelope,
+            Err(fault) => return Err(self.bad(fault.text()).into()),
+        };
+        self.checked(body, &envelope).map(Reply::Answer)
+    }
+
+    /// The answer as the caller should see it, if it is the answer to this request.
+    fn checked(&mut self, body: Vec<u8>, envelope: &Envelope) -> Result<Vec<u8>, Ended> {
+        if !matches!(envelope.kind, Message::Response | Message::ErrorResponse) {
+            return Err(self.bad("not an answer").into());
+        }
+        let id = envelope.id.filter(|id| names::same(&self.asked, id.of(&body)));
+        let Some(id) = id else {
+            return Err(self.bad("an answer to another request").into());
+        };
+        self.mode = Mode::Over;
+        self.backends.succeeded(&self.entry);
+        Ok(match &self.own {
+            Some(own) => own.answer(&body, id),
+            // The same id in another spelling.
+            None if id.of(&body) != &*self.asked => jsonrpc::splice(&body, &[(id, &self.asked)]),
+            None => body,
+        })
+    }
+
+    /// Gives the connection back, if its response was read to the end.
+    fn release(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && connection.reusable()
+        {
+            self.entry.http().1.pool.put(connection, self.backends.clock.now());
+        }
+    }
+
+    /// After the answer a stream should end; if it does so soon, its connection is kept.
+    fn drain(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        let (backends, entry) = (self.backends.clone(), self.entry.clone());
+        rt::spawn("stream end", async move {
+            let end = async { while let Ok(Some(_)) = connection.body().await {} };
+            // When time is up the connection is closed.
+            let ended = rt::time::timeout(limits::DRAIN_AFTER_ANSWER, end).await;
+            if ended.is_ok() && connection.reusable() {
+                entry.http().1.pool.put(connection, backends.clock.now());
+            }
+        });
+    }
+
+    fn bad(&mut self, cause: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
+        self.connection = None;
+        self.mode = Mode::Over;
+        Failure::new(Kind::BadAnswer, cause)
+    }
+
+    fn lost(&mut self, cause: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
+        self.connection = None;
+        self.mode = Mode::Over;
+        Failure::new(Kind::Lost, cause)
+    }
+}
+
+impl Drop for HttpReplies {
+    fn drop(&mut self) {
+        if !matches!(self.mode, Mode::Over) && self.handle.is_untold() {
+            Teller::of(self).cancel();
+        }
+    }
+}
+
+/// The messages of an array (revision 2025-03-26 alone), `None` for anything else.
+fn split(data: &[u8]) -> Option<Vec<Vec<u8>>> {
+    match jsonrpc::shape(data) {
+        Ok(Shape::Batch(elements)) => {
+            Some(elements.map(|element| element.of(data).to_vec()).collect())
+        }
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Media {
+    Json,
+    Events,
+    Other,
+}
+
+pub(super) fn media(head: &ResponseHead) -> Media {
+    head.field("content-type").map_or(Media::Other, media_type)
+}
+
+fn media_type(field: &[u8]) -> Media {
+    let name = field.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if name.eq_ignore_ascii_case(b"application/json") {
+        Media::Json
+    } else if name.eq_ignore_ascii_case(b"text/event-stream") {
+        Media::Events
+    } else {
+        Media::Other
+    }
+}
+
+/// Sends what is not a request, in a task of its own.
+struct Teller {
+    backends: Rc<Backends>,
+    entry: Rc<Entry>,
+    leg: Arc<Leg>,
+    handle: Rc<CallHandle>,
+    asked: Raw,
+}
+
+impl Teller {
+    fn of(replies: &HttpReplies) -> Teller {
+        Teller {
+            backends: replies.backends.clone(),
+            entry: replies.entry.clone(),
+            leg: replies.leg.clone(),
+            handle: replies.handle.clone(),
+            asked: replies.asked.clone(),
+        }
+    }
+
+    fn cancel(&self) {
+        // A session that is only being opened has nothing to cancel: `initialize` must not be.
+        if !self.leg.is_provisional() {
+            self.send(names::cancellation(&self.asked, self.handle.reason().as_deref()));
+        }
+    }
+
+    fn send(&self, body: Vec<u8>) {
+        let (backends, entry, leg) = (self.backends.clone(), self.entry.clone(), self.leg.clone());
+        rt::spawn("side message", async move {
+            if let Err(failure) = tell(&backends, &entry, &leg, &body).await {
+                tracing::debug!(backend = entry.name(), %failure, "side message not taken");
+            }
+        });
+    }
+}
+
+/// Sends a notification or a response; both may be sent twice.
+///
+/// # Errors
+/// It was not accepted within [`SIDE_MESSAGE_TIMEOUT`](limits::SIDE_MESSAGE_TIMEOUT).
+pub(super) async fn tell(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    leg: &Arc<Leg>,
+    body: &[u8],
+) -> Result<(), Failure> {
+    let write = |out: &mut Vec<u8>| {
+        leg.post(out, body.len());
+        out.extend_from_slice(body);
+    };
+    let (status, body) = side(backends, entry, write).await?;
+    if (200..300).contains(&status) {
+        return Ok(());
+    }
+    let mut failure = judge::failed(status);
+    let verdict = judge::refusal(status, &body, b"", leg.has_session());
+    failure.session_lost = matches!(verdict, Verdict::SessionLost);
+    Err(failure)
+}
+
+/// One small exchange beside calls: status and body of the response.
+pub(super) async fn side(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    write: impl Fn(&mut Vec<u8>),
+) -> Result<(u16, Vec<u8>), Failure> {
+    let pool = &entry.http().1.pool;
+    let exchange = async {
+        let mut pooled = pool.take(Instant::now(), ClientConnection::is_quiet);
+        loop {
+            let reused = pooled.is_some();
+            let mut connection = match pooled.take() {
+                Some(connection) => connection,
+                None => connect(backends, entry).await?,
+            };
+            let mut bytes = connection.buffer();
+            write(&mut bytes);
+            let sent = connection.send(bytes).await;
+            let head = match sent {
+                Ok(()) => {
+                    connection.head().await.map_err(|fault| (fault.answered, fault.to_string()))
+                }
+                Err(fault) => Err((false, fault.to_string())),
+            };
+            match head {
+                Ok(head) => {
+                    let status = head.status();
+                    drop(head);
+                    let body = match connection.whole(limits::WHOLE_BODY_BYTES_MAX).await {
+                        Ok(body) => body,
+                        Err(_) => return Ok((status, Vec::new())),
+                    };
+                    if connection.reusable() {
+                        pool.put(connection, backends.clock.now());
+                    }
+                    return Ok((status, body));
+                }
+                Err((false, _)) if reused => {}
+                Err((_, cause)) => return Err(Failure::new(Kind::Lost, cause)),
+            }
+        }
+    };
+    // The connection is closed with the exchange.
+    match rt::time::timeout(limits::SIDE_MESSAGE_TIMEOUT, exchange).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Failure::new(Kind::Timeout, "no answer to a side message")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_types() {
+        for (field, wanted) in [
+            ("application/json", Media::Json),
+            ("Application/JSON; charset=utf-8", Media::Json),
+            ("text/event-stream;charset=UTF-8", Media::Events),
+            ("application/jsonl", Media::Other),
+            ("text/html", Media::Other),
+            ("", Media::Other),
+        ] {
+            assert_eq!(media_type(field.as_bytes()), wanted, "{field}");
+        }
+    }
+
+    #[test]
+    fn batches_are_split() {
+        assert_eq!(split(b" [{\"a\":1}, {\"b\":2} ]").unwrap(), [b"{\"a\":1}", b"{\"b\":2}"]);
+        assert_eq!(split(b"{\"a\":[1]}"), None);
+    }
+}

@@ -1,0 +1,520 @@
+//! Owns: the channel to one child: requests out, answers back to whoever asked.
+//! Never: starting or stopping the child (`stdio`), repeating a call.
+//! Next: `stdio`, the child itself.
+//!
+//! MCP, Transports, stdio: one message a line, UTF-8, no line ends within. Everything that is queued
+//! goes out as one write; writing and reading are two tasks, for a child may stop reading until
+//! somebody takes its output. An answer is delivered to the call whose id it carries, and to nobody
+//! else: ids are the proxy's own numbers, unknown ones are dropped.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahash::AHashMap;
+
+use super::bell::Bell;
+use super::failure::Failure;
+use super::frame::Lines;
+use super::handle::{CallHandle, Item};
+use super::names::{self, Own};
+use super::relay::{self, Word};
+use crate::error::Kind;
+use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span};
+use crate::limits;
+use crate::plan::WorkerId;
+use crate::rt::child::{Input, Output};
+use crate::rt::local::Event;
+use crate::rt::{Either, race};
+
+/// Read at once from a child; also what its reader keeps between messages.
+const READ_BYTES: usize = 64 * 1024;
+/// Written at once to a child: the capacity of a pipe.
+const WRITE_BYTES: usize = 64 * 1024;
+/// A writer's buffer is kept up to this size.
+const KEEP_BYTES: usize = 256 * 1024;
+
+/// Who waits for an answer.
+pub(super) struct Waiter {
+    pub(super) route: Route,
+    /// What the caller calls its call.
+    pub(super) own: Own,
+}
+
+/// Where an answer goes.
+pub(super) enum Route {
+    /// To a task of this worker.
+    Here(Rc<CallHandle>),
+    /// To a call of another worker, which knows it by the same number.
+    Worker(WorkerId),
+}
+
+/// What a link does with what is not for this worker's calls.
+pub(super) trait Outside {
+    /// Carries an item to the call `id` of another worker.
+    fn carry(&self, to: WorkerId, id: u64, item: Item);
+    /// The child said that lists changed.
+    fn changed(&self, flags: u32);
+    /// The child answered something.
+    fn answered(&self);
+}
+
+/// What goes out: a whole message, or a request whose id and token are to be replaced.
+pub(super) enum Outgoing<'a> {
+    Ready(&'a [u8]),
+    Rename { body: &'a [u8], id: Span, token: Option<Span> },
+}
+
+/// A channel to a child.
+pub(super) struct Link {
+    name: Arc<str>,
+    outside: Box<dyn Outside>,
+    waiting: RefCell<AHashMap<u64, Waiter>>,
+    queue: RefCell<Vec<u8>>,
+    /// Bytes taken from the queue and not yet taken by the child.
+    writing: Cell<usize>,
+    /// Since when the child has taken nothing of them.
+    writing_since: Cell<Option<Instant>>,
+    /// Rung for the writer.
+    bell: Bell,
+    /// No more requests; the input closes when the queue is empty.
+    finishing: Cell<bool>,
+    closed: Event,
+    failure: RefCell<Option<Failure>>,
+    last_used: Cell<Instant>,
+    /// Lines that were no messages, and when the last one was logged.
+    noise: Cell<u64>,
+    noise_logged: Cell<Option<Instant>>,
+}
+
+impl Link {
+    /// A link; its tasks [`Link::write`] and [`Link::read`] are started by the caller.
+    pub(super) fn new(name: Arc<str>, outside: Box<dyn Outside>, now: Instant) -> Rc<Link> {
+        Rc::new(Link {
+            name,
+            outside,
+            waiting: RefCell::new(AHashMap::new()),
+            queue: RefCell::new(Vec::new()),
+            writing: Cell::new(0),
+            writing_since: Cell::new(None),
+            bell: Bell::new(),
+            finishing: Cell::new(false),
+            closed: Event::new(),
+            failure: RefCell::new(None),
+            last_used: Cell::new(now),
+            noise: Cell::new(0),
+            noise_logged: Cell::new(None),
+        })
+    }
+
+    /// Whether requests can be sent.
+    pub(super) fn is_open(&self) -> bool {
+        !self.finishing.get() && !self.closed.is_set()
+    }
+
+    /// Waits until the child can neither be written to nor read from.
+    pub(super) async fn closed(&self) {
+        self.closed.wait().await;
+    }
+
+    /// Why it closed.
+    pub(super) fn failure(&self) -> Failure {
+        self.failure
+            .borrow()
+            .clone()
+            .unwrap_or_else(|| Failure::new(Kind::Unavailable, "the child is stopped"))
+    }
+
+    /// How long nobody has called, `None` while somebody waits.
+    pub(super) fn idle(&self, now: Instant) -> Option<Duration> {
+        let idle = self.waiting.borrow().is_empty();
+        idle.then(|| now.saturating_duration_since(self.last_used.get()))
+    }
+
+    /// Whether the child has taken nothing of its input for too long.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        self.writing_since
+            .get()
+            .is_some_and(|since| now.saturating_duration_since(since) >= limits::CHILD_WRITE_STALL)
+    }
+
+    /// Queues a request of the upstream id `id`.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] when too many bytes are queued, [`Kind::Unavailable`] when it is closed: the
+    /// child has seen nothing of the request, and the waiter is dropped.
+    pub(super) fn send(
+        &self,
+        id: u64,
+        waiter: Waiter,
+        message: &Outgoing<'_>,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        if !self.is_open() {
+            return Err(self.failure().unsent());
+        }
+        self.push(message, id)?;
+        self.last_used.set(now);
+        self.waiting.borrow_mut().insert(id, waiter);
+        Ok(())
+    }
+
+    /// Queues a message that nobody waits for an answer of.
+    pub(super) fn tell(&self, message: &[u8]) {
+        if self.is_open() {
+            // A child that takes nothing misses its cancellations too.
+            let _ = self.push(&Outgoing::Ready(message), 0);
+        }
+    }
+
+    /// Nobody waits for this answer any more.
+    pub(super) fn forget(&self, id: u64) {
+        self.waiting.borrow_mut().remove(&id);
+    }
+
+    /// Cancels a request at the child; its answer, should one come, is still delivered.
+    pub(super) fn cancel(&self, id: u64, reason: Option<&str>) {
+        if self.waiting.borrow().contains_key(&id) {
+            self.tell(&names::cancellation(itoa::Buffer::new().format(id).as_bytes(), reason));
+        }
+    }
+
+    fn push(&self, message: &Outgoing<'_>, id: u64) -> Result<(), Failure> {
+        let length = match message {
+            Outgoing::Ready(message) => message.len(),
+            Outgoing::Rename { body, .. } => body.len(),
+        };
+        let mut queue = self.queue.borrow_mut();
+        if queue.len() + self.writing.get() + length > limits::CHILD_QUEUE_BYTES_MAX {
+            return Err(Failure::new(Kind::Busy, "the child does not take its input"));
+        }
+        let start = queue.len();
+        match message {
+            Outgoing::Ready(message) => queue.extend_from_slice(message),
+            Outgoing::Rename { body, id: span, token } => {
+                let mut number = itoa::Buffer::new();
+                names::renamed(&mut queue, body, *span, *token, number.format(id).as_bytes());
+            }
+        }
+        flatten(&mut queue[start..]);
+        queue.push(b'\n');
+        drop(queue);
+        self.bell.ring(1);
+        Ok(())
+    }
+
+    /// Takes no more requests, and closes the child's input once it has taken what is queued.
+    pub(super) fn finish(&self) {
+        self.finishing.set(true);
+        self.bell.ring(1);
+    }
+
+    /// The channel is broken: all who wait are told at once. Only the first cause counts.
+    pub(super) fn close(&self, failure: Failure) {
+        if self.closed.is_set() {
+            return;
+        }
+        *self.failure.borrow_mut() = Some(failure.clone());
+        self.closed.set();
+        *self.queue.borrow_mut() = Vec::new();
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        for (id, waiter) in waiting {
+            self.deliver(id, &waiter.route, Item::Failed(failure.clone()));
+        }
+    }
+
+    fn deliver(&self, id: u64, route: &Route, item: Item) {
+        match route {
+            Route::Here(handle) => handle.deliver(item),
+            Route::Worker(worker) => self.outside.carry(*worker, id, item),
+        }
+    }
+
+    /// The writer: ends when the link is closed, or finished and empty.
+    pub(super) async fn write(self: Rc<Link>, mut input: Input) {
+        let mut spare = Vec::new();
+        loop {
+            let mut batch = std::mem::replace(&mut *self.queue.borrow_mut(), spare);
+            if batch.is_empty() {
+                spare = batch;
+                if self.finishing.get() || self.closed.is_set() {
+                    return input.close();
+                }
+                if let Either::Right(()) = race(self.bell.wait(), self.closed.wait()).await {
+                    return;
+                }
+                continue;
+            }
+            while !batch.is_empty() {
+                // A long batch goes in pieces, so that a child that takes some of it counts as alive.
+                let rest = if batch.len() > WRITE_BYTES {
+                    batch.split_off(WRITE_BYTES)
+                } else {
+                    Vec::new()
+                };
+                self.writing.set(batch.len() + rest.len());
+                self.writing_since.set(Some(Instant::now()));
+                // Dropped on close: the child is killed then.
+                let written = match race(input.write_all(batch), self.closed.wait()).await {
+                    Either::Left(written) => written,
+                    Either::Right(()) => return,
+                };
+                self.writing_since.set(None);
+                if let (Err(fault), _) = written {
+                    let cause = format!("writing to the child: {fault}");
+                    return self.close(Failure::new(Kind::Lost, cause));
+                }
+                batch = written.1;
+                batch.clear();
+                if !rest.is_empty() {
+                    batch = rest;
+                }
+            }
+            self.writing.set(0);
+            spare = if batch.capacity() > KEEP_BYTES { Vec::new() } else { batch };
+        }
+    }
+
+    /// The reader: ends when the child closes its output, breaks a bound, or the link is closed.
+    pub(super) async fn read(self: Rc<Link>, mut output: Output) {
+        let mut lines = Lines::new(limits::MESSAGE_BYTES_MAX);
+        let mut closed = std::pin::pin!(self.closed.wait());
+        loop {
+            let buffer = lines.buffer();
+            // Dropped on close: the child is killed then.
+            let (read, buffer) = match race(output.read(buffer, READ_BYTES), closed.as_mut()).await
+            {
+                Either::Left(read) => read,
+                Either::Right(()) => return,
+            };
+            lines.restore(buffer);
+            match read {
+                Ok(0) => {
+                    return self.close(Failure::new(Kind::Lost, "the child closed its output"));
+                }
+                Ok(_) => {}
+                Err(fault) => {
+                    let cause = format!("reading from the child: {fault}");
+                    return self.close(Failure::new(Kind::Lost, cause));
+                }
+            }
+            loop {
+                match lines.next() {
+                    Ok(Some(line)) => self.line(line),
+                    Ok(None) => break,
+                    Err(_) => {
+                        let cause = "a line over the bound of one message";
+                        return self.close(Failure::new(Kind::BadAnswer, cause));
+                    }
+                }
+            }
+            lines.shrink(4 * READ_BYTES);
+        }
+    }
+
+    fn line(&self, line: &[u8]) {
+        match jsonrpc::scan(line) {
+            Ok(envelope) => self.message(line, &envelope),
+            Err(fault) => match jsonrpc::shape(line) {
+                // An array of messages: revision 2025-03-26 alone.
+                Ok(Shape::Batch(elements)) => {
+                    for element in elements {
+                        let message = element.of(line);
+                        match jsonrpc::scan(message) {
+                            Ok(envelope) => self.message(message, &envelope),
+                            Err(fault) => self.noise(message, fault.text()),
+                        }
+                    }
+                }
+                _ => self.noise(line, fault.text()),
+            },
+        }
+    }
+
+    fn message(&self, message: &[u8], envelope: &Envelope) {
+        match envelope.kind {
+            Message::Response | Message::ErrorResponse => {
+                self.outside.answered();
+                let Some(id) = envelope.id else {
+                    return self.noise(message, "an error that names no request");
+                };
+                let number = names::number(id.of(message));
+                let waiter = number
+                    .and_then(|number| Some((number, self.waiting.borrow_mut().remove(&number)?)));
+                // Unknown: cancelled, timed out, or never asked. It belongs to nobody.
+                let Some((number, waiter)) = waiter else { return };
+                let answer = waiter.own.answer(message, id);
+                self.deliver(number, &waiter.route, Item::Answer(answer));
+            }
+            Message::Notification => match relay::word(envelope, message) {
+                Word::Progress => {
+                    let Some(token) = envelope.progress_token else { return };
+                    let Some(number) = names::number(token.of(message)) else { return };
+                    let waiting = self.waiting.borrow();
+                    let Some(waiter) = waiting.get(&number) else { return };
+                    if let Some(progress) = waiter.own.progress(message, token) {
+                        self.deliver(number, &waiter.route, Item::Notification(progress));
+                    }
+                }
+                Word::Changed(flags) => self.outside.changed(flags),
+                // Whose it is cannot be told on a shared channel.
+                Word::Private | Word::Other => {}
+            },
+            Message::Request => {
+                if let Some(reply) = relay::reply(envelope, message) {
+                    self.tell(&reply);
+                }
+            }
+        }
+    }
+
+    /// A line that is no message: servers print to their output by mistake. Logged once in a while.
+    fn noise(&self, line: &[u8], why: &str) {
+        self.noise.set(self.noise.get() + 1);
+        let now = Instant::now();
+        let quiet = Duration::from_secs(10);
+        if self.noise_logged.get().is_some_and(|last| now.duration_since(last) < quiet) {
+            return;
+        }
+        self.noise_logged.set(Some(now));
+        let start = String::from_utf8_lossy(&line[..line.len().min(120)]);
+        tracing::warn!(
+            backend = &*self.name,
+            lines = self.noise.replace(0),
+            why,
+            first = start.escape_debug().to_string(),
+            "output of the child ignored"
+        );
+    }
+}
+
+/// Line ends within a message stand only between its tokens, where a space is as good.
+fn flatten(message: &mut [u8]) {
+    let mut from = 0;
+    while let Some(at) = memchr::memchr2(b'\n', b'\r', &message[from..]) {
+        message[from + at] = b' ';
+        from += at + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Seen = Rc<RefCell<Vec<String>>>;
+
+    struct Listener(Seen);
+
+    impl Outside for Listener {
+        fn carry(&self, to: WorkerId, id: u64, item: Item) {
+            let text = match item {
+                Item::Notification(message) => String::from_utf8(message).unwrap(),
+                Item::Answer(message) => String::from_utf8(message).unwrap(),
+                Item::Failed(failure) => failure.to_string(),
+            };
+            self.0.borrow_mut().push(format!("{to} {id} {text}"));
+        }
+
+        fn changed(&self, flags: u32) {
+            self.0.borrow_mut().push(format!("changed {flags}"));
+        }
+
+        fn answered(&self) {}
+    }
+
+    fn link() -> (Rc<Link>, Seen) {
+        let seen = Seen::default();
+        (Link::new("child".into(), Box::new(Listener(seen.clone())), Instant::now()), seen)
+    }
+
+    fn ask(link: &Link, id: u64, body: &str) -> Result<(), Failure> {
+        let body = body.as_bytes();
+        let envelope = jsonrpc::scan(body).unwrap();
+        let (span, token) = (envelope.id.unwrap(), envelope.progress_token);
+        let waiter = Waiter { route: Route::Worker(1), own: Own::of(body, span, token) };
+        link.send(id, waiter, &Outgoing::Rename { body, id: span, token }, Instant::now())
+    }
+
+    #[test]
+    fn answers_find_their_call_and_only_theirs() {
+        let (link, seen) = link();
+        ask(
+            &link,
+            4,
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"_meta":{"progressToken":"t"}}}"#,
+        )
+        .unwrap();
+        ask(&link, 6, "{\"jsonrpc\":\"2.0\",\n\"id\":\"1\",\r\n\"method\":\"m\"}").unwrap();
+        assert_eq!(
+            String::from_utf8(link.queue.borrow().clone()).unwrap(),
+            "{\"jsonrpc\":\"2.0\",\"id\":4,\"method\":\"m\",\"params\":{\"_meta\":{\"progressToken\":4}}}\n\
+             {\"jsonrpc\":\"2.0\", \"id\":6,  \"method\":\"m\"}\n"
+        );
+        for line in [
+            "listening on stdio",
+            r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":4,"progress":1}}"#,
+            r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":6,"progress":1}}"#,
+            r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"4","progress":1}}"#,
+            r#"{"jsonrpc":"2.0","id":5,"result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":"4","result":{}}"#,
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"?"}}"#,
+            r#"[{"jsonrpc":"2.0","id":6,"result":{"a":1}},{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}]"#,
+            r#"{"jsonrpc":"2.0","id":6,"result":{"again":1}}"#,
+        ] {
+            link.line(line.as_bytes());
+        }
+        link.close(Failure::new(Kind::Lost, "gone"));
+        assert_eq!(
+            *seen.borrow(),
+            [
+                r#"1 4 {"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t","progress":1}}"#,
+                r#"1 6 {"jsonrpc":"2.0","id":"1","result":{"a":1}}"#,
+                "changed 1",
+                "1 4 Backend connection lost (gone)",
+            ]
+        );
+        assert!(link.waiting.borrow().is_empty());
+        assert_eq!(
+            ask(&link, 8, r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#).unwrap_err().kind,
+            Kind::Unavailable
+        );
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_nothing_is_half_queued() {
+        let (link, _) = link();
+        let big = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{{"x":"{}"}}}}"#,
+            "x".repeat(limits::CHILD_QUEUE_BYTES_MAX / 2)
+        );
+        ask(&link, 1, &big).unwrap();
+        let queued = link.queue.borrow().len();
+        assert_eq!(ask(&link, 2, &big).unwrap_err().kind, Kind::Busy);
+        assert_eq!(link.queue.borrow().len(), queued);
+        assert_eq!(link.waiting.borrow().len(), 1);
+    }
+
+    #[test]
+    fn the_forgotten_get_nothing_and_the_unknown_are_not_cancelled() {
+        let (link, seen) = link();
+        ask(&link, 1, r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#).unwrap();
+        link.cancel(1, Some("enough"));
+        link.cancel(2, None);
+        link.forget(1);
+        link.line(br#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+        assert!(seen.borrow().is_empty());
+        let queue = String::from_utf8(link.queue.borrow().clone()).unwrap();
+        assert!(queue.ends_with(
+            "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1,\"reason\":\"enough\"}}\n"
+        ));
+        assert_eq!(queue.matches("cancelled").count(), 1);
+    }
+
+    #[test]
+    fn requests_of_the_child_are_answered() {
+        let (link, _) = link();
+        link.line(br#"{"jsonrpc":"2.0","id":9,"method":"ping"}"#);
+        assert_eq!(&**link.queue.borrow(), b"{\"jsonrpc\":\"2.0\",\"id\":9,\"result\":{}}\n");
+    }
+}

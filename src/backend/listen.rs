@@ -1,0 +1,175 @@
+//! Owns: the stand-alone event stream of the proxy's own session with a backend.
+//! Never: client sessions' streams.
+//! Next: `stdio`.
+//!
+//! MCP 2025-11-25, Transports, Listening for Messages from the Server: a GET, which servers may
+//! refuse; a stream that ends is opened again, after the pause that the server asked for.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::entry::Entry;
+use super::health::Backoff;
+use super::leg::Leg;
+use super::relay::{self, Word};
+use super::{Backends, http, supervise};
+use crate::http::head::is_value;
+use crate::http::{ClientConnection, sse};
+use crate::jsonrpc::{self, Kind as Message};
+use crate::limits;
+use crate::plan::RestartPlan;
+use crate::rt::local::Event;
+use crate::rt::{self, Either, race};
+
+/// A stream that is kept open; dropping it closes it.
+pub(super) struct Listening(Rc<Event>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.set();
+    }
+}
+
+/// How a stream ended.
+enum End {
+    /// The server has none.
+    Refused,
+    /// The server does not know the session any more.
+    SessionLost,
+    /// It may be opened again, after a pause if the server asked for one.
+    Closed { opened: bool, retry: Option<Duration> },
+}
+
+/// Keeps a stream open until the value is dropped.
+pub(super) fn start(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    leg: &Arc<Leg>,
+    seed: u64,
+) -> Listening {
+    let stop = Rc::new(Event::new());
+    let (backends, entry, leg, stopped) =
+        (backends.clone(), entry.clone(), leg.clone(), stop.clone());
+    rt::spawn("backend stream", async move {
+        let plan = RestartPlan {
+            initial: limits::RESTART_INITIAL,
+            max: limits::RESTART_MAX,
+            give_up_after: None,
+        };
+        let mut backoff = Backoff::new(plan, seed);
+        let mut last_id = Vec::new();
+        loop {
+            let began = Instant::now();
+            // Dropped on stop, and its connection with it.
+            let stream = listen(&backends, &entry, &leg, &mut last_id);
+            let (opened, retry) = match race(stream, stopped.wait()).await {
+                Either::Left(End::Closed { opened, retry }) => (opened, retry),
+                Either::Left(End::SessionLost) => {
+                    return backends.hint(&entry, supervise::LOST);
+                }
+                Either::Left(End::Refused) | Either::Right(()) => return,
+            };
+            if opened && began.elapsed() >= limits::LIVED_WELL {
+                backoff.reset();
+            }
+            if !opened || began.elapsed() < limits::PROBE_PAUSE {
+                // Whether the server is there at all is the supervisor's question.
+                backends.hint(&entry, supervise::FAILED);
+            }
+            let pause = backoff.next(limits::RESTART_MAX).unwrap_or(limits::RESTART_MAX);
+            let pause = retry.map_or(pause, |retry| pause.max(retry.min(limits::RESTART_MAX)));
+            if rt::time::timeout(pause, stopped.wait()).await.is_ok() {
+                return;
+            }
+        }
+    });
+    Listening(stop)
+}
+
+async fn listen(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    leg: &Arc<Leg>,
+    last_id: &mut Vec<u8>,
+) -> End {
+    let closed = End::Closed { opened: false, retry: None };
+    let Ok(mut connection) = http::connect(backends, entry).await else { return closed };
+    let mut more = "Accept: text/event-stream\r\n".to_owned();
+    if let (false, true, Ok(id)) =
+        (last_id.is_empty(), is_value(last_id), std::str::from_utf8(last_id))
+    {
+        more.push_str("Last-Event-ID: ");
+        more.push_str(id);
+        more.push_str("\r\n");
+    }
+    let mut bytes = connection.buffer();
+    leg.bare(&mut bytes, entry.http().0, "GET", &more);
+    // A server without anything to say may send even the head late; but one that refuses does so
+    // at once, and until then nothing depends on it.
+    if connection.send(bytes).await.is_err() {
+        return closed;
+    }
+    let Ok(head) = connection.head().await else { return closed };
+    match head.status() {
+        200 => {}
+        404 if leg.has_session() => return End::SessionLost,
+        400..=499 => return End::Refused,
+        _ => return closed,
+    }
+    if !matches!(http::media(&head), http::Media::Events) {
+        return End::Refused;
+    }
+    drop(head);
+    let mut reader = sse::Reader::default();
+    events(backends, entry, leg, &mut connection, &mut reader).await;
+    if !reader.last_id().is_empty() {
+        *last_id = reader.last_id().to_vec();
+    }
+    End::Closed { opened: true, retry: reader.last_retry().map(Duration::from_millis) }
+}
+
+async fn events(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    leg: &Arc<Leg>,
+    connection: &mut ClientConnection,
+    reader: &mut sse::Reader,
+) {
+    while let Ok(Some(piece)) = connection.body().await {
+        let mut input = &piece[..];
+        loop {
+            match reader.take(&mut input) {
+                Ok(Some(event)) => {
+                    backends.succeeded(entry);
+                    message(backends, entry, leg, &event.data).await;
+                }
+                Ok(None) => break,
+                Err(fault) => {
+                    tracing::warn!(backend = entry.name(), %fault, "event stream given up");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// One message; only one answer is under way at a time, so a server cannot make many.
+async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Arc<Leg>, message: &[u8]) {
+    let Ok(envelope) = jsonrpc::scan(message) else { return };
+    match envelope.kind {
+        Message::Notification => {
+            if let Word::Changed(flags) = relay::word(&envelope, message) {
+                entry.bell.ring(flags);
+            }
+        }
+        Message::Request => {
+            if let Some(reply) = relay::reply(&envelope, message)
+                && let Err(failure) = http::tell(backends, entry, leg, &reply).await
+            {
+                tracing::debug!(backend = entry.name(), %failure, "reply not taken");
+            }
+        }
+        Message::Response | Message::ErrorResponse => {}
+    }
+}

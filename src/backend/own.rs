@@ -1,0 +1,245 @@
+//! Owns: requests of the proxy's own: handshake, ping, and whatever a supervisor asks.
+//! Never: repeating them; their meaning beyond the handshake.
+//! Next: `listing`, reading the lists.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::attempt::{self, Ended};
+use super::entry::Entry;
+use super::failure::Failure;
+use super::handle::{CallHandle, Item};
+use super::http::{self, Request};
+use super::leg::Leg;
+use super::link::{Link, Outgoing, Route, Waiter};
+use super::names::{Own, Raw};
+use super::{Backends, Reply};
+use crate::error::Kind;
+use crate::jsonrpc::{self, Kind as Message, walk};
+use crate::mcp::revision::Revision;
+use crate::plan::Plan;
+
+/// The way to a backend.
+#[derive(Clone)]
+pub(super) enum Channel {
+    Line(Rc<Link>),
+    Leg(Arc<Leg>),
+}
+
+/// What a backend answered.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// The raw result.
+    Result(Vec<u8>),
+    /// A JSON-RPC error.
+    Error { code: i64, message: String },
+}
+
+impl Said {
+    /// The result, where an error is a failure too.
+    pub(super) fn result(self, method: &str) -> Result<Vec<u8>, Failure> {
+        match self {
+            Said::Result(result) => Ok(result),
+            Said::Error { code, message } => {
+                let message: String = message.chars().take(200).collect();
+                let cause = format!("{method}: error {code}: {}", message.escape_debug());
+                Err(Failure::new(Kind::Unavailable, cause))
+            }
+        }
+    }
+}
+
+impl Channel {
+    /// Asks and waits for the answer, at most for `limit`.
+    ///
+    /// # Errors
+    /// No answer; `session_lost` if the backend does not know the session any more.
+    pub(super) async fn ask(
+        &self,
+        backends: &Rc<Backends>,
+        entry: &Rc<Entry>,
+        method: &str,
+        params: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<Said, Failure> {
+        let now = Instant::now();
+        let handle = Rc::new(CallHandle::new());
+        let _deadline = backends.clock.arm(&handle, now, limit);
+        let number = backends.number();
+        let asked = Raw::number(number);
+        let mut body = Vec::with_capacity(128);
+        jsonrpc::request(&mut body, &asked, method, params);
+        let answer = match self {
+            Channel::Leg(leg) => {
+                let request = Request { body: &body, rename: None, asked, whole: true };
+                over_http(backends, entry, leg, &request, &handle).await
+            }
+            Channel::Line(link) => {
+                let own = Own { id: asked, token: None };
+                let waiter = Waiter { route: Route::Here(handle.clone()), own };
+                link.send(number, waiter, &Outgoing::Ready(&body), now)?;
+                loop {
+                    match handle.arrived().await {
+                        Ok(Item::Answer(answer)) => break Ok(answer),
+                        Ok(Item::Notification(_)) => {}
+                        Ok(Item::Failed(failure)) => break Err(failure.into()),
+                        Err(stop) => {
+                            link.forget(number);
+                            break Err(stop.into());
+                        }
+                    }
+                }
+            }
+        };
+        let answer = answer.map_err(|ended| failure(ended, method, limit))?;
+        said(&answer)
+    }
+
+    /// Sends a notification.
+    ///
+    /// # Errors
+    /// Over HTTP, it was not accepted.
+    pub(super) async fn tell(
+        &self,
+        backends: &Rc<Backends>,
+        entry: &Rc<Entry>,
+        method: &str,
+    ) -> Result<(), Failure> {
+        let mut body = Vec::with_capacity(64);
+        jsonrpc::notification(&mut body, method, None);
+        match self {
+            Channel::Line(link) => {
+                link.tell(&body);
+                Ok(())
+            }
+            Channel::Leg(leg) => http::tell(backends, entry, leg, &body).await,
+        }
+    }
+}
+
+/// Sends a request of the proxy's own and waits for its answer.
+pub(super) async fn over_http(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    leg: &Arc<Leg>,
+    request: &Request<'_>,
+    handle: &Rc<CallHandle>,
+) -> Result<Vec<u8>, Ended> {
+    let mut replies = attempt::sent(backends, entry, leg, request, handle, true).await?;
+    answer(&mut replies).await
+}
+
+/// The answer; notifications before it are of no use here.
+pub(super) async fn answer(replies: &mut http::HttpReplies) -> Result<Vec<u8>, Ended> {
+    loop {
+        match replies.next().await? {
+            Reply::Answer(answer) => return Ok(answer),
+            Reply::Notification(_) => {}
+            Reply::Streaming { .. } => {
+                return Err(Failure::new(Kind::BadAnswer, "not collected whole").into());
+            }
+        }
+    }
+}
+
+pub(super) fn failure(ended: Ended, method: &str, limit: Duration) -> Failure {
+    match ended {
+        Ended::Failed(failure) => failure,
+        Ended::Stopped(_) => {
+            Failure::new(Kind::Timeout, format!("{method}: no answer within {limit:?}"))
+        }
+    }
+}
+
+/// Takes an answer apart.
+pub(super) fn said(answer: &[u8]) -> Result<Said, Failure> {
+    let bad = |cause: &'static str| Failure::new(Kind::BadAnswer, cause);
+    let envelope = jsonrpc::scan(answer).map_err(|fault| bad(fault.text()))?;
+    match (envelope.kind, envelope.result, envelope.error) {
+        (Message::Response, Some(result), _) => Ok(Said::Result(result.of(answer).to_vec())),
+        (Message::ErrorResponse, _, Some(error)) => {
+            let error = error.of(answer);
+            let code = walk::member(error, "code")
+                .and_then(|code| std::str::from_utf8(code.of(error)).ok()?.parse().ok());
+            let message = walk::member(error, "message")
+                .and_then(|message| Some(message.text(error)?.into_owned()));
+            Ok(Said::Error { code: code.unwrap_or(0), message: message.unwrap_or_default() })
+        }
+        _ => Err(bad("not an answer")),
+    }
+}
+
+/// The parameters of `initialize`. Capabilities are empty: requests of servers are refused.
+pub(super) fn hello(plan: &Plan, revision: Revision) -> Vec<u8> {
+    let mut out = Vec::with_capacity(192);
+    out.extend_from_slice(br#"{"protocolVersion":"#);
+    jsonrpc::quote(revision.as_str(), &mut out);
+    out.extend_from_slice(br#","capabilities":{},"clientInfo":{"name":"#);
+    jsonrpc::quote(&plan.name, &mut out);
+    out.extend_from_slice(br#","version":"#);
+    jsonrpc::quote(&plan.version, &mut out);
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// The handshake with a child: `initialize`, then `notifications/initialized` before all else.
+/// The raw result of `initialize`.
+pub(super) async fn greet(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    channel: &Channel,
+    revision: Revision,
+    limit: Duration,
+) -> Result<Vec<u8>, Failure> {
+    let params = hello(&backends.plan, revision);
+    let init = channel
+        .ask(backends, entry, "initialize", Some(&params), limit)
+        .await?
+        .result("initialize")?;
+    self::revision(&init)?;
+    channel.tell(backends, entry, "notifications/initialized").await?;
+    Ok(init)
+}
+
+/// The revision that a backend answered with. One that the proxy does not know is taken as it is:
+/// most messages are passed on unread.
+pub(super) fn revision(init: &[u8]) -> Result<String, Failure> {
+    walk::member(init, "protocolVersion")
+        .and_then(|version| version.text(init))
+        .filter(|version| {
+            (1..=64).contains(&version.len()) && version.bytes().all(|byte| byte.is_ascii_graphic())
+        })
+        .map(|version| version.into_owned())
+        .ok_or_else(|| Failure::new(Kind::BadAnswer, "initialize: no protocolVersion"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_taken_apart() {
+        let result = said(br#"{"jsonrpc":"2.0","id":1,"result":{"a":[1]}}"#).unwrap();
+        assert!(matches!(result, Said::Result(result) if result == br#"{"a":[1]}"#));
+        let error = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"n\u006f"}}"#;
+        match said(error.as_bytes()).unwrap() {
+            Said::Error { code, message } => assert_eq!((code, &*message), (-32601, "no")),
+            other => panic!("{other:?}"),
+        }
+        assert!(said(br#"{"jsonrpc":"2.0","method":"ping"}"#).is_err());
+    }
+
+    #[test]
+    fn a_revision_must_be_fit_for_a_header() {
+        assert_eq!(revision(br#"{"protocolVersion":"2025-06-18"}"#).unwrap(), "2025-06-18");
+        for bad in [
+            &br#"{}"#[..],
+            br#"{"protocolVersion":1}"#,
+            br#"{"protocolVersion":""}"#,
+            br#"{"protocolVersion":"a\r\nb: c"}"#,
+        ] {
+            assert!(revision(bad).is_err());
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Owns: children: the one that all share, and those that sessions have; their birth and end.
+//! Never: restarting the shared one (`supervise`).
+//! Next: `stderr`.
+//!
+//! A child is stopped as MCP says (Lifecycle, Shutdown, stdio): close its input, wait, SIGTERM,
+//! wait, SIGKILL; signals go to its group.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahash::AHashMap;
+
+use super::entry::{Entry, Wire};
+use super::failure::Failure;
+use super::handle::Item;
+use super::link::{Link, Outside};
+use super::own::{self, Channel};
+use super::{BackendMail, Backends, stderr};
+use crate::error::Kind;
+use crate::limits;
+use crate::mcp::revision::Revision;
+use crate::mcp::session::{SessionId, SessionRecord};
+use crate::plan::{StdioPlan, TransportPlan, WorkerId};
+use crate::rt::child::{self, Handle, Spec};
+use crate::rt::local::{Event, Notify};
+use crate::rt::{self, Either, race};
+
+/// The children of one backend on one worker.
+pub(super) struct Stdio {
+    /// The shared one, once its handshake is complete.
+    shared: RefCell<Option<Rc<Link>>>,
+    /// The shared one is being brought up.
+    pub(super) rising: Cell<bool>,
+    /// Why the shared one is not there.
+    pub(super) fault: RefCell<Option<Failure>>,
+    /// The shared one came up, or failed to.
+    turn: Notify,
+    /// Of the sessions that this worker owns.
+    sessions: RefCell<AHashMap<SessionId, Rc<Kid>>>,
+    /// Children of sessions that have not ended, stopped ones included.
+    alive: Cell<usize>,
+}
+
+/// The child of a session.
+struct Kid {
+    link: RefCell<Option<Rc<Link>>>,
+    /// Its start ended: there is a link, or a fault.
+    ready: Event,
+    fault: RefCell<Option<Failure>>,
+    /// It is no longer wanted.
+    stop: Event,
+}
+
+impl Stdio {
+    pub(super) fn new() -> Stdio {
+        Stdio {
+            shared: RefCell::new(None),
+            rising: Cell::new(false),
+            fault: RefCell::new(None),
+            turn: Notify::new(),
+            sessions: RefCell::new(AHashMap::new()),
+            alive: Cell::new(0),
+        }
+    }
+
+    /// The open channel of the shared child, or of a session's.
+    pub(super) fn link(&self, session: Option<SessionId>) -> Option<Rc<Link>> {
+        let link = match session {
+            None => self.shared.borrow().clone(),
+            Some(session) => self.sessions.borrow().get(&session)?.link.borrow().clone(),
+        };
+        link.filter(|link| link.is_open())
+    }
+
+    /// The shared child came up (or is gone, or failed to come).
+    pub(super) fn share(&self, link: Option<Rc<Link>>) {
+        *self.shared.borrow_mut() = link;
+        self.turn.notify_all();
+    }
+
+    /// Stops the child of a session that ended.
+    pub(super) fn end(&self, session: SessionId) {
+        let kid = self.sessions.borrow_mut().remove(&session);
+        if let Some(kid) = kid {
+            kid.stop.set();
+        }
+    }
+
+    /// Stops the children of all sessions.
+    pub(super) fn end_all(&self) {
+        let kids = std::mem::take(&mut *self.sessions.borrow_mut());
+        kids.values().for_each(|kid| kid.stop.set());
+    }
+
+    /// Looks for children that are stuck or not needed.
+    pub(super) fn sweep(&self, now: Instant, idle_stop: Duration) {
+        let check = |link: &Link| {
+            if link.is_stalled(now) {
+                link.close(Failure::new(Kind::Lost, "the child does not take its input"));
+            }
+        };
+        if let Some(link) = &*self.shared.borrow() {
+            check(link);
+        }
+        self.sessions.borrow_mut().retain(|_, kid| {
+            let Some(link) = kid.link.borrow().clone() else { return true };
+            check(&link);
+            let idle = link.idle(now).is_some_and(|idle| idle >= idle_stop);
+            if idle {
+                kid.stop.set();
+            }
+            !idle
+        });
+    }
+}
+
+fn stdio(entry: &Entry) -> (&StdioPlan, &Stdio) {
+    match (&entry.plan.transport, &entry.wire) {
+        (TransportPlan::Stdio(plan), Wire::Stdio(stdio)) => (plan, stdio),
+        _ => unreachable!("asked an HTTP backend for a child"),
+    }
+}
+
+/// The channel of the shared child or a session's, started if it is a session's; waits for a start
+/// that is under way. A drop leaves the start to itself.
+///
+/// # Errors
+/// Why there is none: all of them mean that nothing was sent.
+pub(super) async fn wait_for(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    session: Option<&Arc<SessionRecord>>,
+) -> Result<Rc<Link>, Failure> {
+    let (_, stdio) = stdio(entry);
+    if let Some(session) = session {
+        return session_link(backends, entry, session).await;
+    }
+    let end = Instant::now() + limits::RESTART_WAIT;
+    loop {
+        let turn = stdio.turn.notified();
+        if let Some(link) = stdio.link(None) {
+            return Ok(link);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if !stdio.rising.get() || left.is_zero() {
+            let fault = stdio.fault.borrow().clone();
+            return Err(match fault {
+                Some(fault) => fault.unsent(),
+                None => Failure::new(Kind::Unavailable, "the child is not up"),
+            });
+        }
+        let _ = rt::time::timeout(left, turn).await;
+    }
+}
+
+async fn session_link(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    session: &Arc<SessionRecord>,
+) -> Result<Rc<Link>, Failure> {
+    let (plan, stdio) = stdio(entry);
+    let known = stdio.sessions.borrow().get(&session.id).cloned();
+    let kid = match known {
+        Some(kid) => kid,
+        None => {
+            if session.ended() || backends.stopping.is_set() {
+                return Err(Failure::new(Kind::Unavailable, "the session has ended"));
+            }
+            if backends.board.children(entry.id) as usize >= plan.children_max {
+                return Err(Failure::new(Kind::Busy, "as many children as are allowed"));
+            }
+            let kid = Rc::new(Kid {
+                link: RefCell::new(None),
+                ready: Event::new(),
+                fault: RefCell::new(None),
+                stop: Event::new(),
+            });
+            stdio.sessions.borrow_mut().insert(session.id, kid.clone());
+            stdio.count(backends, entry, 1);
+            rt::spawn(
+                "session child",
+                nurse(backends.clone(), entry.clone(), session.clone(), kid.clone()),
+            );
+            kid
+        }
+    };
+    kid.ready.wait().await;
+    let link = kid.link.borrow().clone();
+    let fault = || kid.fault.borrow().clone();
+    link.filter(|link| link.is_open()).ok_or_else(|| {
+        fault().unwrap_or_else(|| Failure::new(Kind::Unavailable, "the child has ended")).unsent()
+    })
+}
+
+impl Stdio {
+    fn count(&self, backends: &Backends, entry: &Entry, by: isize) {
+        self.alive.set(self.alive.get().saturating_add_signed(by));
+        backends.board.set_children(backends.me, entry.id, self.alive.get());
+        backends.running.set(backends.running.get().saturating_add_signed(by));
+    }
+}
+
+/// The life of a session's child.
+async fn nurse(
+    backends: Rc<Backends>,
+    entry: Rc<Entry>,
+    session: Arc<SessionRecord>,
+    kid: Rc<Kid>,
+) {
+    let (_, stdio) = stdio(&entry);
+    let born = Instant::now();
+    let birth = race(bring_up(&backends, &entry, session.revision), kid.stop.wait()).await;
+    let fault = match birth {
+        // The birth is dropped, and with its handle the child is killed.
+        Either::Right(()) => None,
+        Either::Left(Ok(newborn)) => {
+            *kid.link.borrow_mut() = Some(newborn.link.clone());
+            kid.ready.set();
+            let ended = race(newborn.link.closed(), newborn.handle.exited());
+            match race(ended, kid.stop.wait()).await {
+                Either::Left(_) => {
+                    let fault = newborn.end(&entry).await;
+                    tracing::warn!(backend = entry.name(), %fault, "child of a session ended");
+                    Some(fault)
+                }
+                Either::Right(()) => {
+                    newborn.stop(&entry).await;
+                    None
+                }
+            }
+        }
+        Either::Left(Err(fault)) => {
+            tracing::warn!(backend = entry.name(), %fault, "child of a session did not start");
+            Some(fault)
+        }
+    };
+    kid.link.borrow_mut().take();
+    *kid.fault.borrow_mut() = fault;
+    kid.ready.set();
+    if born.elapsed() < limits::LIVED_WELL {
+        // Until then its calls fail at once, so that a child that cannot live is not started with
+        // every call.
+        let _ = rt::time::timeout(entry.plan.restart.initial, kid.stop.wait()).await;
+    }
+    {
+        let mut sessions = stdio.sessions.borrow_mut();
+        if sessions.get(&session.id).is_some_and(|current| Rc::ptr_eq(current, &kid)) {
+            sessions.remove(&session.id);
+        }
+    }
+    stdio.count(&backends, &entry, -1);
+}
+
+/// A child with a complete handshake.
+pub(super) struct Newborn {
+    pub(super) link: Rc<Link>,
+    pub(super) handle: Handle,
+    /// The raw result of its `initialize`.
+    pub(super) init: Vec<u8>,
+    /// Set when its standard error needs not be read any more.
+    over: Rc<Event>,
+}
+
+/// Starts a child and shakes hands with it.
+///
+/// # Errors
+/// It could not be started, ended, or did not answer within the start-up deadline; it is gone then.
+pub(super) async fn bring_up(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    revision: Revision,
+) -> Result<Newborn, Failure> {
+    let (plan, _) = stdio(entry);
+    let limit = entry.plan.startup_timeout;
+    let spec = Spec {
+        program: plan.command.clone().into(),
+        args: plan.args.iter().map(Into::into).collect(),
+        env: plan.env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        cwd: plan.cwd.clone(),
+    };
+    let child = child::spawn(spec).await.map_err(|fault| {
+        Failure::new(Kind::Unavailable, format!("cannot start {:?}: {fault}", plan.command))
+    })?;
+    let listener = Listener { backends: backends.clone(), entry: entry.clone() };
+    let link = Link::new(entry.plan.name.clone(), Box::new(listener), Instant::now());
+    let over = Rc::new(Event::new());
+    rt::spawn("child writer", link.clone().write(child.stdin));
+    rt::spawn("child reader", link.clone().read(child.stdout));
+    rt::spawn("child stderr", stderr::drain(entry.plan.name.clone(), child.stderr, over.clone()));
+    let mut newborn = Newborn { link, handle: child.handle, init: Vec::new(), over };
+    let channel = Channel::Line(newborn.link.clone());
+    let greeting = own::greet(backends, entry, &channel, revision, limit);
+    // A child that exits is seen at once even if a grandchild keeps its pipes open.
+    let greeted = match race(greeting, newborn.handle.exited()).await {
+        Either::Left(greeted) => greeted,
+        Either::Right(_) => Err(newborn.end(entry).await),
+    };
+    match greeted {
+        Ok(init) => {
+            newborn.init = init;
+            Ok(newborn)
+        }
+        Err(fault) => {
+            // If it ended by itself, how it ended says more than that it is gone.
+            let fault = match newborn.end(entry).await {
+                end if fault.kind == Kind::Lost => end,
+                _ => fault,
+            };
+            Err(fault)
+        }
+    }
+}
+
+impl Newborn {
+    /// Clears away a child that has ended or is broken; says why.
+    pub(super) async fn end(&self, entry: &Entry) -> Failure {
+        // What it wrote before it exited is still in the pipe.
+        let _ = rt::time::timeout(Duration::from_millis(100), self.link.closed()).await;
+        // One that closed its output is mostly about to exit, and its status says why.
+        let _ = rt::time::timeout(Duration::from_millis(100), self.handle.exited()).await;
+        let status = self.handle.status();
+        let mut failure = match &status {
+            Some(status) => Failure::new(Kind::Lost, format!("the child ended: {status}")),
+            None => self.link.failure(),
+        };
+        self.link.close(failure.clone());
+        self.kill(entry).await;
+        if status.is_none() {
+            failure.kind = Kind::Lost;
+        }
+        failure
+    }
+
+    /// Stops a child that is well: it may finish what it has begun.
+    pub(super) async fn stop(&self, entry: &Entry) {
+        self.link.finish();
+        if rt::time::timeout(limits::CHILD_TERM_AFTER, self.handle.exited()).await.is_err() {
+            self.handle.signal_group(libc::SIGTERM);
+            let patience = limits::CHILD_KILL_AFTER;
+            if rt::time::timeout(patience, self.handle.exited()).await.is_err() {
+                tracing::warn!(backend = entry.name(), "child ignores SIGTERM: killed");
+            }
+        }
+        let _ = rt::time::timeout(Duration::from_millis(100), self.link.closed()).await;
+        self.link.close(Failure::new(Kind::Lost, "the child was stopped"));
+        self.kill(entry).await;
+    }
+
+    async fn kill(&self, entry: &Entry) {
+        self.handle.signal_group(libc::SIGKILL);
+        if rt::time::timeout(limits::CHILD_KILL_AFTER, self.handle.exited()).await.is_err() {
+            tracing::error!(
+                backend = entry.name(),
+                pid = self.handle.pid(),
+                "child cannot be killed"
+            );
+        }
+        // Its last words are read to the end, unless somebody outside its group holds the pipe.
+        let over = self.over.clone();
+        rt::spawn("child stderr end", async move {
+            rt::time::sleep(Duration::from_millis(500)).await;
+            over.set();
+        });
+    }
+}
+
+/// What a child's channel tells the rest of the worker.
+struct Listener {
+    backends: Rc<Backends>,
+    entry: Rc<Entry>,
+}
+
+impl Outside for Listener {
+    fn carry(&self, to: WorkerId, id: u64, item: Item) {
+        let droppable = matches!(item, Item::Notification(_));
+        let mail = BackendMail::Carry { id, item };
+        if droppable {
+            let _ = self.backends.try_send(to, mail);
+        } else {
+            self.backends.send(to, mail);
+        }
+    }
+
+    fn changed(&self, flags: u32) {
+        self.backends.hint(&self.entry, flags);
+    }
+
+    fn answered(&self) {
+        self.backends.succeeded(&self.entry);
+    }
+}

@@ -1,0 +1,479 @@
+//! Owns: keeping a backend up: bring it up, watch it, read its lists, bring it up again, for ever.
+//! Never: calls of clients.
+//! Next: `listing`.
+//!
+//! A backend's lists stay in the catalogue while it is away, so that clients do not see them come
+//! and go; they are withdrawn only when it is given up.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::entry::{Entry, Wire};
+use super::failure::Failure;
+use super::health::{Backoff, State};
+use super::leg::{self, Leg};
+use super::listen;
+use super::listing;
+use super::own::{Channel, Said};
+use super::relay::changed;
+use super::stdio::{self, Newborn, Stdio};
+use super::{BackendMail, Backends};
+use crate::error::Kind;
+use crate::limits;
+use crate::mcp::catalog::{Pages, Slice};
+use crate::mcp::revision::Revision;
+use crate::rt::{self, Either, race};
+
+/// A call failed: probe now.
+pub(super) const FAILED: u32 = 1 << 8;
+/// Something was answered by a backend that is not shown as up: try now.
+pub(super) const SUCCEEDED: u32 = 1 << 9;
+/// A session was lost: the server may be another than before.
+pub(super) const LOST: u32 = 1 << 10;
+/// The end.
+pub(super) const STOP: u32 = 1 << 11;
+
+/// Why the watch over a backend ended.
+enum End {
+    Stopped,
+    /// It does not know our session any more; a new one is needed, nothing else.
+    SessionLost,
+    Failed(Failure),
+}
+
+/// The supervisor of one backend, on its owner.
+struct Supervisor {
+    backends: Rc<Backends>,
+    entry: Rc<Entry>,
+    backoff: Backoff,
+    /// What was read of it last.
+    pages: Pages,
+    init: Box<[u8]>,
+    slice: Option<Arc<Slice>>,
+    /// How the last attempt was told: repeated failures are logged once.
+    told: String,
+}
+
+/// Runs until the proxy stops.
+pub(super) async fn run(backends: Rc<Backends>, entry: Rc<Entry>) {
+    let seed = seed();
+    let mut supervisor = Supervisor {
+        backoff: Backoff::new(entry.plan.restart, seed),
+        backends: backends.clone(),
+        entry: entry.clone(),
+        pages: Pages::default(),
+        init: Box::default(),
+        slice: None,
+        told: String::new(),
+    };
+    match &entry.wire {
+        Wire::Http(_) => supervisor.over_http(seed).await,
+        Wire::Stdio(stdio) => supervisor.child(stdio).await,
+    }
+    supervisor.settle();
+    if backends.stopping.is_set() {
+        supervisor.show(State::Stopped, None);
+    }
+    backends.running.set(backends.running.get() - 1);
+}
+
+/// A different one for each backend and start.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+impl Supervisor {
+    fn show(&self, state: State, detail: Option<String>) {
+        self.backends.board.set(self.entry.id, state, detail);
+    }
+
+    /// The first start has ended: nobody needs to wait any more.
+    fn settle(&self) {
+        if !self.entry.settled.is_set() {
+            self.entry.settled.set();
+            let backend = self.entry.id;
+            self.backends.broadcast(|| BackendMail::Settled { backend });
+        }
+    }
+
+    /// Makes known what the backend offers, on all workers.
+    fn publish(&mut self, slice: Option<Slice>) {
+        let slice = slice.map(Arc::new);
+        let tools = slice.as_ref().map_or(0, |slice| slice.tools.len());
+        self.backends.board.set_tools(self.entry.id, tools);
+        self.slice = slice.clone();
+        let backend = self.entry.id;
+        self.backends.broadcast(|| BackendMail::Slice { backend, slice: slice.clone() });
+        (self.backends.on_slice)(backend, slice.clone());
+    }
+
+    /// Reads all lists and publishes them if anything differs.
+    async fn read_all(&mut self, channel: &Channel, init: &[u8]) -> Result<(), Failure> {
+        let bad = |error: crate::error::Error| Failure::new(Kind::BadAnswer, error.to_string());
+        let (backends, entry) = (self.backends.clone(), self.entry.clone());
+        let capable = Slice::build(&entry.plan, init, &Pages::default()).map_err(bad)?;
+        let mut pages = Pages::default();
+        listing::read(&backends, &entry, channel, &capable, changed::ANY, &mut pages).await?;
+        if self.slice.is_none() || *self.init != *init || !same(&self.pages, &pages) {
+            let slice = Slice::build(&entry.plan, init, &pages).map_err(bad)?;
+            (self.init, self.pages) = (init.into(), pages);
+            self.publish(Some(slice));
+        }
+        Ok(())
+    }
+
+    /// Reads the lists that changed.
+    async fn read_changed(&mut self, channel: &Channel, flags: u32) -> Result<(), Failure> {
+        let Some(slice) = self.slice.clone() else { return Ok(()) };
+        let (backends, entry) = (self.backends.clone(), self.entry.clone());
+        let mut pages = self.pages.clone();
+        listing::read(&backends, &entry, channel, &slice, flags, &mut pages).await?;
+        if same(&self.pages, &pages) {
+            return Ok(());
+        }
+        let mut fresh = Slice::clone(&slice);
+        for kind in listing::kinds(flags) {
+            match fresh.with_list(&entry.plan, kind, pages.of(kind)) {
+                Ok(slice) => fresh = slice,
+                Err(error) => {
+                    tracing::warn!(backend = entry.name(), %error, "changed list not taken over");
+                    *pages.of_mut(kind) = self.pages.of(kind).clone();
+                }
+            }
+        }
+        self.pages = pages;
+        self.publish(Some(fresh));
+        self.show(self.backends.board.state(self.entry.id), None);
+        Ok(())
+    }
+
+    /// It is up.
+    fn rise(&mut self) {
+        let restarts = self.backends.board.restarts(self.entry.id);
+        let tools = self.backends.board.tools(self.entry.id);
+        tracing::info!(backend = self.entry.name(), tools, restarts, "backend is up");
+        self.told.clear();
+        self.backends.board.succeeded(self.backends.me, self.entry.id, Instant::now());
+        self.show(State::Up, None);
+        self.settle();
+    }
+
+    /// It is not up: the pause before the next attempt, `None` to give up.
+    fn fall(&mut self, failure: &Failure, max: Duration) -> Option<Duration> {
+        let detail = failure.to_string();
+        let pause = self.backoff.next(max);
+        let state = match (&self.entry.wire, pause) {
+            (_, None) => State::Failed,
+            (Wire::Http(_), _) => State::Down,
+            (Wire::Stdio(_), _) => self.backoff.state(),
+        };
+        // The same news is told once: an attempt every few seconds would fill the log.
+        if self.told != detail {
+            tracing::warn!(
+                backend = self.entry.name(),
+                state = state.as_str(),
+                detail,
+                retry_ms = pause.map(|pause| pause.as_millis() as u64),
+                "backend is not up"
+            );
+            self.told.clone_from(&detail);
+        } else {
+            tracing::debug!(backend = self.entry.name(), detail, "backend is still not up");
+        }
+        self.show(state, Some(detail));
+        self.settle();
+        if pause.is_none() {
+            tracing::error!(backend = self.entry.name(), "backend is given up");
+            self.publish(None);
+        }
+        pause
+    }
+
+    /// Waits; flags in `wake` cut it short. True = go on, false = the end.
+    async fn pause(&self, pause: Duration, wake: u32) -> bool {
+        let end = Instant::now() + pause;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match rt::time::timeout(left, self.entry.bell.wait()).await {
+                Ok(flags) if flags & STOP != 0 => return false,
+                Ok(flags) if flags & wake != 0 => return true,
+                Ok(_) => {}
+                Err(_) => return !self.backends.stopping.is_set(),
+            }
+        }
+    }
+
+    // ---- over HTTP ----
+
+    async fn over_http(&mut self, seed: u64) {
+        let mut lost = None;
+        let mut ups = 0u32;
+        while !self.backends.stopping.is_set() {
+            let began = Instant::now();
+            let failure = match self.open(lost).await {
+                Ok(leg) => {
+                    lost = None;
+                    if ups > 0 {
+                        self.backends.board.count_restart(self.entry.id);
+                    }
+                    ups += 1;
+                    self.rise();
+                    let listening =
+                        listen::start(&self.backends, &self.entry, &leg, seed ^ u64::from(ups));
+                    let end = self.watch_over(&Channel::Leg(leg.clone())).await;
+                    drop(listening);
+                    match end {
+                        End::Stopped => return,
+                        End::SessionLost => {
+                            lost = Some(leg.generation);
+                            // A server that forgets every session at once is not well.
+                            if began.elapsed() >= limits::LIVED_WELL {
+                                self.backoff.reset();
+                            }
+                            let Some(pause) = self.backoff.next(limits::HTTP_RETRY_MAX) else {
+                                let failure =
+                                    Failure::new(Kind::Unavailable, "it loses every session");
+                                self.fall(&failure, limits::HTTP_RETRY_MAX);
+                                return self.wait_for_the_end().await;
+                            };
+                            // The first time at once.
+                            if self.backoff.failures() > 1 && !self.pause(pause, 0).await {
+                                return;
+                            }
+                            continue;
+                        }
+                        End::Failed(failure) => {
+                            self.backoff.reset();
+                            failure
+                        }
+                    }
+                }
+                Err(failure) => failure,
+            };
+            if failure.session_lost
+                && let Some(leg) = leg::known(&self.entry, None, None)
+            {
+                lost = Some(leg.generation);
+            }
+            let Some(pause) = self.fall(&failure, limits::HTTP_RETRY_MAX) else {
+                return self.wait_for_the_end().await;
+            };
+            if !self.pause(pause, SUCCEEDED).await {
+                return;
+            }
+        }
+    }
+
+    /// A session of the proxy's own, and the lists.
+    async fn open(&mut self, lost: Option<u64>) -> Result<Arc<Leg>, Failure> {
+        let (backends, entry) = (self.backends.clone(), self.entry.clone());
+        let opening = async {
+            let mut leg = leg::get(&backends, &entry, None, lost).await?;
+            match self.read_all(&Channel::Leg(leg.clone()), &leg.init).await {
+                // What is known is of an earlier life of the server.
+                Err(failure) if failure.session_lost => {
+                    leg = leg::get(&backends, &entry, None, Some(leg.generation)).await?;
+                    self.read_all(&Channel::Leg(leg.clone()), &leg.init).await?;
+                }
+                outcome => outcome?,
+            }
+            Ok(leg)
+        };
+        // Each step has a limit of its own; all together have the start-up deadline.
+        match rt::time::timeout(entry.plan.startup_timeout, opening).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::new(Kind::Timeout, "not up within the start-up deadline")),
+        }
+    }
+
+    // ---- a child ----
+
+    async fn child(&mut self, stdio: &Stdio) {
+        let mut starts = 0u32;
+        while !self.backends.stopping.is_set() {
+            if starts > 0 {
+                self.backends.board.count_restart(self.entry.id);
+            }
+            starts += 1;
+            let began = Instant::now();
+            stdio.rising.set(true);
+            let risen = self.raise(stdio).await;
+            stdio.rising.set(false);
+            let (failure, max) = match risen {
+                Ok(Some(newborn)) => {
+                    self.rise();
+                    let channel = Channel::Line(newborn.link.clone());
+                    let entry = self.entry.clone();
+                    let gone = race(newborn.link.closed(), newborn.handle.exited());
+                    let end = race(gone, self.watch_over(&channel)).await;
+                    let failure = match end {
+                        Either::Left(_) => newborn.end(&entry).await,
+                        Either::Right(End::Failed(failure)) => {
+                            newborn.end(&entry).await;
+                            failure
+                        }
+                        Either::Right(_) => {
+                            stdio.share(None);
+                            newborn.stop(&entry).await;
+                            return;
+                        }
+                    };
+                    if began.elapsed() >= limits::LIVED_WELL {
+                        self.backoff.reset();
+                    }
+                    (failure, limits::RESTART_AFTER_UP_MAX)
+                }
+                Ok(None) => return,
+                Err(failure) => (failure, Duration::MAX),
+            };
+            *stdio.fault.borrow_mut() = Some(failure.clone());
+            stdio.share(None);
+            let Some(pause) = self.fall(&failure, max) else {
+                return self.wait_for_the_end().await;
+            };
+            if !self.pause(pause, 0).await {
+                return;
+            }
+        }
+    }
+
+    /// Starts the child and reads its lists; `None` if the proxy stops meanwhile.
+    async fn raise(&mut self, stdio: &Stdio) -> Result<Option<Newborn>, Failure> {
+        let (backends, entry) = (self.backends.clone(), self.entry.clone());
+        let newborn = {
+            let birth = stdio::bring_up(&backends, &entry, Revision::NEWEST);
+            match race(birth, backends.stopping.wait()).await {
+                Either::Left(newborn) => newborn?,
+                // Its handle is dropped with the birth, and the child is killed.
+                Either::Right(()) => return Ok(None),
+            }
+        };
+        // From here on it takes calls.
+        stdio.share(Some(newborn.link.clone()));
+        let channel = Channel::Line(newborn.link.clone());
+        let reading =
+            rt::time::timeout(entry.plan.startup_timeout, self.read_all(&channel, &newborn.init));
+        let gone = race(newborn.handle.exited(), backends.stopping.wait());
+        let failure = match race(reading, gone).await {
+            Either::Left(Ok(Ok(()))) => return Ok(Some(newborn)),
+            Either::Left(Ok(Err(failure))) => failure,
+            Either::Left(Err(_)) => Failure::new(Kind::Timeout, "lists not read in time"),
+            Either::Right(Either::Left(_)) => Failure::new(Kind::Lost, ""),
+            Either::Right(Either::Right(())) => {
+                newborn.stop(&entry).await;
+                return Ok(None);
+            }
+        };
+        let end = newborn.end(&entry).await;
+        Err(if failure.kind == Kind::Lost { end } else { failure })
+    }
+
+    // ---- both ----
+
+    /// Watches over a backend that is up: list changes, pings, hints. Returns when it is not.
+    async fn watch_over(&mut self, channel: &Channel) -> End {
+        let (backends, entry) = (self.backends.clone(), self.entry.clone());
+        let mut probed = Instant::now();
+        let mut due = probed + self.backoff.jitter(limits::PING_INTERVAL);
+        // A call has failed since the last ping.
+        let mut suspect = false;
+        loop {
+            let now = Instant::now();
+            let flags = if due > now {
+                rt::time::timeout(due - now, entry.bell.wait()).await.unwrap_or(0)
+            } else {
+                entry.bell.take()
+            };
+            if flags & STOP != 0 || backends.stopping.is_set() {
+                return End::Stopped;
+            }
+            suspect |= flags & FAILED != 0;
+            let mut outcome = Ok(());
+            if flags & (LOST | changed::ANY) != 0 {
+                // More of the same burst is likely on its way; what else comes is for the next turn.
+                rt::time::sleep(limits::LIST_CHANGE_PAUSE).await;
+                let more = entry.bell.take();
+                if more & !(LOST | changed::ANY) != 0 {
+                    entry.bell.ring(more & !(LOST | changed::ANY));
+                }
+                outcome = self.read_again(channel, flags | more).await;
+            } else if suspect || Instant::now() >= due {
+                let now = Instant::now();
+                if suspect && now.duration_since(probed) < limits::PROBE_PAUSE {
+                    // Probed just now: again a little later, not with every failing call.
+                    due = due.min(probed + limits::PROBE_PAUSE);
+                    continue;
+                }
+                due = now + self.backoff.jitter(limits::PING_INTERVAL);
+                let quiet = backends.board.last_success(entry.id).is_none_or(|last| {
+                    now.saturating_duration_since(last) >= limits::PING_INTERVAL / 2
+                });
+                if quiet || suspect || backends.board.state(entry.id) != State::Up {
+                    (probed, suspect) = (now, false);
+                    outcome = self.ping(channel).await;
+                }
+            }
+            match outcome {
+                Ok(()) => {
+                    if backends.board.state(entry.id) != State::Up {
+                        self.rise();
+                    }
+                }
+                Err(failure) if failure.session_lost => return End::SessionLost,
+                Err(failure) if self.is_patient_with(&failure) => {
+                    // A child that is busy or frozen keeps what it was sent; killing it would cost
+                    // its callers more than waiting.
+                    if backends.board.state(entry.id) == State::Up {
+                        tracing::warn!(backend = entry.name(), %failure, "backend does not answer");
+                        self.show(State::Down, Some(failure.to_string()));
+                    }
+                }
+                Err(failure) => return End::Failed(failure),
+            }
+        }
+    }
+
+    /// Reads what hints say has changed.
+    async fn read_again(&mut self, channel: &Channel, flags: u32) -> Result<(), Failure> {
+        let leg = match channel {
+            Channel::Leg(leg) if flags & LOST != 0 => leg,
+            _ => return self.read_changed(channel, flags & changed::ANY).await,
+        };
+        if leg::known(&self.entry, None, Some(leg.generation)).is_some() {
+            // A call has opened another session in the place of ours.
+            let mut lost = Failure::new(Kind::Unavailable, "session lost");
+            lost.session_lost = true;
+            return Err(lost);
+        }
+        // Whether ours is lost too shows when it is used.
+        self.read_all(channel, &leg.init).await
+    }
+
+    fn is_patient_with(&self, failure: &Failure) -> bool {
+        matches!(self.entry.wire, Wire::Stdio(_))
+            && matches!(failure.kind, Kind::Timeout | Kind::Busy)
+    }
+
+    /// Any answer to a ping is a sign of life, an error too.
+    async fn ping(&self, channel: &Channel) -> Result<(), Failure> {
+        let said =
+            channel.ask(&self.backends, &self.entry, "ping", None, limits::PING_TIMEOUT).await?;
+        if let Said::Error { code, .. } = said {
+            tracing::debug!(backend = self.entry.name(), code, "ping answered with an error");
+        }
+        Ok(())
+    }
+
+    /// It is given up: only the end of the proxy ends this.
+    async fn wait_for_the_end(&self) {
+        self.backends.stopping.wait().await;
+    }
+}
+
+/// Whether the lists are the same, byte by byte.
+fn same(one: &Pages, other: &Pages) -> bool {
+    use crate::mcp::catalog::ListKind;
+    ListKind::ALL.into_iter().all(|kind| one.of(kind) == other.of(kind))
+}

@@ -1,0 +1,1216 @@
+//! Owns: one connection to a backend: a request out, its answer in, over TCP or TLS.
+//! Never: pools, repeats or time limits of a call (`backend`); what an answer says; and it never
+//! trusts a connection again on which anything was odd.
+//! Next: `jsonrpc`, which reads what bodies say.
+//!
+//! RFC 9112 §6.3, §9; RFC 9110 §15.2 (1xx).
+//!
+//! A request is written while its answer is being read, in one entry to the kernel:
+//! [`ClientConnection::send`] takes it and [`ClientConnection::head`], which has to follow, does
+//! both. Reads are never given up by this module; whoever drops a call of it drops the connection.
+
+use super::body::{Decoder, FramingFault};
+use super::head::{HeadFault, ResponseHead};
+use super::tls::Session;
+use crate::limits;
+use crate::rt;
+use crate::rt::local::{Event, OneReceiver, oneshot};
+use crate::rt::net::{ReadHalf, Stream, WriteHalf};
+use rustls::ClientConfig;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Bytes of a body returned at a time, and the most that one read asks for.
+pub const PIECE_BYTES_MAX: usize = 64 * 1024;
+/// Room for the read of an answer of unknown size: most heads with their small bodies.
+const HEAD_ROOM: usize = 4 * 1024;
+/// Requests over this are written by a task of their own, so that a backend which answers before
+/// it has read everything meets a reader.
+const OWN_TASK_BYTES: usize = 64 * 1024;
+/// Interim answers (1xx) before one answer.
+const INTERIM_MAX: u32 = 16;
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum ConnectFault {
+    /// TCP did not connect.
+    Tcp(io::Error),
+    /// The time limit passed, in TCP or TLS.
+    Timeout,
+    /// The TLS handshake failed; nothing of the request was sent.
+    Tls(rustls::Error),
+    /// The backend left within the TLS handshake.
+    Lost,
+}
+
+impl fmt::Display for ConnectFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectFault::Tcp(error) => write!(f, "connect: {error}"),
+            ConnectFault::Timeout => f.write_str("connect: time limit passed"),
+            ConnectFault::Tls(error) => write!(f, "TLS: {error}"),
+            ConnectFault::Lost => f.write_str("TLS: connection closed in the handshake"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectFault {}
+
+/// What went wrong with an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FaultKind {
+    /// The connection ended before the head was whole.
+    Closed,
+    /// Reading or writing failed.
+    Io(io::ErrorKind),
+    /// The head is not HTTP/1.1 as it should be.
+    Head(HeadFault),
+    /// The body is not framed as it should be, or was cut short.
+    Body(FramingFault),
+    /// 101, or interim answers without end: nobody asked for them.
+    Interim,
+    /// TLS broke.
+    Tls(rustls::Error),
+    /// [`ClientConnection::send`] found the connection in no state to be used.
+    Unusable,
+}
+
+/// A failed exchange. The connection is of no further use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// What went wrong.
+    pub kind: FaultKind,
+    /// Whether the request was handed to the socket whole: if not, it was surely not executed.
+    pub sent: bool,
+    /// Whether any byte of an answer had arrived.
+    pub answered: bool,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            FaultKind::Closed => f.write_str("connection closed before the answer")?,
+            FaultKind::Io(kind) => write!(f, "connection failed: {kind}")?,
+            FaultKind::Head(fault) => write!(f, "answer refused: {fault}")?,
+            FaultKind::Body(fault) => write!(f, "answer refused: {fault}")?,
+            FaultKind::Interim => f.write_str("answer refused: unasked 1xx")?,
+            FaultKind::Tls(error) => write!(f, "TLS: {error}")?,
+            FaultKind::Unusable => f.write_str("connection not usable")?,
+        }
+        match (self.sent, self.answered) {
+            (_, true) => f.write_str(", after a part of it"),
+            (false, false) => f.write_str(", request not sent whole"),
+            (true, false) => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+type Written = (io::Result<()>, WriteHalf, Vec<u8>);
+
+/// Who holds the writing half.
+enum Writer {
+    Here(WriteHalf),
+    /// A task that writes a large request; it gives up when the pledge is gone.
+    Away {
+        done: OneReceiver<Written>,
+        _pledge: Pledge,
+    },
+    /// A write failed, or its task did.
+    Lost,
+}
+
+/// Somebody wants the request to be written.
+struct Pledge(Rc<Event>);
+
+impl Drop for Pledge {
+    fn drop(&mut self) {
+        self.0.set();
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No exchange; the only state in which the connection can be used again.
+    Idle,
+    /// A request was taken by `send`.
+    Sending,
+    /// The head has been read, the body not to its end.
+    Body,
+    /// Of no further use. Also set while anything is in flight whose drop would lose bytes.
+    Broken,
+}
+
+/// The client's side of one connection, for one exchange at a time.
+///
+/// Dropping it closes the connection.
+pub struct ClientConnection {
+    reader: ReadHalf,
+    writer: Writer,
+    tls: Option<Box<Session>>,
+    /// Ciphertext as it is received.
+    cipher: Vec<u8>,
+    /// Plain bytes received and, from `at` on, not consumed.
+    input: Vec<u8>,
+    at: usize,
+    /// What is to be written next.
+    output: Vec<u8>,
+    /// Storage of a request that was written, for the next one.
+    spare: Vec<u8>,
+    head: Rc<ResponseHead>,
+    decoder: Decoder,
+    state: State,
+    keep_alive: bool,
+    to_head: bool,
+    interim: u32,
+    sent: bool,
+    answered: bool,
+    /// How much the next read of a body of unknown length asks for.
+    room: usize,
+}
+
+impl ClientConnection {
+    /// Connects within `limit`, and shakes hands for TLS within
+    /// [`limits::TLS_HANDSHAKE_TIMEOUT`]. A drop leaves nothing behind.
+    ///
+    /// # Errors
+    /// Whatever it is, no request was sent.
+    pub async fn connect(
+        address: SocketAddr,
+        tls: Option<(Arc<ClientConfig>, &str)>,
+        limit: Duration,
+    ) -> Result<ClientConnection, ConnectFault> {
+        let stream = Stream::connect(address, limit).await.map_err(|error| {
+            if error.kind() == io::ErrorKind::TimedOut {
+                ConnectFault::Timeout
+            } else {
+                ConnectFault::Tcp(error)
+            }
+        })?;
+        let (reader, writer) = stream.split();
+        let mut connection = ClientConnection {
+            reader,
+            writer: Writer::Here(writer),
+            tls: None,
+            cipher: Vec::new(),
+            input: Vec::new(),
+            at: 0,
+            output: Vec::new(),
+            spare: Vec::new(),
+            head: Rc::default(),
+            decoder: Decoder::new(super::Framing::Empty, 0).map_err(|_| ConnectFault::Lost)?,
+            state: State::Idle,
+            keep_alive: true,
+            to_head: false,
+            interim: 0,
+            sent: false,
+            answered: false,
+            room: HEAD_ROOM,
+        };
+        if let Some((config, name)) = tls {
+            let session = Session::new(config, name, &mut connection.output);
+            connection.tls = Some(Box::new(session.map_err(ConnectFault::Tls)?));
+            // A hung handshake ends with its connection.
+            rt::time::timeout(limits::TLS_HANDSHAKE_TIMEOUT, connection.handshake())
+                .await
+                .map_err(|_| ConnectFault::Timeout)??;
+        }
+        Ok(connection)
+    }
+
+    async fn handshake(&mut self) -> Result<(), ConnectFault> {
+        loop {
+            let failed = self.write_here().await.err();
+            match &self.tls {
+                Some(session) if session.is_handshaking() => {}
+                _ => return failed.map_or(Ok(()), |error| Err(ConnectFault::Tcp(error))),
+            }
+            // A backend that refuses says why before it closes, so what it said is read even if
+            // nothing can be written any more.
+            let cipher = std::mem::take(&mut self.cipher);
+            let (received, cipher) = self.reader.read(cipher, HEAD_ROOM).await;
+            self.cipher = cipher;
+            match received {
+                Ok(0) => return Err(ConnectFault::Lost),
+                Ok(_) => {}
+                Err(error) => return Err(ConnectFault::Tcp(error)),
+            }
+            if let Err(error) = self.open_cipher() {
+                let _ = self.write_here().await;
+                return Err(ConnectFault::Tls(error));
+            }
+        }
+    }
+
+    /// Writes what is due, with the writer at hand.
+    async fn write_here(&mut self) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let Writer::Here(writer) = &mut self.writer else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let (result, mut output) = writer.write_all(std::mem::take(&mut self.output)).await;
+        output.clear();
+        self.output = output;
+        result
+    }
+
+    fn open_cipher(&mut self) -> Result<(), rustls::Error> {
+        let Some(session) = &mut self.tls else { return Ok(()) };
+        let result = session.decrypt(&self.cipher, &mut self.input, &mut self.output);
+        self.cipher.clear();
+        result
+    }
+
+    /// An empty buffer to build the next request in, with the storage of the last one.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.spare)
+    }
+
+    /// Takes a whole request, head and body. It is on its way once [`ClientConnection::head`], which
+    /// has to follow, is awaited.
+    ///
+    /// # Errors
+    /// `NotConnected` if the connection is not [`ClientConnection::reusable`]; nothing was sent.
+    pub async fn send(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        if !self.reusable() {
+            self.state = State::Broken;
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        self.state = State::Sending;
+        (self.sent, self.answered, self.interim) = (false, false, 0);
+        self.to_head = bytes.starts_with(b"HEAD ");
+        match &mut self.tls {
+            None => {
+                debug_assert!(self.output.is_empty());
+                self.output = bytes;
+            }
+            Some(session) => {
+                // A reply to the last thing the backend's TLS said may wait here already.
+                if let Err(error) = session.encrypt(&bytes, &mut self.output) {
+                    self.state = State::Broken;
+                    return Err(io::Error::other(error));
+                }
+                self.keep(bytes);
+            }
+        }
+        if self.output.len() > OWN_TASK_BYTES {
+            self.write_away();
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= OWN_TASK_BYTES {
+            buffer.clear();
+            self.spare = buffer;
+        }
+    }
+
+    /// Gives the request to a task of its own.
+    fn write_away(&mut self) {
+        let Writer::Here(mut writer) = std::mem::replace(&mut self.writer, Writer::Lost) else {
+            return;
+        };
+        let bytes = std::mem::take(&mut self.output);
+        let (tell, done) = oneshot();
+        let gone = Rc::new(Event::new());
+        self.writer = Writer::Away { done, _pledge: Pledge(gone.clone()) };
+        rt::spawn("request writer", async move {
+            // The write may be dropped: the connection goes with it.
+            let write = writer.write_all(bytes);
+            if let rt::Either::Left((result, bytes)) = rt::race(write, gone.wait()).await {
+                tell.send((result, writer, bytes));
+            }
+        });
+    }
+
+    fn fault<T>(&mut self, kind: FaultKind) -> Result<T, Fault> {
+        self.state = State::Broken;
+        Err(Fault { kind, sent: self.sent, answered: self.answered })
+    }
+
+    /// Writes the request and reads the head of its answer; interim answers are skipped.
+    ///
+    /// A drop breaks the connection.
+    ///
+    /// # Errors
+    /// An answer that is not HTTP, ambiguous, or an upgrade; a connection that ended.
+    pub async fn head(&mut self) -> Result<Rc<ResponseHead>, Fault> {
+        if self.state != State::Sending {
+            return self.fault(FaultKind::Unusable);
+        }
+        self.state = State::Broken;
+        let kind = match self.exchange_head().await {
+            Ok(()) => return Ok(self.head.clone()),
+            Err(kind) => kind,
+        };
+        self.fault(kind)
+    }
+
+    async fn exchange_head(&mut self) -> Result<(), FaultKind> {
+        let output = std::mem::take(&mut self.output);
+        let mut writer = std::mem::replace(&mut self.writer, Writer::Lost);
+        // The write goes on beside all reads that the head takes.
+        let mut wrote: Option<io::Result<()>> = None;
+        let result = {
+            let mut write = pin!(async {
+                match &mut writer {
+                    Writer::Here(writer) if !output.is_empty() => writer.write_all(output).await,
+                    Writer::Here(_) => (Ok(()), output),
+                    Writer::Away { done, .. } => match done.await {
+                        Some((result, half, bytes)) => {
+                            writer = Writer::Here(half);
+                            (result, bytes)
+                        }
+                        None => (Err(io::ErrorKind::BrokenPipe.into()), output),
+                    },
+                    Writer::Lost => (Err(io::ErrorKind::BrokenPipe.into()), output),
+                }
+            });
+            let mut written = Vec::new();
+            let result = loop {
+                match self.parse_head() {
+                    Ok(true) => break Ok(()),
+                    Ok(false) => {}
+                    Err(kind) => break Err(kind),
+                }
+                if self.is_ended() {
+                    break Err(FaultKind::Closed);
+                }
+                let plain = self.tls.is_none();
+                let buffer = std::mem::take(if plain { &mut self.input } else { &mut self.cipher });
+                let room = if plain { HEAD_ROOM } else { self.room };
+                let (received, buffer) = {
+                    let mut read = pin!(self.reader.read(buffer, room));
+                    poll_fn(|cx| {
+                        if wrote.is_none()
+                            && let Poll::Ready((result, bytes)) = write.as_mut().poll(cx)
+                        {
+                            self.sent = result.is_ok();
+                            wrote = Some(result);
+                            written = bytes;
+                        }
+                        // Also after a failed write: a backend that refuses early may have
+                        // answered.
+                        read.as_mut().poll(cx)
+                    })
+                    .await
+                };
+                let count = match self.received(received, buffer) {
+                    Ok(count) => count,
+                    Err(kind) => break Err(kind),
+                };
+                if count == 0 {
+                    break Err(match &wrote {
+                        Some(Err(error)) => FaultKind::Io(error.kind()),
+                        _ => FaultKind::Closed,
+                    });
+                }
+            };
+            if wrote.is_some() {
+                self.keep(written);
+            }
+            result
+        };
+        match (&wrote, writer) {
+            (Some(Ok(())), writer @ Writer::Here(_)) => self.writer = writer,
+            // A large request may still be on its way; `body` lets it go on.
+            (None, writer @ Writer::Away { .. }) => self.writer = writer,
+            // Answered before the request was read: nothing can follow it on this connection.
+            _ => self.keep_alive = false,
+        }
+        result
+    }
+
+    /// Takes in what a read brought and returns its plain length, at least 1 for ciphertext without
+    /// any.
+    fn received(
+        &mut self,
+        received: io::Result<usize>,
+        buffer: Vec<u8>,
+    ) -> Result<usize, FaultKind> {
+        if self.tls.is_none() {
+            self.input = buffer;
+            let count = received.map_err(|error| FaultKind::Io(error.kind()))?;
+            self.answered |= count > 0;
+            return Ok(count);
+        }
+        self.cipher = buffer;
+        let count = received.map_err(|error| FaultKind::Io(error.kind()))?;
+        if count >= self.room {
+            self.room = (self.room * 2).min(PIECE_BYTES_MAX);
+        }
+        let before = self.input.len();
+        self.open_cipher().map_err(FaultKind::Tls)?;
+        self.answered |= self.input.len() > before;
+        Ok(count)
+    }
+
+    /// Whether the head of the answer is complete; skips interim ones.
+    fn parse_head(&mut self) -> Result<bool, FaultKind> {
+        if Rc::get_mut(&mut self.head).is_none() {
+            self.head = Rc::default();
+        }
+        let Some(head) = Rc::get_mut(&mut self.head) else { return Ok(false) };
+        while let Some(length) =
+            head.parse(&self.input[self.at..], self.to_head).map_err(FaultKind::Head)?
+        {
+            self.at += length;
+            if head.status() >= 200 {
+                let framing = head.framing();
+                // As large as the reader wants: callers bound what they keep.
+                self.decoder = Decoder::new(framing, u64::MAX).map_err(FaultKind::Body)?;
+                self.keep_alive &= head.keep_alive();
+                self.state = State::Body;
+                return Ok(true);
+            }
+            self.interim += 1;
+            if head.status() == 101 || self.interim > INTERIM_MAX {
+                return Err(FaultKind::Interim);
+            }
+            head.reset();
+        }
+        Ok(false)
+    }
+
+    /// The next piece of the body as it arrives, never empty and at most [`PIECE_BYTES_MAX`]; `None`
+    /// at its proper end.
+    ///
+    /// A drop breaks the connection.
+    ///
+    /// # Errors
+    /// A body that is cut short or not framed as it should be.
+    pub async fn body(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+        let mut piece = Vec::new();
+        Ok(self.more(&mut piece, PIECE_BYTES_MAX).await?.then_some(piece))
+    }
+
+    /// The rest of the body, if it has at most `max` bytes.
+    ///
+    /// A drop breaks the connection.
+    ///
+    /// # Errors
+    /// As for [`ClientConnection::body`]; `TooLarge`, before it is read if its length is known.
+    pub async fn whole(&mut self, max: usize) -> Result<Vec<u8>, Fault> {
+        let mut body = Vec::new();
+        let announced = self.decoder.expected().filter(|_| self.decoder.is_plain());
+        if announced.is_some_and(|length| length > max as u64) {
+            return self.fault(FaultKind::Body(FramingFault::TooLarge));
+        }
+        // Announced bytes get memory at once only as far as one read could bring them.
+        body.reserve(announced.map_or(0, |length| length.min(PIECE_BYTES_MAX as u64) as usize));
+        while self.more(&mut body, PIECE_BYTES_MAX).await? {
+            if body.len() > max {
+                return self.fault(FaultKind::Body(FramingFault::TooLarge));
+            }
+        }
+        Ok(body)
+    }
+
+    /// Appends at most `max` bytes of the body to `out`; `false` at its end.
+    async fn more(&mut self, out: &mut Vec<u8>, max: usize) -> Result<bool, Fault> {
+        match self.state {
+            State::Idle => return Ok(false),
+            State::Body => {}
+            State::Sending | State::Broken => return self.fault(FaultKind::Unusable),
+        }
+        self.state = State::Broken;
+        match self.next_piece(out, max).await {
+            Ok(true) => {
+                self.state = State::Body;
+                Ok(true)
+            }
+            Ok(false) => {
+                self.end_exchange();
+                Ok(false)
+            }
+            Err(kind) => self.fault(kind),
+        }
+    }
+
+    async fn next_piece(&mut self, out: &mut Vec<u8>, max: usize) -> Result<bool, FaultKind> {
+        let before = out.len();
+        loop {
+            // What is here already.
+            if self.at < self.input.len() && !self.decoder.is_done() {
+                let end = self.input.len().min(self.at + max);
+                let used = self.decoder.decode(&self.input[self.at..end], out);
+                self.at += used.map_err(FaultKind::Body)?;
+                if out.len() > before {
+                    return Ok(true);
+                }
+                continue;
+            }
+            if self.decoder.is_done() {
+                return Ok(false);
+            }
+            self.input.clear();
+            self.at = 0;
+            let announced = self.decoder.expected();
+            let room = announced.map_or(self.room, |length| length.min(max as u64) as usize);
+            if self.tls.is_none() && self.decoder.is_plain() {
+                // Straight to where it belongs.
+                let (received, buffer) = self.reader.read(std::mem::take(out), room).await;
+                *out = buffer;
+                let count = received.map_err(|error| FaultKind::Io(error.kind()))?;
+                if count == 0 {
+                    self.decoder.end().map_err(FaultKind::Body)?;
+                    self.keep_alive = false;
+                    return Ok(false);
+                }
+                let mine = self.decoder.took(count).map_err(FaultKind::Body)?;
+                // More than was announced: nobody asked for that.
+                self.keep_alive &= mine == count;
+                out.truncate(before + mine);
+                self.widen(count, room);
+                return Ok(true);
+            }
+            let plain = self.tls.is_none();
+            let mut over = self.is_ended();
+            if !over {
+                let buffer = std::mem::take(if plain { &mut self.input } else { &mut self.cipher });
+                let room = room.max(self.room);
+                let (received, buffer) = self.reader.read(buffer, room).await;
+                let count = self.received(received, buffer)?;
+                if plain {
+                    self.widen(count, room);
+                }
+                over = count == 0;
+            }
+            if over {
+                // Without the end of the TLS session anybody may have cut the stream.
+                if !plain && !self.is_ended() {
+                    return Err(FaultKind::Body(FramingFault::Truncated));
+                }
+                self.decoder.end().map_err(FaultKind::Body)?;
+                self.keep_alive = false;
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether the backend has ended the TLS session.
+    fn is_ended(&self) -> bool {
+        self.tls.as_ref().is_some_and(|session| session.is_ended())
+    }
+
+    /// A read that filled its room makes the next one larger.
+    fn widen(&mut self, count: usize, room: usize) {
+        if count >= room {
+            self.room = (self.room * 2).min(PIECE_BYTES_MAX);
+        }
+    }
+
+    /// The body has ended properly.
+    fn end_exchange(&mut self) {
+        self.state = State::Idle;
+        // Bytes behind an answer are an answer to nothing: never used, never trusted again.
+        self.keep_alive &= self.at == self.input.len();
+        self.input.clear();
+        self.at = 0;
+        self.room = HEAD_ROOM;
+        // A pooled connection keeps little.
+        self.input.shrink_to(HEAD_ROOM);
+        self.cipher.shrink_to(HEAD_ROOM);
+        if let Writer::Away { done, .. } = &mut self.writer {
+            // It has been read whole, or it was answered without.
+            let mut done = pin!(done);
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            match done.as_mut().poll(&mut cx) {
+                Poll::Ready(Some((Ok(()), writer, _))) => {
+                    self.sent = true;
+                    self.writer = Writer::Here(writer);
+                }
+                _ => self.keep_alive = false,
+            }
+        }
+        if let Some(head) = Rc::get_mut(&mut self.head) {
+            head.reset();
+        }
+    }
+
+    /// Whether the last exchange ended so that another may follow.
+    pub fn reusable(&self) -> bool {
+        self.state == State::Idle
+            && self.keep_alive
+            && self.at == self.input.len()
+            && matches!(self.writer, Writer::Here(_))
+            && !self.is_ended()
+    }
+
+    /// Whether the connection is open and silent: a pooled one that is not is dropped unused.
+    pub fn is_quiet(&self) -> bool {
+        self.reader.is_quiet()
+    }
+
+    /// The backend's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.reader.peer_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::request_head;
+    use crate::http::tls::{Trust, client_config};
+    use crate::rt::Driver;
+    use rustls::pki_types::pem::PemObject;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread::JoinHandle;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// A backend of one connection, and its address.
+    fn backend<T: Send + 'static>(
+        serve: impl FnOnce(std::net::TcpStream) -> T + Send + 'static,
+    ) -> (SocketAddr, JoinHandle<T>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            serve(stream)
+        });
+        (address, thread)
+    }
+
+    fn run<F: Future>(future: F) -> F::Output {
+        let (driver, _) = Driver::choose(None).unwrap();
+        driver
+            .run(async {
+                let output = future.await;
+                // Closing is work of the loop, too.
+                rt::time::sleep(Duration::from_millis(2)).await;
+                output
+            })
+            .unwrap()
+    }
+
+    fn get(method: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        request_head(&mut out, method, "/", "a", "", None);
+        out
+    }
+
+    /// Reads a head, byte by byte, so that nothing behind it is taken.
+    fn read_head(stream: &mut impl Read) -> bool {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            if !matches!(stream.read(&mut byte), Ok(1)) {
+                return false;
+            }
+            head.push(byte[0]);
+        }
+        true
+    }
+
+    type Outcome = Result<(u16, String, bool), Fault>;
+
+    async fn exchange(connection: &mut ClientConnection, request: Vec<u8>) -> Outcome {
+        connection.send(request).await.unwrap();
+        let status = connection.head().await?.status();
+        let mut body = Vec::new();
+        while let Some(piece) = connection.body().await? {
+            assert!(!piece.is_empty() && piece.len() <= PIECE_BYTES_MAX);
+            body.extend_from_slice(&piece);
+        }
+        assert_eq!(connection.body().await, Ok(None));
+        Ok((status, String::from_utf8(body).unwrap(), connection.reusable()))
+    }
+
+    /// What a client makes of `wire`, sent in pieces of `step`, after which the backend closes.
+    fn answer_by(request: Vec<u8>, wire: &[u8], step: usize) -> Outcome {
+        let wire = wire.to_vec();
+        let (address, thread) = backend(move |mut stream| {
+            stream.set_nodelay(true).unwrap();
+            assert!(read_head(&mut stream));
+            for piece in wire.chunks(step) {
+                // A client that has seen enough may be gone.
+                let _ = stream.write_all(piece);
+                if step < wire.len() {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            }
+        });
+        let outcome = run(async {
+            let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+            exchange(&mut connection, request).await
+        });
+        thread.join().unwrap();
+        outcome
+    }
+
+    fn answer(wire: &str) -> Outcome {
+        let whole = answer_by(get("GET"), wire.as_bytes(), wire.len().max(1));
+        let pieces = answer_by(get("GET"), wire.as_bytes(), 3.max(wire.len() / 100));
+        match (&whole, &pieces) {
+            // Whether bytes behind an answer are seen in time depends on the network.
+            (Ok(whole), Ok(pieces)) => assert_eq!((&whole.0, &whole.1), (&pieces.0, &pieces.1)),
+            _ => assert_eq!(whole, pieces),
+        }
+        whole
+    }
+
+    #[test]
+    fn answers_are_read_by_their_framing() {
+        let ok = |status: u16, body: &str, reusable: bool| Ok((status, body.to_owned(), reusable));
+        for (wire, expected) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", ok(200, "hello", true)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ok(200, "", true)),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 3\r\nabc\r\n2\r\nde\r\n0\r\nT: u\r\n\r\n",
+                ok(200, "abcde", true),
+            ),
+            ("HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", ok(202, "", true)),
+            ("HTTP/1.1 204 No Content\r\n\r\n", ok(204, "", true)),
+            ("HTTP/1.1 200 OK\r\n\r\nup to the end", ok(200, "up to the end", false)),
+            (
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\na",
+                ok(200, "a", false),
+            ),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\na", ok(200, "a", false)),
+            (
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n\
+                 HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na",
+                ok(200, "a", true),
+            ),
+            // A body where none may be.
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 1\r\n\r\na", ok(204, "", false)),
+        ] {
+            assert_eq!(answer(wire), expected, "{wire:?}");
+        }
+        let to_head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(answer_by(get("HEAD"), to_head.as_bytes(), 1000), ok(200, "", true));
+    }
+
+    /// One row for each way in which a backend can lie about where an answer ends.
+    #[test]
+    fn what_is_ambiguous_or_cut_short_is_a_fault() {
+        use FaultKind::{Body, Closed, Head, Interim};
+        let head = |fields: &str| format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+        let chunked = |body: &str| head("Transfer-Encoding: chunked") + body;
+        for (wire, kind) in [
+            (head("Content-Length: 5\r\nTransfer-Encoding: chunked"), Head(HeadFault::Framing)),
+            (head("Content-Length: 5\r\nContent-Length: 5"), Head(HeadFault::Length)),
+            (head("Content-Length: +5"), Head(HeadFault::Length)),
+            (head("Transfer-Encoding: gzip, chunked"), Head(HeadFault::Coding)),
+            (head("A: b\nC: d"), Head(HeadFault::Malformed)),
+            (head("A: b\r\n c"), Head(HeadFault::Malformed)),
+            (head("A : b"), Head(HeadFault::Malformed)),
+            (head("A: b\0"), Head(HeadFault::Malformed)),
+            (head(&"A: b\r\n".repeat(101)), Head(HeadFault::TooManyFields)),
+            (head(&format!("A: {}", "b".repeat(33_000))), Head(HeadFault::TooLarge)),
+            ("HTTP/1.1 200 OK\n\n".into(), Head(HeadFault::Malformed)),
+            ("SSH-2.0-OpenSSH_9.6\r\n".into(), Head(HeadFault::Malformed)),
+            ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n".into(), Interim),
+            ("HTTP/1.1 100 Continue\r\n\r\n".repeat(17), Interim),
+            (head("Content-Length: 5") + "hell", Body(FramingFault::Truncated)),
+            (chunked("5\r\nhel"), Body(FramingFault::Truncated)),
+            (chunked("5\r\nhello\r\n"), Body(FramingFault::Truncated)),
+            (chunked("0\r\n"), Body(FramingFault::Truncated)),
+            (chunked("0x5\r\nhello\r\n0\r\n\r\n"), Body(FramingFault::Malformed)),
+            (chunked("5\nhello\r\n0\r\n\r\n"), Body(FramingFault::Malformed)),
+            (chunked("5\r\nhello0\r\n\r\n"), Body(FramingFault::Malformed)),
+            (chunked(&format!("5;{}", "x".repeat(5000))), Body(FramingFault::Overhead)),
+            ("HTTP/1.1 200 OK\r\nContent".into(), Closed),
+        ] {
+            let fault = answer(&wire).unwrap_err();
+            let text = &wire[..wire.len().min(80)];
+            assert_eq!(fault, Fault { kind, sent: true, answered: true }, "{text:?}");
+        }
+        assert_eq!(answer(""), Err(Fault { kind: Closed, sent: true, answered: false }));
+    }
+
+    #[test]
+    fn a_connection_is_used_again_until_something_is_odd() {
+        let (address, thread) = backend(|mut stream| {
+            for _ in 0..3 {
+                assert!(read_head(&mut stream));
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+            }
+            assert!(read_head(&mut stream));
+            // An answer that nobody asked for, right behind the one that somebody did.
+            let twice = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".repeat(2);
+            stream.write_all(twice.as_bytes()).unwrap();
+            assert!(!read_head(&mut stream));
+        });
+        run(async {
+            let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+            for _ in 0..3 {
+                assert!(connection.is_quiet());
+                let mut request = connection.buffer();
+                request_head(&mut request, "GET", "/", "a", "", None);
+                assert!(exchange(&mut connection, request).await.unwrap().2);
+            }
+            let outcome = exchange(&mut connection, get("GET")).await;
+            assert_eq!(outcome, Ok((200, "ok".to_owned(), false)));
+            let error = connection.send(get("GET")).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotConnected);
+            assert_eq!(connection.head().await.unwrap_err().kind, FaultKind::Unusable);
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_pooled_connection_that_was_closed_or_spoken_on_is_not_quiet() {
+        for speak in [false, true] {
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            let (done, end) = std::sync::mpsc::channel::<()>();
+            let (address, thread) = backend(move |mut stream| {
+                assert!(read_head(&mut stream));
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+                wait.recv().unwrap();
+                if speak {
+                    stream.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").unwrap();
+                    end.recv().unwrap();
+                }
+            });
+            run(async {
+                let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+                assert!(exchange(&mut connection, get("GET")).await.unwrap().2);
+                assert!(connection.is_quiet());
+                go.send(()).unwrap();
+                while connection.is_quiet() {
+                    rt::time::sleep(Duration::from_millis(1)).await;
+                }
+                let _ = done.send(());
+            });
+            thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_unread_body_keeps_a_connection_from_reuse() {
+        let (address, thread) = backend(|mut stream| {
+            assert!(read_head(&mut stream));
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello").unwrap();
+            assert!(!read_head(&mut stream));
+        });
+        run(async {
+            let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+            connection.send(get("GET")).await.unwrap();
+            assert_eq!(connection.head().await.unwrap().content_length(), Some(9));
+            assert!(!connection.reusable());
+            assert_eq!(connection.body().await.unwrap().as_deref(), Some(b"hello".as_slice()));
+            assert!(!connection.reusable());
+            // The rest does not come, and whoever gives up waiting for it gives up the connection.
+            let waited = rt::time::timeout(Duration::from_millis(5), connection.body()).await;
+            assert_eq!(waited, Err(rt::time::Elapsed));
+            assert!(!connection.reusable());
+            assert_eq!(connection.body().await.unwrap_err().kind, FaultKind::Unusable);
+        });
+        thread.join().unwrap();
+    }
+
+    fn post(length: usize) -> Vec<u8> {
+        let mut request = Vec::new();
+        request_head(&mut request, "POST", "/", "a", "", Some(length));
+        request.resize(request.len() + length, b'x');
+        request
+    }
+
+    #[test]
+    fn large_requests_and_answers_pass_at_the_same_time() {
+        const LENGTH: usize = 4_000_000;
+        let (address, thread) = backend(|mut stream| {
+            assert!(read_head(&mut stream));
+            // Answers before it has read anything, with more than sockets hold.
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut piece = vec![0; LENGTH / 10];
+            for _ in 0..10 {
+                stream.write_all(&vec![b'y'; LENGTH / 10]).unwrap();
+                stream.read_exact(&mut piece).unwrap();
+            }
+        });
+        run(async {
+            let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+            connection.send(post(LENGTH)).await.unwrap();
+            connection.head().await.unwrap();
+            assert_eq!(connection.whole(LENGTH).await.unwrap().len(), LENGTH);
+            // The end of the request leaves with the connection, which stays until it is taken.
+            while !thread.is_finished() {
+                rt::time::sleep(Duration::from_millis(1)).await;
+            }
+            thread.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn an_early_refusal_of_a_large_request_is_read() {
+        let (done, end) = std::sync::mpsc::channel::<()>();
+        let (address, thread) = backend(move |mut stream| {
+            assert!(read_head(&mut stream));
+            stream.write_all(b"HTTP/1.1 413 X\r\nContent-Length: 2\r\n\r\nno").unwrap();
+            // Neither reads on nor closes, which would reset the connection.
+            end.recv().unwrap();
+        });
+        let outcome = run(async {
+            let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+            exchange(&mut connection, post(20_000_000)).await
+        });
+        assert_eq!(outcome, Ok((413, "no".to_owned(), false)));
+        done.send(()).unwrap();
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_large_request_that_is_not_taken_was_not_sent() {
+        let (address, thread) = backend(|mut stream| {
+            assert!(read_head(&mut stream));
+        });
+        let fault = run(async {
+            let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+            exchange(&mut connection, post(20_000_000)).await.unwrap_err()
+        });
+        assert!(!fault.sent && !fault.answered, "{fault:?}");
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_whole_body_is_bounded() {
+        for framing in ["Content-Length: 9\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n9\r\n"] {
+            let (address, thread) = backend(move |mut stream| {
+                assert!(read_head(&mut stream));
+                let wire = format!("HTTP/1.1 200 OK\r\n{framing}123456789");
+                stream.write_all(wire.as_bytes()).unwrap();
+                assert!(!read_head(&mut stream));
+            });
+            run(async {
+                let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+                connection.send(get("GET")).await.unwrap();
+                connection.head().await.unwrap();
+                let fault = connection.whole(8).await.unwrap_err();
+                assert_eq!(fault.kind, FaultKind::Body(FramingFault::TooLarge));
+                assert!(!connection.reusable());
+            });
+            thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_refused_connect_says_so() {
+        let address = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        let fault = run(ClientConnection::connect(address, None, LIMIT)).err().unwrap();
+        assert!(matches!(fault, ConnectFault::Tcp(_)), "{fault}");
+    }
+
+    struct Authority {
+        pem: String,
+        issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    }
+
+    fn authority() -> Authority {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Authority { pem, issuer: rcgen::Issuer::new(params, key) }
+    }
+
+    impl Authority {
+        /// Certificate and key for `name`.
+        fn issue(&self, name: &str) -> (String, String) {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+        }
+    }
+
+    fn server_config(
+        authority: &Authority,
+        clients: bool,
+        tls12: bool,
+    ) -> Arc<rustls::ServerConfig> {
+        let (certificate, key) = authority.issue("backend.test");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions: &[&rustls::SupportedProtocolVersion] =
+            if tls12 { &[&rustls::version::TLS12] } else { &[&rustls::version::TLS13] };
+        let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)
+            .unwrap();
+        let builder = if clients {
+            let mut roots = rustls::RootCertStore::empty();
+            roots
+                .add(
+                    rustls::pki_types::CertificateDer::from_pem_slice(authority.pem.as_bytes())
+                        .unwrap(),
+                )
+                .unwrap();
+            let verifier =
+                rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+                    .build()
+                    .unwrap();
+            builder.with_client_cert_verifier(verifier)
+        } else {
+            builder.with_no_client_auth()
+        };
+        let chain = vec![
+            rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap(),
+        ];
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        Arc::new(builder.with_single_cert(chain, key).unwrap())
+    }
+
+    type TlsStream = rustls::StreamOwned<rustls::ServerConnection, std::net::TcpStream>;
+
+    fn tls_backend<T: Send + 'static>(
+        config: Arc<rustls::ServerConfig>,
+        serve: impl FnOnce(TlsStream) -> T + Send + 'static,
+    ) -> (SocketAddr, JoinHandle<T>) {
+        backend(move |stream| {
+            let session = rustls::ServerConnection::new(config).unwrap();
+            serve(rustls::StreamOwned::new(session, stream))
+        })
+    }
+
+    #[test]
+    fn tls_carries_exchanges_of_any_size() {
+        let authority = authority();
+        for tls12 in [false, true] {
+            let config = server_config(&authority, false, tls12);
+            let (address, thread) = tls_backend(config, |mut stream| {
+                for length in [10, 100_000, 3_000_000] {
+                    assert!(read_head(&mut stream));
+                    let mut body = vec![0; length];
+                    stream.read_exact(&mut body).unwrap();
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                    stream.write_all(head.as_bytes()).unwrap();
+                    stream.write_all(&body).unwrap();
+                }
+                // Up to the end, which TLS has to confirm.
+                assert!(read_head(&mut stream));
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbye").unwrap();
+                stream.conn.send_close_notify();
+                stream.flush().unwrap();
+                stream.conn.protocol_version()
+            });
+            run(async {
+                let trust = Trust { ca: Some(authority.pem.as_bytes()), ..Trust::default() };
+                let config = client_config(trust).unwrap();
+                let tls = Some((config, "backend.test"));
+                let mut connection = ClientConnection::connect(address, tls, LIMIT).await.unwrap();
+                for length in [10, 100_000, 3_000_000] {
+                    let (status, body, reusable) =
+                        exchange(&mut connection, post(length)).await.unwrap();
+                    assert_eq!((status, body.len(), reusable), (200, length, true));
+                }
+                let outcome = exchange(&mut connection, get("GET")).await;
+                assert_eq!(outcome, Ok((200, "bye".to_owned(), false)));
+            });
+            let version = thread.join().unwrap();
+            assert_eq!(version == Some(rustls::ProtocolVersion::TLSv1_2), tls12);
+        }
+    }
+
+    #[test]
+    fn a_tls_stream_that_is_cut_is_not_whole() {
+        let authority = authority();
+        let (address, thread) =
+            tls_backend(server_config(&authority, false, false), |mut stream| {
+                assert!(read_head(&mut stream));
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhalf").unwrap();
+            });
+        let outcome = run(async {
+            let trust = Trust { ca: Some(authority.pem.as_bytes()), ..Trust::default() };
+            let tls = Some((client_config(trust).unwrap(), "backend.test"));
+            let mut connection = ClientConnection::connect(address, tls, LIMIT).await.unwrap();
+            exchange(&mut connection, get("GET")).await
+        });
+        assert_eq!(outcome.unwrap_err().kind, FaultKind::Body(FramingFault::Truncated));
+        thread.join().unwrap();
+    }
+
+    /// What connecting under `trust` comes to.
+    fn tls_connect(
+        authority: &Authority,
+        clients: bool,
+        trust: Trust<'_>,
+        name: &str,
+    ) -> Result<(), String> {
+        let config = server_config(authority, clients, false);
+        let (address, thread) = tls_backend(config, |mut stream| {
+            if read_head(&mut stream) {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            }
+        });
+        let outcome = run(async {
+            let tls = Some((client_config(trust).unwrap(), name));
+            let mut connection = ClientConnection::connect(address, tls, LIMIT)
+                .await
+                .map_err(|fault| fault.to_string())?;
+            // In TLS 1.3 a server judges the client's certificate after the client is done.
+            let outcome = exchange(&mut connection, get("GET")).await;
+            outcome.map(drop).map_err(|fault| fault.to_string())
+        });
+        thread.join().unwrap();
+        outcome
+    }
+
+    #[test]
+    fn trust_is_what_was_configured() {
+        let (ours, other) = (authority(), authority());
+        let ca = Trust { ca: Some(ours.pem.as_bytes()), ..Trust::default() };
+        assert_eq!(tls_connect(&ours, false, ca, "backend.test"), Ok(()));
+        let fault = tls_connect(&ours, false, ca, "other.test").unwrap_err();
+        assert!(fault.starts_with("TLS: invalid peer certificate"), "{fault}");
+        let stranger = Trust { ca: Some(other.pem.as_bytes()), ..Trust::default() };
+        let fault = tls_connect(&ours, false, stranger, "backend.test").unwrap_err();
+        assert!(fault.starts_with("TLS: invalid peer certificate"), "{fault}");
+        let any = Trust { insecure_skip_verify: true, ..Trust::default() };
+        assert_eq!(tls_connect(&ours, false, any, "other.test"), Ok(()));
+        // Mutual.
+        let (certificate, key) = ours.issue("client");
+        let mutual = Trust { identity: Some((certificate.as_bytes(), key.as_bytes())), ..ca };
+        assert_eq!(tls_connect(&ours, true, mutual, "backend.test"), Ok(()));
+        let fault = tls_connect(&ours, true, ca, "backend.test").unwrap_err();
+        assert!(fault.contains("alert"), "{fault}");
+    }
+
+    #[test]
+    fn unusable_trust_is_named() {
+        let ours = authority();
+        let (certificate, key) = ours.issue("client");
+        let fault = |trust| client_config(trust).unwrap_err().to_string();
+        let none = Trust { ca: Some(b"nothing"), ..Trust::default() };
+        assert!(fault(none).starts_with("unusable certificate authority: "));
+        let ca = Trust { ca: Some(ours.pem.as_bytes()), ..Trust::default() };
+        for identity in [
+            (b"nothing".as_slice(), key.as_bytes()),
+            (certificate.as_bytes(), b"nothing".as_slice()),
+            (ours.pem.as_bytes(), key.as_bytes()),
+        ] {
+            let fault = fault(Trust { identity: Some(identity), ..ca });
+            assert!(fault.starts_with("unusable client certificate or key: "), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_handshake_that_ends_early_is_lost() {
+        let (address, thread) = backend(drop);
+        let fault = run(async {
+            let config =
+                client_config(Trust { insecure_skip_verify: true, ..Trust::default() }).unwrap();
+            ClientConnection::connect(address, Some((config, "a")), LIMIT).await.err().unwrap()
+        });
+        assert!(matches!(fault, ConnectFault::Lost | ConnectFault::Tcp(_)), "{fault}");
+        thread.join().unwrap();
+    }
+}

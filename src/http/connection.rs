@@ -1,0 +1,1328 @@
+//! Owns: one client's connection: requests in, answers out, its time limits and its end.
+//! Never: what a request asks for; and it never reads on after bytes that it refused.
+//! Next: `client`, the same wire from the other side.
+//!
+//! RFC 9112 §9; RFC 9110 §10.1.1 (Expect), §6.6.1 (Date).
+//!
+//! An answer is written together with the read of the next request, in one entry to the kernel:
+//! [`Connection::answer`] and [`Connection::finish`] leave it in a buffer and
+//! [`Connection::head`], which has to follow, does both. Everything else is written at once.
+
+use super::body::{Decoder, FramingFault, LAST_CHUNK, write_chunk};
+use super::head::{Framing, Method, RequestHead, Version, are_lines, length_line, status_line};
+use crate::limits;
+use crate::rt;
+use crate::rt::net::{ReadHalf, Stream, WriteHalf};
+use std::fmt;
+use std::fmt::Write as _;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+/// Room lent to the kernel while a connection waits for a request: what an idle one costs.
+const IDLE_ROOM: usize = 2 * 1024;
+/// The same for one whose last request was larger than that.
+const BUSY_ROOM: usize = 8 * 1024;
+/// Bytes of a body asked for at a time: announced bytes get no memory before they come.
+const BODY_ROOM: usize = 64 * 1024;
+/// Bytes written at a time; each piece has [`Timing::stall`] to go.
+const WRITE_PIECE: usize = 256 * 1024;
+/// Buffers up to this stay with a connection that has been idle for [`SETTLE`].
+const KEPT_BYTES: usize = 1024;
+/// A connection without a request for this long gives its buffers back.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Time limits of a connection; the default is that of `limits`.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Without a request.
+    pub idle: Duration,
+    /// From the first byte of a head to its last.
+    pub head: Duration,
+    /// From the end of a head to the end of its body.
+    pub body: Duration,
+    /// Between two reads of a body.
+    pub body_idle: Duration,
+    /// For each piece of an answer to be taken.
+    pub stall: Duration,
+    /// After a refusal, for the client to read it.
+    pub linger: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            idle: limits::CONNECTION_IDLE_TIMEOUT,
+            head: limits::HEAD_READ_TIMEOUT,
+            body: limits::BODY_READ_TIMEOUT,
+            body_idle: limits::BODY_IDLE_TIMEOUT,
+            stall: limits::WRITE_STALL_TIMEOUT,
+            linger: limits::LINGER_TIMEOUT,
+        }
+    }
+}
+
+/// Why a request's body did not come. The connection closes after the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFault {
+    /// Over the bound; nothing beyond it was read.
+    TooLarge,
+    /// Chunks that do not follow the grammar, or too much between them.
+    Malformed,
+    /// It came too slowly.
+    Timeout,
+    /// The client left: an answer would reach nobody.
+    Gone,
+}
+
+impl BodyFault {
+    /// The status to answer with; `None` if nobody is there.
+    pub const fn status(self) -> Option<u16> {
+        match self {
+            BodyFault::TooLarge => Some(413),
+            BodyFault::Malformed => Some(400),
+            BodyFault::Timeout => Some(408),
+            BodyFault::Gone => None,
+        }
+    }
+}
+
+impl fmt::Display for BodyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BodyFault::TooLarge => "body too large",
+            BodyFault::Malformed => "malformed body",
+            BodyFault::Timeout => "body too slow",
+            BodyFault::Gone => "client left",
+        })
+    }
+}
+
+impl std::error::Error for BodyFault {}
+
+impl From<FramingFault> for BodyFault {
+    fn from(fault: FramingFault) -> BodyFault {
+        match fault {
+            FramingFault::TooLarge => BodyFault::TooLarge,
+            FramingFault::Malformed | FramingFault::Overhead => BodyFault::Malformed,
+            FramingFault::Truncated => BodyFault::Gone,
+        }
+    }
+}
+
+/// What has become of the answer to the request at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Every request is answered.
+    Done,
+    /// A request waits for its answer.
+    Due,
+    /// A body is being sent: in chunks, with this many bytes to go, up to the end of the
+    /// connection, or not at all since the request was HEAD.
+    Chunks,
+    Length(u64),
+    UntilClose,
+    Mute,
+}
+
+/// Why waiting for the socket ended otherwise than with bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// A time limit passed.
+    Elapsed,
+    /// The socket failed.
+    Gone,
+    /// The caller's own reason.
+    Told,
+}
+
+/// The server's side of one connection.
+///
+/// Dropping it closes the connection; an answer that [`Connection::head`] or
+/// [`Connection::flush`] has not written is lost with it.
+pub struct Connection {
+    reader: ReadHalf,
+    writer: WriteHalf,
+    peer: SocketAddr,
+    timing: Timing,
+    alarm: Alarm,
+    /// Received and, from `at` on, not consumed.
+    input: Vec<u8>,
+    at: usize,
+    head: Rc<RequestHead>,
+    /// How the body of the request at hand is framed, until it has been read.
+    unread: Option<Framing>,
+    /// The next answer, as far as it is ready.
+    output: Vec<u8>,
+    answer: Answer,
+    /// A request body given back by the caller.
+    spare: Vec<u8>,
+    /// Bytes of the last request.
+    size: usize,
+    served: u32,
+    /// No request is taken after this one.
+    closing: bool,
+    /// Bytes that nobody will read may still come: see [`limits::LINGER_TIMEOUT`].
+    lingering: bool,
+    /// Nothing more can be written.
+    dead: bool,
+}
+
+impl Connection {
+    /// Takes over an accepted stream.
+    pub fn new(stream: Stream, peer: SocketAddr) -> Connection {
+        Connection::with_timing(stream, peer, Timing::default())
+    }
+
+    /// Takes over an accepted stream, with other time limits.
+    pub fn with_timing(stream: Stream, peer: SocketAddr, timing: Timing) -> Connection {
+        let (reader, writer) = stream.split();
+        Connection {
+            reader,
+            writer,
+            peer,
+            timing,
+            alarm: Alarm::new(),
+            input: Vec::new(),
+            at: 0,
+            head: Rc::default(),
+            unread: None,
+            output: Vec::new(),
+            answer: Answer::Done,
+            spare: Vec::new(),
+            size: 0,
+            served: 0,
+            closing: false,
+            lingering: false,
+            dead: false,
+        }
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The head of the next request, after the answer to the last one has been written.
+    ///
+    /// `None`: the connection is over: closed, idle for too long, or refused with an answer that
+    /// has been sent. A drop is safe only together with the connection.
+    pub async fn head(&mut self) -> Option<Rc<RequestHead>> {
+        self.head_unless(pending()).await
+    }
+
+    /// As [`Connection::head`], but ends with `None` once `stop` is ready while no request has
+    /// begun; the answer to the last one is written in any case.
+    pub async fn head_unless(&mut self, stop: impl Future<Output = ()>) -> Option<Rc<RequestHead>> {
+        if self.dead || self.closing || self.answer != Answer::Done {
+            self.close().await;
+            return None;
+        }
+        let head = self.next_head(pin!(stop)).await;
+        // Its read may have been given up with bytes in it.
+        self.dead |= head.is_none();
+        head
+    }
+
+    async fn next_head<S: Future<Output = ()>>(
+        &mut self,
+        mut stop: Pin<&mut S>,
+    ) -> Option<Rc<RequestHead>> {
+        let room = if self.size > IDLE_ROOM { BUSY_ROOM } else { IDLE_ROOM };
+        self.compact(room);
+        match Rc::get_mut(&mut self.head) {
+            Some(head) => head.reset(),
+            None => self.head = Rc::default(),
+        }
+        // Taken when there is something to wait for; a pipelined request costs no clock.
+        let mut limits: Option<(Instant, Option<Instant>)> = None;
+        loop {
+            let head = Rc::get_mut(&mut self.head)?;
+            match head.parse(&self.input) {
+                Ok(Some(length)) => {
+                    self.at = length;
+                    self.begin_request();
+                    // Whoever sends requests without waiting for answers still gets each answer
+                    // before the next request is worked on, which may take long.
+                    self.flush().await.ok()?;
+                    return Some(self.head.clone());
+                }
+                Ok(None) => {}
+                Err(fault) => {
+                    self.refuse(fault.status(), &fault).await;
+                    return None;
+                }
+            }
+            let started = !self.input.is_empty();
+            let now = rt::time::now();
+            let (idle_by, head_by) = limits.get_or_insert((now + self.timing.idle, None));
+            let by =
+                if started { *head_by.get_or_insert(now + self.timing.head) } else { *idle_by };
+            let input = std::mem::take(&mut self.input);
+            let stop = (!started).then_some(stop.as_mut());
+            let (received, input) = self.pump(input, room, now, by, stop).await;
+            self.input = input;
+            match received {
+                Ok(0) | Err(Stop::Gone) => return None,
+                Ok(_) => {}
+                Err(Stop::Elapsed) if started => {
+                    self.refuse(408, &"head too slow").await;
+                    return None;
+                }
+                Err(Stop::Elapsed | Stop::Told) => return None,
+            }
+        }
+    }
+
+    fn begin_request(&mut self) {
+        self.served += 1;
+        self.size = self.at;
+        self.answer = Answer::Due;
+        self.unread = match self.head.framing() {
+            Framing::Empty => None,
+            framing => Some(framing),
+        };
+        self.closing =
+            !self.head.keep_alive() || self.served >= limits::REQUESTS_PER_CONNECTION_MAX;
+    }
+
+    /// Forgets consumed input, so that it starts with what comes next.
+    fn compact(&mut self, room: usize) {
+        if self.at == self.input.len() {
+            self.input.clear();
+        } else {
+            self.input.drain(..self.at);
+        }
+        self.at = 0;
+        if self.input.is_empty() && self.input.capacity() > room {
+            self.input = Vec::new();
+        }
+    }
+
+    /// The whole body of the request at hand; empty if it has none or was read already.
+    ///
+    /// A client that waits for 100 Continue gets it. A drop leaves the connection unusable: drop it
+    /// too.
+    ///
+    /// # Errors
+    /// Before anything is read if the announced length is over `max`. The connection closes after
+    /// the answer, which is the caller's to give, with [`BodyFault::status`].
+    pub async fn body(&mut self, max: usize) -> Result<Vec<u8>, BodyFault> {
+        let Some(framing) = self.unread else { return Ok(Vec::new()) };
+        let mut decoder = Decoder::new(framing, max as u64)?;
+        let mut body = std::mem::take(&mut self.spare);
+        body.clear();
+        // The usual request: all of it came in one read.
+        self.at += decoder.decode(&self.input[self.at..], &mut body)?;
+        if !decoder.is_done() {
+            body = self.rest_of_body(&mut decoder, body).await?;
+        }
+        self.size += body.len();
+        self.unread = None;
+        Ok(body)
+    }
+
+    async fn rest_of_body(
+        &mut self,
+        decoder: &mut Decoder,
+        mut body: Vec<u8>,
+    ) -> Result<Vec<u8>, BodyFault> {
+        if self.head.expect_continue() && body.is_empty() {
+            self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        let mut now = rt::time::now();
+        let whole_by = now + self.timing.body;
+        while !decoder.is_done() {
+            let by = whole_by.min(now + self.timing.body_idle);
+            let announced = decoder.expected().unwrap_or(0);
+            let never: Option<Pin<&mut std::future::Pending<()>>> = None;
+            let received = if decoder.is_plain() {
+                // Straight to where it belongs. All input was consumed before.
+                let room = announced.min(BODY_ROOM as u64) as usize;
+                let (received, buffer) = self.pump(body, room, now, by, never).await;
+                body = buffer;
+                if let Ok(count) = received {
+                    let excess = count - decoder.took(count)?;
+                    self.input.clear();
+                    self.at = 0;
+                    self.input.extend_from_slice(&body[body.len() - excess..]);
+                    body.truncate(body.len() - excess);
+                }
+                received
+            } else {
+                self.input.clear();
+                self.at = 0;
+                let room = (announced as usize).clamp(IDLE_ROOM, BODY_ROOM);
+                let input = std::mem::take(&mut self.input);
+                let (received, input) = self.pump(input, room, now, by, never).await;
+                self.input = input;
+                self.at = decoder.decode(&self.input, &mut body)?;
+                received
+            };
+            match received {
+                Ok(0) => return Err(BodyFault::Gone),
+                Ok(_) => now = rt::time::now(),
+                Err(Stop::Elapsed) => return Err(BodyFault::Timeout),
+                Err(Stop::Gone | Stop::Told) => return Err(BodyFault::Gone),
+            }
+        }
+        Ok(body)
+    }
+
+    /// Takes back the storage of a body that [`Connection::body`] gave, for the next one.
+    pub fn recycle(&mut self, body: Vec<u8>) {
+        if body.capacity() <= BUSY_ROOM {
+            self.spare = body;
+        }
+    }
+
+    /// Answers the request at hand: `lines` are whole field lines, each ended by CRLF; Date,
+    /// Content-Length and Connection are added. The connection closes afterwards if the body of
+    /// the request has not been read.
+    ///
+    /// The answer is written by the call of [`Connection::head`] that has to follow (or by
+    /// [`Connection::flush`]), unless it is large.
+    ///
+    /// # Errors
+    /// Those of the socket, for a large answer.
+    pub async fn answer(&mut self, status: u16, lines: &str, body: &[u8]) -> io::Result<()> {
+        self.start(status, lines, Some(body.len() as u64))?;
+        let mute = self.head.method() == Method::Head || is_bodiless(status);
+        debug_assert!(body.is_empty() || !is_bodiless(status), "status {status} has no body");
+        if !mute {
+            self.output.extend_from_slice(body);
+        }
+        self.answer = Answer::Done;
+        self.write_if_large().await
+    }
+
+    /// Starts an answer whose body follows in pieces: `length` bytes in all, or in chunks. Its head
+    /// is written at once.
+    ///
+    /// # Errors
+    /// Those of the socket, and a client that takes nothing for too long.
+    pub async fn begin(&mut self, status: u16, lines: &str, length: Option<u64>) -> io::Result<()> {
+        self.begin_with(status, lines, length, &[]).await
+    }
+
+    /// As [`Connection::begin`], with the first piece of the body in the same write.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn begin_with(
+        &mut self,
+        status: u16,
+        lines: &str,
+        length: Option<u64>,
+        first: &[u8],
+    ) -> io::Result<()> {
+        self.start(status, lines, length)?;
+        self.answer = match length {
+            _ if self.head.method() == Method::Head || is_bodiless(status) => Answer::Mute,
+            Some(length) => Answer::Length(length),
+            None if self.head.version() == Version::Http11 => Answer::Chunks,
+            None => Answer::UntilClose,
+        };
+        self.put(first)?;
+        self.flush().await
+    }
+
+    /// Sends the next piece of the body and waits until the socket has taken it.
+    ///
+    /// # Errors
+    /// Those of the socket; a client that takes nothing for too long; more bytes than announced.
+    pub async fn chunk(&mut self, data: Vec<u8>) -> io::Result<()> {
+        if let (Answer::Length(_) | Answer::UntilClose, true) =
+            (self.answer, self.output.is_empty() && data.len() <= WRITE_PIECE)
+        {
+            // As it is, without a copy.
+            self.count(data.len())?;
+            self.output = data;
+        } else {
+            self.put(&data)?;
+        }
+        self.flush().await
+    }
+
+    /// Ends the body; written as [`Connection::answer`] says. A body shorter than announced closes
+    /// the connection, so that the client notices.
+    ///
+    /// # Errors
+    /// None so far.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        self.finish_with(&[]).await
+    }
+
+    /// As [`Connection::finish`], with the last piece of the body in the same write.
+    ///
+    /// # Errors
+    /// Those of the socket, if the piece is large; more bytes than announced.
+    pub async fn finish_with(&mut self, last: &[u8]) -> io::Result<()> {
+        self.put(last)?;
+        match self.answer {
+            Answer::Chunks => self.output.extend_from_slice(LAST_CHUNK),
+            Answer::Length(0) | Answer::Mute => {}
+            Answer::UntilClose => self.closing = true,
+            Answer::Length(_) | Answer::Due | Answer::Done => {
+                self.abort();
+                return Ok(());
+            }
+        }
+        self.answer = Answer::Done;
+        self.write_if_large().await
+    }
+
+    /// Gives the answer up: the connection closes without its proper end, so that the client
+    /// cannot take it for whole.
+    pub fn abort(&mut self) {
+        self.dead = true;
+        self.output.clear();
+    }
+
+    /// Closes the connection after the request at hand, and says so in an answer not yet begun.
+    pub fn close_after(&mut self) {
+        self.closing = true;
+    }
+
+    /// Waits until the client has left. Safe to drop. Requests that it has sent ahead may delay the
+    /// notice.
+    pub async fn closed(&self) {
+        self.reader.closed().await;
+    }
+
+    /// Writes what [`Connection::answer`] or [`Connection::finish`] left to be written.
+    ///
+    /// # Errors
+    /// Those of the socket, and a client that takes nothing for too long.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        if self.dead {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let whole = std::mem::take(&mut self.output);
+        if whole.len() <= WRITE_PIECE {
+            self.output = self.write(whole).await?;
+        } else {
+            let mut buffer = Vec::with_capacity(WRITE_PIECE);
+            for piece in whole.chunks(WRITE_PIECE) {
+                buffer.extend_from_slice(piece);
+                buffer = self.write(buffer).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one piece and returns its storage, empty.
+    async fn write(&mut self, piece: Vec<u8>) -> io::Result<Vec<u8>> {
+        self.alarm.set(rt::time::now() + self.timing.stall);
+        // A write that is cut short leaves an unknown part behind.
+        self.dead = true;
+        let alarm = &mut self.alarm;
+        let write = self.writer.write_all(piece);
+        let (result, mut buffer) = match rt::race(write, poll_fn(|cx| alarm.poll(cx))).await {
+            rt::Either::Left(done) => done,
+            rt::Either::Right(()) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        result?;
+        self.dead = false;
+        buffer.clear();
+        Ok(buffer)
+    }
+
+    async fn write_if_large(&mut self) -> io::Result<()> {
+        if self.output.len() > WRITE_PIECE { self.flush().await } else { Ok(()) }
+    }
+
+    /// Appends the head of an answer.
+    fn start(&mut self, status: u16, lines: &str, length: Option<u64>) -> io::Result<()> {
+        debug_assert!(are_lines(lines), "not whole field lines: {lines:?}");
+        if self.answer != Answer::Due {
+            crate::bug!("an answer that no request waits for");
+            self.abort();
+        }
+        if self.dead {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        // What is left of the request cannot be told from the next one by whoever did not read it.
+        if self.unread.is_some() {
+            self.closing = true;
+            self.lingering = true;
+        }
+        let old = self.head.version() == Version::Http10;
+        self.closing |= old && length.is_none();
+        let out = &mut self.output;
+        out.reserve(160 + lines.len() + length.map_or(0, |l| l.min(WRITE_PIECE as u64) as usize));
+        status_line(out, status);
+        date_line(out);
+        out.extend_from_slice(lines.as_bytes());
+        match length {
+            _ if is_bodiless(status) => {}
+            Some(length) => length_line(out, length),
+            None if old => {}
+            None => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        }
+        if self.closing {
+            out.extend_from_slice(b"Connection: close\r\n");
+        } else if old {
+            out.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+
+    /// Counts bytes of the body that are about to be sent as they are.
+    fn count(&mut self, sent: usize) -> io::Result<()> {
+        if let Answer::Length(left) = &mut self.answer {
+            match left.checked_sub(sent as u64) {
+                Some(rest) => *left = rest,
+                None => {
+                    self.abort();
+                    return Err(io::Error::other("more bytes than the answer announced"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frames a piece of the body into the output.
+    fn put(&mut self, data: &[u8]) -> io::Result<()> {
+        match self.answer {
+            Answer::Chunks => write_chunk(&mut self.output, data),
+            Answer::Length(_) | Answer::UntilClose => {
+                self.count(data.len())?;
+                self.output.extend_from_slice(data);
+            }
+            Answer::Mute => {}
+            Answer::Due | Answer::Done if self.dead => {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            Answer::Due | Answer::Done => {
+                crate::bug!("a piece of an answer that has not begun");
+                self.abort();
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers what could not even be read, and closes.
+    async fn refuse(&mut self, status: u16, why: &dyn fmt::Display) {
+        tracing::debug!(peer = %self.peer, status, %why, "request refused");
+        status_line(&mut self.output, status);
+        date_line(&mut self.output);
+        self.output.extend_from_slice(b"Content-Length: 0\r\nConnection: close\r\n\r\n");
+        self.lingering = true;
+        self.answer = Answer::Done;
+        self.close().await;
+    }
+
+    /// Writes what is due and ends the connection in stages (§9.6): closing a socket that holds
+    /// unread bytes resets it, and a reset may overtake the answer.
+    async fn close(&mut self) {
+        if self.dead || self.answer != Answer::Done || self.flush().await.is_err() {
+            // Unfinished: the end of the connection has to be seen as what it is.
+            self.dead = true;
+            return;
+        }
+        self.dead = true;
+        if !(self.lingering || self.at < self.input.len()) {
+            return;
+        }
+        self.writer.shutdown_write();
+        let by = rt::time::now() + self.timing.linger;
+        self.alarm.set(by);
+        let mut left = limits::LINGER_BYTES_MAX;
+        let mut rubbish = std::mem::take(&mut self.input);
+        while left > 0 {
+            rubbish.clear();
+            let alarm = &mut self.alarm;
+            let read = self.reader.read(rubbish, BUSY_ROOM);
+            match rt::race(read, poll_fn(|cx| alarm.poll(cx))).await {
+                rt::Either::Left((Ok(count @ 1..), buffer)) => {
+                    rubbish = buffer;
+                    left = left.saturating_sub(count);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Reads once behind the end of `buffer`, and meanwhile writes what is to be written. Ends
+    /// early, with the read lost, when `by` passes, when nothing of the answer is taken for too
+    /// long, or when `stop` is ready and all is written.
+    async fn pump<S: Future<Output = ()>>(
+        &mut self,
+        buffer: Vec<u8>,
+        room: usize,
+        now: Instant,
+        by: Instant,
+        mut stop: Option<Pin<&mut S>>,
+    ) -> (Result<usize, Stop>, Vec<u8>) {
+        let output = std::mem::take(&mut self.output);
+        let mut wrote = output.is_empty();
+        let mut settled = false;
+        let (writer, alarm) = (&mut self.writer, &mut self.alarm);
+        let mut write = pin!(writer.write_all(output));
+        let mut read = pin!(self.reader.read(buffer, room));
+        let mut received = None;
+        let mut buffers = (Vec::new(), Vec::new());
+        let settle = by.min(now + SETTLE);
+        alarm.set(if wrote { settle } else { now + self.timing.stall });
+        let result = poll_fn(|cx| {
+            if !wrote && let Poll::Ready((result, mut output)) = write.as_mut().poll(cx) {
+                wrote = true;
+                output.clear();
+                buffers.1 = output;
+                if result.is_err() {
+                    return Poll::Ready(Err(Stop::Gone));
+                }
+                alarm.set(settle);
+            }
+            if received.is_none()
+                && let Poll::Ready((result, buffer)) = read.as_mut().poll(cx)
+            {
+                buffers.0 = buffer;
+                received = Some(result.map_err(|_| Stop::Gone));
+            }
+            if wrote && let Some(received) = received {
+                return Poll::Ready(received);
+            }
+            loop {
+                if alarm.poll(cx).is_pending() {
+                    break;
+                }
+                if !wrote || settled || settle == by {
+                    return Poll::Ready(Err(Stop::Elapsed));
+                }
+                // Quiet for a while: what was needed for large answers goes back.
+                settled = true;
+                buffers.1.shrink_to(KEPT_BYTES);
+                alarm.set(by);
+            }
+            if wrote
+                && let Some(stop) = &mut stop
+                && stop.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Err(Stop::Told));
+            }
+            Poll::Pending
+        })
+        .await;
+        if settled {
+            self.spare = Vec::new();
+        }
+        if !wrote {
+            self.dead = true;
+        }
+        self.output = buffers.1;
+        (result, buffers.0)
+    }
+}
+
+/// Statuses whose answers have no body (RFC 9110 §6.4.1).
+fn is_bodiless(status: u16) -> bool {
+    status < 200 || status == 204 || status == 304
+}
+
+/// A time limit that is moved for every request and strikes for few.
+///
+/// The timer stays armed when the limit moves away and is armed anew when it strikes too early, so
+/// a busy connection sets a timer once in a while instead of for every read.
+struct Alarm {
+    at: Instant,
+    armed: Option<Armed>,
+}
+
+struct Armed {
+    at: Instant,
+    timer: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Alarm {
+    fn new() -> Alarm {
+        Alarm { at: rt::time::now(), armed: None }
+    }
+
+    fn set(&mut self, at: Instant) {
+        self.at = at;
+        if self.armed.as_ref().is_some_and(|armed| armed.at > at) {
+            self.armed = None;
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(armed) = &mut self.armed {
+                ready!(armed.timer.as_mut().poll(cx));
+                self.armed = None;
+            }
+            let left = self.at.saturating_duration_since(rt::time::now());
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            self.armed = Some(Armed { at: self.at, timer: Box::pin(rt::time::sleep(left)) });
+        }
+    }
+}
+
+/// `Date: Tue, 24 Nov 2026 18:00:00 GMT` (RFC 9110 §5.6.7).
+const DATE_LINE_BYTES: usize = 37;
+
+/// Appends a Date line, formatted once a second.
+fn date_line(out: &mut Vec<u8>) {
+    use std::cell::Cell;
+    thread_local! {
+        static DATE: Cell<(u64, [u8; DATE_LINE_BYTES])> =
+            const { Cell::new((u64::MAX, [0; DATE_LINE_BYTES])) };
+    }
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let (mut second, mut line) = DATE.get();
+    if second != now {
+        second = now;
+        let text = date(now);
+        line.copy_from_slice(text.as_bytes());
+        DATE.set((second, line));
+    }
+    out.extend_from_slice(&line);
+}
+
+/// The civil date of a Unix time, after Howard Hinnant's "chrono-compatible low-level date
+/// algorithms": years begin in March, so that the leap day is the last.
+fn date(seconds: u64) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb"];
+    // The field has four digits for the year.
+    let seconds = seconds.min(253_402_300_799);
+    let days = seconds / 86_400;
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let year = era * 400 + year_of_era + u64::from(month >= 10);
+    let mut line = String::with_capacity(DATE_LINE_BYTES);
+    let _ = write!(
+        line,
+        "Date: {}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT\r\n",
+        DAYS[(days % 7) as usize],
+        MONTHS[month as usize],
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60
+    );
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::Driver;
+    use crate::rt::net::Listener;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpStream};
+
+    /// Serves one connection with a small service while `client` talks to it, and returns how many
+    /// requests it took and what the client made of it.
+    fn with_timing<T: Send + 'static>(
+        timing: Timing,
+        client: impl FnOnce(TcpStream) -> T + Send + 'static,
+    ) -> (u32, T) {
+        with_driver(None, timing, client)
+    }
+
+    fn with_driver<T: Send + 'static>(
+        driver: Option<Driver>,
+        timing: Timing,
+        client: impl FnOnce(TcpStream) -> T + Send + 'static,
+    ) -> (u32, T) {
+        let (driver, _) = Driver::choose(driver).unwrap();
+        driver
+            .run(async move {
+                let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+                let address = listener.local_addr().unwrap();
+                let client = std::thread::spawn(move || {
+                    let stream = TcpStream::connect(address).unwrap();
+                    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                    client(stream)
+                });
+                let (stream, peer) = listener.accept().await.unwrap();
+                let mut connection = Connection::with_timing(stream, peer, timing);
+                while let Some(head) = connection.head().await {
+                    service(&mut connection, &head).await;
+                }
+                let served = connection.served;
+                drop(connection);
+                // The thread ends by itself now that its peer is closed; the loop has nothing more
+                // to do than to close it.
+                rt::time::sleep(Duration::from_millis(2)).await;
+                (served, client.join().unwrap())
+            })
+            .unwrap()
+    }
+
+    async fn service(connection: &mut Connection, head: &RequestHead) {
+        let _ = match head.path() {
+            "/early" => connection.answer(401, "", b"no").await,
+            "/empty" => connection.answer(204, "", b"").await,
+            "/chunks" => {
+                connection.begin(200, "A: b\r\n", None).await.unwrap();
+                connection.chunk(b"hello ".to_vec()).await.unwrap();
+                connection.finish_with(b"world").await
+            }
+            "/length" => {
+                connection.begin_with(200, "", Some(5), b"he").await.unwrap();
+                connection.chunk(b"llo".to_vec()).await.unwrap();
+                connection.finish().await
+            }
+            "/short" => {
+                connection.begin(200, "", Some(5)).await.unwrap();
+                connection.chunk(b"he".to_vec()).await.unwrap();
+                connection.finish().await
+            }
+            "/long" => {
+                connection.begin(200, "", Some(1)).await.unwrap();
+                connection.chunk(b"he".to_vec()).await
+            }
+            "/abort" => {
+                connection.begin(200, "", None).await.unwrap();
+                connection.chunk(b"he".to_vec()).await.unwrap();
+                connection.abort();
+                Ok(())
+            }
+            "/big" => connection.answer(200, "", &vec![b'x'; 1_000_000]).await,
+            "/gone" => {
+                connection.closed().await;
+                Ok(())
+            }
+            _ => match connection.body(100_000).await {
+                Ok(body) => {
+                    let result = connection.answer(200, "", &body).await;
+                    connection.recycle(body);
+                    result
+                }
+                Err(fault) => match fault.status() {
+                    Some(status) => connection.answer(status, "", b"").await,
+                    None => Ok(()),
+                },
+            },
+        };
+    }
+
+    fn serve<T: Send + 'static>(client: impl FnOnce(TcpStream) -> T + Send + 'static) -> (u32, T) {
+        with_timing(Timing::default(), client)
+    }
+
+    /// Sends `wire`, and returns all that comes until the connection ends, without Date lines.
+    fn transcript(timing: Timing, wire: impl Into<Vec<u8>>) -> (u32, String) {
+        let wire = wire.into();
+        with_timing(timing, move |mut stream| {
+            stream.write_all(&wire).unwrap();
+            rest(&mut stream)
+        })
+    }
+
+    fn rest(stream: &mut TcpStream) -> String {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        undated(&answer)
+    }
+
+    fn undated(answer: &[u8]) -> String {
+        let text = String::from_utf8_lossy(answer);
+        text.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: ")).collect()
+    }
+
+    /// Reads until `end` has come.
+    fn until(stream: &mut TcpStream, end: &str) -> String {
+        let mut answer = Vec::new();
+        let mut byte = [0];
+        while !answer.ends_with(end.as_bytes()) {
+            stream.read_exact(&mut byte).unwrap();
+            answer.push(byte[0]);
+        }
+        undated(&answer)
+    }
+
+    const CLOSE: &str = "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    const CLOSED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+    #[test]
+    fn requests_are_answered_in_order_at_any_split() {
+        let wire = format!(
+            "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello\
+             GET /chunks HTTP/1.1\r\nHost: a\r\n\r\n\
+             POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+             3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nT: u\r\n\r\n\
+             HEAD /echo HTTP/1.1\r\nHost: a\r\n\r\n\
+             GET /empty HTTP/1.1\r\nHost: a\r\n\r\n\
+             GET /length HTTP/1.1\r\nHost: a\r\n\r\n{CLOSE}"
+        );
+        let expected = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\
+             HTTP/1.1 200 OK\r\nA: b\r\nTransfer-Encoding: chunked\r\n\r\n\
+             6\r\nhello \r\n5\r\nworld\r\n0\r\n\r\n\
+             HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde\
+             HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n\
+             HTTP/1.1 204 No Content\r\n\r\n\
+             HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello{CLOSED}"
+        );
+        let drivers = [None, Some(Driver::Epoll)];
+        for (driver, step) in drivers.into_iter().flat_map(|d| [1, 7, 50, 5000].map(|s| (d, s))) {
+            let (wire, expected) = (wire.clone(), expected.clone());
+            let (served, got) = with_driver(driver, Timing::default(), move |mut stream| {
+                stream.set_nodelay(true).unwrap();
+                for piece in wire.as_bytes().chunks(step) {
+                    stream.write_all(piece).unwrap();
+                    if step > 1 {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                rest(&mut stream)
+            });
+            assert_eq!(served, 7);
+            assert_eq!(got, expected);
+        }
+    }
+
+    #[test]
+    fn a_client_that_waits_gets_each_answer() {
+        let (served, ()) = serve(|mut stream| {
+            for body in ["one", "two", &"three".repeat(10_000)] {
+                let length = body.len();
+                let head =
+                    format!("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+                stream.write_all(head.as_bytes()).unwrap();
+                stream.write_all(body.as_bytes()).unwrap();
+                let head = until(&mut stream, "\r\n\r\n");
+                assert_eq!(head, format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"));
+                let mut back = vec![0; length];
+                stream.read_exact(&mut back).unwrap();
+                assert_eq!(back, body.as_bytes());
+            }
+        });
+        assert_eq!(served, 3);
+    }
+
+    #[test]
+    fn a_half_closed_client_is_answered() {
+        let (_, got) = serve(|mut stream| {
+            stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            rest(&mut stream)
+        });
+        assert_eq!(
+            got.len(),
+            1_000_000 + "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n".len()
+        );
+    }
+
+    /// One row for each attack on the framing of requests: refused, closed, nothing served after.
+    #[test]
+    fn nothing_is_served_after_a_framing_error() {
+        let rows = [
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked", 400),
+            ("Content-Length: 5\r\nContent-Length: 5", 400),
+            ("Content-Length: +5", 400),
+            ("Content-Length: 0x5", 400),
+            ("Content-Length: 5, 6", 400),
+            ("Content-Length: 9223372036854775808", 400),
+            ("Transfer-Encoding: gzip", 501),
+            ("Transfer-Encoding: chunked, identity", 501),
+            ("Content-Length : 5", 400),
+            (": 5", 400),
+            ("A: b\0", 400),
+            ("A: b\rc", 400),
+            ("A: b\r\n c", 400),
+            ("A: b\nC: d", 400),
+            ("Host: b", 400),
+            ("Expect: x", 417),
+        ];
+        for (field, status) in rows {
+            let wire = format!("POST /echo HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\nhello{CLOSE}");
+            let (served, got) = transcript(Timing::default(), wire);
+            assert_eq!(served, 0, "{field:?}");
+            let refusal = format!(
+                "HTTP/1.1 {status} {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                crate::http::head::reason(status)
+            );
+            assert_eq!(got, refusal, "{field:?}");
+        }
+        for (wire, status) in [
+            ("GET / HTTP/1.1\r\nA: b\r\n\r\n".to_owned(), 400),
+            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), 400),
+            ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n".to_owned(), 501),
+            ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 501),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 505),
+            (format!("GET /{} HTTP/1.1\r\n", "a".repeat(9000)), 414),
+            (format!("GET / HTTP/1.1\r\nHost: a\r\n{}", "A: b\r\n".repeat(101)), 431),
+            (format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}", "a".repeat(33_000)), 431),
+        ] {
+            let (served, got) = transcript(Timing::default(), wire + CLOSE);
+            assert_eq!(served, 0);
+            assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{got}");
+            assert!(got.ends_with("\r\n\r\n") && got.matches("HTTP/1.1").count() == 1, "{got}");
+        }
+        for (body, status) in [
+            ("+5\r\nhello\r\n0\r\n\r\n".to_owned(), 400),
+            ("5\nhello\r\n0\r\n\r\n".to_owned(), 400),
+            ("5\r\nhelloX\r\n0\r\n\r\n".to_owned(), 400),
+            ("00000000000000005\r\nhello".to_owned(), 400),
+            (format!("5;{}\r\nhello", "x".repeat(5000)), 400),
+            (format!("0\r\nA:{}\r\n\r\n", "x".repeat(5000)), 400),
+            ("186a1\r\n".to_owned(), 413),
+        ] {
+            let head = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let (served, got) = transcript(Timing::default(), format!("{head}{body}{CLOSE}"));
+            assert_eq!(served, 1);
+            assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{body:?}: {got}");
+            assert!(got.matches("HTTP/1.1").count() == 1 && got.contains("close"), "{got}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_no_tunnel() {
+        let wire = format!(
+            "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n{CLOSE}"
+        );
+        let (_, got) = transcript(Timing::default(), wire);
+        assert_eq!(got, format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n{CLOSED}"));
+    }
+
+    #[test]
+    fn an_early_answer_with_an_unread_body_closes() {
+        let wire = format!("POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{CLOSE}");
+        let (served, got) = transcript(Timing::default(), wire);
+        assert_eq!(served, 1);
+        assert_eq!(
+            got,
+            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
+        );
+        // Nothing is unread here.
+        let (served, _) =
+            transcript(Timing::default(), format!("GET /early HTTP/1.1\r\nHost: a\r\n\r\n{CLOSE}"));
+        assert_eq!(served, 2);
+    }
+
+    /// A client that sends its whole body before it reads must find the answer, not a reset.
+    #[test]
+    fn a_large_body_is_refused_before_it_is_read() {
+        let (served, got) = serve(|mut stream| {
+            let length = 6_000_000;
+            let head = format!("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&vec![b'x'; length]).unwrap();
+            rest(&mut stream)
+        });
+        assert_eq!(served, 1);
+        assert!(got.starts_with("HTTP/1.1 413 Content Too Large\r\n"), "{got}");
+    }
+
+    #[test]
+    fn an_expectation_is_met_or_answered() {
+        let expect = |path: &str, length: usize| {
+            format!(
+                "POST {path} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\
+                 Content-Length: {length}\r\n\r\n"
+            )
+        };
+        let (met, early, large) = (expect("/x", 5), expect("/early", 5), expect("/x", 100_001));
+        let (_, got) = serve(move |mut stream| {
+            stream.write_all(met.as_bytes()).unwrap();
+            let first = until(&mut stream, "\r\n\r\n");
+            stream.write_all(b"hello").unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            first + &rest(&mut stream)
+        });
+        assert_eq!(
+            got,
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+        );
+        let (_, got) = transcript(Timing::default(), early);
+        assert!(got.starts_with("HTTP/1.1 401 "), "{got}");
+        let (_, got) = transcript(Timing::default(), large);
+        assert!(got.starts_with("HTTP/1.1 413 "), "{got}");
+    }
+
+    #[test]
+    fn the_older_version_closes_unless_asked_and_gets_no_chunks() {
+        let (served, got) = transcript(
+            Timing::default(),
+            "GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /chunks HTTP/1.0\r\n\r\n",
+        );
+        assert_eq!(served, 2);
+        assert_eq!(
+            got,
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n\
+             HTTP/1.1 200 OK\r\nA: b\r\nConnection: close\r\n\r\nhello world"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_not_whole_is_not_ended() {
+        for (path, end) in [
+            ("/abort", "Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n"),
+            ("/short", "Content-Length: 5\r\n\r\nhe"),
+            ("/long", "Content-Length: 1\r\n\r\n"),
+        ] {
+            let wire = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n{CLOSE}");
+            let (served, got) = with_timing(Timing::default(), move |mut stream| {
+                stream.write_all(wire.as_bytes()).unwrap();
+                let mut answer = Vec::new();
+                // The unread request may turn the end into a reset.
+                let _ = stream.read_to_end(&mut answer);
+                undated(&answer)
+            });
+            assert_eq!(served, 1);
+            assert!(got.ends_with(end), "{path}: {got}");
+        }
+    }
+
+    fn short() -> Timing {
+        Timing {
+            idle: Duration::from_millis(100),
+            head: Duration::from_millis(100),
+            body: Duration::from_millis(300),
+            body_idle: Duration::from_millis(100),
+            stall: Duration::from_millis(200),
+            linger: Duration::from_millis(200),
+        }
+    }
+
+    #[test]
+    fn the_idle_are_closed_and_the_slow_are_refused() {
+        assert_eq!(transcript(short(), ""), (0, String::new()));
+        let (served, got) = transcript(short(), "GET / HTTP/1.1\r\nHost");
+        assert!(served == 0 && got.starts_with("HTTP/1.1 408 "), "{got}");
+        let head = "POST /x HTTP/1.1\r\nHost: a\r\n";
+        for framing in ["Content-Length: 5\r\n\r\nhe", "Transfer-Encoding: chunked\r\n\r\n5\r\nhe"]
+        {
+            let (served, got) = transcript(short(), format!("{head}{framing}"));
+            assert!(served == 1 && got.starts_with("HTTP/1.1 408 "), "{got}");
+        }
+        // Drops of a head or of a body do not buy more time than the whole may take.
+        let timing = Timing { idle: Duration::from_secs(10), ..short() };
+        for start in ["", "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"] {
+            let (_, got) = with_timing(timing, move |mut stream| {
+                stream.write_all(start.as_bytes()).unwrap();
+                let mut reader = stream.try_clone().unwrap();
+                let reader = std::thread::spawn(move || rest(&mut reader));
+                while !reader.is_finished() && stream.write_all(b"x").is_ok() {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                reader.join().unwrap()
+            });
+            assert!(got.starts_with("HTTP/1.1 408 "), "{got}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_cut() {
+        let timing = Timing { idle: Duration::from_secs(100), ..short() };
+        let (served, ()) = with_timing(timing, |mut stream| {
+            for _ in 0..50 {
+                if stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").is_err() {
+                    return;
+                }
+            }
+            // Waits for the end without reading: what was sent ends in a reset.
+            while stream.take_error().unwrap().is_none() && stream.write_all(b"\r\n").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        assert!(served < 50, "{served}");
+    }
+
+    #[test]
+    fn a_client_that_left_is_noticed() {
+        let (served, ()) = serve(|mut stream| {
+            stream.write_all(b"GET /gone HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        });
+        assert_eq!(served, 1);
+    }
+
+    #[test]
+    fn told_to_stop_it_finishes_the_answer_and_ends() {
+        let (driver, _) = Driver::choose(None).unwrap();
+        let got = driver.run(async {
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = listener.local_addr().unwrap();
+            let client = std::thread::spawn(move || {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+                rest(&mut stream)
+            });
+            let (stream, peer) = listener.accept().await.unwrap();
+            let mut connection = Connection::new(stream, peer);
+            let head = connection.head_unless(pending()).await.unwrap();
+            service(&mut connection, &head).await;
+            assert!(connection.head_unless(async {}).await.is_none());
+            assert!(connection.head().await.is_none());
+            drop(connection);
+            rt::time::sleep(Duration::from_millis(2)).await;
+            client.join().unwrap()
+        });
+        assert!(got.unwrap().len() > 1_000_000);
+    }
+
+    #[test]
+    fn an_idle_connection_keeps_little() {
+        let (driver, _) = Driver::choose(None).unwrap();
+        let kept = driver.run(async {
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = listener.local_addr().unwrap();
+            let client = std::thread::spawn(move || {
+                let mut stream = TcpStream::connect(address).unwrap();
+                let body = "x".repeat(90_000);
+                let head = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n\r\n";
+                stream.write_all(head.as_bytes()).unwrap();
+                stream.write_all(body.as_bytes()).unwrap();
+                until(&mut stream, "\r\n\r\n");
+                stream.read_exact(&mut vec![0; 90_000]).unwrap();
+                stream
+            });
+            let (stream, peer) = listener.accept().await.unwrap();
+            let mut connection = Connection::new(stream, peer);
+            let head = connection.head().await.unwrap();
+            service(&mut connection, &head).await;
+            drop(head);
+            // The client keeps the connection open and silent for longer than buffers are kept.
+            let stop = rt::time::sleep(SETTLE + Duration::from_millis(200));
+            assert!(connection.head_unless(stop).await.is_none());
+            let kept = connection.output.capacity()
+                + connection.spare.capacity()
+                + connection.input.capacity();
+            drop(connection);
+            drop(client.join().unwrap());
+            kept
+        });
+        assert!(kept.unwrap() <= KEPT_BYTES);
+    }
+
+    #[test]
+    fn dates_are_civil() {
+        for (seconds, text) in [
+            (0, "Thu, 01 Jan 1970 00:00:00"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37"),
+            (951_782_399, "Mon, 28 Feb 2000 23:59:59"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00"),
+            (1_709_164_800, "Thu, 29 Feb 2024 00:00:00"),
+            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00"),
+            (u64::MAX, "Fri, 31 Dec 9999 23:59:59"),
+        ] {
+            assert_eq!(date(seconds), format!("Date: {text} GMT\r\n"));
+            assert_eq!(date(seconds).len(), DATE_LINE_BYTES);
+        }
+    }
+}

@@ -1,0 +1,1220 @@
+//! Owns: message heads of HTTP/1.1: a strict parser that can be fed at any split, and the writers.
+//! Never: sockets, clocks or bodies; a head that could be read in two ways is refused, not repaired.
+//! Next: `body`, framed as the head says.
+//!
+//! RFC 9112 §2-§4, §6 and RFC 9110 §5, §7.2, §10.1.1.
+
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, REQUEST_LINE_BYTES_MAX};
+use std::fmt;
+
+// Offsets into a head are 16 bits wide.
+const _: () = assert!(HEAD_BYTES_MAX <= u16::MAX as usize);
+/// Field entries and head bytes that a head keeps between messages; more is given back.
+const KEPT_FIELDS: usize = 32;
+const KEPT_BYTES: usize = 1024;
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadFault {
+    /// A line that does not end in CRLF, or that does not follow the grammar.
+    Malformed,
+    /// A request line over [`REQUEST_LINE_BYTES_MAX`].
+    LineTooLong,
+    /// A head over [`HEAD_BYTES_MAX`].
+    TooLarge,
+    /// More than [`HEADERS_MAX`] fields.
+    TooManyFields,
+    /// A version that is neither HTTP/1.0 nor HTTP/1.1.
+    Version,
+    /// CONNECT or TRACE: no tunnels, no echoes.
+    Method,
+    /// No Host, several, an illegal one, or one that contradicts the request target.
+    Host,
+    /// A Content-Length that is malformed or given more than once.
+    Length,
+    /// Content-Length beside Transfer-Encoding, several Transfer-Encodings, or one in HTTP/1.0.
+    Framing,
+    /// A transfer coding other than `chunked` alone.
+    Coding,
+    /// An expectation other than `100-continue`.
+    Expectation,
+}
+
+impl HeadFault {
+    /// The status with which a server refuses such a request.
+    pub const fn status(self) -> u16 {
+        match self {
+            HeadFault::Malformed | HeadFault::Host | HeadFault::Length | HeadFault::Framing => 400,
+            HeadFault::LineTooLong => 414,
+            HeadFault::Expectation => 417,
+            HeadFault::TooLarge | HeadFault::TooManyFields => 431,
+            HeadFault::Method | HeadFault::Coding => 501,
+            HeadFault::Version => 505,
+        }
+    }
+}
+
+impl fmt::Display for HeadFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HeadFault::Malformed => "malformed head",
+            HeadFault::LineTooLong => "request line too long",
+            HeadFault::TooLarge => "head too large",
+            HeadFault::TooManyFields => "too many fields",
+            HeadFault::Version => "version not supported",
+            HeadFault::Method => "method not served",
+            HeadFault::Host => "missing, repeated or illegal Host",
+            HeadFault::Length => "malformed or repeated Content-Length",
+            HeadFault::Framing => "contradictory framing",
+            HeadFault::Coding => "transfer coding not supported",
+            HeadFault::Expectation => "expectation not supported",
+        })
+    }
+}
+
+impl std::error::Error for HeadFault {}
+
+/// Request method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// POST.
+    Post,
+    /// DELETE.
+    Delete,
+    /// OPTIONS.
+    Options,
+    /// HEAD: answered without a body.
+    Head,
+    /// PUT.
+    Put,
+    /// PATCH.
+    Patch,
+    /// Any other token; CONNECT and TRACE never get this far.
+    Other,
+}
+
+/// Protocol version of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0: one request a connection unless asked otherwise, no chunks, no 1xx.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// How the end of a body is found (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    Empty,
+    /// Content-Length, in bytes.
+    Length(u64),
+    /// Transfer-Encoding: chunked.
+    Chunked,
+    /// A response without either: its body ends with the connection.
+    UntilClose,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    start: u16,
+    end: u16,
+}
+
+impl Span {
+    fn new(start: usize, end: usize) -> Span {
+        debug_assert!(start <= end && end <= HEAD_BYTES_MAX);
+        Span { start: start as u16, end: end as u16 }
+    }
+
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        bytes.get(usize::from(self.start)..usize::from(self.end)).unwrap_or_default()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: Span,
+    value: Span,
+}
+
+/// What both kinds of head share: the bytes, the fields in them, and how far reading has come.
+#[derive(Debug, Default)]
+struct Fields {
+    /// The whole head, once it is complete.
+    bytes: Vec<u8>,
+    list: Vec<Field>,
+    /// Start of the line that is read next.
+    line: usize,
+    /// Bytes that were searched for its end.
+    seen: usize,
+    started: bool,
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Fields {
+    fn reset(&mut self) {
+        self.bytes.clear();
+        self.list.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
+        self.list.shrink_to(KEPT_FIELDS);
+        (self.line, self.seen, self.started) = (0, 0, false);
+        self.length = None;
+        (self.chunked, self.close, self.keep_alive) = (false, false, false);
+    }
+
+    /// The next whole line, without its CRLF; its bounds lie in `input`.
+    ///
+    /// Bounds are judged by where a line ends, never by how much has arrived, so the verdict is
+    /// the same at every split.
+    fn next_line(
+        &mut self,
+        input: &[u8],
+        first_max: usize,
+    ) -> Result<Option<(usize, usize)>, HeadFault> {
+        let (max, over) = if self.started {
+            (HEAD_BYTES_MAX, HeadFault::TooLarge)
+        } else {
+            (self.line + first_max, HeadFault::LineTooLong)
+        };
+        let window = &input[..input.len().min(max)];
+        let from = self.seen.max(self.line).min(window.len());
+        let Some(found) = memchr::memchr(b'\n', &window[from..]) else {
+            self.seen = window.len();
+            return if window.len() == max { Err(over) } else { Ok(None) };
+        };
+        let end = from + found;
+        if end == self.line || input[end - 1] != b'\r' {
+            return Err(HeadFault::Malformed);
+        }
+        let line = (self.line, end - 1);
+        self.line = end + 1;
+        self.seen = self.line;
+        Ok(Some(line))
+    }
+
+    /// Reads one field line and keeps what framing and persistence need.
+    fn field(&mut self, input: &[u8], start: usize, end: usize) -> Result<Field, HeadFault> {
+        let line = &input[start..end];
+        // A name ends at the first byte that is no token character, and that byte must be the
+        // colon: a space before it, an empty name and a folded line all fail here (§5.1, §5.2).
+        let colon = line.iter().position(|b| !is_tchar(*b)).unwrap_or(0);
+        if colon == 0 || line[colon] != b':' {
+            return Err(HeadFault::Malformed);
+        }
+        let value = trim(&line[colon + 1..]);
+        if !is_value(value) {
+            return Err(HeadFault::Malformed);
+        }
+        if self.list.len() == HEADERS_MAX {
+            return Err(HeadFault::TooManyFields);
+        }
+        let name = &line[..colon];
+        let value_at = if value.is_empty() {
+            start + colon + 1
+        } else {
+            // `trim` only shortens, so the value begins where the blanks behind the colon end.
+            let blanks = line[colon + 1..].iter().take_while(|b| is_blank(**b)).count();
+            start + colon + 1 + blanks
+        };
+        let field = Field {
+            name: Span::new(start, start + colon),
+            value: Span::new(value_at, value_at + value.len()),
+        };
+        self.list.push(field);
+        match name.len() {
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                for option in value.split(|b| *b == b',').map(trim) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                if self.length.is_some() {
+                    return Err(HeadFault::Length);
+                }
+                self.length = Some(decimal(value).ok_or(HeadFault::Length)?);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if self.chunked {
+                    return Err(HeadFault::Framing);
+                }
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(HeadFault::Coding);
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(field)
+    }
+
+    /// The rules of §6.1 that need the whole head.
+    fn framing(&self, version: Version) -> Result<Option<Framing>, HeadFault> {
+        match (self.chunked, self.length) {
+            (true, Some(_)) => Err(HeadFault::Framing),
+            (true, None) if version == Version::Http10 => Err(HeadFault::Framing),
+            (true, None) => Ok(Some(Framing::Chunked)),
+            (false, Some(length)) => Ok(Some(Framing::Length(length))),
+            (false, None) => Ok(None),
+        }
+    }
+
+    fn persistent(&self, version: Version) -> bool {
+        !self.close && (version == Version::Http11 || self.keep_alive)
+    }
+
+    fn complete(&mut self, input: &[u8]) -> usize {
+        self.bytes.extend_from_slice(&input[..self.line]);
+        self.line
+    }
+
+    fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.list
+            .iter()
+            .filter(move |field| field.name.of(&self.bytes).eq_ignore_ascii_case(name.as_bytes()))
+            .map(|field| field.value.of(&self.bytes))
+    }
+
+    fn each(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.list.iter().map(|field| (field.name.of(&self.bytes), field.value.of(&self.bytes)))
+    }
+}
+
+macro_rules! field_access {
+    () => {
+        /// The value of the first field called `name`, in any case, without blanks around it.
+        pub fn field(&self, name: &str) -> Option<&[u8]> {
+            self.fields.all(name).next()
+        }
+
+        /// The values of all fields called `name`, in order.
+        pub fn fields<'a, 'n>(
+            &'a self,
+            name: &'n str,
+        ) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+            self.fields.all(name)
+        }
+
+        /// Every field, name and value, in order.
+        pub fn each_field(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+            self.fields.each()
+        }
+
+        /// Protocol version of the message.
+        pub fn version(&self) -> Version {
+            self.version
+        }
+
+        /// How the end of the body is found.
+        pub fn framing(&self) -> Framing {
+            self.framing
+        }
+
+        /// Whether the sender lets the connection live on (RFC 9112 §9.3).
+        pub fn keep_alive(&self) -> bool {
+            self.fields.persistent(self.version)
+        }
+    };
+}
+
+/// The head of a request.
+///
+/// Reused from request to request, so that a head of usual size costs no allocation.
+#[derive(Debug)]
+pub struct RequestHead {
+    fields: Fields,
+    method: Method,
+    version: Version,
+    path: Span,
+    query: Option<Span>,
+    /// Authority of an absolute-form target.
+    authority: Option<Span>,
+    host: Option<Span>,
+    framing: Framing,
+    expect_continue: bool,
+    blank_skipped: bool,
+}
+
+impl Default for RequestHead {
+    fn default() -> RequestHead {
+        RequestHead {
+            fields: Fields::default(),
+            method: Method::Other,
+            version: Version::Http11,
+            path: Span::default(),
+            query: None,
+            authority: None,
+            host: None,
+            framing: Framing::Empty,
+            expect_continue: false,
+            blank_skipped: false,
+        }
+    }
+}
+
+impl RequestHead {
+    field_access!();
+
+    /// Forgets everything but the storage.
+    pub fn reset(&mut self) {
+        self.fields.reset();
+        (self.method, self.version) = (Method::Other, Version::Http11);
+        (self.path, self.query) = (Span::default(), None);
+        (self.authority, self.host) = (None, None);
+        self.framing = Framing::Empty;
+        (self.expect_continue, self.blank_skipped) = (false, false);
+    }
+
+    /// Reads on. `input` begins where the head begins and holds everything received since; lines
+    /// that were read by an earlier call are not looked at again.
+    ///
+    /// Returns the length of the head once it is complete, `None` while more is needed. After a
+    /// fault or a complete head, [`RequestHead::reset`] comes first.
+    pub fn parse(&mut self, input: &[u8]) -> Result<Option<usize>, HeadFault> {
+        while let Some((start, end)) = self.fields.next_line(input, REQUEST_LINE_BYTES_MAX)? {
+            if start == end {
+                if !self.fields.started {
+                    // One empty line before a request is forgiven (§2.2).
+                    if std::mem::replace(&mut self.blank_skipped, true) {
+                        return Err(HeadFault::Malformed);
+                    }
+                    continue;
+                }
+                self.finish(input)?;
+                return Ok(Some(self.fields.complete(input)));
+            }
+            if !self.fields.started {
+                self.fields.started = true;
+                self.request_line(input, start, end)?;
+                continue;
+            }
+            let field = self.fields.field(input, start, end)?;
+            let (name, value) = (field.name.of(input), field.value.of(input));
+            match name.len() {
+                4 if name.eq_ignore_ascii_case(b"host") => {
+                    if self.host.is_some() || !is_authority(value) {
+                        return Err(HeadFault::Host);
+                    }
+                    self.host = Some(field.value);
+                }
+                6 if name.eq_ignore_ascii_case(b"expect") => {
+                    if !value.eq_ignore_ascii_case(b"100-continue") {
+                        return Err(HeadFault::Expectation);
+                    }
+                    self.expect_continue = true;
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// `method SP request-target SP HTTP-version`, with exactly these spaces (§3).
+    fn request_line(&mut self, input: &[u8], start: usize, end: usize) -> Result<(), HeadFault> {
+        let line = &input[start..end];
+        let space = memchr::memchr(b' ', line).ok_or(HeadFault::Malformed)?;
+        let (method, rest) = (&line[..space], &line[space + 1..]);
+        if !is_token(method) {
+            return Err(HeadFault::Malformed);
+        }
+        let length = memchr::memchr(b' ', rest).ok_or(HeadFault::Malformed)?;
+        let (target, version) = (&rest[..length], &rest[length + 1..]);
+        self.version = read_version(version)?;
+        self.method = match method {
+            b"GET" => Method::Get,
+            b"POST" => Method::Post,
+            b"DELETE" => Method::Delete,
+            b"OPTIONS" => Method::Options,
+            b"HEAD" => Method::Head,
+            b"PUT" => Method::Put,
+            b"PATCH" => Method::Patch,
+            b"CONNECT" | b"TRACE" => return Err(HeadFault::Method),
+            _ => Method::Other,
+        };
+        self.target(target, start + space + 1)
+    }
+
+    /// origin-form, absolute-form, or asterisk-form for OPTIONS (§3.2).
+    fn target(&mut self, target: &[u8], at: usize) -> Result<(), HeadFault> {
+        if !target.iter().all(|b| is_uri(*b)) {
+            return Err(HeadFault::Malformed);
+        }
+        let mut path = 0;
+        match target {
+            [b'/', ..] => {}
+            b"*" if self.method == Method::Options => {}
+            _ => {
+                let scheme = ["http://", "https://"].into_iter().find(|scheme| {
+                    target
+                        .get(..scheme.len())
+                        .is_some_and(|t| t.eq_ignore_ascii_case(scheme.as_bytes()))
+                });
+                let from = scheme.ok_or(HeadFault::Malformed)?.len();
+                path = target[from..]
+                    .iter()
+                    .position(|b| matches!(b, b'/' | b'?'))
+                    .map_or(target.len(), |length| from + length);
+                if !is_authority(&target[from..path]) {
+                    return Err(HeadFault::Host);
+                }
+                self.authority = Some(Span::new(at + from, at + path));
+            }
+        }
+        let query = memchr::memchr(b'?', &target[path..]).map(|length| path + length);
+        self.path = Span::new(at + path, at + query.unwrap_or(target.len()));
+        self.query = query.map(|query| Span::new(at + query + 1, at + target.len()));
+        Ok(())
+    }
+
+    /// What can only be judged when every field is known.
+    fn finish(&mut self, input: &[u8]) -> Result<(), HeadFault> {
+        match (self.host, self.authority) {
+            (None, _) if self.version == Version::Http11 => return Err(HeadFault::Host),
+            // A target that names another host than Host would let a check of one and a use of
+            // the other disagree; §3.2.2 would have us ignore Host, refusing is safer.
+            (Some(host), Some(authority))
+                if !host.of(input).eq_ignore_ascii_case(authority.of(input)) =>
+            {
+                return Err(HeadFault::Host);
+            }
+            _ => {}
+        }
+        self.framing = match self.fields.framing(self.version)? {
+            Some(Framing::Length(0)) | None => Framing::Empty,
+            Some(framing) => framing,
+        };
+        // An expectation in HTTP/1.0 is ignored, and without a body there is nothing to wait for
+        // (RFC 9110 §10.1.1).
+        self.expect_continue &= self.version == Version::Http11 && self.framing != Framing::Empty;
+        Ok(())
+    }
+
+    /// Request method.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The path exactly as it was sent, without the query; `*` for the server as a whole.
+    pub fn path(&self) -> &str {
+        match text(self.path.of(&self.fields.bytes)) {
+            "" => "/",
+            path => path,
+        }
+    }
+
+    /// What follows the first `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.query.map(|query| text(query.of(&self.fields.bytes)))
+    }
+
+    /// The host asked for, with its port if one was given; `None` only in HTTP/1.0.
+    pub fn host(&self) -> Option<&str> {
+        self.host.or(self.authority).map(|host| text(host.of(&self.fields.bytes)))
+    }
+
+    /// Whether the client holds its body back until it hears 100 or a final status.
+    pub fn expect_continue(&self) -> bool {
+        self.expect_continue
+    }
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub struct ResponseHead {
+    fields: Fields,
+    version: Version,
+    status: u16,
+    framing: Framing,
+}
+
+impl Default for ResponseHead {
+    fn default() -> ResponseHead {
+        ResponseHead {
+            fields: Fields::default(),
+            version: Version::Http11,
+            status: 0,
+            framing: Framing::Empty,
+        }
+    }
+}
+
+impl ResponseHead {
+    field_access!();
+
+    /// Forgets everything but the storage.
+    pub fn reset(&mut self) {
+        self.fields.reset();
+        (self.version, self.status) = (Version::Http11, 0);
+        self.framing = Framing::Empty;
+    }
+
+    /// Reads on, as [`RequestHead::parse`] does. `to_head` says that the request was HEAD, whose
+    /// answers have no body.
+    pub fn parse(&mut self, input: &[u8], to_head: bool) -> Result<Option<usize>, HeadFault> {
+        while let Some((start, end)) = self.fields.next_line(input, REQUEST_LINE_BYTES_MAX)? {
+            if start == end {
+                if !self.fields.started {
+                    return Err(HeadFault::Malformed);
+                }
+                let framing = self.fields.framing(self.version)?;
+                // A 204 that announces a body may well send it: what follows is not to be trusted.
+                self.fields.close |=
+                    self.status == 204 && !matches!(framing, None | Some(Framing::Length(0)));
+                self.framing = match framing {
+                    // These never have a body, whatever their fields say (§6.3).
+                    _ if to_head || matches!(self.status, 100..=199 | 204 | 304) => Framing::Empty,
+                    Some(Framing::Length(0)) => Framing::Empty,
+                    Some(framing) => framing,
+                    None => Framing::UntilClose,
+                };
+                return Ok(Some(self.fields.complete(input)));
+            }
+            if self.fields.started {
+                self.fields.field(input, start, end)?;
+            } else {
+                self.fields.started = true;
+                self.status_line(&input[start..end])?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// `HTTP-version SP status-code SP [reason-phrase]` (§4); the last space is often forgotten.
+    fn status_line(&mut self, line: &[u8]) -> Result<(), HeadFault> {
+        let Some((version, rest)) = line.split_at_checked(8) else {
+            return Err(HeadFault::Malformed);
+        };
+        self.version = read_version(version)?;
+        let [b' ', hundreds @ b'1'..=b'5', tens @ b'0'..=b'9', ones @ b'0'..=b'9', reason @ ..] =
+            rest
+        else {
+            return Err(HeadFault::Malformed);
+        };
+        if !(reason.is_empty() || reason[0] == b' ') || !is_value(reason) {
+            return Err(HeadFault::Malformed);
+        }
+        let digit = |byte: &u8| u16::from(byte - b'0');
+        self.status = digit(hundreds) * 100 + digit(tens) * 10 + digit(ones);
+        Ok(())
+    }
+
+    /// Status code, 100 to 599.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Content-Length, if the body is framed by it.
+    pub fn content_length(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Empty => Some(0),
+            Framing::Chunked | Framing::UntilClose => None,
+        }
+    }
+}
+
+fn read_version(version: &[u8]) -> Result<Version, HeadFault> {
+    match version {
+        b"HTTP/1.1" => Ok(Version::Http11),
+        b"HTTP/1.0" => Ok(Version::Http10),
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => Err(HeadFault::Version),
+        _ => Err(HeadFault::Malformed),
+    }
+}
+
+/// Content-Length: digits only, below 2^63.
+fn decimal(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 19 {
+        return None;
+    }
+    let mut number = 0u64;
+    for byte in value {
+        if !byte.is_ascii_digit() {
+            return None;
+        }
+        // 19 digits stay below 10^19 and so below 2^64.
+        number = number * 10 + u64::from(byte - b'0');
+    }
+    (number < 1 << 63).then_some(number)
+}
+
+/// ASCII that was checked when it was read.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// Without the optional white space around it (RFC 9110 §5.6.3).
+pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = value {
+        if !is_blank(*first) {
+            break;
+        }
+        value = rest;
+    }
+    while let [rest @ .., last] = value {
+        if !is_blank(*last) {
+            break;
+        }
+        value = rest;
+    }
+    value
+}
+
+const fn class(members: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < members.len() {
+        table[members[at] as usize] = true;
+        at += 1;
+    }
+    table
+}
+
+/// tchar (RFC 9110 §5.6.2).
+static TCHAR: [bool; 256] = class(b"!#$%&'*+-.^_`|~");
+/// Characters of a URI without its fragment (RFC 3986 §2); others have to be escaped.
+static URI: [bool; 256] = class(b"-._~:/?[]@!$&'()*+,;=%");
+/// Characters of a registered name (RFC 3986 §3.2.2).
+static REG_NAME: [bool; 256] = class(b"-._~!$&'()*+,;=%");
+
+pub(crate) fn is_tchar(byte: u8) -> bool {
+    TCHAR[usize::from(byte)]
+}
+
+fn is_uri(byte: u8) -> bool {
+    URI[usize::from(byte)]
+}
+
+/// Whether `name` can be a method or a field name.
+pub fn is_token(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|b| is_tchar(*b))
+}
+
+/// Whether `value` can be a field value: no control characters but the tab (RFC 9110 §5.5).
+pub fn is_value(value: &[u8]) -> bool {
+    // Without a branch, so that the compiler makes vector code of it.
+    let mut bad = false;
+    for &byte in value {
+        bad |= (byte < b' ') & (byte != b'\t') | (byte == 0x7f);
+    }
+    !bad
+}
+
+/// Whether `host` is `uri-host [":" port]`, with a host that is not empty and without user
+/// information (RFC 9110 §7.2, §4.2.1).
+pub fn is_authority(host: &[u8]) -> bool {
+    let (name, port) = match host {
+        [b'[', rest @ ..] => {
+            let Some(end) = memchr::memchr(b']', rest) else { return false };
+            let address = std::str::from_utf8(&rest[..end]).unwrap_or_default();
+            if address.parse::<std::net::Ipv6Addr>().is_err() {
+                return false;
+            }
+            (&rest[..end], &rest[end + 1..])
+        }
+        _ => {
+            let end = memchr::memchr(b':', host).unwrap_or(host.len());
+            if !host[..end].iter().all(|b| REG_NAME[usize::from(*b)]) {
+                return false;
+            }
+            host.split_at(end)
+        }
+    };
+    let port_fits = match port {
+        [] => true,
+        [b':', digits @ ..] => {
+            digits.len() <= 5
+                && (digits.is_empty() || decimal(digits).is_some_and(|port| port <= 65535))
+        }
+        _ => false,
+    };
+    !name.is_empty() && port_fits
+}
+
+/// The usual phrase of a status; empty for one without.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+/// Whether `lines` is what the writers below take: whole field lines, each ended by CRLF.
+pub fn are_lines(lines: &str) -> bool {
+    lines.is_empty()
+        || lines.strip_suffix("\r\n").is_some_and(|lines| {
+            lines.split("\r\n").all(|line| {
+                line.split_once(':').is_some_and(|(name, value)| {
+                    is_token(name.as_bytes()) && is_value(value.as_bytes())
+                })
+            })
+        })
+}
+
+/// Appends a request head. `lines` are whole field lines, each ended by CRLF; `content_length` is
+/// written if it is given.
+pub fn request_head(
+    out: &mut Vec<u8>,
+    method: &str,
+    target: &str,
+    authority: &str,
+    lines: &str,
+    content_length: Option<usize>,
+) {
+    debug_assert!(is_token(method.as_bytes()) && is_authority(authority.as_bytes()));
+    debug_assert!(!target.is_empty() && target.bytes().all(is_uri));
+    debug_assert!(are_lines(lines));
+    out.reserve(method.len() + target.len() + authority.len() + lines.len() + 64);
+    for part in [method, " ", target, " HTTP/1.1\r\nHost: ", authority, "\r\n", lines] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    if let Some(length) = content_length {
+        length_line(out, length as u64);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the status line of a response.
+pub(crate) fn status_line(out: &mut Vec<u8>, status: u16) {
+    debug_assert!((100..=599).contains(&status));
+    if status == 200 {
+        // Nearly every answer.
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(reason(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a Content-Length line.
+pub(crate) fn length_line(out: &mut Vec<u8>, length: u64) {
+    out.extend_from_slice(b"Content-Length: ");
+    out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parses `wire` as it arrives in pieces of `step` bytes.
+    fn request_by(wire: &[u8], step: usize) -> Result<Option<(usize, RequestHead)>, HeadFault> {
+        let mut head = RequestHead::default();
+        let mut end = 0;
+        loop {
+            end = (end + step).min(wire.len());
+            if let Some(length) = head.parse(&wire[..end])? {
+                return Ok(Some((length, head)));
+            }
+            if end == wire.len() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn request(wire: impl AsRef<[u8]>) -> Result<Option<RequestHead>, HeadFault> {
+        let wire = wire.as_ref();
+        let whole = request_by(wire, wire.len());
+        for step in [1, 2, 3, 7, 64, 1000] {
+            let pieces = request_by(wire, step);
+            assert_eq!(
+                pieces.as_ref().map(|found| found.as_ref().map(|(length, _)| *length)),
+                whole.as_ref().map(|found| found.as_ref().map(|(length, _)| *length)),
+                "pieces of {step}: {:?}",
+                String::from_utf8_lossy(wire)
+            );
+        }
+        whole.map(|found| found.map(|(_, head)| head))
+    }
+
+    fn good(wire: &str) -> RequestHead {
+        match request(wire) {
+            Ok(Some(head)) => head,
+            other => panic!("{wire:?}: {other:?}"),
+        }
+    }
+
+    fn response(wire: &str) -> Result<Option<ResponseHead>, HeadFault> {
+        let run = |step: usize| {
+            let mut head = ResponseHead::default();
+            for end in (0..wire.len()).step_by(step).chain([wire.len()]) {
+                if let Some(length) = head.parse(&wire.as_bytes()[..end], false)? {
+                    return Ok(Some((length, head)));
+                }
+            }
+            Ok(None)
+        };
+        let whole = run(wire.len());
+        for step in [1, 3, 64] {
+            assert_eq!(
+                run(step).map(|found| found.map(|(length, _)| length)),
+                whole
+                    .as_ref()
+                    .map(|found| found.as_ref().map(|(length, _)| *length))
+                    .map_err(|f| *f)
+            );
+        }
+        whole.map(|found| found.map(|(_, head)| head))
+    }
+
+    #[test]
+    fn a_request_is_read() {
+        let head = good(
+            "POST /mcp?x=1?y HTTP/1.1\r\nHost: localhost:8080\r\nAccept:application/json\r\n\
+             aCCEPT: \t text/event-stream \t\r\nX-Empty:\r\nContent-Length: 12\r\n\r\nhello",
+        );
+        assert_eq!((head.method(), head.version()), (Method::Post, Version::Http11));
+        assert_eq!((head.path(), head.query()), ("/mcp", Some("x=1?y")));
+        assert_eq!(head.host(), Some("localhost:8080"));
+        assert_eq!(head.field("accept"), Some(b"application/json".as_slice()));
+        assert_eq!(head.fields("Accept").nth(1), Some(b"text/event-stream".as_slice()));
+        assert_eq!(head.field("x-empty"), Some(b"".as_slice()));
+        assert_eq!(head.field("x-absent"), None);
+        assert_eq!(head.framing(), Framing::Length(12));
+        assert!(head.keep_alive() && !head.expect_continue());
+        assert_eq!(head.each_field().count(), 5);
+    }
+
+    #[test]
+    fn storage_is_reused_and_given_back() {
+        let mut head = RequestHead::default();
+        let big = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(9000));
+        head.parse(big.as_bytes()).unwrap().unwrap();
+        head.reset();
+        assert!(head.fields.bytes.capacity() <= KEPT_BYTES);
+        let small = b"GET /a HTTP/1.1\r\nHost: b\r\n\r\n";
+        head.parse(small).unwrap().unwrap();
+        assert_eq!((head.path(), head.host(), head.query()), ("/a", Some("b"), None));
+        assert_eq!(head.field("x"), None);
+    }
+
+    #[test]
+    fn targets_take_four_forms_and_one_is_refused() {
+        let path = |target: &str| {
+            let head = good(&format!("OPTIONS {target} HTTP/1.1\r\nHost: a.b:1\r\n\r\n"));
+            (head.path().to_owned(), head.query().map(str::to_owned))
+        };
+        assert_eq!(path("/"), ("/".into(), None));
+        assert_eq!(path("//admin;x%61?"), ("//admin;x%61".into(), Some("".into())));
+        assert_eq!(path("*"), ("*".into(), None));
+        assert_eq!(path("http://A.b:1/x?y"), ("/x".into(), Some("y".into())));
+        assert_eq!(path("HTTPS://a.b:1"), ("/".into(), None));
+        assert_eq!(path("http://a.b:1?q"), ("/".into(), Some("q".into())));
+    }
+
+    #[test]
+    fn persistence_follows_version_and_connection() {
+        for (version, lines, kept) in [
+            ("1.1", "", true),
+            ("1.1", "Connection: close\r\n", false),
+            ("1.1", "Connection: x, CLOSE\r\n", false),
+            ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
+            ("1.1", "Connection: closed\r\n", true),
+            ("1.0", "", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+            ("1.0", "Connection: keep-alive, close\r\n", false),
+        ] {
+            let head = good(&format!("GET / HTTP/{version}\r\nHost: a\r\n{lines}\r\n"));
+            assert_eq!(head.keep_alive(), kept, "{version} {lines:?}");
+        }
+        assert_eq!(good("GET / HTTP/1.0\r\n\r\n").host(), None);
+    }
+
+    #[test]
+    fn an_expectation_needs_a_body_and_the_newer_version() {
+        let expect = |rest: &str| {
+            good(&format!("POST / {rest}\r\nHost: a\r\nExpect: 100-Continue\r\n\r\n"))
+                .expect_continue()
+        };
+        assert!(expect("HTTP/1.1\r\nContent-Length: 1"));
+        assert!(expect("HTTP/1.1\r\nTransfer-Encoding: Chunked"));
+        assert!(!expect("HTTP/1.1\r\nContent-Length: 0"));
+        assert!(!expect("HTTP/1.1"));
+        assert!(!expect("HTTP/1.0\r\nContent-Length: 1"));
+    }
+
+    /// What is ambiguous, or over a bound, is refused with the status that says why.
+    #[test]
+    fn attacks_are_refused() {
+        use HeadFault::*;
+        let line = |line: &str| format!("{line}\r\nHost: a\r\n\r\n");
+        let field = |field: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
+        let host = |host: &str| format!("GET / HTTP/1.1\r\n{host}\r\n\r\n");
+        let table: Vec<(String, HeadFault)> = vec![
+            // Framing.
+            (field("Content-Length: 5\r\nTransfer-Encoding: chunked"), Framing),
+            (field("Transfer-Encoding: chunked\r\nContent-Length: 5"), Framing),
+            (field("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"), Framing),
+            (field("Transfer-Encoding: gzip, chunked"), Coding),
+            (field("Transfer-Encoding: chunked, chunked"), Coding),
+            (field("Transfer-Encoding: xchunked"), Coding),
+            (field("Transfer-Encoding: chunked;q=1"), Coding),
+            (field("Transfer-Encoding: identity"), Coding),
+            (field("Transfer-Encoding:"), Coding),
+            (field("Transfer-Encoding: \x0bchunked"), Malformed),
+            (field("Transfer-Encoding : chunked"), Malformed),
+            (line("POST / HTTP/1.0\r\nTransfer-Encoding: chunked"), Framing),
+            (field("Content-Length: 5\r\nContent-Length: 5"), Length),
+            (field("Content-Length: 5\r\ncontent-length: 6"), Length),
+            (field("Content-Length: 5, 6"), Length),
+            (field("Content-Length: 5, 5"), Length),
+            (field("Content-Length: +5"), Length),
+            (field("Content-Length: -5"), Length),
+            (field("Content-Length: 0x5"), Length),
+            (field("Content-Length: 5 5"), Length),
+            (field("Content-Length:"), Length),
+            (field("Content-Length: 9223372036854775808"), Length),
+            (field("Content-Length: 00000000000000000005"), Length),
+            // Fields.
+            (field("A : b"), Malformed),
+            (field("A\t: b"), Malformed),
+            (field(": b"), Malformed),
+            (field("no colon"), Malformed),
+            (field("A: b\r\n folded"), Malformed),
+            (field("A: b\r\n\tfolded"), Malformed),
+            (field("A: b\0c"), Malformed),
+            (field("A: b\rc"), Malformed),
+            (field("A: b\nB: c"), Malformed),
+            (field("A: b\x7f"), Malformed),
+            (field("A: \x01"), Malformed),
+            (field("A(: b"), Malformed),
+            (field("\u{e4}: b"), Malformed),
+            (field("A: b\r"), Malformed),
+            ("GET / HTTP/1.1\r\n Host: a\r\n\r\n".into(), Malformed),
+            ("GET / HTTP/1.1\nHost: a\n\n".into(), Malformed),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\n".into(), Malformed),
+            // Request lines.
+            (line("GET  / HTTP/1.1"), Malformed),
+            (line("GET /  HTTP/1.1"), Malformed),
+            (line("GET / HTTP/1.1 "), Malformed),
+            (line(" GET / HTTP/1.1"), Malformed),
+            (line("GET\t/ HTTP/1.1"), Malformed),
+            (line("GET /"), Malformed),
+            (line("GET"), Malformed),
+            (line("G@T / HTTP/1.1"), Malformed),
+            (line("GET / http/1.1"), Malformed),
+            (line("GET / HTTP/1.1x"), Malformed),
+            (line("GET / HTTP/11"), Malformed),
+            (line("GET / HTTP/1.2"), Version),
+            (line("GET / HTTP/2.0"), Version),
+            (line("GET / HTTP/0.9"), Version),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), Version),
+            (line("CONNECT a:443 HTTP/1.1"), Method),
+            (line("TRACE / HTTP/1.1"), Method),
+            (line("GET * HTTP/1.1"), Malformed),
+            (line("GET mcp HTTP/1.1"), Malformed),
+            (line("GET /a#b HTTP/1.1"), Malformed),
+            (line("GET /a\\b HTTP/1.1"), Malformed),
+            (line("GET /\u{e4} HTTP/1.1"), Malformed),
+            (line("GET ftp://a/ HTTP/1.1"), Malformed),
+            (line("GET http:///x HTTP/1.1"), Host),
+            (line("GET http://u@a/x HTTP/1.1"), Host),
+            (line("GET http://b/x HTTP/1.1"), Host),
+            ("\r\n\r\nGET / HTTP/1.1\r\n".into(), Malformed),
+            ("\n".into(), Malformed),
+            // Host.
+            (host("A: b"), Host),
+            (host("Host: a\r\nHost: a"), Host),
+            (host("Host:"), Host),
+            (host("Host: a b"), Host),
+            (host("Host: a, b"), Host),
+            (host("Host: u@a"), Host),
+            (host("Host: a/b"), Host),
+            (host("Host: a:b"), Host),
+            (host("Host: a:65536"), Host),
+            (host("Host: :80"), Host),
+            (host("Host: [::1"), Host),
+            (host("Host: [::1]x"), Host),
+            (host("Host: [a]"), Host),
+            (host("Host: ::1"), Host),
+            // Expectations.
+            (field("Expect: 200-ok"), Expectation),
+            (field("Expect: 100-continue, x"), Expectation),
+            // Bounds.
+            (line(&format!("GET /{} HTTP/1.1", "a".repeat(8200))), LineTooLong),
+            ("a".repeat(REQUEST_LINE_BYTES_MAX), LineTooLong),
+            (field(&format!("A: {}", "a".repeat(HEAD_BYTES_MAX))), TooLarge),
+            (field(&"A: b\r\n".repeat(HEADERS_MAX)), TooManyFields),
+        ];
+        for (wire, fault) in table {
+            assert_eq!(request(&wire).map(|_| ()), Err(fault), "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn statuses_of_faults() {
+        use HeadFault::*;
+        for (fault, status) in [
+            (Malformed, 400),
+            (LineTooLong, 414),
+            (TooLarge, 431),
+            (TooManyFields, 431),
+            (Version, 505),
+            (Method, 501),
+            (Host, 400),
+            (Length, 400),
+            (Framing, 400),
+            (Coding, 501),
+            (Expectation, 417),
+        ] {
+            assert_eq!(fault.status(), status);
+            assert_ne!(reason(status), "");
+        }
+    }
+
+    #[test]
+    fn bounds_are_met_exactly() {
+        let fits = |wire: String| request(&wire).map(|head| head.is_some());
+        let line = |length: usize| {
+            let path = "a".repeat(length - "GET / HTTP/1.1\r\n".len());
+            format!("GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n")
+        };
+        assert_eq!(fits(line(REQUEST_LINE_BYTES_MAX)), Ok(true));
+        assert_eq!(fits(line(REQUEST_LINE_BYTES_MAX + 1)), Err(HeadFault::LineTooLong));
+        let head = |length: usize| {
+            let value = "a".repeat(length - "GET / HTTP/1.1\r\nHost: a\r\nA: \r\n\r\n".len());
+            format!("GET / HTTP/1.1\r\nHost: a\r\nA: {value}\r\n\r\n")
+        };
+        assert_eq!(fits(head(HEAD_BYTES_MAX)), Ok(true));
+        assert_eq!(fits(head(HEAD_BYTES_MAX + 1)), Err(HeadFault::TooLarge));
+        let fields = |count: usize| {
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(count - 1))
+        };
+        assert_eq!(fits(fields(HEADERS_MAX)), Ok(true));
+        assert_eq!(fits(fields(HEADERS_MAX + 1)), Err(HeadFault::TooManyFields));
+    }
+
+    #[test]
+    fn one_empty_line_before_a_request_is_forgiven() {
+        assert_eq!(good("\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n").path(), "/x");
+    }
+
+    #[test]
+    fn upgrades_are_ignored() {
+        let head = good(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+             Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
+        );
+        assert_eq!((head.framing(), head.keep_alive()), (Framing::Empty, true));
+    }
+
+    #[test]
+    fn a_response_is_read() {
+        let head = response(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        );
+        let head = head.unwrap().unwrap();
+        assert_eq!((head.status(), head.content_length()), (200, Some(2)));
+        assert_eq!(head.field("content-type"), Some(b"application/json".as_slice()));
+        for (wire, framing, kept) in [
+            ("HTTP/1.1 200 \r\n\r\n", Framing::UntilClose, true),
+            ("HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n", Framing::Chunked, true),
+            ("HTTP/1.1 204 No Content\r\n\r\n", Framing::Empty, true),
+            ("HTTP/1.1 304 x\r\nContent-Length: 5\r\n\r\n", Framing::Empty, true),
+            ("HTTP/1.1 202 \u{e4}\r\nContent-Length: 0\r\n\r\n", Framing::Empty, true),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", Framing::Length(1), false),
+            ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", Framing::UntilClose, false),
+            ("HTTP/1.1 100 Continue\r\n\r\n", Framing::Empty, true),
+        ] {
+            let head = response(wire).unwrap().unwrap();
+            assert_eq!((head.framing(), head.keep_alive()), (framing, kept), "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn bad_responses_are_refused() {
+        use HeadFault::*;
+        let field = |field: &str| format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n");
+        for (wire, fault) in [
+            (field("Content-Length: 5\r\nTransfer-Encoding: chunked"), Framing),
+            (field("Content-Length: 5\r\nContent-Length: 5"), Length),
+            (field("Content-Length: 5, 5"), Length),
+            (field("Transfer-Encoding: gzip"), Coding),
+            (field("A: b\nC: d"), Malformed),
+            (field("A: b\r\n folded"), Malformed),
+            (field("A : b"), Malformed),
+            (field("A: b\0"), Malformed),
+            (field(&format!("A: {}", "a".repeat(HEAD_BYTES_MAX))), TooLarge),
+            (field(&"A: b\r\n".repeat(HEADERS_MAX + 1)), TooManyFields),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".into(), Framing),
+            ("HTTP/1.1 200 OK\n\n".into(), Malformed),
+            ("HTTP/1.1  200 OK\r\n\r\n".into(), Malformed),
+            ("HTTP/1.1 20 OK\r\n\r\n".into(), Malformed),
+            ("HTTP/1.1 2000 OK\r\n\r\n".into(), Malformed),
+            ("HTTP/1.1 099 OK\r\n\r\n".into(), Malformed),
+            ("HTTP/1.1 600 OK\r\n\r\n".into(), Malformed),
+            ("HTTP/1.1 200 O\0K\r\n\r\n".into(), Malformed),
+            ("HTTP/2.0 200 OK\r\n\r\n".into(), Version),
+            ("ICY 200 OK\r\n\r\n".into(), Malformed),
+            ("\r\nHTTP/1.1 200 OK\r\n\r\n".into(), Malformed),
+        ] {
+            assert_eq!(response(&wire).map(|_| ()), Err(fault), "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn written_requests_read_back() {
+        let mut wire = Vec::new();
+        request_head(&mut wire, "POST", "/mcp?a", "[::1]:80", "A: b\r\nC:\r\n", Some(7));
+        assert_eq!(
+            wire,
+            b"POST /mcp?a HTTP/1.1\r\nHost: [::1]:80\r\nA: b\r\nC:\r\nContent-Length: 7\r\n\r\n"
+        );
+        let head = good(std::str::from_utf8(&wire).unwrap());
+        assert_eq!((head.path(), head.framing()), ("/mcp", Framing::Length(7)));
+    }
+
+    #[test]
+    fn only_whole_lines_are_lines() {
+        assert!(are_lines("") && are_lines("A: b\r\nC:\r\n"));
+        for lines in ["A: b", "A: b\r\n\r\n", "\r\n", "A\r\n", "A: b\nC: d\r\n", " A: b\r\n"] {
+            assert!(!are_lines(lines), "{lines:?}");
+        }
+    }
+}
