@@ -5,9 +5,9 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::BackendStatus;
 use super::config::ProxyConfig;
 use super::setting::Transport;
-use super::BackendStatus;
 use crate::backend::health::State;
 use crate::plan::{BackendPlan, TransportPlan};
 

@@ -63,7 +63,10 @@ impl Crew {
         let mut starting = Vec::new();
         for (id, mail) in seats.into_iter().enumerate() {
             let (plan, board, counts) = (plan.clone(), board.clone(), counts.clone());
-            let (ready, is_ready) = sync_channel(1);
+            let (told, is_ready) = sync_channel(1);
+            let ready = Box::new(move |addr| {
+                let _ = told.send(addr);
+            });
             let seat =
                 Seat { id, plan, driver, listen, mail, board, counts, connections_max, ready };
             crew.threads.push(Some(start_worker(seat, work)?));

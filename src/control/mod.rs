@@ -349,9 +349,10 @@ fn control(
     let statuses: Vec<BackendStatus> = plan.backends.iter().map(|b| banner::starting(b)).collect();
     shared.change(|state| state.backends = statuses);
     let (notes, inbox) = sync_channel(limits::NOTES_LEN);
-    let board = Board::new(plan.workers, plan.backends.len(), notes);
-    let (mut crew, addr) = Crew::start(&plan, driver, connections_max, &board, work)
-        .map_err(ProxyError::Start)?;
+    let tell = Box::new(move |note| drop(notes.try_send(note)));
+    let board = Board::new(plan.workers, plan.backends.len(), tell);
+    let (mut crew, addr) =
+        Crew::start(&plan, driver, connections_max, &board, work).map_err(ProxyError::Start)?;
     tracing::info!("listening on {addr}");
     shared.change(|state| {
         state.addr = Some(addr);
@@ -400,7 +401,7 @@ fn end(crew: &mut Crew, news: &News<'_>) -> Result<(), ProxyError> {
     }
 }
 
-/// What is heard of backends.
+/// What is heard of backends; they log it themselves.
 struct News<'a> {
     inbox: Receiver<Note>,
     board: Arc<Board>,
@@ -415,24 +416,12 @@ impl News<'_> {
             for note in std::iter::once(first).chain(self.inbox.try_iter().take(limits::NOTES_LEN))
             {
                 let Note::Backend { id, state, tools, detail } = note;
-                self.log(id, state, tools, detail.as_deref());
                 self.update(id, state, tools, Some(detail));
             }
         }
         // Notes are dropped when there are too many; the board is always right.
         for id in 0..self.plan.backends.len() {
             self.update(id, self.board.state(id), self.board.tools(id), None);
-        }
-    }
-
-    fn log(&self, id: usize, state: Health, tools: u32, detail: Option<&str>) {
-        let Some(backend) = self.plan.backends.get(id) else { return };
-        let name = &backend.name;
-        match (state, detail) {
-            (Health::Up, _) => tracing::info!("backend {name} is up, {}", banner::tools(tools)),
-            (Health::Starting | Health::Stopped, _) => tracing::debug!("backend {name} is {state}"),
-            (_, Some(detail)) => tracing::warn!("backend {name} is {state}: {detail}"),
-            (_, None) => tracing::warn!("backend {name} is {state}"),
         }
     }
 
@@ -560,7 +549,7 @@ mod tests {
     fn idle(seat: Seat, end: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         seat.driver.run(async {
             let listener = rt::net::Listener::bind(seat.listen)?;
-            seat.ready.send(listener.local_addr()?).unwrap();
+            (seat.ready)(listener.local_addr()?);
             let drained = rt::local::Event::new();
             let mail = seat.mail.inbox.serve(|_, mail| {
                 assert!(matches!(mail, Mail::Drain));
@@ -623,7 +612,7 @@ mod tests {
         const PANICS: Work = |seat| match seat.id {
             0 => IDLE(seat),
             _ => {
-                seat.ready.send(seat.listen).unwrap();
+                (seat.ready)(seat.listen);
                 panic!("for a test");
             }
         };
@@ -632,7 +621,7 @@ mod tests {
         assert_eq!(block_on(proxy.serve()), Err(error));
 
         const LEAVES: Work = |seat| {
-            seat.ready.send(seat.listen).unwrap();
+            (seat.ready)(seat.listen);
             if seat.id == 0 { Err(io::Error::other("no more")) } else { Ok(()) }
         };
         let proxy = start(any_port(), LEAVES).unwrap();
@@ -673,7 +662,7 @@ mod tests {
             state.phase = Phase::Serving;
         });
         let (notes, inbox) = sync_channel(8);
-        let board = Board::new(2, 2, notes.clone());
+        let board = Board::new(2, 2, Box::new(|_| {}));
         let news = News { inbox, board, plan: &plan, shared: &shared };
         assert_eq!(shared.wait(Some(Duration::from_millis(1)), State::settled), None);
         let note = |id, state, tools, detail: Option<&str>| Note::Backend {
