@@ -42,8 +42,8 @@ pub struct Seat {
     pub counts: Arc<Counts>,
     /// Client connections at most, over all workers.
     pub connections_max: usize,
-    /// Told the address once connections are accepted.
-    pub ready: Box<dyn FnOnce(SocketAddr)>,
+    /// Told the address once connections are accepted; dropped untold if it comes to nothing.
+    pub ready: Box<dyn FnOnce(SocketAddr) + Send>,
 }
 
 /// How often idle sessions are looked for.
