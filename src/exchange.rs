@@ -107,11 +107,7 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
 }
 
 /// `GET /livez`, `/health`: the process serves. `GET /readyz`: no backend is in its first start.
-async fn health(
-    world: &World,
-    connection: &mut Connection,
-    head: &RequestHead,
-) -> io::Result<()> {
+async fn health(world: &World, connection: &mut Connection, head: &RequestHead) -> io::Result<()> {
     if !matches!(head.method(), HttpMethod::Get | HttpMethod::Head) {
         let error = Error::new(Kind::MethodNotAllowed);
         return refuse(connection, "Allow: GET, HEAD\r\n", &error, b"null").await;
@@ -251,9 +247,7 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
     };
     match perform(world, &record, body, envelope).await {
         Outcome::Accepted => connection.answer(202, &ask.cors, b"").await,
-        Outcome::Answer(answer) => {
-            connection.answer(200, &with(JSON, &ask.cors), &answer).await
-        }
+        Outcome::Answer(answer) => connection.answer(200, &with(JSON, &ask.cors), &answer).await,
         Outcome::Relay(relay) => pass_on(connection, &ask.cors, relay).await,
     }
 }

@@ -11,7 +11,6 @@ pub mod error;
 pub mod rt;
 
 pub mod backend;
-pub mod world;
 pub mod exchange;
 pub mod http;
 pub mod jsonrpc;
@@ -19,6 +18,7 @@ pub mod mcp;
 pub mod middleware;
 pub mod plan;
 pub mod worker;
+pub mod world;
 
 pub mod control;
 pub mod telemetry;

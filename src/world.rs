@@ -133,7 +133,8 @@ pub struct World {
 const TOOLS_CHANGED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
 const RESOURCES_CHANGED: &[u8] =
     br#"{"jsonrpc":"2.0","method":"notifications/resources/list_changed"}"#;
-const PROMPTS_CHANGED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#;
+const PROMPTS_CHANGED: &[u8] =
+    br#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#;
 
 impl World {
     /// The world of worker `me`.
@@ -184,11 +185,10 @@ impl World {
         make: impl FnOnce(SessionId) -> SessionRecord,
     ) -> Result<Arc<SessionRecord>> {
         let max = self.plan.sessions_max;
-        let taken = self.counts.sessions.fetch_update(
-            Ordering::AcqRel,
-            Ordering::Acquire,
-            |count| (count < max).then_some(count + 1),
-        );
+        let taken =
+            self.counts.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                (count < max).then_some(count + 1)
+            });
         if taken.is_err() {
             return Err(Error::new(Kind::Capacity).context("too many sessions"));
         }
@@ -274,8 +274,7 @@ impl World {
             .borrow()
             .values()
             .filter(|owned| {
-                owned.record.ended()
-                    || (owned.streams.is_empty() && owned.record.idle(now) > idle)
+                owned.record.ended() || (owned.streams.is_empty() && owned.record.idle(now) > idle)
             })
             .map(|owned| owned.record.id)
             .collect();
@@ -417,10 +416,11 @@ impl World {
             Some(owned) => owned.streams.last().copied(),
         };
         let mut missed = Changes::default();
-        let mut tell = |changed: bool, message: &'static [u8], missed: &mut bool| {
+        let tell = |changed: bool, message: &'static [u8], missed: &mut bool| {
             if changed {
-                let told = newest
-                    .is_some_and(|(worker, stream)| self.push(worker, stream, Some(message.into())));
+                let told = newest.is_some_and(|(worker, stream)| {
+                    self.push(worker, stream, Some(message.into()))
+                });
                 *missed = !told;
             }
         };

@@ -15,6 +15,7 @@ mod faults;
 mod first_use;
 mod harness;
 mod house;
+mod interop;
 mod isolation;
 mod sessions;
 mod shutdown;

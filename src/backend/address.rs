@@ -108,7 +108,12 @@ impl Addresses {
     fn learn(&self, mut found: Vec<SocketAddr>) {
         self.fresh.set(Some(Instant::now()));
         let mut seen = Vec::with_capacity(found.len());
-        found.retain(|address| !seen.contains(address) && { seen.push(*address); true });
+        found.retain(|address| {
+            !seen.contains(address) && {
+                seen.push(*address);
+                true
+            }
+        });
         let mut known = self.known.borrow_mut();
         if let Some(best) = known.first()
             && let Some(at) = found.iter().position(|address| address == best)

@@ -71,10 +71,7 @@ mod tests {
         let failure = Failure::new(Kind::Unavailable, "connect: refused").note("HTTP 503");
         let error = failure.error("files");
         assert_eq!(error.public(), "Backend unavailable: files: HTTP 503");
-        assert_eq!(
-            error.to_string(),
-            "Backend unavailable: files: HTTP 503 (connect: refused)"
-        );
+        assert_eq!(error.to_string(), "Backend unavailable: files: HTTP 503 (connect: refused)");
         assert_eq!(Failure::new(Kind::Lost, "").error("a").public(), "Backend connection lost: a");
     }
 }

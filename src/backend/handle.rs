@@ -333,9 +333,8 @@ mod tests {
         let handle = Rc::new(CallHandle::new());
         let _deadline = clock.arm(&handle, start, Duration::from_secs(300));
         let told = Cell::new(0);
-        let mut wait = pin!(
-            handle.watch_telling(std::future::pending::<()>(), || told.set(told.get() + 1))
-        );
+        let mut wait =
+            pin!(handle.watch_telling(std::future::pending::<()>(), || told.set(told.get() + 1)));
         assert!(poll(wait.as_mut()).is_pending());
         handle.cancel(Some("enough".into()));
         handle.cancel(None);

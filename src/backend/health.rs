@@ -9,7 +9,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use crate::limits;
@@ -88,6 +87,9 @@ pub enum Note {
     },
 }
 
+/// Takes news to the control thread, from any worker, without waiting.
+pub type Tell = Box<dyn Fn(Note) + Send + Sync>;
+
 /// One backend, written by its owner.
 #[derive(Default)]
 #[repr(align(128))]
@@ -103,6 +105,7 @@ struct Line {
 struct Share {
     in_flight: AtomicU32,
     children: AtomicU32,
+    idle: AtomicU32,
     /// Milliseconds since the board was made, plus 1; 0 = never.
     success: AtomicU64,
 }
@@ -113,17 +116,17 @@ pub struct Board {
     lines: Box<[Line]>,
     /// One row per worker.
     shares: Box<[Share]>,
-    notes: SyncSender<Note>,
+    tell: Tell,
 }
 
 impl Board {
     /// A board on which all backends are in their first start.
-    pub fn new(workers: usize, backends: usize, notes: SyncSender<Note>) -> Arc<Board> {
+    pub fn new(workers: usize, backends: usize, tell: Tell) -> Arc<Board> {
         Arc::new(Board {
             born: Instant::now(),
             lines: (0..backends).map(|_| Line::default()).collect(),
             shares: (0..backends * workers).map(|_| Share::default()).collect(),
-            notes,
+            tell,
         })
     }
 
@@ -152,6 +155,11 @@ impl Board {
         self.row(id).map(|share| share.children.load(Ordering::Relaxed)).sum()
     }
 
+    /// Pooled connections that wait for a request, all workers together, as of about a second ago.
+    pub fn idle_connections(&self, id: BackendId) -> u32 {
+        self.row(id).map(|share| share.idle.load(Ordering::Relaxed)).sum()
+    }
+
     /// When it last answered anything; `None` = never. Exact to about 20 ms.
     pub fn last_success(&self, id: BackendId) -> Option<Instant> {
         let last = self.row(id).map(|share| share.success.load(Ordering::Relaxed)).max()?;
@@ -169,7 +177,7 @@ impl Board {
     /// The owner's word; the control thread is told.
     pub(super) fn set(&self, id: BackendId, state: State, detail: Option<String>) {
         self.lines[id].state.store(state as u8, Ordering::Relaxed);
-        let _ = self.notes.try_send(Note::Backend { id, state, tools: self.tools(id), detail });
+        (self.tell)(Note::Backend { id, state, tools: self.tools(id), detail });
     }
 
     pub(super) fn set_tools(&self, id: BackendId, tools: usize) {
@@ -188,6 +196,10 @@ impl Board {
 
     pub(super) fn set_children(&self, worker: WorkerId, id: BackendId, children: usize) {
         self.share(worker, id).children.store(children as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_idle(&self, worker: WorkerId, id: BackendId, connections: usize) {
+        self.share(worker, id).idle.store(connections as u32, Ordering::Relaxed);
     }
 
     pub(super) fn succeeded(&self, worker: WorkerId, id: BackendId, now: Instant) {
@@ -320,7 +332,7 @@ mod tests {
     #[test]
     fn the_board_sums_over_workers() {
         let (notes, inbox) = std::sync::mpsc::sync_channel(1);
-        let board = Board::new(2, 3, notes);
+        let board = Board::new(2, 3, Box::new(move |note| drop(notes.try_send(note))));
         assert_eq!((board.state(1), board.last_success(1)), (State::Starting, None));
         board.set_in_flight(0, 1, 4);
         board.set_in_flight(1, 1, 5);

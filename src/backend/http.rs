@@ -80,9 +80,17 @@ enum Mode {
     /// A document of that length.
     Json(Option<u64>),
     /// An event stream; the rest of the piece that came last.
-    Events { reader: Box<sse::Reader>, piece: Vec<u8>, at: usize, queue: VecDeque<Vec<u8>> },
+    Events {
+        reader: Box<sse::Reader>,
+        piece: Vec<u8>,
+        at: usize,
+        queue: VecDeque<Vec<u8>>,
+    },
     /// A document that is passed on piece by piece, one piece behind.
-    Long { watch: Box<Watch>, held: Option<Vec<u8>> },
+    Long {
+        watch: Box<Watch>,
+        held: Option<Vec<u8>>,
+    },
     /// An answer that was read already.
     Ready(Vec<u8>),
     Over,
@@ -100,8 +108,7 @@ pub(super) async fn post(
     pooled: bool,
 ) -> Result<HttpReplies, Broken> {
     let pool = &entry.http().1.pool;
-    let idle =
-        if pooled { pool.take(Instant::now(), ClientConnection::is_quiet) } else { None };
+    let idle = if pooled { pool.take(Instant::now(), ClientConnection::is_quiet) } else { None };
     let reused = idle.is_some();
     let mut connection = match idle {
         Some(connection) => connection,
@@ -227,9 +234,7 @@ impl HttpReplies {
         Ok(())
     }
 
-    async fn wait_head(
-        &mut self,
-    ) -> Result<Result<Rc<ResponseHead>, crate::http::Fault>, Stop> {
+    async fn wait_head(&mut self) -> Result<Result<Rc<ResponseHead>, crate::http::Fault>, Stop> {
         let teller = Teller::of(self);
         let Some(connection) = &mut self.connection else { return Err(Stop::Expired) };
         let head = self.handle.watch_telling(connection.head(), || teller.cancel()).await;
@@ -384,7 +389,11 @@ impl HttpReplies {
             if let Err(fault) = watch.feed(&piece) {
                 return Err(self.bad(fault.text()).into());
             }
-            if body.is_empty() { body = piece } else { body.extend_from_slice(&piece) }
+            if body.is_empty() {
+                body = piece
+            } else {
+                body.extend_from_slice(&piece)
+            }
             if body.len() > limits::MESSAGE_BYTES_MAX {
                 return Err(self.bad("over the bound of one message").into());
             }
@@ -478,8 +487,7 @@ impl HttpReplies {
                         return Ok(Some(Reply::Notification(message)));
                     };
                     let token = envelope.progress_token;
-                    let token =
-                        token.filter(|token| names::same(&self.asked, token.of(&message)));
+                    let token = token.filter(|token| names::same(&self.asked, token.of(&message)));
                     let progress = token.and_then(|token| own.progress(&message, token));
                     Ok(progress.map(Reply::Notification))
                 }
@@ -679,7 +687,9 @@ pub(super) async fn side(
             write(&mut bytes);
             let sent = connection.send(bytes).await;
             let head = match sent {
-                Ok(()) => connection.head().await.map_err(|fault| (fault.answered, fault.to_string())),
+                Ok(()) => {
+                    connection.head().await.map_err(|fault| (fault.answered, fault.to_string()))
+                }
                 Err(fault) => Err((false, fault.to_string())),
             };
             match head {

@@ -51,8 +51,20 @@ fn names_a_session(status: u16, text: &str) -> bool {
     }
     let text = text.to_ascii_lowercase();
     let complains = [
-        "not found", "no valid", "invalid", "missing", "unknown", "expired", "terminated",
-        "not exist", "no such", "closed", "required", "ended", "no longer", "not initialized",
+        "not found",
+        "no valid",
+        "invalid",
+        "missing",
+        "unknown",
+        "expired",
+        "terminated",
+        "not exist",
+        "no such",
+        "closed",
+        "required",
+        "ended",
+        "no longer",
+        "not initialized",
     ];
     text.contains("session") && complains.iter().any(|complaint| text.contains(complaint))
         || text.contains("server not initialized")
@@ -85,19 +97,43 @@ mod tests {
             (404, ""),
             (404, "Not Found"),
             // TypeScript SDK 1.x.
-            (404, r#"{"jsonrpc":"2.0","error":{"code":-32001,"message":"Session not found"},"id":null}"#),
-            (400, r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: Mcp-Session-Id header is required"},"id":null}"#),
-            (400, r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: Server not initialized"},"id":null}"#),
+            (
+                404,
+                r#"{"jsonrpc":"2.0","error":{"code":-32001,"message":"Session not found"},"id":null}"#,
+            ),
+            (
+                400,
+                r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: Mcp-Session-Id header is required"},"id":null}"#,
+            ),
+            (
+                400,
+                r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: Server not initialized"},"id":null}"#,
+            ),
             // server-everything.
-            (400, r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"},"id":3}"#),
+            (
+                400,
+                r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"},"id":3}"#,
+            ),
             // Its older examples.
             (400, "Invalid or missing session ID"),
             // Python SDK.
-            (400, r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"Bad Request: No valid session ID provided"}}"#),
-            (404, r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"Not Found: Session has been terminated"}}"#),
+            (
+                400,
+                r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"Bad Request: No valid session ID provided"}}"#,
+            ),
+            (
+                404,
+                r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"Not Found: Session has been terminated"}}"#,
+            ),
             // Others.
-            (503, r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Unknown session"},"id":7}"#),
-            (500, r#"{"jsonrpc":"2.0","error":{"code":-32603,"message":"session expired"},"id":null}"#),
+            (
+                503,
+                r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Unknown session"},"id":7}"#,
+            ),
+            (
+                500,
+                r#"{"jsonrpc":"2.0","error":{"code":-32603,"message":"session expired"},"id":null}"#,
+            ),
         ] {
             assert!(lost(status, body, true), "{status} {body}");
         }
@@ -106,10 +142,16 @@ mod tests {
     #[test]
     fn other_refusals_are_no_lost_sessions() {
         for (status, body) in [
-            (400, r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null}"#),
+            (
+                400,
+                r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request"},"id":null}"#,
+            ),
             (400, "Bad Request"),
             (401, "session expired"),
-            (403, r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Session not found"},"id":7}"#),
+            (
+                403,
+                r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Session not found"},"id":7}"#,
+            ),
             (429, "too many sessions: required to wait"),
             (500, "Internal Server Error"),
             (503, "upstream not found"),

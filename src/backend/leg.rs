@@ -219,7 +219,8 @@ fn start(
     } else {
         let mail = BackendMail::Ask { backend: entry.id, session: session.cloned(), lost };
         if backends.try_send(owner, mail).is_err() {
-            let failure = Failure::new(Kind::Capacity, "the mailbox of the session's owner is full");
+            let failure =
+                Failure::new(Kind::Capacity, "the mailbox of the session's owner is full");
             finish(backends, entry, &opening, Err(failure));
         }
     }
@@ -236,7 +237,8 @@ fn finish(
     let key = opening.session.as_ref().map(|session| session.id);
     let current = {
         let mut legs = entry.http().1.legs.borrow_mut();
-        let current = matches!(legs.get(&key), Some(Slot::Opening(now)) if Rc::ptr_eq(now, opening));
+        let current =
+            matches!(legs.get(&key), Some(Slot::Opening(now)) if Rc::ptr_eq(now, opening));
         let ended = opening.session.as_ref().is_some_and(|session| session.ended());
         if current {
             match &result {

@@ -69,9 +69,9 @@ pub(super) async fn call(
             span: call.id,
             token: call.progress_token,
         };
-        backends
-            .try_send(owner, mail)
-            .map_err(|_| Failure::new(Kind::Capacity, "the mailbox of the child's owner is full"))?;
+        backends.try_send(owner, mail).map_err(|_| {
+            Failure::new(Kind::Capacity, "the mailbox of the child's owner is full")
+        })?;
         backends.away.borrow_mut().insert(id, call.handle.clone());
         Place::Away(owner, key)
     };

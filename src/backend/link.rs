@@ -248,7 +248,11 @@ impl Link {
             }
             while !batch.is_empty() {
                 // A long batch goes in pieces, so that a child that takes some of it counts as alive.
-                let rest = if batch.len() > WRITE_BYTES { batch.split_off(WRITE_BYTES) } else { Vec::new() };
+                let rest = if batch.len() > WRITE_BYTES {
+                    batch.split_off(WRITE_BYTES)
+                } else {
+                    Vec::new()
+                };
                 self.writing.set(batch.len() + rest.len());
                 self.writing_since.set(Some(Instant::now()));
                 // Dropped on close: the child is killed then.
@@ -286,7 +290,9 @@ impl Link {
             };
             lines.restore(buffer);
             match read {
-                Ok(0) => return self.close(Failure::new(Kind::Lost, "the child closed its output")),
+                Ok(0) => {
+                    return self.close(Failure::new(Kind::Lost, "the child closed its output"));
+                }
                 Ok(_) => {}
                 Err(fault) => {
                     let cause = format!("reading from the child: {fault}");
@@ -334,9 +340,8 @@ impl Link {
                     return self.noise(message, "an error that names no request");
                 };
                 let number = names::number(id.of(message));
-                let waiter = number.and_then(|number| {
-                    Some((number, self.waiting.borrow_mut().remove(&number)?))
-                });
+                let waiter = number
+                    .and_then(|number| Some((number, self.waiting.borrow_mut().remove(&number)?)));
                 // Unknown: cancelled, timed out, or never asked. It belongs to nobody.
                 let Some((number, waiter)) = waiter else { return };
                 let answer = waiter.own.answer(message, id);
@@ -434,7 +439,12 @@ mod tests {
     #[test]
     fn answers_find_their_call_and_only_theirs() {
         let (link, seen) = link();
-        ask(&link, 4, r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"_meta":{"progressToken":"t"}}}"#).unwrap();
+        ask(
+            &link,
+            4,
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"_meta":{"progressToken":"t"}}}"#,
+        )
+        .unwrap();
         ask(&link, 6, "{\"jsonrpc\":\"2.0\",\n\"id\":\"1\",\r\n\"method\":\"m\"}").unwrap();
         assert_eq!(
             String::from_utf8(link.queue.borrow().clone()).unwrap(),
@@ -465,7 +475,10 @@ mod tests {
             ]
         );
         assert!(link.waiting.borrow().is_empty());
-        assert_eq!(ask(&link, 8, r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#).unwrap_err().kind, Kind::Unavailable);
+        assert_eq!(
+            ask(&link, 8, r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#).unwrap_err().kind,
+            Kind::Unavailable
+        );
     }
 
     #[test]

@@ -404,6 +404,7 @@ impl Backends {
             match (&entry.wire, &entry.plan.transport) {
                 (entry::Wire::Http(http), TransportPlan::Http(plan)) => {
                     http.pool.reap(now, plan.idle);
+                    self.board.set_idle(self.me, entry.id, http.pool.len());
                     leg::sweep(self, entry);
                 }
                 (entry::Wire::Stdio(stdio), TransportPlan::Stdio(plan)) => {

@@ -12,7 +12,7 @@ use crate::jsonrpc::{self, Envelope, Span};
 
 /// Raw JSON of an id or token: short ones, which is nearly all, without an allocation.
 #[derive(Clone)]
-pub struct Raw(Form);
+pub(super) struct Raw(Form);
 
 const SHORT: usize = 22;
 
@@ -57,11 +57,11 @@ impl std::fmt::Debug for Raw {
 
 /// What the caller calls its call.
 #[derive(Clone, Debug)]
-pub struct Own {
+pub(super) struct Own {
     /// Its request id.
-    pub id: Raw,
+    pub(super) id: Raw,
     /// Its progress token.
-    pub token: Option<Raw>,
+    pub(super) token: Option<Raw>,
 }
 
 impl Own {
@@ -124,7 +124,7 @@ pub(super) fn same(asked: &[u8], answered: &[u8]) -> bool {
             // Integers beyond 2^53 are equal only digit by digit, which the bytes were not.
             let number = |raw: &[u8]| {
                 let number = std::str::from_utf8(raw).ok()?.parse::<f64>().ok()?;
-                (number.abs() <= 9_007_199_254_740_992.0).then_some(number)
+                (number.abs() < 9_007_199_254_740_992.0).then_some(number)
             };
             matches!((number(asked), number(answered)), (Some(a), Some(b)) if a == b)
         }
@@ -184,7 +184,9 @@ mod tests {
 
     #[test]
     fn ids_compare_by_value_and_type() {
-        for (asked, answered) in [("1", "1"), ("1", "1.0"), (r#""a""#, r#""\u0061""#), ("10", "1e1")] {
+        for (asked, answered) in
+            [("1", "1"), ("1", "1.0"), (r#""a""#, r#""\u0061""#), ("10", "1e1")]
+        {
             assert!(same(asked.as_bytes(), answered.as_bytes()), "{asked} {answered}");
         }
         for (asked, answered) in [

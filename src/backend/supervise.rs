@@ -353,10 +353,8 @@ impl Supervisor {
         // From here on it takes calls.
         stdio.share(Some(newborn.link.clone()));
         let channel = Channel::Line(newborn.link.clone());
-        let reading = rt::time::timeout(
-            entry.plan.startup_timeout,
-            self.read_all(&channel, &newborn.init),
-        );
+        let reading =
+            rt::time::timeout(entry.plan.startup_timeout, self.read_all(&channel, &newborn.init));
         let gone = race(newborn.handle.exited(), backends.stopping.wait());
         let failure = match race(reading, gone).await {
             Either::Left(Ok(Ok(()))) => return Ok(Some(newborn)),

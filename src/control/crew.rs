@@ -10,16 +10,18 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 
 use super::{bind_fault, is_free};
+use crate::backend::health::{self, Board};
 use crate::limits;
-use crate::plan::{BackendId, Plan, WorkerId};
-use crate::rt::{self, Driver, mailbox};
+use crate::plan::{Plan, WorkerId};
+use crate::rt::{Driver, mailbox};
+use crate::worker::{self, orders::Mail};
+use crate::world::Counts;
 
 /// What a worker is given at its start.
 pub(super) struct Seat {
     /// Which worker it is.
     pub(super) id: WorkerId,
     /// The settings in force.
-    #[expect(dead_code, reason = "read by the data plane")]
     pub(super) plan: Arc<Plan>,
     /// How its ring is driven.
     pub(super) driver: Driver,
@@ -27,18 +29,14 @@ pub(super) struct Seat {
     pub(super) listen: SocketAddr,
     /// Its mailbox, and the way to the others'.
     pub(super) mail: mailbox::Seat<Mail>,
+    /// The state of backends, readable from every thread.
+    pub(super) board: Arc<Board>,
+    /// Counts that are exact over all workers.
+    pub(super) counts: Arc<Counts>,
     /// Client connections at most, over all workers.
-    #[expect(dead_code, reason = "read by the data plane")]
     pub(super) connections_max: usize,
     /// To the control thread.
     pub(super) notes: SyncSender<Note>,
-}
-
-/// Mail for a worker.
-#[derive(Debug)]
-pub(super) enum Mail {
-    /// Finish what is in flight, then end.
-    Drain,
 }
 
 /// Said to the control thread; lost when its queue is full, as nothing depends on it.
@@ -51,35 +49,28 @@ pub(super) enum Note {
         /// With the port that the kernel chose.
         addr: SocketAddr,
     },
-    /// A backend's state or lists changed.
-    #[cfg_attr(not(test), expect(dead_code, reason = "sent by the data plane"))]
-    Backend {
-        /// Which one.
-        id: BackendId,
-        /// Its state now.
-        state: &'static str,
-        /// Tools in its list.
-        tools: u32,
-        /// Why, when it is not well.
-        detail: Option<String>,
-    },
+    /// Something about a backend changed.
+    Backend(health::Note),
 }
 
 /// A worker's whole life, on its thread.
 pub(super) type Work = fn(Seat) -> io::Result<()>;
 
-/// What workers do. Until the data plane is joined here, they listen and take mail, no more.
+/// What workers do.
 pub(super) const WORK: Work = |seat| {
-    seat.driver.run(async {
-        let listener = rt::net::Listener::bind(seat.listen)?;
-        let addr = listener.local_addr()?;
-        let _ = seat.notes.try_send(Note::Listening { worker: seat.id, addr });
-        let draining = rt::local::Event::new();
-        let mailbox::Seat { inbox, .. } = seat.mail;
-        let mail = inbox.serve(|_, Mail::Drain| draining.set());
-        rt::race(mail, draining.wait()).await;
-        Ok(())
-    })?
+    let Seat { id, plan, driver, listen, mail, board, counts, connections_max, notes } = seat;
+    let ready = Box::new(move |addr| drop(notes.send(Note::Listening { worker: id, addr })));
+    worker::run(worker::Seat {
+        id,
+        plan,
+        driver,
+        listen,
+        mail,
+        board,
+        counts,
+        connections_max,
+        ready,
+    })
 };
 
 /// All workers.
@@ -121,9 +112,15 @@ impl Crew {
             told: vec![false; plan.workers],
             fallen: None,
         };
+        let news = notes.clone();
+        let tell = Box::new(move |note| drop(news.try_send(Note::Backend(note))));
+        let board = Board::new(plan.workers, plan.backends.len(), tell);
+        let counts = Arc::new(Counts::default());
         for (id, mail) in seats.into_iter().enumerate() {
             let (plan, notes) = (plan.clone(), notes.clone());
-            let seat = Seat { id, plan, driver, listen, mail, connections_max, notes };
+            let (board, counts) = (board.clone(), counts.clone());
+            let seat =
+                Seat { id, plan, driver, listen, mail, board, counts, connections_max, notes };
             crew.threads.push(Some(start_worker(seat, work)?));
             if id == 0 {
                 listen = crew.wait_listening(1, inbox, listen)?;
@@ -150,7 +147,7 @@ impl Crew {
                     missing -= 1;
                 }
                 // What backends did meanwhile is told again by their next change.
-                Ok(Note::Backend { .. }) => {}
+                Ok(Note::Backend(_)) => {}
                 Err(_) => {
                     if let Some(outcome) = self.take_ended().map(|(_, outcome)| outcome) {
                         self.drain();

@@ -28,6 +28,7 @@ use config::ProxyConfig;
 use crew::{Crew, Note, Work};
 use diagnose::Report;
 
+use crate::backend::health;
 use crate::limits;
 use crate::plan::Plan;
 use crate::rt::Driver;
@@ -417,8 +418,8 @@ fn listen(inbox: &Receiver<Note>, plan: &Plan, shared: &Shared) {
         Err(RecvTimeoutError::Disconnected) => return std::thread::sleep(limits::CONTROL_TICK),
     };
     for note in std::iter::once(first).chain(inbox.try_iter().take(limits::NOTES_LEN)) {
-        if let Note::Backend { id, state, tools, detail } = note {
-            take_in(plan, shared, id, BackendNews { state, tools, detail });
+        if let Note::Backend(health::Note::Backend { id, state, tools, detail }) = note {
+            take_in(plan, shared, id, BackendNews { state: state.as_str(), tools, detail });
         }
     }
 }
@@ -508,6 +509,7 @@ mod tests {
 
     use super::*;
     use crate::rt;
+    use crate::worker::orders::Mail;
 
     /// The least executor there is: a future must not need more.
     fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -557,7 +559,7 @@ mod tests {
             let addr = listener.local_addr()?;
             seat.notes.try_send(Note::Listening { worker: seat.id, addr }).unwrap();
             let drained = rt::local::Event::new();
-            let mail = seat.mail.inbox.serve(|_, crew::Mail::Drain| drained.set());
+            let mail = seat.mail.inbox.serve(|_, Mail::Drain| drained.set());
             rt::race(mail, drained.wait()).await;
             end()
         })?
@@ -660,22 +662,21 @@ mod tests {
     fn news_of_backends_reach_those_who_wait() {
         const TELLS: Work = |seat| {
             if seat.id == 0 {
-                let note = |id, state, tools, detail: Option<&str>| Note::Backend {
-                    id,
-                    state,
-                    tools,
-                    detail: detail.map(str::to_owned),
+                use health::State::{Backoff, Starting, Up};
+                let note = |id, state, tools, detail: Option<&str>| {
+                    let detail = detail.map(str::to_owned);
+                    Note::Backend(health::Note::Backend { id, state, tools, detail })
                 };
-                seat.notes.try_send(note(7, "up", 1, None)).unwrap();
-                seat.notes.try_send(note(0, "starting", 0, None)).unwrap();
+                seat.notes.try_send(note(7, Up, 1, None)).unwrap();
+                seat.notes.try_send(note(0, Starting, 0, None)).unwrap();
                 let notes = seat.notes.clone();
                 std::thread::spawn(move || {
                     // Behind those that the start has swallowed.
                     while STARTED.load(Ordering::SeqCst) == 0 {
                         std::thread::yield_now();
                     }
-                    notes.send(note(0, "up", 3, None)).unwrap();
-                    notes.send(note(1, "backoff", 0, Some("no\nroute"))).unwrap();
+                    notes.send(note(0, Up, 3, None)).unwrap();
+                    notes.send(note(1, Backoff, 0, Some("no\nroute"))).unwrap();
                 });
             }
             IDLE(seat)

@@ -309,7 +309,7 @@ mod tests {
                     buf = written;
                 }
             });
-            let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n * 31 >> 3) as u8).collect();
+            let sent: Vec<u8> = (0..4_000_000u32).map(|n| ((n * 31) >> 3) as u8).collect();
             let (mut from, mut to) = client.split();
             let write = async {
                 let (result, sent) = to.write_all(sent.clone()).await;

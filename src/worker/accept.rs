@@ -35,12 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 impl Door {
     pub(super) fn new(world: Rc<World>, connections_max: usize) -> Rc<Door> {
-        Rc::new(Door {
-            world,
-            open: Cell::new(0),
-            addresses: RefCell::default(),
-            connections_max,
-        })
+        Rc::new(Door { world, open: Cell::new(0), addresses: RefCell::default(), connections_max })
     }
 
     /// Connections that are open.

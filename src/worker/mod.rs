@@ -10,7 +10,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use crate::backend::Backends;
@@ -42,8 +41,8 @@ pub struct Seat {
     pub counts: Arc<Counts>,
     /// Client connections at most, over all workers.
     pub connections_max: usize,
-    /// Told the address once connections are accepted; dropped when the worker ends.
-    pub ready: SyncSender<SocketAddr>,
+    /// Told the address once connections are accepted.
+    pub ready: Box<dyn FnOnce(SocketAddr)>,
 }
 
 /// How often idle sessions are looked for.
@@ -129,7 +128,7 @@ async fn work(seat: Seat) -> io::Result<()> {
     backends.start();
     let door = Door::new(this.clone(), connections_max);
     rt::spawn("accept", door.clone().run(listener.clone()));
-    let _ = ready.try_send(addr);
+    ready(addr);
 
     this.draining.wait().await;
     listener.stop();

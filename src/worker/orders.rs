@@ -14,4 +14,3 @@ pub enum Mail {
     /// From the control thread: finish what is in flight, then end.
     Drain,
 }
-
