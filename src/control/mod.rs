@@ -559,7 +559,11 @@ mod tests {
             let addr = listener.local_addr()?;
             seat.notes.try_send(Note::Listening { worker: seat.id, addr }).unwrap();
             let drained = rt::local::Event::new();
-            let mail = seat.mail.inbox.serve(|_, Mail::Drain| drained.set());
+            let mail = seat.mail.inbox.serve(|_, mail| {
+                if let Mail::Drain = mail {
+                    drained.set();
+                }
+            });
             rt::race(mail, drained.wait()).await;
             end()
         })?
