@@ -85,6 +85,12 @@ async fn work(seat: Seat) -> io::Result<()> {
         Box::new(move |backend, slice| {
             let Some(world) = world.get().and_then(Weak::upgrade) else { return };
             let changes = world.catalog.borrow_mut().set(backend, slice);
+            // All workers see the same; one says it.
+            if world.me == 0 {
+                for conflict in world.catalog.borrow().new_conflicts() {
+                    tracing::warn!(%conflict, "two backends have the same");
+                }
+            }
             world.announce(changes);
         })
     };
