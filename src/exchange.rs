@@ -377,7 +377,10 @@ async fn perform(
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
             return match call(world, record, method, message, envelope, &id).await {
                 Ok(relay) => Outcome::Relay(relay),
-                Err(error) => Outcome::Answer(error_answer(&error, &id)),
+                Err(error) => {
+                    tracing::debug!(%error, "a call failed");
+                    Outcome::Answer(error_answer(&error, &id))
+                }
             };
         }
         _ => {

@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mcp_proxy::control::{self, Handle, Options};
@@ -136,17 +137,21 @@ fn run(arguments: &Arguments) -> Result<(), String> {
 /// of their parent's death.
 fn obey_signals(handle: Handle) -> std::io::Result<()> {
     let obey = move || {
-        let mut ending = false;
+        let mut ending: Option<Instant> = None;
         loop {
             match signals::wait() {
-                Ok(signals::Signal::Terminate | signals::Signal::Interrupt) if ending => {
-                    tracing::warn!("a second signal: ending at once");
-                    std::process::exit(0);
-                }
-                Ok(signals::Signal::Terminate | signals::Signal::Interrupt) => {
-                    ending = true;
-                    handle.shutdown();
-                }
+                Ok(signals::Signal::Terminate | signals::Signal::Interrupt) => match ending {
+                    None => {
+                        ending = Some(Instant::now());
+                        handle.shutdown();
+                    }
+                    // One order may arrive twice: timeout(1) tells the process and its group.
+                    Some(at) if at.elapsed() < limits::SIGNAL_ECHO => {}
+                    Some(_) => {
+                        tracing::warn!("a second signal: ending at once");
+                        std::process::exit(0);
+                    }
+                },
                 Ok(signals::Signal::HangUp | signals::Signal::User1) => {
                     tracing::info!("this signal asks for nothing that there is");
                 }
