@@ -393,7 +393,10 @@ async fn perform(
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
             return match call(world, record, method, message, envelope, &id).await {
                 Ok(relay) => Outcome::Relay(relay),
-                Err(error) => Outcome::Refused { error, id },
+                Err(error) => {
+                    tracing::debug!(%error, "a call failed");
+                    Outcome::Refused { error, id }
+                }
             };
         }
         _ => {

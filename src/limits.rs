@@ -139,6 +139,8 @@ pub const SESSIONS_MAX: usize = 10_000;
 pub const SESSION_IDLE: Duration = Duration::from_secs(1800);
 /// Event streams of one session.
 pub const STREAMS_PER_SESSION_MAX: usize = 8;
+/// A signal to end that follows the first one so soon is its echo, not a second order.
+pub const SIGNAL_ECHO: Duration = Duration::from_millis(100);
 /// Default of `proxy.shutdown_timeout_seconds`.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 

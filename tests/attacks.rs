@@ -175,7 +175,8 @@ fn heads_over_their_bounds() {
     refused(&proxy, many.as_bytes(), &[431]);
     // Just below, it is another question.
     let mut conn = Conn::open(proxy.addr);
-    conn.send(format!("{start}{}\r\n", "X: y\r\n".repeat(90)).as_bytes());
+    let fields = "Accept: text/html\r\n".to_owned() + &"X: y\r\n".repeat(90);
+    conn.send(format!("{start}{fields}\r\n").as_bytes());
     assert_eq!(conn.answer().status, 406);
 }
 

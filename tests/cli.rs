@@ -38,7 +38,9 @@ fn check_tells_all_faults_at_once_with_their_places() {
     std::fs::write(&file, faulty).unwrap();
     let (code, said) = run(&["-c", path, "--check"]);
     assert_eq!(code, Some(1), "{said}");
-    for expected in ["proxy.toml:3:", "workers", "proxy.toml:7:", "command", "ftp"] {
+    for expected in
+        ["proxy.toml:3:", "workers", "proxy.toml:7:", "command", "proxy.toml:14:", "proxy.toml:16:"]
+    {
         assert!(said.contains(expected), "no {expected:?} in\n{said}");
     }
     // The same words, and no start, without --check.
@@ -71,10 +73,8 @@ fn servers_are_taken_over_from_an_mcp_json() {
         ),
     )
     .unwrap();
-    let toml = scratch.path().join("proxy.toml");
-    std::fs::write(&toml, "[proxy]\nname = \"x\"\nworkers = 2\n").unwrap();
     let args = ["--from-mcp-json".to_owned(), file.to_str().unwrap().to_owned()];
-    let proxy = Proxy::start_file(&toml, &args);
+    let proxy = Proxy::start_args(&args);
     let mut client = proxy.client_seeing(&["mine__echo"]);
     assert_eq!(client.call("mine__echo", r#"{"payload":"x"}"#).said(), "x");
 }

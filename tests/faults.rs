@@ -583,7 +583,7 @@ fn http_answers_out_of_protocol_cost_their_caller_and_their_connection() {
     let good = "{\"jsonrpc\":\"2.0\",\"id\":$ID,\"result\":{\"content\":[{\"type\":\"text\",\"text\":\"smuggled\"}]}}";
     let json = "Content-Type: application/json\r\n";
     let length = format!("Content-Length: {}\r\n", 72);
-    for raw in [
+    let broken = [
         // Not HTTP.
         "nonsense\r\n\r\n".to_owned(),
         format!("HTTP/2 200 OK\r\n{json}{length}\r\n{good}"),
@@ -609,7 +609,9 @@ fn http_answers_out_of_protocol_cost_their_caller_and_their_connection() {
         String::new(),
         // Never asked for.
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n".into(),
-        // Not what was asked for.
+    ];
+    // Well-formed, and not what was asked for: the connection may stay.
+    let wrong: [String; 9] = [
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\n<html".into(),
         format!("HTTP/1.1 200 OK\r\n{json}Content-Length: 8\r\n\r\nnot json"),
         format!("HTTP/1.1 200 OK\r\n{json}Content-Length: 0\r\n\r\n"),
@@ -620,8 +622,10 @@ fn http_answers_out_of_protocol_cost_their_caller_and_their_connection() {
             .into(),
         "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".into(),
         "HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n".into(),
-    ] {
-        let arguments = format!(r#"{{"bytes":{},"close":true}}"#, quote(&raw));
+    ];
+    let all = broken.iter().map(|raw| (raw, true)).chain(wrong.iter().map(|raw| (raw, false)));
+    for (raw, close) in all {
+        let arguments = format!(r#"{{"bytes":{},"close":{close}}}"#, quote(raw));
         let told = client.call("a__raw_answer", &arguments);
         let (code, text) = told.error();
         assert!([-32010, -32001].contains(&code), "{raw:?}: {code} {text}");

@@ -5,9 +5,10 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::BackendStatus;
 use super::config::ProxyConfig;
 use super::setting::Transport;
-use super::{BackendStatus, STARTING};
+use crate::backend::health::State;
 use crate::plan::{BackendPlan, TransportPlan};
 
 /// A backend of which nothing has been heard yet.
@@ -18,7 +19,7 @@ pub(super) fn starting(backend: &BackendPlan) -> BackendStatus {
             TransportPlan::Stdio(_) => "stdio",
             TransportPlan::Http(_) => "http",
         },
-        state: STARTING,
+        state: State::Starting,
         tools: 0,
         detail: None,
     }
@@ -45,7 +46,7 @@ pub fn status(backends: &[BackendStatus]) -> String {
         let _ =
             write!(out, "  {:width$}  {:5}  {}", backend.name, backend.transport, backend.state);
         let _ = match (&backend.detail, backend.state) {
-            (_, "up") => writeln!(out, ", {}", tools(backend.tools)),
+            (_, State::Up) => writeln!(out, ", {}", tools(backend.tools)),
             (Some(detail), _) => writeln!(out, ": {}", one_line(detail)),
             (None, _) => writeln!(out),
         };

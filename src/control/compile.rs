@@ -9,14 +9,12 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::config::{BackendTable, NamedBackend, ProxyConfig, TlsTable, read_bounded};
 use super::diagnose::{Place, Report, whole_file};
 use super::setting::{GiveUp, Inherit, IsolationKey, Transport, join};
+use crate::http::tls::{self, Trust, TrustFault};
 use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::around::Around;
@@ -647,13 +645,19 @@ struct Url {
 }
 
 impl Url {
-    fn parse(text: &str) -> Result<Url, &'static str> {
+    fn parse(text: &str) -> Result<Url, String> {
         let (scheme, rest) = text.split_once("://").ok_or("found no scheme")?;
-        let https = match scheme.to_ascii_lowercase().as_str() {
-            "http" => false,
-            "https" => true,
-            _ => return Err("found another scheme than http and https"),
-        };
+        match scheme.to_ascii_lowercase().as_str() {
+            "http" => Url::after_scheme(false, rest).map_err(str::to_owned),
+            "https" => Url::after_scheme(true, rest).map_err(str::to_owned),
+            other if other.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+                Err(format!("found the scheme {other}"))
+            }
+            _ => Err("found no scheme".to_owned()),
+        }
+    }
+
+    fn after_scheme(https: bool, rest: &str) -> Result<Url, &'static str> {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         if authority.contains('@') {
@@ -809,8 +813,8 @@ impl TlsFiles {
         })
     }
 
-    /// The client for these settings; one for all backends and reloads that have the same, so
-    /// that TLS sessions are resumed across them.
+    /// The client for these settings; one for all backends and reloads that have the same: TLS
+    /// sessions are resumed across them, and the host's authorities are read once.
     fn client(&self) -> Result<Arc<rustls::ClientConfig>, TlsFault> {
         static CLIENTS: Mutex<Vec<(u64, Weak<rustls::ClientConfig>)>> = Mutex::new(Vec::new());
         let mut hasher = DefaultHasher::new();
@@ -822,111 +826,17 @@ impl TlsFiles {
         if let Some(client) = known.and_then(|(_, client)| client.upgrade()) {
             return Ok(client);
         }
-        let client = Arc::new(self.build()?);
+        let trust = Trust {
+            ca: self.ca.as_deref(),
+            identity: self.cert.as_deref().zip(self.key.as_deref()),
+            insecure_skip_verify: self.insecure_skip_verify,
+        };
+        let client = tls::client_config(trust).map_err(|fault| match fault {
+            TrustFault::Identity(_) => ("cert", fault.to_string()),
+            _ => ("ca", fault.to_string()),
+        })?;
         clients.push((wanted, Arc::downgrade(&client)));
         Ok(client)
-    }
-
-    fn build(&self) -> Result<rustls::ClientConfig, TlsFault> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| ("ca", error.to_string()))?;
-        let builder = match &self.ca {
-            _ if self.insecure_skip_verify => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
-            Some(pem) => builder.with_root_certificates(roots_of(pem)?),
-            None => builder.with_root_certificates(host_roots()?),
-        };
-        let mut client = match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) => {
-                let chain = certificates("cert", cert)?;
-                let key = PrivateKeyDer::from_pem_slice(key)
-                    .map_err(|error| ("key", format!("found no PEM private key: {error}")))?;
-                builder
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|error| ("key", format!("cert and key are not accepted: {error}")))?
-            }
-            _ => builder.with_no_client_auth(),
-        };
-        client.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(client)
-    }
-}
-
-fn certificates(key: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err((key, "found no PEM certificate in the file".to_owned())),
-        Err(error) => Err((key, format!("not PEM: {error}"))),
-    }
-}
-
-fn roots_of(pem: &[u8]) -> Result<Arc<rustls::RootCertStore>, TlsFault> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates("ca", pem)? {
-        roots.add(certificate).map_err(|error| {
-            ("ca", format!("found a certificate that is no authority: {error}"))
-        })?;
-    }
-    Ok(Arc::new(roots))
-}
-
-/// The authorities that this machine trusts; read when the first https backend needs them.
-fn host_roots() -> Result<Arc<rustls::RootCertStore>, TlsFault> {
-    static ROOTS: OnceLock<Arc<rustls::RootCertStore>> = OnceLock::new();
-    let roots = ROOTS.get_or_init(|| {
-        let mut roots = rustls::RootCertStore::empty();
-        // One unreadable certificate among a hundred is no reason not to trust the others.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Arc::new(roots)
-    });
-    match roots.is_empty() {
-        true => Err(("ca", "this machine has no certificate authorities, accepted: a file".into())),
-        false => Ok(roots.clone()),
-    }
-}
-
-/// Accepts any certificate; signatures are still checked, so that a handshake is a real one.
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -1332,16 +1242,16 @@ mod tests {
         );
         refuses(
             &tls(&format!("ca='{}'", file("junk.pem"))),
-            "backends[0].tls.ca: found no PEM certificate",
+            "backends[0].tls.ca: unusable certificate authority: no certificate in",
         );
         refuses(&tls(&format!("cert='{cert}'")), "backends[0].tls.cert: set without key");
         refuses(&tls(&format!("key='{key}'")), "backends[0].tls.key: set without cert");
         refuses(
             &tls(&format!("cert='{cert}'\nkey='{cert}'")),
-            "backends[0].tls.key: found no PEM private key",
+            "backends[0].tls.cert: unusable client certificate or key: key: ",
         );
         let mixed = format!("cert='{}'\nkey='{key}'\nca='{cert}'", file("cert2.pem"));
-        refuses(&tls(&mixed), "backends[0].tls.key: cert and key are not accepted");
+        refuses(&tls(&mixed), "backends[0].tls.cert: unusable client certificate or key");
         let (_, warnings) = proxy(&tls("insecure_skip_verify=true")).unwrap();
         assert!(warnings[0].contains("backends[0].tls.insecure_skip_verify: any certificate"));
         refuses(&tls(&format!("insecure_skip_verify=true\nca='{cert}'")), "accepted: one of them");

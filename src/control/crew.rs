@@ -6,72 +6,20 @@ use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use super::{bind_fault, is_free};
-use crate::backend::health::{self, Board};
+use crate::backend::health::Board;
 use crate::limits;
 use crate::plan::{Plan, WorkerId};
 use crate::rt::{Driver, mailbox};
-use crate::worker::{self, orders::Mail};
+use crate::worker::Seat;
+use crate::worker::orders::Mail;
 use crate::world::Counts;
-
-/// What a worker is given at its start.
-pub(super) struct Seat {
-    /// Which worker it is.
-    pub(super) id: WorkerId,
-    /// The settings in force.
-    pub(super) plan: Arc<Plan>,
-    /// How its ring is driven.
-    pub(super) driver: Driver,
-    /// Where to listen; every worker binds the same address.
-    pub(super) listen: SocketAddr,
-    /// Its mailbox, and the way to the others'.
-    pub(super) mail: mailbox::Seat<Mail>,
-    /// The state of backends, readable from every thread.
-    pub(super) board: Arc<Board>,
-    /// Counts that are exact over all workers.
-    pub(super) counts: Arc<Counts>,
-    /// Client connections at most, over all workers.
-    pub(super) connections_max: usize,
-    /// To the control thread.
-    pub(super) notes: SyncSender<Note>,
-}
-
-/// Said to the control thread; lost when its queue is full, as nothing depends on it.
-#[derive(Debug)]
-pub(super) enum Note {
-    /// The worker accepts connections at this address.
-    Listening {
-        /// Which worker.
-        worker: WorkerId,
-        /// With the port that the kernel chose.
-        addr: SocketAddr,
-    },
-    /// Something about a backend changed.
-    Backend(health::Note),
-}
 
 /// A worker's whole life, on its thread.
 pub(super) type Work = fn(Seat) -> io::Result<()>;
-
-/// What workers do.
-pub(super) const WORK: Work = |seat| {
-    let Seat { id, plan, driver, listen, mail, board, counts, connections_max, notes } = seat;
-    let ready = Box::new(move |addr| drop(notes.send(Note::Listening { worker: id, addr })));
-    worker::run(worker::Seat {
-        id,
-        plan,
-        driver,
-        listen,
-        mail,
-        board,
-        counts,
-        connections_max,
-        ready,
-    })
-};
 
 /// All workers.
 pub(super) struct Crew {
@@ -96,8 +44,7 @@ impl Crew {
         plan: &Arc<Plan>,
         driver: Driver,
         connections_max: usize,
-        notes: &SyncSender<Note>,
-        inbox: &Receiver<Note>,
+        board: &Arc<Board>,
         work: Work,
     ) -> Result<(Crew, SocketAddr), String> {
         let mut listen = plan.listen.addr;
@@ -112,55 +59,51 @@ impl Crew {
             told: vec![false; plan.workers],
             fallen: None,
         };
-        let news = notes.clone();
-        let tell = Box::new(move |note| drop(news.try_send(Note::Backend(note))));
-        let board = Board::new(plan.workers, plan.backends.len(), tell);
         let counts = Arc::new(Counts::default());
+        let mut starting = Vec::new();
         for (id, mail) in seats.into_iter().enumerate() {
-            let (plan, notes) = (plan.clone(), notes.clone());
-            let (board, counts) = (board.clone(), counts.clone());
+            let (plan, board, counts) = (plan.clone(), board.clone(), counts.clone());
+            let (told, is_ready) = sync_channel(1);
+            let ready = Box::new(move |addr| {
+                let _ = told.send(addr);
+            });
             let seat =
-                Seat { id, plan, driver, listen, mail, board, counts, connections_max, notes };
+                Seat { id, plan, driver, listen, mail, board, counts, connections_max, ready };
             crew.threads.push(Some(start_worker(seat, work)?));
             if id == 0 {
-                listen = crew.wait_listening(1, inbox, listen)?;
+                listen = crew.wait_ready(&is_ready, listen)?;
+            } else {
+                starting.push(is_ready);
             }
         }
-        crew.wait_listening(plan.workers - 1, inbox, listen)?;
+        for is_ready in starting {
+            crew.wait_ready(&is_ready, listen)?;
+        }
         Ok((crew, listen))
     }
 
-    /// Waits for `count` workers; the address of the last one.
-    fn wait_listening(
+    /// Waits until a worker listens; where it does.
+    fn wait_ready(
         &mut self,
-        count: usize,
-        inbox: &Receiver<Note>,
+        is_ready: &Receiver<SocketAddr>,
         wanted: SocketAddr,
     ) -> Result<SocketAddr, String> {
-        let mut bound = wanted;
-        let mut missing = count;
-        while missing > 0 {
-            match inbox.recv_timeout(limits::CONTROL_TICK) {
-                Ok(Note::Listening { worker, addr }) => {
-                    tracing::debug!(worker, "listens on {addr}");
-                    bound = addr;
-                    missing -= 1;
-                }
-                // What backends did meanwhile is told again by their next change.
-                Ok(Note::Backend(_)) => {}
-                Err(_) => {
-                    if let Some(outcome) = self.take_ended().map(|(_, outcome)| outcome) {
-                        self.drain();
-                        return Err(match outcome {
-                            Ok(Err(error)) => bind_fault(wanted, &error),
-                            Ok(Ok(())) => "a worker ended while it started".to_owned(),
-                            Err(panic) => format!("a worker panicked: {}", text(&*panic)),
-                        });
-                    }
-                }
-            }
+        if let Ok(addr) = is_ready.recv() {
+            return Ok(addr);
         }
-        Ok(bound)
+        // The worker has let go of its end: its thread is about to end, or has.
+        self.drain();
+        loop {
+            return Err(match self.take_ended().map(|(_, outcome)| outcome) {
+                Some(Ok(Err(error))) => bind_fault(wanted, &error),
+                Some(Ok(Ok(()))) => "a worker ended while it started".to_owned(),
+                Some(Err(panic)) => format!("a worker panicked: {}", text(&*panic)),
+                None => {
+                    std::thread::yield_now();
+                    continue;
+                }
+            });
+        }
     }
 
     /// A thread that has ended and was not joined yet, joined.

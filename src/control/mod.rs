@@ -19,20 +19,21 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 pub use banner::{greeting, status, summary};
 use config::ProxyConfig;
-use crew::{Crew, Note, Work};
+use crew::{Crew, Work};
 use diagnose::Report;
 
-use crate::backend::health;
+use crate::backend::health::{Board, Note, State as Health};
 use crate::limits;
 use crate::plan::Plan;
 use crate::rt::Driver;
+use crate::worker;
 
 /// Why a proxy does not run, or no longer.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,7 +103,7 @@ impl Proxy {
         config: ProxyConfig,
         options: Options,
     ) -> Result<Proxy, ProxyError> {
-        let proxy = Proxy::begin(config, options, crew::WORK)?;
+        let proxy = Proxy::begin(config, options, worker::run)?;
         proxy.handle.0.until(State::started).await?;
         Ok(proxy)
     }
@@ -112,7 +113,7 @@ impl Proxy {
     /// # Errors
     /// As [`Proxy::from_config_with`].
     pub fn start(config: ProxyConfig, options: Options) -> Result<Proxy, ProxyError> {
-        let proxy = Proxy::begin(config, options, crew::WORK)?;
+        let proxy = Proxy::begin(config, options, worker::run)?;
         proxy.handle.0.wait(None, State::started).unwrap_or(Ok(()))?;
         Ok(proxy)
     }
@@ -204,16 +205,13 @@ pub struct BackendStatus {
     pub name: String,
     /// `stdio` or `http`.
     pub transport: &'static str,
-    /// Such as `starting`, `up`, `down`.
-    pub state: &'static str,
+    /// Where it is in its life.
+    pub state: Health,
     /// Tools in its list.
     pub tools: u32,
     /// Why it is not well.
     pub detail: Option<String>,
 }
-
-/// The state of a backend in its first start.
-const STARTING: &str = "starting";
 
 /// What the control thread and those who wait for it share.
 #[derive(Default)]
@@ -257,7 +255,7 @@ impl State {
     }
 
     fn settled(&self) -> Option<()> {
-        let starting = self.backends.iter().any(|backend| backend.state == STARTING);
+        let starting = self.backends.iter().any(|backend| backend.state == Health::Starting);
         (self.ended().is_some() || (self.started().is_some() && !starting)).then_some(())
     }
 }
@@ -352,48 +350,42 @@ fn control(
     let statuses: Vec<BackendStatus> = plan.backends.iter().map(|b| banner::starting(b)).collect();
     shared.change(|state| state.backends = statuses);
     let (notes, inbox) = sync_channel(limits::NOTES_LEN);
-    let (mut crew, addr) = Crew::start(&plan, driver, connections_max, &notes, &inbox, work)
-        .map_err(ProxyError::Start)?;
+    let tell = Box::new(move |note| drop(notes.try_send(note)));
+    let board = Board::new(plan.workers, plan.backends.len(), tell);
+    let (mut crew, addr) =
+        Crew::start(&plan, driver, connections_max, &board, work).map_err(ProxyError::Start)?;
     tracing::info!("listening on {addr}");
     shared.change(|state| {
         state.addr = Some(addr);
         state.phase = Phase::Serving;
     });
-    watch(&mut crew, &inbox, &plan, shared)?;
+    let news = News { inbox, board, plan: &plan, shared };
+    watch(&mut crew, &news)?;
     tracing::info!("shutting down");
-    end(&mut crew, &inbox, &plan, shared)
+    end(&mut crew, &news)
 }
 
 /// Until the end is wanted, or a worker has fallen.
-fn watch(
-    crew: &mut Crew,
-    inbox: &Receiver<Note>,
-    plan: &Plan,
-    shared: &Shared,
-) -> Result<(), ProxyError> {
+fn watch(crew: &mut Crew, news: &News<'_>) -> Result<(), ProxyError> {
     loop {
-        listen(inbox, plan, shared);
+        news.take();
         if let Some(message) = crew.fallen() {
             tracing::error!("{message}; the proxy ends, as it can no longer be trusted");
             crew.drain();
             return Err(ProxyError::Worker(message));
         }
-        if shared.lock().shutdown_wanted {
+        if news.shared.lock().shutdown_wanted {
             return Ok(());
         }
     }
 }
 
 /// Lets every worker finish, and gives up on those that do not.
-fn end(
-    crew: &mut Crew,
-    inbox: &Receiver<Note>,
-    plan: &Plan,
-    shared: &Shared,
-) -> Result<(), ProxyError> {
+fn end(crew: &mut Crew, news: &News<'_>) -> Result<(), ProxyError> {
     // Behind the workers' own limit, children have theirs.
     let children = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER;
-    let deadline = Instant::now() + plan.shutdown_timeout + children + limits::SHUTDOWN_SLACK;
+    let limit = news.plan.shutdown_timeout + children + limits::SHUTDOWN_SLACK;
+    let deadline = Instant::now() + limit;
     loop {
         crew.drain();
         if crew.is_done() {
@@ -406,49 +398,50 @@ fn end(
             tracing::warn!("some workers do not end: they are left behind");
             return Ok(());
         }
-        listen(inbox, plan, shared);
+        news.take();
     }
 }
 
-/// Takes in what workers say, for one tick or until they have said something.
-fn listen(inbox: &Receiver<Note>, plan: &Plan, shared: &Shared) {
-    let first = match inbox.recv_timeout(limits::CONTROL_TICK) {
-        Ok(note) => note,
-        Err(RecvTimeoutError::Timeout) => return,
-        // All workers have ended; `fallen` and `is_done` see it.
-        Err(RecvTimeoutError::Disconnected) => return std::thread::sleep(limits::CONTROL_TICK),
-    };
-    for note in std::iter::once(first).chain(inbox.try_iter().take(limits::NOTES_LEN)) {
-        if let Note::Backend(health::Note::Backend { id, state, tools, detail }) = note {
-            take_in(plan, shared, id, BackendNews { state: state.as_str(), tools, detail });
+/// What is heard of backends; they log it themselves.
+struct News<'a> {
+    inbox: Receiver<Note>,
+    board: Arc<Board>,
+    plan: &'a Plan,
+    shared: &'a Shared,
+}
+
+impl News<'_> {
+    /// Takes in what there is, for one tick or until something has come.
+    fn take(&self) {
+        if let Ok(first) = self.inbox.recv_timeout(limits::CONTROL_TICK) {
+            for note in std::iter::once(first).chain(self.inbox.try_iter().take(limits::NOTES_LEN))
+            {
+                let Note::Backend { id, state, tools, detail } = note;
+                self.update(id, state, tools, Some(detail));
+            }
+        }
+        // Notes are dropped when there are too many; the board is always right.
+        for id in 0..self.plan.backends.len() {
+            self.update(id, self.board.state(id), self.board.tools(id), None);
         }
     }
-}
 
-struct BackendNews {
-    state: &'static str,
-    tools: u32,
-    detail: Option<String>,
-}
-
-/// A backend's news, into the log and to those who look.
-fn take_in(plan: &Plan, shared: &Shared, id: usize, news: BackendNews) {
-    let Some(backend) = plan.backends.get(id) else { return };
-    let name = &backend.name;
-    let BackendNews { state, tools, detail } = news;
-    match (state, &detail) {
-        ("up", _) => tracing::info!("backend {name} is up, {}", banner::tools(tools)),
-        (STARTING | "stopped", _) => tracing::debug!("backend {name} is {state}"),
-        (_, Some(detail)) => tracing::warn!("backend {name} is {state}: {detail}"),
-        (_, None) => tracing::warn!("backend {name} is {state}"),
-    }
-    shared.change(|shared| {
-        if let Some(status) = shared.backends.get_mut(id) {
-            status.state = state;
-            status.tools = tools;
-            status.detail = detail;
+    /// Tells those who look, if it is new; without a detail the last one stays.
+    fn update(&self, id: usize, state: Health, tools: u32, detail: Option<Option<String>>) {
+        let is_news = self.shared.lock().backends.get(id).is_some_and(|known| {
+            (known.state, known.tools) != (state, tools)
+                || detail.as_ref().is_some_and(|detail| *detail != known.detail)
+        });
+        if is_news {
+            self.shared.change(|shared| {
+                let known = &mut shared.backends[id];
+                (known.state, known.tools) = (state, tools);
+                if let Some(detail) = detail {
+                    known.detail = detail;
+                }
+            });
         }
-    });
+    }
 }
 
 /// Allows this process as many open files as it may have; how many client connections that is
@@ -504,12 +497,12 @@ fn bind_fault(addr: SocketAddr, error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
     use std::thread::Thread;
 
     use super::*;
     use crate::rt;
+    use crate::worker::Seat;
     use crate::worker::orders::Mail;
 
     /// The least executor there is: a future must not need more.
@@ -554,16 +547,14 @@ mod tests {
     /// A worker that listens and takes mail until it is drained.
     const IDLE: Work = |seat| idle(seat, || Ok(()));
 
-    fn idle(seat: crew::Seat, end: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    fn idle(seat: Seat, end: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         seat.driver.run(async {
             let listener = rt::net::Listener::bind(seat.listen)?;
-            let addr = listener.local_addr()?;
-            seat.notes.try_send(Note::Listening { worker: seat.id, addr }).unwrap();
+            (seat.ready)(listener.local_addr()?);
             let drained = rt::local::Event::new();
             let mail = seat.mail.inbox.serve(|_, mail| {
-                if let Mail::Drain = mail {
-                    drained.set();
-                }
+                assert!(matches!(mail, Mail::Drain));
+                drained.set();
             });
             rt::race(mail, drained.wait()).await;
             end()
@@ -622,8 +613,7 @@ mod tests {
         const PANICS: Work = |seat| match seat.id {
             0 => IDLE(seat),
             _ => {
-                let note = Note::Listening { worker: seat.id, addr: seat.listen };
-                seat.notes.try_send(note).unwrap();
+                (seat.ready)(seat.listen);
                 panic!("for a test");
             }
         };
@@ -632,8 +622,7 @@ mod tests {
         assert_eq!(block_on(proxy.serve()), Err(error));
 
         const LEAVES: Work = |seat| {
-            let note = Note::Listening { worker: seat.id, addr: seat.listen };
-            seat.notes.try_send(note).unwrap();
+            (seat.ready)(seat.listen);
             if seat.id == 0 { Err(io::Error::other("no more")) } else { Ok(()) }
         };
         let proxy = start(any_port(), LEAVES).unwrap();
@@ -665,39 +654,41 @@ mod tests {
 
     #[test]
     fn news_of_backends_reach_those_who_wait() {
-        const TELLS: Work = |seat| {
-            if seat.id == 0 {
-                use health::State::{Backoff, Starting, Up};
-                let note = |id, state, tools, detail: Option<&str>| {
-                    let detail = detail.map(str::to_owned);
-                    Note::Backend(health::Note::Backend { id, state, tools, detail })
-                };
-                seat.notes.try_send(note(7, Up, 1, None)).unwrap();
-                seat.notes.try_send(note(0, Starting, 0, None)).unwrap();
-                let notes = seat.notes.clone();
-                std::thread::spawn(move || {
-                    // Behind those that the start has swallowed.
-                    while STARTED.load(Ordering::SeqCst) == 0 {
-                        std::thread::yield_now();
-                    }
-                    notes.send(note(0, Up, 3, None)).unwrap();
-                    notes.send(note(1, Backoff, 0, Some("no\nroute"))).unwrap();
-                });
-            }
-            IDLE(seat)
+        let shared = Shared::default();
+        let mut report = Report::default();
+        let plan = compile::compile(&any_port(), &mut report).unwrap();
+        let statuses = plan.backends.iter().map(|b| banner::starting(b)).collect();
+        shared.change(|state| {
+            state.backends = statuses;
+            state.phase = Phase::Serving;
+        });
+        let (notes, inbox) = sync_channel(8);
+        let board = Board::new(2, 2, Box::new(|_| {}));
+        let news = News { inbox, board, plan: &plan, shared: &shared };
+        assert_eq!(shared.wait(Some(Duration::from_millis(1)), State::settled), None);
+        let note = |id, state, tools, detail: Option<&str>| Note::Backend {
+            id,
+            state,
+            tools,
+            detail: detail.map(str::to_owned),
         };
-        static STARTED: AtomicUsize = AtomicUsize::new(0);
-        let proxy = start(any_port(), TELLS).unwrap();
-        let handle = proxy.handle();
-        assert!(!handle.wait_settled(Duration::from_millis(1)));
-        STARTED.store(1, Ordering::SeqCst);
-        assert!(handle.wait_settled(Duration::from_secs(60)));
-        let backends = handle.backends();
-        assert_eq!((backends[0].state, backends[0].tools), ("up", 3));
-        assert_eq!((backends[1].state, backends[1].transport), ("backoff", "http"));
-        let shown = status(&backends);
-        assert!(shown.contains("a  stdio  up, 3 tools"), "{shown}");
-        assert!(shown.contains("b  http   backoff: no route"), "{shown}");
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| block_on(shared.until(State::settled)));
+            for state in [Health::Up, Health::Backoff] {
+                news.update(usize::from(state != Health::Up), state, 3, Some(Some("x\ny".into())));
+            }
+            waiter.join().unwrap();
+        });
+        let shown = status(&shared.lock().backends);
+        assert!(shown.contains("a  stdio  up, 3 tools\n"), "{shown}");
+        assert!(shown.contains("b  http   backoff: x y\n"), "{shown}");
+        // A note beyond the plan harms nobody, and the board has the last word.
+        notes.send(note(7, Health::Up, 1, None)).unwrap();
+        notes.send(note(0, Health::Down, 1, Some("why"))).unwrap();
+        news.take();
+        let backends = shared.lock().backends.clone();
+        assert_eq!((backends[0].state, backends[0].tools), (Health::Starting, 0));
+        assert_eq!(backends[0].detail.as_deref(), Some("why"));
     }
 
     #[test]

@@ -485,11 +485,11 @@ impl<'m> Scanner<'m> {
         }
     }
 
-    fn literal(&mut self, word: &[u8]) -> Result<(), ScanFault> {
-        if !self.bytes[self.at..].starts_with(word) {
+    fn literal<const N: usize>(&mut self, word: &[u8; N]) -> Result<(), ScanFault> {
+        if self.bytes[self.at..].first_chunk() != Some(word) {
             return Err(ScanFault::Syntax);
         }
-        self.at += word.len();
+        self.at += N;
         Ok(())
     }
 

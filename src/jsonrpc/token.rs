@@ -12,21 +12,30 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 
 /// Where the first quote, backslash or control character at or behind `at` stands, or the length.
-#[inline]
-pub(super) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
+#[inline(always)]
+pub(super) fn plain_end(bytes: &[u8], at: usize) -> usize {
     // Keys and short strings end within the first words; only what is longer pays for the call.
-    for _ in 0..4 {
+    match word(bytes, at) {
+        Some(0) => match word(bytes, at + 8) {
+            Some(0) => long_plain_end(bytes, at + 16),
+            Some(mask) => at + 8 + (mask.trailing_zeros() / 8) as usize,
+            None => long_plain_end(bytes, at + 8),
+        },
+        Some(mask) => at + (mask.trailing_zeros() / 8) as usize,
+        None => long_plain_end(bytes, at),
+    }
+}
+
+#[inline(never)]
+fn long_plain_end(bytes: &[u8], mut at: usize) -> usize {
+    // Two words more before the wide loop, which would look at them twice.
+    for _ in 0..2 {
         match word(bytes, at) {
             Some(0) => at += 8,
             Some(mask) => return at + (mask.trailing_zeros() / 8) as usize,
             None => break,
         }
     }
-    long_plain_end(bytes, at)
-}
-
-#[inline(never)]
-fn long_plain_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<64>()) {
         // No early exit and no table: the compiler turns this into vector compares.
         let special = chunk.iter().fold(0u8, |seen, &byte| {

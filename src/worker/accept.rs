@@ -118,7 +118,9 @@ async fn serve(entry: Entry, stream: Stream, peer: SocketAddr) {
         if world.draining.is_set() {
             connection.close_after();
         }
-        if exchange(&world, &mut connection, &head).await.is_err() {
+        // On the heap for as long as it lasts: inside this task it would make every idle connection
+        // as large as the largest exchange, some 25 KiB.
+        if Box::pin(exchange(&world, &mut connection, &head)).await.is_err() {
             return;
         }
     }

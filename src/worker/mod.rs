@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::backend::Backends;
@@ -41,8 +42,8 @@ pub struct Seat {
     pub counts: Arc<Counts>,
     /// Client connections at most, over all workers.
     pub connections_max: usize,
-    /// Told the address once connections are accepted.
-    pub ready: Box<dyn FnOnce(SocketAddr)>,
+    /// Told the address once connections are accepted; dropped untold if it comes to nothing.
+    pub ready: Box<dyn FnOnce(SocketAddr) + Send>,
 }
 
 /// How often idle sessions are looked for.
@@ -84,6 +85,12 @@ async fn work(seat: Seat) -> io::Result<()> {
         Box::new(move |backend, slice| {
             let Some(world) = world.get().and_then(Weak::upgrade) else { return };
             let changes = world.catalog.borrow_mut().set(backend, slice);
+            // All workers see the same; one says it.
+            if world.me == 0 {
+                for conflict in world.catalog.borrow().new_conflicts() {
+                    tracing::warn!(%conflict, "two backends have the same");
+                }
+            }
             world.announce(changes);
         })
     };
@@ -133,8 +140,11 @@ async fn work(seat: Seat) -> io::Result<()> {
     this.draining.wait().await;
     listener.stop();
     this.end_streams();
+    // A call of another worker may be under way at a child of ours: all leave before any backend
+    // is stopped.
+    let counts = this.counts.clone();
     let connections = async {
-        while door.open() > 0 {
+        while counts.connections.load(Ordering::Acquire) > 0 {
             rt::time::sleep(Duration::from_millis(10)).await;
         }
     };

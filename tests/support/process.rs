@@ -159,19 +159,32 @@ impl Proxy {
 
     /// With a configuration file as it is, from the directory of the repository.
     pub(crate) fn start_file(file: &Path, args: &[String]) -> Proxy {
-        Proxy::spawn(file, args, false, None)
+        Proxy::spawn(Some(file), args, false, None)
     }
 
-    fn spawn(file: &Path, args: &[String], open_files: bool, scratch: Option<TempDir>) -> Proxy {
+    /// Without a configuration file.
+    pub(crate) fn start_args(args: &[String]) -> Proxy {
+        Proxy::spawn(None, args, false, None)
+    }
+
+    fn spawn(
+        file: Option<&Path>,
+        args: &[String],
+        open_files: bool,
+        scratch: Option<TempDir>,
+    ) -> Proxy {
         let mut command = Command::new("sh");
         let raise = if open_files { r#"ulimit -n "$(ulimit -Hn)"; "# } else { "" };
         command.args(["-c", &format!("{raise}exec \"$@\""), "sh"]);
         command.arg(env!("CARGO_BIN_EXE_mcp-proxy"));
-        command.arg("-c").arg(file).args(args);
+        if let Some(file) = file {
+            command.arg("-c").arg(file);
+        }
+        command.args(args);
         if !args.iter().any(|arg| arg == "--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
-        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).env("MCP_PROXY_TEST_PRIVATE", "private");
         // So that the whole suite can be run on another driver.
         if let (Ok(driver), false) =
             (std::env::var("MCP_PROXY_TEST_DRIVER"), args.iter().any(|arg| arg == "--driver"))
@@ -264,7 +277,7 @@ impl Setup {
             self.backends
         );
         std::fs::write(&file, config).expect("configuration");
-        Proxy::spawn(&file, &self.args, self.open_files, Some(scratch))
+        Proxy::spawn(Some(&file), &self.args, self.open_files, Some(scratch))
     }
 }
 
