@@ -479,6 +479,7 @@ async fn call(
         tool_call,
         safe: !tool_call || hints.is_some_and(Hints::repeatable),
         tool: tool.filter(|_| tool_call),
+        again: false,
         id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
         progress_token: envelope.progress_token,
         body: message,

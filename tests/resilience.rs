@@ -247,8 +247,8 @@ fn the_breaker_opens_for_failures_of_the_backend_on_all_workers() {
         let (proxy, journal, _stub, _scratch) =
             web("circuit_breaker = { minimum_calls = 5, wait_duration_seconds = 3600 }\n");
         let mut clients = clients(&proxy, 8);
-        for n in 0..5 {
-            clients[n].call("web__writes", &fails(how, "k"));
+        for client in clients.iter_mut().take(5) {
+            client.call("web__writes", &fails(how, "k"));
         }
         let before = journal.count("unsteady");
         for client in &mut clients {
@@ -332,6 +332,12 @@ fn a_flaky_backend_succeeds_and_faults_of_the_caller_are_asked_once() {
             client.call(&format!("{backend}__writes"), &arguments)
         };
         assert!(call(&mut client, "a", 3, "internal").said().starts_with("4 "));
+        // No id is used twice in a session with the backend.
+        let mut ids: Vec<String> =
+            journal.lines().into_iter().filter(|line| line.starts_with("call writes ")).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 4, "{backend}: {ids:?}");
         assert_eq!(code(&call(&mut client, "b", 9, "internal")), -32603);
         assert_eq!(journal.count("unsteady b "), 4);
         assert_eq!(code(&call(&mut client, "c", 9, "params")), -32602);
@@ -403,8 +409,8 @@ fn a_backend_that_fails_in_a_row_is_ejected_and_returns() {
     // Of three backends half may go: one.
     for (n, (backend, journal)) in world.journals.iter().enumerate() {
         let name = format!("{backend}__writes");
-        for round in 0..3 {
-            clients[round].call(&name, &fails("internal", "k")).error();
+        for client in clients.iter_mut().take(3) {
+            client.call(&name, &fails("internal", "k")).error();
         }
         let before = journal.count("unsteady");
         for client in &mut clients {

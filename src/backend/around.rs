@@ -48,6 +48,8 @@ struct Maker {
     call: Call,
     /// When all attempts must have ended.
     ends: Option<Instant>,
+    /// An attempt has been made: its request id is used up.
+    begun: Cell<bool>,
 }
 
 /// An attempt under way, and what it holds. Dropped without an outcome it says nothing.
@@ -83,7 +85,8 @@ pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Box<Run>
         budget.call(backends.board.elapsed());
     }
     let ends = rows(&entry).total.map(|total| Instant::now() + total);
-    let maker = Rc::new(Maker { backends: backends.clone(), entry, call, ends });
+    let maker =
+        Rc::new(Maker { backends: backends.clone(), entry, call, ends, begun: Cell::new(false) });
     let mut run = Run { maker, made: 0, current: Under::Nothing };
     if let Err(error) = run.start().await {
         run.again(error).await?;
@@ -239,6 +242,7 @@ impl Maker {
             session: self.call.session.clone(),
             body: self.call.body.clone(),
             tool: None,
+            again: self.begun.replace(true),
             ..self.call
         };
         let holds = Holds { pass, _place: place };

@@ -132,14 +132,20 @@ async fn over_http(
     call: &Call,
 ) -> std::result::Result<HttpReplies, Ended> {
     let session = call.session.as_ref().filter(|_| entry.plan.isolation == Isolation::Session);
-    let request = if session.is_some() {
+    let request = if session.is_some() && !call.again {
         // A session of the client's own: its id and token are unique there as they are.
         let asked = Raw::new(call.id.of(&call.body));
         Request { body: &call.body, rename: None, asked, whole: false }
     } else {
         let own = Own::of(&call.body, call.id, call.progress_token);
         let rename = Some((call.id, call.progress_token, own));
-        Request { body: &call.body, rename, asked: Raw::number(backends.number()), whole: false }
+        let number = backends.number();
+        let asked = match session {
+            None => Raw::number(number),
+            // Among ids of the client's own, which are numbers as a rule.
+            Some(_) => Raw::new(format!("\"again-{number}\"").as_bytes()),
+        };
+        Request { body: &call.body, rename, asked, whole: false }
     };
     let mut lost = None;
     loop {

@@ -85,6 +85,8 @@ pub struct Call {
     pub timeout: Duration,
     /// The tool's own name, where something stands around the calls of the backend.
     pub tool: Option<String>,
+    /// It is not the first attempt: its id has been used in the client's own session before.
+    pub again: bool,
     /// To cancel it with; made for this call alone.
     pub handle: Rc<CallHandle>,
 }

@@ -119,8 +119,8 @@ mod tests {
                     0 => MS * dice.below(2 * u64::from(period)) as u32,
                     _ => Duration::from_micros(dice.below(20_000)),
                 };
-                let recent = admitted.iter().rev().take(requests);
-                let oldest = recent.last().filter(|_| admitted.len() >= requests).copied();
+                let mut recent = admitted.iter().rev().take(requests);
+                let oldest = recent.next_back().filter(|_| admitted.len() >= requests).copied();
                 match limit.admit(now) {
                     Ok(()) => {
                         assert!(oldest.is_none_or(|oldest| now - oldest > MS * period));
