@@ -28,8 +28,6 @@ pub(super) struct Door {
     connections_max: usize,
 }
 
-/// After a drain begins, a connection may still bring one request that was under way.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// Out of file descriptors: accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -110,11 +108,7 @@ async fn serve(entry: Entry, stream: Stream, peer: SocketAddr) {
     let world = entry.door.world.clone();
     let mut connection = Connection::new(stream, peer);
     loop {
-        let drained = async {
-            world.draining.wait().await;
-            rt::time::sleep(DRAIN_GRACE).await;
-        };
-        let Some(head) = connection.head_unless(drained).await else { return };
+        let Some(head) = connection.head_unless(world.closing.wait()).await else { return };
         if world.draining.is_set() {
             connection.close_after();
         }
