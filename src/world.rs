@@ -123,9 +123,6 @@ pub struct World {
     pub counts: Arc<Counts>,
     /// Set once, when the worker is to end.
     pub draining: Rc<Event>,
-    /// Set once, a little later: connections without a request close. Until then one may bring a
-    /// request that was under way.
-    pub closing: Event,
     post: SessionPost,
     random: SystemRandom,
     hasher: RandomState,
@@ -161,7 +158,6 @@ impl World {
             backends,
             counts,
             draining: Rc::default(),
-            closing: Event::new(),
             post,
             random: SystemRandom::new(),
             hasher: RandomState::new(),

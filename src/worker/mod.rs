@@ -46,8 +46,6 @@ pub struct Seat {
     pub ready: Box<dyn FnOnce(SocketAddr) + Send>,
 }
 
-/// Between the order to drain and the end of connections that have no request.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// How often idle sessions are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -142,8 +140,6 @@ async fn work(seat: Seat) -> io::Result<()> {
     this.draining.wait().await;
     listener.stop();
     this.end_streams();
-    rt::time::sleep(DRAIN_GRACE).await;
-    this.closing.set();
     // A call of another worker may be under way at a child of ours: all leave before any backend
     // is stopped.
     let counts = this.counts.clone();
