@@ -113,6 +113,7 @@ fn backend() -> Arc<BackendPlan> {
         request_timeout: Duration::from_secs(1),
         chain: Default::default(),
         around: Default::default(),
+        unlisted: false,
     })
 }
 

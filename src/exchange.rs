@@ -23,7 +23,7 @@ use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::middleware::{Known, Request};
+use crate::middleware::{Copy, Known, Request};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
 use crate::world::World;
@@ -467,7 +467,11 @@ async fn call(
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
     } else {
-        Some(shape(world, plan, method, &mut message, &mut envelope).await?)
+        let shaped = shape(world, plan, method, &mut message, &mut envelope).await?;
+        for copy in shaped.copies {
+            mirror(world, record, method, copy);
+        }
+        Some((shaped.own, shaped.hints))
     };
     let (tool, hints) = own.unzip();
     let handle = Rc::new(CallHandle::new());
@@ -504,7 +508,7 @@ fn aim(
         return match world.catalog.borrow().owner_of_uri(&uri) {
             Some(backend) => Ok(backend),
             // With one backend there is no question whose it is, and its own answer is the truth.
-            None if world.plan.backends.len() == 1 => Ok(0),
+            None if world.only.is_some() => Ok(world.only.unwrap_or_default()),
             None => Err(Error::new(Kind::ResourceNotFound).context(uri.into_owned())),
         };
     }
@@ -542,14 +546,72 @@ fn aim(
     }
 }
 
-/// Takes a request through the rules of its backend; its own name there, and what is known of it.
+/// What the rules of a backend made of a request.
+struct Shaped {
+    /// The backend's own name.
+    own: String,
+    /// What its tool says about itself.
+    hints: Hints,
+    /// For other backends.
+    copies: Vec<Copy>,
+}
+
+/// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
+/// it is anybody's answer.
+fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: Copy) {
+    let under_way = world.copies.get();
+    if under_way >= limits::COPIES_MAX {
+        return;
+    }
+    world.copies.set(under_way + 1);
+    let (world, record) = (world.clone(), record.clone());
+    rt::spawn("mirrored call", async move {
+        let Copy { backend, mut message, mut envelope } = copy;
+        let plan = &world.plan.backends[backend];
+        let sent = async {
+            let shaped = shape(&world, plan, method, &mut message, &mut envelope).await?;
+            let tool_call = method == Method::ToolsCall;
+            let call = Call {
+                backend,
+                session: Some(record),
+                tool_call,
+                safe: !tool_call || shaped.hints.repeatable(),
+                id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
+                progress_token: envelope.progress_token,
+                body: message,
+                timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
+                tool: Some(shaped.own).filter(|_| tool_call),
+                again: false,
+                handle: Rc::new(CallHandle::new()),
+            };
+            let mut replies = world.backends.call(call).await?;
+            loop {
+                match replies.next().await? {
+                    Reply::Notification(_) => {}
+                    Reply::Answer(_) => return Ok(()),
+                    Reply::Streaming { .. } => {
+                        while replies.chunk().await?.is_some() {}
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let sent: Result<()> = sent.await;
+        world.copies.set(world.copies.get() - 1);
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a mirrored call failed");
+        }
+    });
+}
+
+/// Takes a request through the rules of its backend.
 async fn shape(
     world: &World,
     plan: &BackendPlan,
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
-) -> Result<(String, Hints)> {
+) -> Result<Shaped> {
     let (what, span) = match method {
         Method::ToolsCall => (ListKind::Tools, envelope.name),
         Method::ResourcesRead => (ListKind::Resources, envelope.uri),
@@ -571,11 +633,19 @@ async fn shape(
     };
     let known = slice.as_ref().and_then(|slice| slice.list(what).behind(&name));
     let known = known.map(|(own, hints)| Known { own, hints });
-    let mut request =
-        Request { what, called: &called, own: name, known, listed, message, envelope };
+    let mut request = Request {
+        what,
+        called: &called,
+        own: name,
+        known,
+        listed,
+        message,
+        envelope,
+        copies: Vec::new(),
+    };
     plan.chain.request(&mut request)?;
     let hints = request.hints();
-    Ok((request.own, hints))
+    Ok(Shaped { own: request.own, hints, copies: request.copies })
 }
 
 /// Passes a backend's messages on to the client: as JSON when the response comes first, as an

@@ -97,6 +97,8 @@ pub struct BackendPlan {
     pub call_timeout: Duration,
     /// One attempt of any other request.
     pub request_timeout: Duration,
+    /// It only hears what others are called for: neither listed nor callable.
+    pub unlisted: bool,
     /// What stands around its calls.
     pub around: Around,
     /// What its rules do to lists and messages.

@@ -23,3 +23,4 @@ mod shaping;
 mod shutdown;
 mod support;
 mod tls;
+mod traffic;

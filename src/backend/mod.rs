@@ -370,7 +370,7 @@ impl Backends {
     /// Waits until every backend's first start has ended, well or not; each is bounded by its
     /// `startup_timeout`. Safe to drop.
     pub async fn settled(&self) {
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|entry| !entry.plan.unlisted) {
             entry.settled.wait().await;
         }
     }

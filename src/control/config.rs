@@ -208,6 +208,11 @@ tables! {
         /// Sends a second attempt of a call beside a slow first one, and takes the first success; for
         /// reads and for tools that are annotated read-only or idempotent.
         hedging: Option<HedgeTable> = None;
+        /// Makes this backend hear the calls of another one: what it answers, or whether it does,
+        /// changes nothing for anybody. Its own names are neither listed nor callable.
+        mirror_of: Option<String> = None;
+        /// The share of those calls that it hears, in percent, evenly spread.
+        mirror_percent: Count<0, 100> = Count(100);
         /// Ejects a backend that fails several times in a row; failures as for circuit_breaker.
         outlier_detection: Option<OutlierTable> = None;
         /// Only these tools are shown. A pattern matches the backend's own names: * is any run of

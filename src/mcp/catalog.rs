@@ -505,6 +505,9 @@ struct Place {
     prefix: String,
     /// `None` = nobody knows what it offers (now).
     slice: Option<Arc<Slice>>,
+    /// What it offers is in no list; it stands in `unlisted`, and never in `slice`.
+    is_unlisted: bool,
+    unlisted: Option<Arc<Slice>>,
 }
 
 #[derive(Debug)]
@@ -523,8 +526,11 @@ impl Catalog {
     pub fn new(plan: &Plan) -> Catalog {
         let place = |backend: &Arc<BackendPlan>| Place {
             name: backend.name.clone(),
-            prefix: backend.prefix.clone(),
+            // Of an unlisted one the prefix is no claim to any name.
+            prefix: if backend.unlisted { String::new() } else { backend.prefix.clone() },
             slice: None,
+            is_unlisted: backend.unlisted,
+            unlisted: None,
         };
         let places: Vec<Place> = plan.backends.iter().map(place).collect();
         let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
@@ -540,6 +546,10 @@ impl Catalog {
     /// # Panics
     /// When the plan has no such backend.
     pub fn set(&mut self, backend: BackendId, slice: Option<Arc<Slice>>) -> Changes {
+        if self.places[backend].is_unlisted {
+            self.places[backend].unlisted = slice;
+            return Changes::default();
+        }
         let before = std::mem::replace(&mut self.places[backend].slice, slice);
         let after = &self.places[backend].slice;
         let mut changed = [false; 4];
@@ -565,12 +575,17 @@ impl Catalog {
 
     /// What a backend offers, as far as it is known.
     pub fn slice(&self, backend: BackendId) -> Option<&Arc<Slice>> {
-        self.places.get(backend)?.slice.as_ref()
+        let place = self.places.get(backend)?;
+        place.slice.as_ref().or(place.unlisted.as_ref())
     }
 
     /// The ready result of a list request: one page, in the order of the file, then of the backend.
     pub fn list(&self, kind: ListKind) -> Rc<[u8]> {
         self.merged(kind).text.clone()
+    }
+
+    fn listed(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(|place| !place.is_unlisted)
     }
 
     fn merged(&self, kind: ListKind) -> &Merged {
@@ -637,7 +652,7 @@ impl Catalog {
 
     /// Backends of which it is not known what they offer.
     pub fn unknown(&self) -> usize {
-        self.places.iter().filter(|place| place.slice.is_none()).count()
+        self.listed().filter(|place| place.slice.is_none()).count()
     }
 
     /// The `capabilities` of `initialize`, a JSON object.
@@ -651,7 +666,7 @@ impl Catalog {
     /// Renders [`Catalog::capabilities`].
     fn promise(&mut self) {
         let offered = |kind: ListKind| {
-            self.places.iter().any(|place| match &place.slice {
+            self.listed().any(|place| match &place.slice {
                 None => true,
                 Some(slice) => slice.can(kind.capability()) || !slice.list(kind).is_empty(),
             })
@@ -681,7 +696,7 @@ impl Catalog {
             let Some(text) = slice.and_then(|slice| slice.instructions.as_deref()) else {
                 continue;
             };
-            if self.places.len() > 1 {
+            if self.listed().count() > 1 {
                 if !out.is_empty() {
                     out.push_str("\n\n");
                 }
@@ -801,6 +816,7 @@ mod tests {
             request_timeout: Duration::from_secs(1),
             chain: Default::default(),
             around: Default::default(),
+            unlisted: false,
         })
     }
 

@@ -15,6 +15,7 @@ pub mod concurrency;
 pub mod filter;
 pub mod hedge;
 pub mod inject;
+pub mod mirror;
 pub mod outlier;
 pub mod params;
 pub mod pattern;
@@ -51,6 +52,18 @@ pub struct Request<'a> {
     pub message: &'a mut Vec<u8>,
     /// Where its parts stand.
     pub envelope: &'a mut Envelope,
+    /// Copies for other backends.
+    pub copies: Vec<Copy>,
+}
+
+/// A copy of a request for another backend, whose answer nobody waits for.
+pub struct Copy {
+    /// Its index in the plan.
+    pub backend: usize,
+    /// The message.
+    pub message: Vec<u8>,
+    /// Where its parts stand.
+    pub envelope: Envelope,
 }
 
 impl Request<'_> {
@@ -180,6 +193,8 @@ table! {
     validation: validation::SizeLimit,
     /// Parameters that look different here.
     params: params::Params,
+    /// Who hears of calls too.
+    mirror: mirror::Mirror,
     /// Arguments that are put to calls.
     inject: inject::Inject,
 }
@@ -272,6 +287,7 @@ pub(crate) mod testing {
                 listed: self.listed,
                 message: &mut self.message,
                 envelope: &mut envelope,
+                copies: Vec::new(),
             };
             let result = row.request(&mut ask);
             self.own = ask.own;
