@@ -213,6 +213,8 @@ impl HttpReplies {
         }
         let status = head.status();
         if !(200..300).contains(&status) {
+            // The connection clears its head for the next answer only when nobody holds it.
+            drop(head);
             return self.refused(status).await;
         }
         self.mode = match media(&head) {

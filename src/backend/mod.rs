@@ -31,6 +31,8 @@ mod relay;
 mod stderr;
 mod stdio;
 mod supervise;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
