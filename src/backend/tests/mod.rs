@@ -280,9 +280,11 @@ fn child(script: &str, isolation: Isolation) -> BackendPlan {
     backend(TransportPlan::Stdio(plan), isolation)
 }
 
-/// Runs a test in an event loop.
+/// Runs a test in an event loop: the best that there is, or the one that the environment names.
 fn run(test: impl Future<Output = ()>) {
-    let (driver, _) = rt::Driver::choose(None).unwrap();
+    let forced = (std::env::var("MCP_PROXY_TEST_DRIVER").as_deref() == Ok("epoll"))
+        .then_some(rt::Driver::Epoll);
+    let (driver, _) = rt::Driver::choose(forced).unwrap();
     driver.run(test).unwrap();
 }
 
