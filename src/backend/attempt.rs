@@ -157,7 +157,7 @@ async fn open(
     session: Option<&Arc<SessionRecord>>,
     lost: Option<u64>,
     handle: &CallHandle,
-) -> std::result::Result<Arc<Leg>, Ended> {
+) -> std::result::Result<Rc<Leg>, Ended> {
     if let Some(leg) = leg::known(entry, session, lost) {
         return Ok(leg);
     }
@@ -169,7 +169,7 @@ async fn open(
 pub(super) async fn sent(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    leg: &Arc<Leg>,
+    leg: &Rc<Leg>,
     request: &Request<'_>,
     handle: &Rc<CallHandle>,
     safe: bool,
