@@ -115,12 +115,9 @@ mod tests {
         let (mut logged, mut dropped) = (0, 0);
         // Ten seconds of a flood of 1 KiB lines, 1,000 a second.
         for line in 0..10_000u64 {
-            match allowance.take(1024, start + Duration::from_millis(line)) {
-                Ok(told) => {
-                    logged += 1024;
-                    dropped += told;
-                }
-                Err(()) => {}
+            if let Ok(told) = allowance.take(1024, start + Duration::from_millis(line)) {
+                logged += 1024;
+                dropped += told;
             }
         }
         let bound = 11 * limits::STDERR_BYTES_PER_SECOND;

@@ -460,7 +460,7 @@ fn a_time_limit_tells_the_backend_and_closes_the_connection() {
             until("told", || {
                 fake.seen().iter().any(|seen| {
                     seen.method() == "notifications/cancelled"
-                        && seen.body["params"]["requestId"].to_string() == id
+                        && seen.body["params"]["requestId"] == id.trim_matches('"')
                 })
             })
             .await;

@@ -37,10 +37,11 @@ struct World {
     workers: Vec<Rc<Backends>>,
     board: Arc<Board>,
     /// Worker, and what it was told.
-    slices: Rc<RefCell<Vec<(WorkerId, Option<Arc<Slice>>)>>>,
+    slices: Rc<RefCell<Vec<Published>>>,
     _notes: Receiver<Note>,
 }
 
+type Published = (WorkerId, Option<Arc<Slice>>);
 type Mail = Rc<RefCell<VecDeque<(WorkerId, WorkerId, BackendMail)>>>;
 
 impl World {
@@ -67,7 +68,7 @@ impl World {
         let board = Board::new(workers, 1, notes);
         let mail: Mail = Rc::default();
         let bell = Rc::new(rt::local::Notify::new());
-        let slices: Rc<RefCell<Vec<_>>> = Rc::default();
+        let slices: Rc<RefCell<Vec<Published>>> = Rc::default();
         let backends: Vec<Rc<Backends>> = (0..workers)
             .map(|me| {
                 let (mail, bell, slices) = (mail.clone(), bell.clone(), slices.clone());
