@@ -18,8 +18,13 @@ pub mod mcp;
 pub mod middleware;
 pub mod plan;
 pub mod worker;
+pub mod world;
 
 pub mod control;
 pub mod telemetry;
 
 pub mod demo;
+
+pub use control::config::ProxyConfig;
+pub use control::diagnose::Report;
+pub use control::{Handle, Proxy, ProxyError};

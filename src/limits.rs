@@ -137,8 +137,36 @@ pub const SESSIONS_MAX: usize = 10_000;
 pub const SESSION_IDLE: Duration = Duration::from_secs(1800);
 /// Event streams of one session.
 pub const STREAMS_PER_SESSION_MAX: usize = 8;
+/// A signal to end that follows the first one so soon is its echo, not a second order.
+pub const SIGNAL_ECHO: Duration = Duration::from_millis(100);
 /// Default of `proxy.shutdown_timeout_seconds`.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pooled connections to one backend, per worker: default of `max_connections`. As many as calls
+/// usually run at once; each costs a descriptor here and there.
+pub const POOL_CONNECTIONS_MAX: usize = 256;
+/// Default of `idle_seconds`: under the 75 s after which common servers close idle connections.
+pub const POOL_IDLE: Duration = Duration::from_secs(60);
+/// Default of `max_children`: a script interpreter takes some 50 MiB.
+pub const CHILDREN_MAX: usize = 64;
+/// Default of `idle_stop_seconds`.
+pub const CHILD_IDLE_STOP: Duration = Duration::from_secs(300);
+
+/// How often the control thread looks up when nobody has anything to say to it.
+pub const CONTROL_TICK: Duration = Duration::from_millis(100);
+/// Notes of workers that wait for the control thread; beyond it they are dropped.
+pub const NOTES_LEN: usize = 1024;
+/// Workers that have not ended this long after all their limits are left behind.
+pub const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
+/// The banner waits this long for backends that are in their first start.
+pub const BANNER_WAIT: Duration = Duration::from_secs(2);
+
+/// Bytes of a configuration file.
+pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a file that holds one secret, or PEM certificates.
+pub const SECRET_BYTES_MAX: usize = 1024 * 1024;
+/// Faults in the TOML syntax that are shown: one is often the cause of many.
+pub const CONFIG_SYNTAX_FAULTS_MAX: usize = 10;
 
 /// Mail waiting for one worker from one sender; a full box is answered with 503.
 pub const MAILBOX_LEN: usize = 4096;

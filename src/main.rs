@@ -1,6 +1,252 @@
-//! The `mcp-proxy` command.
+//! The `mcp-proxy` command: arguments, signals, exit codes.
+//!
+//! Exit codes: 0 after an end that was asked for, 1 for faults of the configuration, a start that
+//! failed and a worker that fell, 2 for arguments that are not understood.
+
+use std::io::{IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use mcp_proxy::control::{self, Handle, Options};
+use mcp_proxy::rt::{Driver, signals};
+use mcp_proxy::{Proxy, ProxyConfig, limits};
+use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+/// One endpoint in front of many Model Context Protocol servers.
+#[derive(Parser, Debug)]
+#[command(name = "mcp-proxy", version, about, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = "proxy.toml")]
+    config: PathBuf,
+
+    /// Show all faults and warnings of the configuration, and do not run
+    #[arg(long)]
+    check: bool,
+
+    /// Listen there instead of where the configuration says: HOST:PORT, or :PORT for this machine
+    /// alone; port 0 lets the system choose
+    #[arg(long, value_name = "ADDR", value_parser = listen_addr)]
+    listen: Option<SocketAddr>,
+
+    /// What to log: error, warn, info, debug, trace or off, or directives as RUST_LOG has them
+    #[arg(long, value_name = "LEVEL", value_parser = log_level)]
+    log_level: Option<String>,
+
+    /// Serve the servers of an mcp.json file; everything else is at its default
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    from_mcp_json: Option<PathBuf>,
+
+    /// The event loop
+    #[arg(long, hide = true, env = "MCP_PROXY_DRIVER", hide_env = true, default_value = "auto")]
+    driver: DriverName,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// A small MCP server on standard input and output, to try things with
+    DemoServer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum DriverName {
+    Auto,
+    Tuned,
+    Ring,
+    Epoll,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(Command::DemoServer) = arguments.command {
+        return mcp_proxy::demo::serve_stdio();
+    }
+    // Before any thread starts: one that does not block them would die of them.
+    if let Err(error) = signals::block() {
+        eprintln!("mcp-proxy: signals cannot be blocked: {error}");
+        return ExitCode::FAILURE;
+    }
+    start_log(arguments.log_level.as_deref());
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), String> {
+    let file = arguments.from_mcp_json.as_ref().unwrap_or(&arguments.config);
+    let loaded = match arguments.from_mcp_json {
+        Some(_) => ProxyConfig::from_mcp_json(file),
+        None => ProxyConfig::load(file),
+    };
+    let mut config = match loaded {
+        Ok(config) => config,
+        Err(report) => {
+            for warning in &report.warnings {
+                eprintln!("warning: {warning}");
+            }
+            let hint = match file.exists() {
+                true => "",
+                false => {
+                    "\nname a configuration with -c FILE, or an mcp.json with --from-mcp-json FILE"
+                }
+            };
+            return Err(format!("{report}{hint}"));
+        }
+    };
+    if let Some(addr) = arguments.listen {
+        config.listen_on(addr);
+    }
+    if arguments.check {
+        for warning in config.warnings() {
+            eprintln!("warning: {warning}");
+        }
+        say(&control::summary(&file.display().to_string(), &config));
+        return Ok(());
+    }
+
+    let name = config.name().to_owned();
+    let driver = match arguments.driver {
+        DriverName::Auto => None,
+        DriverName::Tuned => Some(Driver::TunedRing),
+        DriverName::Ring => Some(Driver::Ring),
+        DriverName::Epoll => Some(Driver::Epoll),
+    };
+    let proxy = Proxy::start(config, Options { driver }).map_err(|error| error.to_string())?;
+    let handle = proxy.handle();
+    obey_signals(handle.clone()).map_err(|error| format!("cannot start a thread: {error}"))?;
+    say(&control::greeting(&name, handle.addr()));
+    handle.wait_settled(limits::BANNER_WAIT);
+    say(&control::status(&handle.backends()));
+    handle.wait().map_err(|error| error.to_string())
+}
+
+/// The first SIGTERM or SIGINT ends the proxy in good order, the second at once; children then die
+/// of their parent's death.
+fn obey_signals(handle: Handle) -> std::io::Result<()> {
+    let obey = move || {
+        let mut ending: Option<Instant> = None;
+        loop {
+            match signals::wait() {
+                Ok(signals::Signal::Terminate | signals::Signal::Interrupt) => match ending {
+                    None => {
+                        ending = Some(Instant::now());
+                        handle.shutdown();
+                    }
+                    // One order may arrive twice: timeout(1) tells the process and its group.
+                    Some(at) if at.elapsed() < limits::SIGNAL_ECHO => {}
+                    Some(_) => {
+                        tracing::warn!("a second signal: ending at once");
+                        std::process::exit(0);
+                    }
+                },
+                Ok(signals::Signal::HangUp | signals::Signal::User1) => {
+                    tracing::info!("this signal asks for nothing that there is");
+                }
+                Err(error) => {
+                    tracing::error!("signals are no longer taken: {error}");
+                    return;
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("mcp-signals".to_owned()).spawn(obey).map(drop)
+}
+
+/// Logs go to standard error, so that standard output stays readable to programs.
+fn start_log(level: Option<&str>) {
+    let filter = match level {
+        Some(level) => EnvFilter::new(level),
+        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// To standard output; a reader that has left is nobody's fault.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// `HOST:PORT`, `[IPv6]:PORT`, `localhost:PORT` or `:PORT`.
+fn listen_addr(text: &str) -> Result<SocketAddr, String> {
+    let wrong = || "accepted: IP:PORT, localhost:PORT or :PORT".to_owned();
+    if let Ok(addr) = text.parse() {
+        return Ok(addr);
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let digits = port.bytes().all(|b| b.is_ascii_digit());
+    match port.parse() {
+        Ok(port) if digits && matches!(host, "" | "localhost") => {
+            Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        let plain = parse("mcp-proxy").unwrap();
+        assert_eq!(plain.config, PathBuf::from("proxy.toml"));
+        assert!(!plain.check && plain.listen.is_none() && plain.command.is_none());
+        let all = parse("mcp-proxy -c a --check --listen :1 --log-level debug --driver epoll");
+        let all = all.unwrap();
+        assert_eq!((all.config, all.check), (PathBuf::from("a"), true));
+        assert_eq!((all.log_level.as_deref(), all.driver), (Some("debug"), DriverName::Epoll));
+        assert_eq!(parse("mcp-proxy --config=a").unwrap().config, PathBuf::from("a"));
+        assert!(parse("mcp-proxy demo-server").unwrap().command.is_some());
+        for wrong in ["--nonsense", "demo", "--listen x", "-c a --from-mcp-json b", "--driver x"] {
+            let error = parse(&format!("mcp-proxy {wrong}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong}");
+        }
+        assert_eq!(parse("mcp-proxy --version").unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn addresses() {
+        for (text, expected) in [
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("[::1]:80", "[::1]:80"),
+            (":80", "127.0.0.1:80"),
+            ("localhost:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+        ] {
+            assert_eq!(listen_addr(text), Ok(expected.parse().unwrap()), "{text}");
+        }
+        for text in ["", "80", "x:80", "::1:80x", ":", ":+1", ":65536", "127.0.0.1"] {
+            assert!(listen_addr(text).is_err(), "{text}");
+        }
+    }
+}

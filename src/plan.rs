@@ -112,7 +112,7 @@ pub enum TransportPlan {
 }
 
 /// A child process.
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct StdioPlan {
     /// Program, looked up in PATH when it has no slash.
     pub command: String,
@@ -126,6 +126,16 @@ pub struct StdioPlan {
     pub children_max: usize,
     /// A session's child that is idle for this long is stopped; started again on demand.
     pub idle_stop: Duration,
+}
+
+impl std::fmt::Debug for StdioPlan {
+    /// Without arguments and environment, which carry secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StdioPlan")
+            .field("command", &self.command)
+            .field("cwd", &self.cwd)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A server over HTTP or HTTPS.

@@ -3,5 +3,21 @@
 //!
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
+mod attacks;
+mod calls;
+mod capacity;
+mod catalog;
+mod cli;
+mod crosstalk;
+mod drivers;
+mod faithful;
+mod faults;
+mod first_use;
 mod harness;
+mod house;
+mod interop;
+mod isolation;
+mod sessions;
+mod shutdown;
 mod support;
+mod tls;

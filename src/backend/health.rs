@@ -9,7 +9,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use crate::limits;
@@ -88,6 +87,9 @@ pub enum Note {
     },
 }
 
+/// Takes news to the control thread, from any worker, without waiting.
+pub type Tell = Box<dyn Fn(Note) + Send + Sync>;
+
 /// One backend, written by its owner.
 #[derive(Default)]
 #[repr(align(128))]
@@ -114,17 +116,17 @@ pub struct Board {
     lines: Box<[Line]>,
     /// One row per worker.
     shares: Box<[Share]>,
-    notes: SyncSender<Note>,
+    tell: Tell,
 }
 
 impl Board {
     /// A board on which all backends are in their first start.
-    pub fn new(workers: usize, backends: usize, notes: SyncSender<Note>) -> Arc<Board> {
+    pub fn new(workers: usize, backends: usize, tell: Tell) -> Arc<Board> {
         Arc::new(Board {
             born: Instant::now(),
             lines: (0..backends).map(|_| Line::default()).collect(),
             shares: (0..backends * workers).map(|_| Share::default()).collect(),
-            notes,
+            tell,
         })
     }
 
@@ -175,7 +177,7 @@ impl Board {
     /// The owner's word; the control thread is told.
     pub(super) fn set(&self, id: BackendId, state: State, detail: Option<String>) {
         self.lines[id].state.store(state as u8, Ordering::Relaxed);
-        let _ = self.notes.try_send(Note::Backend { id, state, tools: self.tools(id), detail });
+        (self.tell)(Note::Backend { id, state, tools: self.tools(id), detail });
     }
 
     pub(super) fn set_tools(&self, id: BackendId, tools: usize) {
@@ -330,7 +332,7 @@ mod tests {
     #[test]
     fn the_board_sums_over_workers() {
         let (notes, inbox) = std::sync::mpsc::sync_channel(1);
-        let board = Board::new(2, 3, notes);
+        let board = Board::new(2, 3, Box::new(move |note| drop(notes.try_send(note))));
         assert_eq!((board.state(1), board.last_success(1)), (State::Starting, None));
         board.set_in_flight(0, 1, 4);
         board.set_in_flight(1, 1, 5);

@@ -168,7 +168,7 @@ impl Supervisor {
     fn rise(&mut self) {
         let restarts = self.backends.board.restarts(self.entry.id);
         let tools = self.backends.board.tools(self.entry.id);
-        tracing::info!(backend = self.entry.name(), tools, restarts, "backend is up");
+        tracing::debug!(backend = self.entry.name(), tools, restarts, "backend is up");
         self.told.clear();
         self.backends.board.succeeded(self.backends.me, self.entry.id, Instant::now());
         self.show(State::Up, None);

@@ -1,1 +1,709 @@
-//! Owns: control.
+//! Owns: the control plane: starting the workers, watching them, ending them; what a program that
+//! embeds the proxy holds in its hands.
+//! Never: a client's request; none ever waits for this.
+//! Next: `diagnose` and `config`, how the configuration is read.
+//!
+//! Everything here is plain blocking code on one thread, `mcp-control`. Those who wait for it may
+//! block or be futures under any executor.
+
+mod banner;
+mod compile;
+pub mod config;
+mod crew;
+pub mod diagnose;
+mod import;
+mod setting;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+pub use banner::{greeting, status, summary};
+use config::ProxyConfig;
+use crew::{Crew, Work};
+use diagnose::Report;
+
+use crate::backend::health::{Board, Note, State as Health};
+use crate::limits;
+use crate::plan::Plan;
+use crate::rt::Driver;
+use crate::worker;
+
+/// Why a proxy does not run, or no longer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProxyError {
+    /// The configuration has faults.
+    Config(Report),
+    /// The machine refuses something that a start needs; the text says what, and what to do.
+    Start(String),
+    /// A worker ended that nobody asked to.
+    Worker(String),
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProxyError::Config(report) => report.fmt(f),
+            ProxyError::Start(message) | ProxyError::Worker(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for ProxyError {}
+
+/// How to run, beside what the configuration says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The event loop to use; `None` = the best that works here.
+    pub driver: Option<Driver>,
+}
+
+/// A proxy that listens. Dropping it ends it as [`Handle::shutdown`] does, without waiting.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use mcp_proxy::{Proxy, ProxyConfig};
+///
+/// let config = ProxyConfig::load("proxy.toml".as_ref())?;
+/// let proxy = Proxy::from_config(config).await?;
+/// println!("http://{}/mcp", proxy.handle().addr());
+/// proxy.serve().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Proxy {
+    handle: Handle,
+}
+
+impl Proxy {
+    /// Starts the workers, on threads of their own; done when all of them listen. Backends are
+    /// brought up meanwhile and afterwards: one that is down does not stand in the way.
+    ///
+    /// Works under any executor. A dropped future ends what it has started.
+    ///
+    /// # Errors
+    /// The configuration cannot be compiled any more (a certificate file has gone, say), or the
+    /// address cannot be bound.
+    pub async fn from_config(config: ProxyConfig) -> Result<Proxy, ProxyError> {
+        Proxy::from_config_with(config, Options::default()).await
+    }
+
+    /// As [`Proxy::from_config`], with options.
+    ///
+    /// # Errors
+    /// As [`Proxy::from_config`], or the event loop that was asked for does not work here.
+    pub async fn from_config_with(
+        config: ProxyConfig,
+        options: Options,
+    ) -> Result<Proxy, ProxyError> {
+        let proxy = Proxy::begin(config, options, worker::run)?;
+        proxy.handle.0.until(State::started).await?;
+        Ok(proxy)
+    }
+
+    /// As [`Proxy::from_config_with`], blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Proxy::from_config_with`].
+    pub fn start(config: ProxyConfig, options: Options) -> Result<Proxy, ProxyError> {
+        let proxy = Proxy::begin(config, options, worker::run)?;
+        proxy.handle.0.wait(None, State::started).unwrap_or(Ok(()))?;
+        Ok(proxy)
+    }
+
+    /// Serves until somebody calls [`Handle::shutdown`] and what was in flight has ended.
+    ///
+    /// Works under any executor. A dropped future ends the proxy.
+    ///
+    /// # Errors
+    /// A worker has ended that nobody asked to: the proxy is no longer to be trusted.
+    pub async fn serve(self) -> Result<(), ProxyError> {
+        self.handle.0.until(State::ended).await
+    }
+
+    /// A handle, which may be cloned and sent to other threads.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    fn begin(config: ProxyConfig, options: Options, work: Work) -> Result<Proxy, ProxyError> {
+        let shared = Arc::new(Shared::default());
+        let proxy = Proxy { handle: Handle(shared.clone()) };
+        std::thread::Builder::new()
+            .name("mcp-control".to_owned())
+            .spawn(move || {
+                // Whatever happens, those who wait must hear of an end.
+                let end = EndGuard(shared.clone());
+                let outcome = control(&config, options, work, &shared);
+                end.0.change(|state| state.phase = Phase::Ended(outcome));
+            })
+            .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
+        Ok(proxy)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+    }
+}
+
+/// What can be asked of a running proxy, from any thread.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// Where it listens; with `port = 0` the port that the system chose.
+    pub fn addr(&self) -> SocketAddr {
+        // A proxy is only handed out once it listens.
+        self.0.lock().addr.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+    }
+
+    /// Ends the proxy in good order: no new connections, calls in flight may go on for
+    /// `proxy.shutdown_timeout_seconds`. Does not wait; calling it again changes nothing.
+    pub fn shutdown(&self) {
+        self.0.change(|state| state.shutdown_wanted = true);
+    }
+
+    /// Blocks until the proxy has ended.
+    ///
+    /// # Errors
+    /// As [`Proxy::serve`].
+    pub fn wait(&self) -> Result<(), ProxyError> {
+        self.0.wait(None, State::ended).unwrap_or(Ok(()))
+    }
+
+    /// Blocks until every backend has had its first start, or the proxy has ended, but no longer
+    /// than `limit`; whether that came true.
+    pub fn wait_settled(&self, limit: Duration) -> bool {
+        self.0.wait(Some(limit), State::settled).is_some()
+    }
+
+    /// The backends in the order of the file, as last heard of them.
+    pub fn backends(&self) -> Vec<BackendStatus> {
+        self.0.lock().backends.clone()
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("addr", &self.addr()).finish_non_exhaustive()
+    }
+}
+
+/// A backend as last heard of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `stdio` or `http`.
+    pub transport: &'static str,
+    /// Where it is in its life.
+    pub state: Health,
+    /// Tools in its list.
+    pub tools: u32,
+    /// Why it is not well.
+    pub detail: Option<String>,
+}
+
+/// What the control thread and those who wait for it share.
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    addr: Option<SocketAddr>,
+    shutdown_wanted: bool,
+    backends: Vec<BackendStatus>,
+    /// Of futures that wait for a change.
+    wakers: Vec<Waker>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+enum Phase {
+    #[default]
+    Starting,
+    Serving,
+    Ended(Result<(), ProxyError>),
+}
+
+impl State {
+    fn started(&self) -> Option<Result<(), ProxyError>> {
+        match &self.phase {
+            Phase::Starting => None,
+            Phase::Serving => Some(Ok(())),
+            Phase::Ended(outcome) => Some(outcome.clone()),
+        }
+    }
+
+    fn ended(&self) -> Option<Result<(), ProxyError>> {
+        match &self.phase {
+            Phase::Ended(outcome) => Some(outcome.clone()),
+            _ => None,
+        }
+    }
+
+    fn settled(&self) -> Option<()> {
+        let starting = self.backends.iter().any(|backend| backend.state == Health::Starting);
+        (self.ended().is_some() || (self.started().is_some() && !starting)).then_some(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        self.changed.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Resolves when `look` finds something. Dropping it leaves a waker behind until the next
+    /// change.
+    fn until<T>(&self, look: impl Fn(&State) -> Option<T>) -> impl Future<Output = T> {
+        std::future::poll_fn(move |context: &mut Context<'_>| {
+            let mut state = self.lock();
+            if let Some(found) = look(&state) {
+                return Poll::Ready(found);
+            }
+            if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+                state.wakers.push(context.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+
+    /// Blocks until `look` finds something; `None` if it does not within `limit`.
+    fn wait<T>(&self, limit: Option<Duration>, look: impl Fn(&State) -> Option<T>) -> Option<T> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut state = self.lock();
+        loop {
+            if let Some(found) = look(&state) {
+                return Some(found);
+            }
+            state = match deadline {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.checked_duration_since(Instant::now())?;
+                    let waited = self.changed.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+/// Reports an end that the control thread itself could not.
+struct EndGuard(Arc<Shared>);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        if self.0.lock().ended().is_none() {
+            let error = ProxyError::Worker("the control thread has panicked".to_owned());
+            self.0.change(|state| state.phase = Phase::Ended(Err(error)));
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The control thread
+// ---------------------------------------------------------------------------------------------
+
+/// A proxy's whole life.
+fn control(
+    config: &ProxyConfig,
+    options: Options,
+    work: Work,
+    shared: &Shared,
+) -> Result<(), ProxyError> {
+    let mut report = Report::default();
+    let Some(plan) = compile::compile(config, &mut report).map(Arc::new) else {
+        return Err(ProxyError::Config(report));
+    };
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let connections_max = raise_descriptor_limit();
+    let (driver, reasons) = Driver::choose(options.driver)
+        .map_err(|error| ProxyError::Start(format!("the event loop does not work: {error}")))?;
+    for reason in reasons {
+        tracing::warn!("not the best event loop: {reason}");
+    }
+    tracing::info!(workers = plan.workers, "event loop: {driver}");
+
+    let statuses: Vec<BackendStatus> = plan.backends.iter().map(|b| banner::starting(b)).collect();
+    shared.change(|state| state.backends = statuses);
+    let (notes, inbox) = sync_channel(limits::NOTES_LEN);
+    let tell = Box::new(move |note| drop(notes.try_send(note)));
+    let board = Board::new(plan.workers, plan.backends.len(), tell);
+    let (mut crew, addr) =
+        Crew::start(&plan, driver, connections_max, &board, work).map_err(ProxyError::Start)?;
+    tracing::info!("listening on {addr}");
+    shared.change(|state| {
+        state.addr = Some(addr);
+        state.phase = Phase::Serving;
+    });
+    let news = News { inbox, board, plan: &plan, shared };
+    watch(&mut crew, &news)?;
+    tracing::info!("shutting down");
+    end(&mut crew, &news)
+}
+
+/// Until the end is wanted, or a worker has fallen.
+fn watch(crew: &mut Crew, news: &News<'_>) -> Result<(), ProxyError> {
+    loop {
+        news.take();
+        if let Some(message) = crew.fallen() {
+            tracing::error!("{message}; the proxy ends, as it can no longer be trusted");
+            crew.drain();
+            return Err(ProxyError::Worker(message));
+        }
+        if news.shared.lock().shutdown_wanted {
+            return Ok(());
+        }
+    }
+}
+
+/// Lets every worker finish, and gives up on those that do not.
+fn end(crew: &mut Crew, news: &News<'_>) -> Result<(), ProxyError> {
+    // Behind the workers' own limit, children have theirs.
+    let children = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER;
+    let limit = news.plan.shutdown_timeout + children + limits::SHUTDOWN_SLACK;
+    let deadline = Instant::now() + limit;
+    loop {
+        crew.drain();
+        if crew.is_done() {
+            return match crew.fallen() {
+                Some(message) => Err(ProxyError::Worker(message)),
+                None => Ok(()),
+            };
+        }
+        if Instant::now() >= deadline {
+            tracing::warn!("some workers do not end: they are left behind");
+            return Ok(());
+        }
+        news.take();
+    }
+}
+
+/// What is heard of backends; they log it themselves.
+struct News<'a> {
+    inbox: Receiver<Note>,
+    board: Arc<Board>,
+    plan: &'a Plan,
+    shared: &'a Shared,
+}
+
+impl News<'_> {
+    /// Takes in what there is, for one tick or until something has come.
+    fn take(&self) {
+        if let Ok(first) = self.inbox.recv_timeout(limits::CONTROL_TICK) {
+            for note in std::iter::once(first).chain(self.inbox.try_iter().take(limits::NOTES_LEN))
+            {
+                let Note::Backend { id, state, tools, detail } = note;
+                self.update(id, state, tools, Some(detail));
+            }
+        }
+        // Notes are dropped when there are too many; the board is always right.
+        for id in 0..self.plan.backends.len() {
+            self.update(id, self.board.state(id), self.board.tools(id), None);
+        }
+    }
+
+    /// Tells those who look, if it is new; without a detail the last one stays.
+    fn update(&self, id: usize, state: Health, tools: u32, detail: Option<Option<String>>) {
+        let is_news = self.shared.lock().backends.get(id).is_some_and(|known| {
+            (known.state, known.tools) != (state, tools)
+                || detail.as_ref().is_some_and(|detail| *detail != known.detail)
+        });
+        if is_news {
+            self.shared.change(|shared| {
+                let known = &mut shared.backends[id];
+                (known.state, known.tools) = (state, tools);
+                if let Some(detail) = detail {
+                    known.detail = detail;
+                }
+            });
+        }
+    }
+}
+
+/// Allows this process as many open files as it may have; how many client connections that is
+/// enough for. The rest is for backends, children and files.
+fn raise_descriptor_limit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    let limit = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => before.maximum,
+        Err(error) => {
+            tracing::warn!("the limit of open files stays at {:?}: {error}", before.current);
+            before.current
+        }
+    };
+    match limit {
+        Some(files) => usize::try_from(files / 10 * 8).unwrap_or(usize::MAX).max(1),
+        None => usize::MAX,
+    }
+}
+
+/// Binds the address once without sharing it: workers share theirs among themselves, and would
+/// share it with another proxy of the same user too.
+fn is_free(addr: SocketAddr) -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, None)?;
+    // Connections of an earlier run that the kernel still remembers are no obstacle.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    Ok(bind(&socket, &addr)?)
+}
+
+/// What to tell when an address cannot be bound, with the way out.
+fn bind_fault(addr: SocketAddr, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program listens there; end it, or choose another port with --listen or \
+             [proxy.listen] port (0 lets the system choose)"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; choose one of its own with --listen or \
+             [proxy.listen] host"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need a privilege; choose a higher one with --listen or \
+             [proxy.listen] port"
+        }
+        _ => "choose another address with --listen or [proxy.listen]",
+    };
+    format!("cannot listen on {addr}: {error}: {remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Wake;
+    use std::thread::Thread;
+
+    use super::*;
+    use crate::rt;
+    use crate::worker::Seat;
+    use crate::worker::orders::Mail;
+
+    /// The least executor there is: a future must not need more.
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        struct Unpark(Thread);
+        impl Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut future = pin!(future);
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(output) => return output,
+                Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+
+    fn config(lines: &str) -> ProxyConfig {
+        let text = format!(
+            "[proxy]\nname = 'p'\nworkers = 2\nshutdown_timeout_seconds = 0\n{lines}\n\
+             [[backends]]\nname = 'a'\ntransport = 'stdio'\ncommand = 'true'\n\
+             [[backends]]\nname = 'b'\ntransport = 'http'\nurl = 'http://127.0.0.1:1'\n"
+        );
+        ProxyConfig::parse(&text).unwrap()
+    }
+
+    fn any_port() -> ProxyConfig {
+        config("listen.port = 0")
+    }
+
+    const EPOLL: Options = Options { driver: Some(Driver::Epoll) };
+
+    fn start(config: ProxyConfig, work: Work) -> Result<Proxy, ProxyError> {
+        let proxy = Proxy::begin(config, EPOLL, work)?;
+        proxy.handle.0.wait(None, State::started).unwrap()?;
+        Ok(proxy)
+    }
+
+    /// A worker that listens and takes mail until it is drained.
+    const IDLE: Work = |seat| idle(seat, || Ok(()));
+
+    fn idle(seat: Seat, end: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        seat.driver.run(async {
+            let listener = rt::net::Listener::bind(seat.listen)?;
+            (seat.ready)(listener.local_addr()?);
+            let drained = rt::local::Event::new();
+            let mail = seat.mail.inbox.serve(|_, mail| {
+                assert!(matches!(mail, Mail::Drain));
+                drained.set();
+            });
+            rt::race(mail, drained.wait()).await;
+            end()
+        })?
+    }
+
+    #[test]
+    fn workers_share_a_port_that_the_system_chose_and_end_when_asked() {
+        let proxy = start(any_port(), IDLE).unwrap();
+        let handle = proxy.handle();
+        assert_ne!(handle.addr().port(), 0);
+        std::net::TcpStream::connect(handle.addr()).unwrap();
+        let server = std::thread::spawn(move || block_on(proxy.serve()));
+        handle.shutdown();
+        handle.shutdown();
+        assert_eq!(server.join().unwrap(), Ok(()));
+        assert_eq!(handle.wait(), Ok(()));
+        assert!(std::net::TcpStream::connect(handle.addr()).is_err());
+    }
+
+    #[test]
+    fn a_dropped_proxy_ends() {
+        let proxy = start(any_port(), IDLE).unwrap();
+        let handle = proxy.handle();
+        drop(proxy);
+        assert_eq!(handle.wait(), Ok(()));
+        // The same by way of a future that is never polled to its end.
+        let proxy = start(any_port(), IDLE).unwrap();
+        let handle = proxy.handle();
+        drop(proxy.serve());
+        assert_eq!(handle.wait(), Ok(()));
+    }
+
+    #[test]
+    fn an_address_in_use_is_told_with_the_way_out() {
+        // Held by a proxy, whose listeners would share it with any other of the same user.
+        let first = start(any_port(), IDLE).unwrap();
+        let addr = first.handle().addr();
+        let second = start(config(&format!("listen.port = {}", addr.port())), IDLE);
+        let Err(ProxyError::Start(message)) = second else { panic!("{second:?}") };
+        assert!(message.starts_with(&format!("cannot listen on {addr}: ")), "{message}");
+        assert!(message.contains("--listen"), "{message}");
+        // Held by a stranger.
+        let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = stranger.local_addr().unwrap().port();
+        let refused = start(config(&format!("listen.port = {port}")), IDLE);
+        assert!(matches!(refused, Err(ProxyError::Start(_))), "{refused:?}");
+        // An address of another machine (TEST-NET-1, RFC 5737).
+        let refused = start(config("listen = { host = '192.0.2.1', port = 0 }"), IDLE);
+        let Err(ProxyError::Start(message)) = refused else { panic!("{refused:?}") };
+        assert!(message.contains("this machine has no such address"), "{message}");
+    }
+
+    #[test]
+    fn a_worker_that_falls_ends_the_proxy() {
+        const PANICS: Work = |seat| match seat.id {
+            0 => IDLE(seat),
+            _ => {
+                (seat.ready)(seat.listen);
+                panic!("for a test");
+            }
+        };
+        let proxy = start(any_port(), PANICS).unwrap();
+        let error = ProxyError::Worker("worker 1 panicked: for a test".to_owned());
+        assert_eq!(block_on(proxy.serve()), Err(error));
+
+        const LEAVES: Work = |seat| {
+            (seat.ready)(seat.listen);
+            if seat.id == 0 { Err(io::Error::other("no more")) } else { Ok(()) }
+        };
+        let proxy = start(any_port(), LEAVES).unwrap();
+        let Err(ProxyError::Worker(message)) = block_on(proxy.serve()) else { panic!("served") };
+        assert!(message.ends_with("no more") || message.ends_with("unasked"), "{message}");
+    }
+
+    #[test]
+    fn a_worker_that_fails_before_it_listens_fails_the_start() {
+        for (work, part) in [
+            ((|_| Err(io::Error::from(io::ErrorKind::PermissionDenied))) as Work, "privilege"),
+            (|_| Ok(()), "a worker ended while it started"),
+            (|_| panic!("for a test"), "a worker panicked: for a test"),
+        ] {
+            let Err(ProxyError::Start(message)) = start(any_port(), work) else { panic!() };
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_error_while_draining_is_an_error_of_the_end() {
+        const FAILS: Work = |seat| idle(seat, || Err(io::Error::other("late")));
+        let proxy = start(any_port(), FAILS).unwrap();
+        let handle = proxy.handle();
+        handle.shutdown();
+        let Err(ProxyError::Worker(message)) = handle.wait() else { panic!("ended well") };
+        assert!(message.ends_with("failed: late"), "{message}");
+    }
+
+    #[test]
+    fn news_of_backends_reach_those_who_wait() {
+        let shared = Shared::default();
+        let mut report = Report::default();
+        let plan = compile::compile(&any_port(), &mut report).unwrap();
+        let statuses = plan.backends.iter().map(|b| banner::starting(b)).collect();
+        shared.change(|state| {
+            state.backends = statuses;
+            state.phase = Phase::Serving;
+        });
+        let (notes, inbox) = sync_channel(8);
+        let board = Board::new(2, 2, Box::new(|_| {}));
+        let news = News { inbox, board, plan: &plan, shared: &shared };
+        assert_eq!(shared.wait(Some(Duration::from_millis(1)), State::settled), None);
+        let note = |id, state, tools, detail: Option<&str>| Note::Backend {
+            id,
+            state,
+            tools,
+            detail: detail.map(str::to_owned),
+        };
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| block_on(shared.until(State::settled)));
+            for state in [Health::Up, Health::Backoff] {
+                news.update(usize::from(state != Health::Up), state, 3, Some(Some("x\ny".into())));
+            }
+            waiter.join().unwrap();
+        });
+        let shown = status(&shared.lock().backends);
+        assert!(shown.contains("a  stdio  up, 3 tools\n"), "{shown}");
+        assert!(shown.contains("b  http   backoff: x y\n"), "{shown}");
+        // A note beyond the plan harms nobody, and the board has the last word.
+        notes.send(note(7, Health::Up, 1, None)).unwrap();
+        notes.send(note(0, Health::Down, 1, Some("why"))).unwrap();
+        news.take();
+        let backends = shared.lock().backends.clone();
+        assert_eq!((backends[0].state, backends[0].tools), (Health::Starting, 0));
+        assert_eq!(backends[0].detail.as_deref(), Some("why"));
+    }
+
+    #[test]
+    fn a_driver_that_was_asked_for_is_never_replaced() {
+        let proxy = start(any_port(), |seat| {
+            assert_eq!(seat.driver, Driver::Epoll);
+            IDLE(seat)
+        });
+        proxy.unwrap();
+    }
+
+    #[test]
+    fn from_config_works_under_any_executor() {
+        let proxy = block_on(Proxy::from_config(any_port())).unwrap();
+        assert_ne!(proxy.handle().addr().port(), 0);
+        proxy.handle().shutdown();
+        assert_eq!(block_on(proxy.serve()), Ok(()));
+    }
+}

@@ -634,8 +634,10 @@ impl ClientConnection {
                 _ => self.keep_alive = false,
             }
         }
-        if let Some(head) = Rc::get_mut(&mut self.head) {
-            head.reset();
+        match Rc::get_mut(&mut self.head) {
+            Some(head) => head.reset(),
+            // Somebody still reads it; the next answer must not go on where it ended.
+            None => self.head = Rc::default(),
         }
     }
 
@@ -854,13 +856,36 @@ mod tests {
                 assert!(connection.is_quiet());
                 let mut request = connection.buffer();
                 request_head(&mut request, "GET", "/", "a", "", None);
-                assert_eq!(exchange(&mut connection, request).await.unwrap().2, true);
+                assert!(exchange(&mut connection, request).await.unwrap().2);
             }
             let outcome = exchange(&mut connection, get("GET")).await;
             assert_eq!(outcome, Ok((200, "ok".to_owned(), false)));
             let error = connection.send(get("GET")).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::NotConnected);
             assert_eq!(connection.head().await.unwrap_err().kind, FaultKind::Unusable);
+        });
+        thread.join().unwrap();
+    }
+
+    /// Who still held the head while the body was read made the next answer go on in the middle of
+    /// the last one: a session that was lost could not be opened again on the same connection.
+    #[test]
+    fn a_head_that_is_still_held_does_not_spoil_the_next_one() {
+        let (address, thread) = backend(|mut stream| {
+            for _ in 0..2 {
+                assert!(read_head(&mut stream));
+                stream.write_all(b"HTTP/1.1 404 Gone\r\nContent-Length: 2\r\n\r\nno").unwrap();
+            }
+        });
+        run(async {
+            let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+            for _ in 0..2 {
+                connection.send(get("GET")).await.unwrap();
+                let head = connection.head().await.unwrap();
+                assert_eq!(connection.whole(100).await.unwrap(), b"no");
+                assert_eq!(head.status(), 404);
+                drop(head);
+            }
         });
         thread.join().unwrap();
     }
@@ -881,7 +906,7 @@ mod tests {
             });
             run(async {
                 let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
-                assert_eq!(exchange(&mut connection, get("GET")).await.unwrap().2, true);
+                assert!(exchange(&mut connection, get("GET")).await.unwrap().2);
                 assert!(connection.is_quiet());
                 go.send(()).unwrap();
                 while connection.is_quiet() {

@@ -838,7 +838,15 @@ mod tests {
         timing: Timing,
         client: impl FnOnce(TcpStream) -> T + Send + 'static,
     ) -> (u32, T) {
-        let (driver, _) = Driver::choose(None).unwrap();
+        with_driver(None, timing, client)
+    }
+
+    fn with_driver<T: Send + 'static>(
+        driver: Option<Driver>,
+        timing: Timing,
+        client: impl FnOnce(TcpStream) -> T + Send + 'static,
+    ) -> (u32, T) {
+        let (driver, _) = Driver::choose(driver).unwrap();
         driver
             .run(async move {
                 let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -969,9 +977,10 @@ mod tests {
              HTTP/1.1 204 No Content\r\n\r\n\
              HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello{CLOSED}"
         );
-        for step in [1, 7, 50, 5000] {
+        let drivers = [None, Some(Driver::Epoll)];
+        for (driver, step) in drivers.into_iter().flat_map(|d| [1, 7, 50, 5000].map(|s| (d, s))) {
             let (wire, expected) = (wire.clone(), expected.clone());
-            let (served, got) = serve(move |mut stream| {
+            let (served, got) = with_driver(driver, Timing::default(), move |mut stream| {
                 stream.set_nodelay(true).unwrap();
                 for piece in wire.as_bytes().chunks(step) {
                     stream.write_all(piece).unwrap();

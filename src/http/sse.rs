@@ -10,7 +10,7 @@ use std::fmt;
 /// What keeps a silent stream open: a comment, which readers skip.
 pub const COMMENT: &[u8] = b":\n\n";
 /// Bytes of an id, an event name or a retry time.
-const LABEL_BYTES_MAX: usize = 4096;
+pub const LABEL_BYTES_MAX: usize = 4096;
 
 /// Why an event stream is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

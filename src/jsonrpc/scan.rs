@@ -9,7 +9,7 @@
 //! takes the last of two, or ignores case, would otherwise obey what nobody has checked.
 
 use super::message::{Envelope, Kind, ScanFault, Span};
-use super::token::{self, Escape};
+use super::token;
 use crate::limits::{JSON_DEPTH_MAX, SCALAR_BYTES_MAX};
 
 /// Scans one message.
@@ -96,60 +96,90 @@ pub(super) mod bits {
 
 use bits::*;
 
-type Members = [(&'static str, u32)];
+/// Names of the envelope's members.
+const ENVELOPE: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
+/// Names of the members of `params` that a request is routed and judged by.
+const ROUTING: &[&str] = &["name", "uri", "arguments", "_meta"];
+/// All names of `params` that are acted on.
+const OF_PARAMS: &[&str] = &["name", "uri", "arguments", "_meta", "progressToken", "requestId"];
+/// The same of `params._meta`.
+const OF_META: &[&str] = &["progressToken"];
 
-/// Members of the envelope.
-const ENVELOPE: &Members = &[
-    ("jsonrpc", JSONRPC),
-    ("id", ID),
-    ("method", METHOD),
-    ("params", PARAMS),
-    ("result", RESULT),
-    ("error", ERROR),
-];
-/// Members of `params` that are acted on.
-const OF_PARAMS: &Members = &[
-    ("name", NAME),
-    ("arguments", ARGUMENTS),
-    ("_meta", META),
-    ("uri", URI),
-    ("progressToken", TOKEN),
-    ("requestId", REQUEST_ID),
-];
-/// Members of `params._meta` that are acted on.
-const OF_META: &Members = &[("progressToken", META_TOKEN)];
-/// What a request is routed and judged by: see [`Found::lookalikes`].
-const ROUTING: &Members =
-    &[("name", NAME), ("uri", URI), ("arguments", ARGUMENTS), ("_meta", META)];
+// A match on bytes compares lengths and words; a walk through a table would call memcmp for each.
+
+#[inline]
+fn envelope_bit(inside: &[u8]) -> u32 {
+    match inside {
+        b"jsonrpc" => JSONRPC,
+        b"id" => ID,
+        b"method" => METHOD,
+        b"params" => PARAMS,
+        b"result" => RESULT,
+        b"error" => ERROR,
+        _ => 0,
+    }
+}
+
+#[inline]
+fn params_bit(inside: &[u8]) -> u32 {
+    match inside {
+        b"name" => NAME,
+        b"uri" => URI,
+        b"arguments" => ARGUMENTS,
+        b"_meta" => META,
+        b"progressToken" => TOKEN,
+        b"requestId" => REQUEST_ID,
+        _ => 0,
+    }
+}
+
+#[inline]
+fn meta_bit(inside: &[u8]) -> u32 {
+    if inside == b"progressToken" { META_TOKEN } else { 0 }
+}
 
 /// Which member of the envelope a name is, between its quotes: a bit, or 0 for another one.
 ///
 /// # Errors
 /// An escape in it, or one of the names in another case.
+#[inline]
 pub(super) fn envelope_key(inside: &[u8]) -> Result<u32, ScanFault> {
-    if let Some(bit) = exact(inside, ENVELOPE) {
-        return Ok(bit);
+    match envelope_bit(inside) {
+        0 => foreign_envelope_key(inside),
+        bit => Ok(bit),
     }
+}
+
+#[cold]
+fn foreign_envelope_key(inside: &[u8]) -> Result<u32, ScanFault> {
     if inside.contains(&b'\\') {
+        Err(ScanFault::EscapedKey)
+    } else if folds_to_one_of(inside, ENVELOPE) {
+        Err(ScanFault::Lookalike)
+    } else {
+        Ok(0)
+    }
+}
+
+/// Whether a reader that ignores case takes a name for one of these.
+fn folds_to_one_of(inside: &[u8], names: &[&str]) -> bool {
+    // No name of these has more than 9 letters, and none grows beyond 6 bytes a letter.
+    inside.len() <= 54 && names.iter().any(|name| token::folds_to(inside, name))
+}
+
+/// A key below the envelope that is none of `known`: whether one who ignores case takes it for one
+/// of `routing`.
+///
+/// It may be escaped as its writer likes (`io.modelcontextprotocol\/related-task`).
+///
+/// # Errors
+/// Its escapes hide a known name.
+fn foreign_key(inside: &[u8], known: &[&str], routing: &[&str]) -> Result<bool, ScanFault> {
+    let says = |name: &&str| token::unescaped(inside).eq(name.chars());
+    if inside.contains(&b'\\') && known.iter().any(says) {
         return Err(ScanFault::EscapedKey);
     }
-    match folded(inside, ENVELOPE) {
-        0 => Ok(0),
-        _ => Err(ScanFault::Lookalike),
-    }
-}
-
-#[inline]
-fn exact(inside: &[u8], members: &Members) -> Option<u32> {
-    members.iter().find(|(name, _)| name.as_bytes() == inside).map(|&(_, bit)| bit)
-}
-
-fn folded(inside: &[u8], members: &Members) -> u32 {
-    // No name of these has more than 9 letters, and none grows beyond 3 bytes a letter.
-    if inside.len() > 27 {
-        return 0;
-    }
-    members.iter().find(|(name, _)| token::folds_to(inside, name)).map_or(0, |&(_, bit)| bit)
+    Ok(folds_to_one_of(inside, routing))
 }
 
 /// What was seen on the way, before it is known what it means.
@@ -157,11 +187,11 @@ fn folded(inside: &[u8], members: &Members) -> u32 {
 struct Found {
     /// Bits of the members that were met.
     seen: u32,
-    /// Bits of the members of `params` that were met in another case.
+    /// A member of `params` was met whose name is in another case.
     ///
     /// Refused only beside a `name` or `uri`: such a message is routed by what we read, and must
     /// not be read otherwise behind us. Elsewhere a custom method may use what names it likes.
-    lookalikes: u32,
+    lookalike: bool,
     id: Option<Span>,
     method: Option<Span>,
     params: Option<Span>,
@@ -186,12 +216,8 @@ impl Found {
         Ok(())
     }
 
-    fn has(&self, bits: u32) -> bool {
-        self.seen & bits != 0
-    }
-
     fn envelope(self, message: &[u8]) -> Result<Envelope, ScanFault> {
-        if self.lookalikes != 0 && self.has(NAME | URI) {
+        if self.lookalike && self.seen & (NAME | URI) != 0 {
             return Err(ScanFault::Lookalike);
         }
         let kind = judge(self.seen, self.id.map(|id| id.of(message)))?;
@@ -307,10 +333,12 @@ impl<'m> Scanner<'m> {
 
     fn params(&mut self, found: &mut Found) -> Result<Span, ScanFault> {
         self.members(|scanner, key| {
-            let bit = scanner.known(key, OF_PARAMS, found)?;
+            let name = inside(key, scanner.bytes);
+            let bit = params_bit(name);
             if bit == 0 {
-                found.lookalikes |= folded(inside(key, scanner.bytes), ROUTING);
+                found.lookalike |= foreign_key(name, OF_PARAMS, ROUTING)?;
             }
+            found.first(bit)?;
             let first = scanner.peek();
             let value = if bit == META && first == Some(b'{') {
                 scanner.meta(found)?
@@ -333,7 +361,12 @@ impl<'m> Scanner<'m> {
 
     fn meta(&mut self, found: &mut Found) -> Result<Span, ScanFault> {
         self.members(|scanner, key| {
-            let bit = scanner.known(key, OF_META, found)?;
+            let name = inside(key, scanner.bytes);
+            let bit = meta_bit(name);
+            if bit == 0 {
+                foreign_key(name, OF_META, &[])?;
+            }
+            found.first(bit)?;
             let first = scanner.peek();
             let value = scanner.value(3)?;
             if let (META_TOKEN, Some(b'"' | b'-' | b'0'..=b'9')) = (bit, first) {
@@ -341,23 +374,6 @@ impl<'m> Scanner<'m> {
             }
             Ok(())
         })
-    }
-
-    /// Which of `members` a key below the envelope is, or 0.
-    ///
-    /// Others may be escaped as their writers like (`io.modelcontextprotocol\/related-task`).
-    fn known(&self, key: Span, members: &Members, found: &mut Found) -> Result<u32, ScanFault> {
-        let inside = inside(key, self.bytes);
-        if let Some(bit) = exact(inside, members) {
-            found.first(bit)?;
-            return Ok(bit);
-        }
-        if inside.contains(&b'\\')
-            && members.iter().any(|(name, _)| token::unescaped(inside).eq(name.chars()))
-        {
-            return Err(ScanFault::EscapedKey);
-        }
-        Ok(0)
     }
 
     /// Walks the object here; `each` is called with every key, at its value, and must step over it.
@@ -461,20 +477,19 @@ impl<'m> Scanner<'m> {
                     self.at += 1;
                     return Ok(());
                 }
-                Some(b'\\') => match token::escape(&self.bytes[self.at..]) {
-                    Escape::Whole(length, _) => self.at += length,
-                    Escape::Partial | Escape::Bad => return Err(ScanFault::Syntax),
-                },
+                Some(b'\\') => {
+                    self.at = token::escape_end(self.bytes, self.at).ok_or(ScanFault::Syntax)?;
+                }
                 _ => return Err(ScanFault::Syntax),
             }
         }
     }
 
-    fn literal(&mut self, word: &[u8]) -> Result<(), ScanFault> {
-        if !self.bytes[self.at..].starts_with(word) {
+    fn literal<const N: usize>(&mut self, word: &[u8; N]) -> Result<(), ScanFault> {
+        if self.bytes[self.at..].first_chunk() != Some(word) {
             return Err(ScanFault::Syntax);
         }
-        self.at += word.len();
+        self.at += N;
         Ok(())
     }
 

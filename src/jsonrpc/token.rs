@@ -12,15 +12,28 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 
 /// Where the first quote, backslash or control character at or behind `at` stands, or the length.
-#[inline]
-pub(super) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
-    // Keys and short strings end within the first words; only what is longer pays for the setup
-    // of the wide loop.
-    for _ in 0..4 {
+#[inline(always)]
+pub(super) fn plain_end(bytes: &[u8], at: usize) -> usize {
+    // Keys and short strings end within the first words; only what is longer pays for the call.
+    match word(bytes, at) {
+        Some(0) => match word(bytes, at + 8) {
+            Some(0) => long_plain_end(bytes, at + 16),
+            Some(mask) => at + 8 + (mask.trailing_zeros() / 8) as usize,
+            None => long_plain_end(bytes, at + 8),
+        },
+        Some(mask) => at + (mask.trailing_zeros() / 8) as usize,
+        None => long_plain_end(bytes, at),
+    }
+}
+
+#[inline(never)]
+fn long_plain_end(bytes: &[u8], mut at: usize) -> usize {
+    // Two words more before the wide loop, which would look at them twice.
+    for _ in 0..2 {
         match word(bytes, at) {
             Some(0) => at += 8,
             Some(mask) => return at + (mask.trailing_zeros() / 8) as usize,
-            None => return plain_end_bytewise(bytes, at),
+            None => break,
         }
     }
     while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<64>()) {
@@ -33,13 +46,14 @@ pub(super) fn plain_end(bytes: &[u8], mut at: usize) -> usize {
         }
         at += 64;
     }
-    loop {
-        match word(bytes, at) {
-            Some(0) => at += 8,
-            Some(mask) => return at + (mask.trailing_zeros() / 8) as usize,
-            None => return plain_end_bytewise(bytes, at),
+    while let Some(mask) = word(bytes, at) {
+        if mask != 0 {
+            return at + (mask.trailing_zeros() / 8) as usize;
         }
+        at += 8;
     }
+    let ends = |&byte: &u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    bytes[at..].iter().position(ends).map_or(bytes.len(), |run| at + run)
 }
 
 /// The high bit of each of the next eight bytes that ends a run; `None` near the end.
@@ -56,11 +70,6 @@ fn word(bytes: &[u8], at: usize) -> Option<u64> {
     Some((quote | backslash | control) & HIGHS)
 }
 
-fn plain_end_bytewise(bytes: &[u8], at: usize) -> usize {
-    let ends = |&byte: &u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    bytes[at..].iter().position(ends).map_or(bytes.len(), |run| at + run)
-}
-
 /// What stands at a backslash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Escape {
@@ -74,6 +83,18 @@ pub(super) enum Escape {
 
 /// Longest escape: a surrogate pair.
 pub(super) const ESCAPE_BYTES_MAX: usize = 12;
+
+/// Behind the escape at `at`, which is a backslash; `None` if it is bad or not whole.
+#[inline]
+pub(super) fn escape_end(bytes: &[u8], at: usize) -> Option<usize> {
+    if let Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') = bytes.get(at + 1) {
+        return Some(at + 2);
+    }
+    match escape(&bytes[at..]) {
+        Escape::Whole(length, _) => Some(at + length),
+        Escape::Partial | Escape::Bad => None,
+    }
+}
 
 /// Reads the escape at the start of `bytes`, which is a backslash.
 pub(super) fn escape(bytes: &[u8]) -> Escape {

@@ -388,6 +388,18 @@ impl Watch {
     }
 
     fn literal(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanFault> {
+        if self.token.is_empty() && (self.depth > 1 || self.member != bits::ID) {
+            // Nearly always it stands whole in the piece.
+            let length = match piece[at..] {
+                [b't', b'r', b'u', b'e', ..] | [b'n', b'u', b'l', b'l', ..] => 4,
+                [b'f', b'a', b'l', b's', b'e', ..] => 5,
+                _ => 0,
+            };
+            if length > 0 {
+                self.whole(at + length)?;
+                return Ok(at + length);
+            }
+        }
         self.token.push(piece[at]);
         self.keep(&piece[at..at + 1])?;
         match &self.token[..] {

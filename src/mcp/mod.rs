@@ -3,9 +3,9 @@
 //! Next: `middleware`.
 
 pub mod catalog;
-pub mod revision;
-pub mod method;
 pub mod header;
+pub mod method;
 pub mod name;
+pub mod revision;
 pub mod session;
 pub mod template;

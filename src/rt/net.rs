@@ -58,6 +58,11 @@ impl Listener {
         sys::set_cloexec(tcp.as_raw_fd())?;
         Ok((Stream { tcp, peer, reads: Streak::default(), writes: Streak::default() }, peer))
     }
+
+    /// Stops listening: a waiting [`Listener::accept`] fails, and so does every later one.
+    pub fn stop(&self) {
+        sys::shutdown_listener(self.tcp.as_raw_fd());
+    }
 }
 
 /// A TCP connection with `TCP_NODELAY`. Dropping it closes it.
@@ -304,7 +309,7 @@ mod tests {
                     buf = written;
                 }
             });
-            let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n * 31 >> 3) as u8).collect();
+            let sent: Vec<u8> = (0..4_000_000u32).map(|n| ((n * 31) >> 3) as u8).collect();
             let (mut from, mut to) = client.split();
             let write = async {
                 let (result, sent) = to.write_all(sent.clone()).await;
@@ -387,8 +392,11 @@ mod tests {
 
             // Bytes in front of the end hide it for a while only.
             client.write_all(b"y".to_vec()).await.0.unwrap();
-            drop(client);
-            server.closed().await;
+            let leave = async {
+                time::sleep(Duration::from_millis(5)).await;
+                drop(client);
+            };
+            join(server.closed(), leave).await;
             assert!(!server.is_quiet());
             assert_eq!(server.read(Vec::new(), 8).await.0.unwrap(), 1);
             server.closed().await;

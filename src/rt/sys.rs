@@ -114,6 +114,13 @@ pub(super) fn shutdown_write(fd: RawFd) {
     let _ = unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
+/// Wakes whoever accepts on a listening socket, for good.
+pub(super) fn shutdown_listener(fd: RawFd) {
+    // SAFETY: takes integers only; a socket that is gone already answers with an error.
+    // JUSTIFICATION: the runtime can end an accept only by dropping it, which leaks connections.
+    let _ = unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
+
 /// Reads once behind the end of `buf`, into all the room that it has.
 pub(super) fn read(fd: RawFd, buf: &mut Vec<u8>) -> io::Result<usize> {
     let spare = buf.spare_capacity_mut();

@@ -1,1 +1,3 @@
-//! Owns: telemetry.
+//! Owns: metrics, audit and traces (empty so far).
+//! Never: a label, line or span that is not bounded.
+//! Next: `control`.

@@ -1,1 +1,156 @@
-//! Owns: worker.
+//! Owns: one thread of the data plane: a ring, a listener, a world.
+//! Never: a lock, file I/O, a name look-up; anything mutable that another thread sees.
+//! Next: `orders`, what may be said to it.
+
+mod accept;
+pub mod orders;
+
+use std::cell::OnceCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::backend::Backends;
+use crate::backend::health::Board;
+use crate::mcp::catalog::Catalog;
+use crate::plan::{Plan, WorkerId};
+use crate::rt;
+use crate::rt::mailbox;
+use crate::rt::net::Listener;
+use crate::world::{Counts, World};
+use accept::Door;
+use orders::Mail;
+
+/// What a worker is given at its start.
+pub struct Seat {
+    /// Which worker it is.
+    pub id: WorkerId,
+    /// The settings in force.
+    pub plan: Arc<Plan>,
+    /// How its ring is driven.
+    pub driver: rt::Driver,
+    /// Where to listen; every worker binds the same address.
+    pub listen: SocketAddr,
+    /// Its mailbox, and the way to the others'.
+    pub mail: mailbox::Seat<Mail>,
+    /// The state of backends, readable from every thread.
+    pub board: Arc<Board>,
+    /// Counts that are exact over all workers.
+    pub counts: Arc<Counts>,
+    /// Client connections at most, over all workers.
+    pub connections_max: usize,
+    /// Told the address once connections are accepted; dropped untold if it comes to nothing.
+    pub ready: Box<dyn FnOnce(SocketAddr) + Send>,
+}
+
+/// How often idle sessions are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Runs a worker on this thread until it is drained.
+///
+/// # Errors
+/// The address cannot be bound, or the ring cannot be made.
+pub fn run(seat: Seat) -> io::Result<()> {
+    seat.driver.run(work(seat))?
+}
+
+async fn work(seat: Seat) -> io::Result<()> {
+    let Seat { id, plan, listen, mail, board, counts, connections_max, ready, .. } = seat;
+    let listener = Rc::new(Listener::bind(listen)?);
+    let addr = listener.local_addr()?;
+    let mailbox::Seat { outbox, inbox } = mail;
+    let outbox = Rc::new(outbox);
+
+    let post_backend = {
+        let outbox = outbox.clone();
+        move |to, mail| match outbox.send(to, Mail::Backend(mail)) {
+            Err(Mail::Backend(mail)) => Err(mail),
+            _ => Ok(()),
+        }
+    };
+    let post_session = {
+        let outbox = outbox.clone();
+        move |to, mail| match outbox.send(to, Mail::Session(mail)) {
+            Err(Mail::Session(mail)) => Err(mail),
+            _ => Ok(()),
+        }
+    };
+    // The world needs its backends, and a backend that changes needs the world.
+    let world: Rc<OnceCell<Weak<World>>> = Rc::default();
+    let on_slice = {
+        let world = world.clone();
+        Box::new(move |backend, slice| {
+            let Some(world) = world.get().and_then(Weak::upgrade) else { return };
+            let changes = world.catalog.borrow_mut().set(backend, slice);
+            // All workers see the same; one says it.
+            if world.me == 0 {
+                for conflict in world.catalog.borrow().new_conflicts() {
+                    tracing::warn!(%conflict, "two backends have the same");
+                }
+            }
+            world.announce(changes);
+        })
+    };
+    let backends = Backends::new(id, &plan, Rc::new(post_backend), board, on_slice);
+    let catalog = Catalog::new(&plan);
+    let this = Rc::new(World::new(
+        id,
+        plan.clone(),
+        catalog,
+        backends.clone(),
+        counts,
+        Rc::new(post_session),
+    ));
+    let _ = world.set(Rc::downgrade(&this));
+
+    {
+        let world = this.clone();
+        rt::spawn("mail", async move {
+            let end = world.draining.clone();
+            let served = inbox.serve(move |from, mail| match mail {
+                Mail::Backend(mail) => world.backends.on_mail(from, mail),
+                Mail::Session(mail) => world.receive(from, mail),
+                Mail::Drain => world.draining.set(),
+            });
+            if let Err(error) = served.await {
+                // A worker that hears nothing is as good as dead, and the process ends with it.
+                tracing::error!(%error, "a worker cannot hear its mail");
+            }
+            end.set();
+        });
+    }
+    {
+        let world = Rc::downgrade(&this);
+        rt::spawn("sweep", async move {
+            loop {
+                rt::time::sleep(SWEEP_INTERVAL).await;
+                let Some(world) = world.upgrade() else { return };
+                world.sweep(rt::time::now());
+            }
+        });
+    }
+    backends.start();
+    let door = Door::new(this.clone(), connections_max);
+    rt::spawn("accept", door.clone().run(listener.clone()));
+    ready(addr);
+
+    this.draining.wait().await;
+    listener.stop();
+    this.end_streams();
+    // A call of another worker may be under way at a child of ours: all leave before any backend
+    // is stopped.
+    let counts = this.counts.clone();
+    let connections = async {
+        while counts.connections.load(Ordering::Acquire) > 0 {
+            rt::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if rt::time::timeout(plan.shutdown_timeout, connections).await.is_err() {
+        tracing::warn!(open = door.open(), "connections are cut: the time to shut down is over");
+    }
+    backends.stop().await;
+    Ok(())
+}

@@ -90,6 +90,8 @@ impl Request {
 /// One answer, as JSON or, from the first message before it on, as an event stream.
 struct Exchange<'a> {
     stub: &'a Stub,
+    /// The last answer on this connection.
+    last: bool,
     out: RefCell<&'a TcpStream>,
     streaming: Cell<bool>,
 }
@@ -123,7 +125,10 @@ impl Exchange<'_> {
             self.event(answer)?;
             return self.out.borrow_mut().write_all(b"0\r\n\r\n");
         }
-        plain(*self.out.borrow_mut(), 200, session, answer)
+        let close = if self.last { "Connection: close\r\n" } else { "" };
+        let lines = format!("Content-Length: {}\r\n{close}", answer.len());
+        let answer = head(200, "application/json", session, &lines) + answer;
+        self.out.borrow_mut().write_all(answer.as_bytes())
     }
 }
 
@@ -154,7 +159,10 @@ fn connection(stub: &Stub, stream: TcpStream) -> io::Result<()> {
             continue;
         }
         let keep = match (request.method.as_str(), request.target.as_str()) {
-            ("POST", "/mcp") => post(stub, &stream, &request)?,
+            ("POST", "/mcp") => {
+                let last = served + 1 == stub.options.requests_per_connection;
+                post(stub, &stream, &request, last)?
+            }
             ("GET", "/mcp") => get(stub, &stream, &request)?,
             ("DELETE", "/mcp") => {
                 let session = request.field("mcp-session-id").unwrap_or_default();
@@ -214,7 +222,7 @@ fn session<'a>(stub: &Stub, out: &TcpStream, request: &'a Request) -> io::Result
     Ok(Some(id))
 }
 
-fn post(stub: &Stub, out: &TcpStream, request: &Request) -> io::Result<bool> {
+fn post(stub: &Stub, out: &TcpStream, request: &Request, last: bool) -> io::Result<bool> {
     let accept = request.field("accept").unwrap_or_default();
     if !accept.contains("application/json") || !accept.contains("text/event-stream") {
         stub.note(&format!("accept {accept}"));
@@ -248,13 +256,15 @@ fn post(stub: &Stub, out: &TcpStream, request: &Request) -> io::Result<bool> {
             None => return Ok(true),
         }
     };
-    let exchange = Exchange { stub, out: RefCell::new(out), streaming: Cell::new(false) };
+    let exchange = Exchange { stub, last, out: RefCell::new(out), streaming: Cell::new(false) };
     match stub.handle(session, &message, &request.body, &exchange) {
         Reply::Answer(answer) | Reply::StopReading(answer) => {
             exchange.finish(&answer, fresh).map(|()| true)
         }
         Reply::Nothing => {
-            (&mut &*out).write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")?;
+            let close = if last { "Connection: close\r\n" } else { "" };
+            let accepted = format!("HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n{close}\r\n");
+            (&mut &*out).write_all(accepted.as_bytes())?;
             Ok(true)
         }
         Reply::Silence => {

@@ -48,8 +48,9 @@ fn main() -> ExitCode {
     stub.note(&format!("start {}", std::process::id()));
     if stub.options.grandchild {
         let own = std::env::current_exe().expect("own path");
-        let child = std::process::Command::new(own).arg("--sleep-only").spawn().expect("spawn");
+        let mut child = std::process::Command::new(own).arg("--sleep-only").spawn().expect("spawn");
         stub.note(&format!("grandchild {}", child.id()));
+        std::thread::spawn(move || child.wait());
     }
     if stub.options.flood > 0 {
         server::flood_stderr(stub.options.flood);

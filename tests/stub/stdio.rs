@@ -48,8 +48,10 @@ pub(crate) fn serve(stub: &Arc<Stub>) -> ExitCode {
         }
     }
     stub.note("end of stdin");
-    while stub.options.ignore_eof {
-        std::thread::sleep(Duration::from_secs(1));
+    if stub.options.ignore_eof {
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
     }
     ExitCode::SUCCESS
 }

@@ -131,6 +131,18 @@ impl Client {
     }
 
     fn rest_of(&mut self, head: &Head) -> Told {
+        let told = self.read_rest(head);
+        // Announced, and so no fault: after ten thousand requests, or at the end of the proxy.
+        if head.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+            assert!(self.conn.ends(), "announced, and not closed");
+            if let Some(conn) = Conn::try_open(self.addr) {
+                self.conn = conn;
+            }
+        }
+        told
+    }
+
+    fn read_rest(&mut self, head: &Head) -> Told {
         let mut told = Told {
             status: head.status,
             as_events: head.is_event_stream(),

@@ -61,11 +61,16 @@ impl Answer {
 
 impl Conn {
     pub(crate) fn open(addr: SocketAddr) -> Conn {
-        let stream = TcpStream::connect(addr).unwrap_or_else(|e| panic!("connect {addr}: {e}"));
+        Conn::try_open(addr).unwrap_or_else(|| panic!("nobody listens on {addr}"))
+    }
+
+    /// `None` if nobody listens.
+    pub(crate) fn try_open(addr: SocketAddr) -> Option<Conn> {
+        let stream = TcpStream::connect(addr).ok()?;
         stream.set_nodelay(true).expect("nodelay");
         stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
         stream.set_write_timeout(Some(DEADLINE)).expect("timeout");
-        Conn { stream, buffer: Vec::new(), start: 0, framing: Framing::Done }
+        Some(Conn { stream, buffer: Vec::new(), start: 0, framing: Framing::Done })
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {

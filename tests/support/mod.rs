@@ -6,6 +6,7 @@ pub(crate) mod http;
 pub(crate) mod process;
 #[path = "../stub/texts.rs"]
 pub(crate) mod texts;
+pub(crate) mod tls;
 
 use std::time::{Duration, Instant};
 

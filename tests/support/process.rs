@@ -136,6 +136,8 @@ pub(crate) struct Setup {
     pub(crate) args: Vec<String>,
     /// Instead of two workers.
     pub(crate) workers: Option<usize>,
+    /// As many open files as the system allows.
+    pub(crate) open_files: bool,
 }
 
 /// The real binary on a port that the kernel chose.
@@ -157,13 +159,32 @@ impl Proxy {
 
     /// With a configuration file as it is, from the directory of the repository.
     pub(crate) fn start_file(file: &Path, args: &[String]) -> Proxy {
-        Proxy::spawn(file, args, None)
+        Proxy::spawn(Some(file), args, false, None)
     }
 
-    fn spawn(file: &Path, args: &[String], scratch: Option<TempDir>) -> Proxy {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-proxy"));
-        command.arg("-c").arg(file).args(["--listen", "127.0.0.1:0"]).args(args);
-        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    /// Without a configuration file.
+    pub(crate) fn start_args(args: &[String]) -> Proxy {
+        Proxy::spawn(None, args, false, None)
+    }
+
+    fn spawn(
+        file: Option<&Path>,
+        args: &[String],
+        open_files: bool,
+        scratch: Option<TempDir>,
+    ) -> Proxy {
+        let mut command = Command::new("sh");
+        let raise = if open_files { r#"ulimit -n "$(ulimit -Hn)"; "# } else { "" };
+        command.args(["-c", &format!("{raise}exec \"$@\""), "sh"]);
+        command.arg(env!("CARGO_BIN_EXE_mcp-proxy"));
+        if let Some(file) = file {
+            command.arg("-c").arg(file);
+        }
+        command.args(args);
+        if !args.iter().any(|arg| arg == "--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).env("MCP_PROXY_TEST_PRIVATE", "private");
         // So that the whole suite can be run on another driver.
         if let (Ok(driver), false) =
             (std::env::var("MCP_PROXY_TEST_DRIVER"), args.iter().any(|arg| arg == "--driver"))
@@ -256,13 +277,13 @@ impl Setup {
             self.backends
         );
         std::fs::write(&file, config).expect("configuration");
-        Proxy::spawn(&file, &self.args, Some(scratch))
+        Proxy::spawn(Some(&file), &self.args, self.open_files, Some(scratch))
     }
 }
 
 /// The stub as an HTTP server.
 pub(crate) struct HttpStub {
-    group: Group,
+    _group: Group,
     /// Where it listens.
     pub(crate) addr: SocketAddr,
 }
@@ -290,16 +311,12 @@ impl HttpStub {
                 .strip_prefix("http://")
                 .and_then(|rest| rest.strip_suffix("/mcp").and_then(|addr| addr.parse().ok()));
             if let Some(addr) = addr {
-                return HttpStub { group, addr };
+                return HttpStub { _group: group, addr };
             }
             // Another process may still hold the port for a moment.
             assert!(Instant::now() < end, "the stub does not start on port {port}");
             std::thread::sleep(Duration::from_millis(50));
         }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.group.0.id()
     }
 
     pub(crate) fn backend(&self, name: &str) -> String {

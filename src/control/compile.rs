@@ -1,0 +1,1236 @@
+//! Owns: the way from a configuration to a [`Plan`], the same for start, `--check` and reload, and
+//! every rule about what values mean together.
+//! Never: reading the configuration's text (`config`); name look-ups; starting anything.
+//! Next: `plan`, what comes out.
+//!
+//! Header fields: RFC 9110 §5.1 (names), §5.5 (values), §7.6.1 (hop-by-hop). URLs: RFC 3986.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::config::{BackendTable, NamedBackend, ProxyConfig, TlsTable, read_bounded};
+use super::diagnose::{Place, Report, whole_file};
+use super::setting::{GiveUp, Inherit, IsolationKey, Transport, join};
+use crate::http::tls::{self, Trust, TrustFault};
+use crate::limits;
+use crate::plan::{
+    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan,
+    StdioPlan, TransportPlan,
+};
+
+/// Longest name that model APIs accept for a tool.
+const TOOL_NAME_CHARS_MAX: usize = 64;
+/// Room that a prefix should leave for a backend's own names.
+const OWN_NAME_CHARS: usize = 32;
+/// Longest name of a backend: what a tool name may have as a whole.
+const BACKEND_NAME_CHARS_MAX: usize = TOOL_NAME_CHARS_MAX;
+/// Longest separator: every name of every list carries it.
+const SEPARATOR_CHARS_MAX: usize = 8;
+
+/// Makes the plan, or adds what stands in the way of it to the report.
+///
+/// Keys that the report blames already are passed over, so that a fault has no echo. Blocks: it
+/// reads certificate files.
+pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan> {
+    let before = report.faults.len();
+    let mut compiler = Compiler { config, report };
+    let proxy = &config.proxy;
+    compiler.text("proxy.name", &proxy.name);
+    compiler.text("proxy.version", &proxy.version);
+    compiler.separator();
+    let listen = compiler.listen();
+    let backends = compiler.backends();
+    if report.faults.len() > before || !report.is_ok() {
+        return None;
+    }
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Some(Plan {
+        name: proxy.name.as_str().into(),
+        version: proxy.version.as_str().into(),
+        instructions: proxy.instructions.clone(),
+        separator: proxy.separator.clone(),
+        workers: proxy.workers.map_or_else(cores, |workers| workers.0 as usize),
+        sessions_max: proxy.max_sessions.0 as usize,
+        session_idle: proxy.session_idle_seconds.0,
+        shutdown_timeout: proxy.shutdown_timeout_seconds.0,
+        body_bytes_max: limits::BODY_BYTES_MAX,
+        listen: listen?,
+        backends: backends.into_iter().map(Arc::new).collect(),
+    })
+}
+
+struct Compiler<'a> {
+    config: &'a ProxyConfig,
+    report: &'a mut Report,
+}
+
+impl Compiler<'_> {
+    fn place(&self, place: Option<Place>) -> Place {
+        place.unwrap_or_else(|| whole_file(&self.config.file))
+    }
+
+    /// Adds a fault at the value of a key, unless reading it has failed already.
+    fn fault(&mut self, path: &str, message: impl Into<String>) {
+        if !self.report.blames(path) {
+            let place = self.place(self.config.spots.value(path));
+            self.report.fault(place, path, message);
+        }
+    }
+
+    /// Adds a fault at the key itself.
+    fn key_fault(&mut self, path: &str, message: impl Into<String>) {
+        if !self.report.blames(path) {
+            let place = self.place(self.config.spots.key(path));
+            self.report.fault(place, path, message);
+        }
+    }
+
+    fn warning(&mut self, path: &str, message: impl Into<String>) {
+        let place = self.place(self.config.spots.value(path));
+        self.report.warning(place, path, message);
+    }
+
+    /// A name for people: neither empty nor with control characters.
+    fn text(&mut self, path: &str, text: &str) {
+        if text.trim().is_empty() {
+            self.fault(path, "found an empty string, accepted: any other");
+        } else if text.chars().any(char::is_control) {
+            self.fault(path, "found a control character, accepted: text");
+        }
+    }
+
+    fn separator(&mut self) {
+        let separator = &self.config.proxy.separator;
+        let path = "proxy.separator";
+        let legal = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\');
+        if separator.is_empty() || separator.len() > SEPARATOR_CHARS_MAX {
+            let message = format!(
+                "found {} characters, accepted: 1 to {SEPARATOR_CHARS_MAX}",
+                separator.chars().count()
+            );
+            self.fault(path, message);
+        } else if !separator.chars().all(legal) {
+            self.fault(path, "accepted: visible ASCII characters except \" and \\");
+        } else if !separator.chars().all(in_tool_names) {
+            let message = format!(
+                "{separator:?} leaves A-Za-z0-9_-, the characters that model APIs accept in tool \
+                 names"
+            );
+            self.warning(path, message);
+        }
+    }
+
+    fn listen(&mut self) -> Option<ListenPlan> {
+        let listen = &self.config.proxy.listen;
+        let ip = listen_ip(&listen.host);
+        if ip.is_none() {
+            let message = format!(
+                "found {:?}, accepted: an IP address of this machine, \"0.0.0.0\" or \"::\" for \
+                 all of them, or \"localhost\"",
+                listen.host
+            );
+            self.fault("proxy.listen.host", message);
+        }
+        let loopback = ip.is_some_and(|ip| ip.is_loopback());
+        let origins = match &listen.allowed_origins {
+            Some(list) => OriginRule::Listed(self.each("allowed_origins", list, origin)),
+            None if loopback => OriginRule::Loopback,
+            None => OriginRule::Listed(Vec::new()),
+        };
+        let hosts = match &listen.allowed_hosts {
+            Some(list) => HostRule::Listed(self.each("allowed_hosts", list, host)),
+            None if loopback => HostRule::Loopback,
+            None => HostRule::Any,
+        };
+        let addr = SocketAddr::new(ip?, listen.port.0 as u16);
+        if !loopback {
+            let message = format!(
+                "{} can be reached from other machines, and whoever reaches it may call every \
+                 backend: there is no authentication",
+                addr.ip()
+            );
+            self.warning("proxy.listen.host", message);
+        }
+        Some(ListenPlan { addr, origins, hosts })
+    }
+
+    /// The elements of a list of `[proxy.listen]`, each brought into its one form.
+    fn each(
+        &mut self,
+        key: &str,
+        list: &[String],
+        form: impl Fn(&str) -> Result<String, &'static str>,
+    ) -> Vec<String> {
+        let mut formed = Vec::new();
+        for (index, item) in list.iter().enumerate() {
+            match form(item) {
+                Ok(item) => formed.push(item),
+                Err(accepted) => {
+                    let message = format!("found {item:?}, accepted: {accepted}");
+                    self.fault(&format!("proxy.listen.{key}[{index}]"), message);
+                }
+            }
+        }
+        formed
+    }
+
+    fn backends(&mut self) -> Vec<BackendPlan> {
+        let config = self.config;
+        let mut plans = Vec::new();
+        let mut names: Vec<&NamedBackend> = Vec::new();
+        let mut prefixes: Vec<(String, &NamedBackend)> = Vec::new();
+        for backend in &config.backends {
+            let name_ok = self.backend_name(&format!("{}.name", backend.path), &backend.table.name);
+            match names.iter().find(|other| other.table.name == backend.table.name) {
+                Some(other) if name_ok => {
+                    let place = self.place(config.spots.value(&other.path));
+                    let message = format!(
+                        "{:?} is the name of another backend ({place}), accepted: one that is not \
+                         taken",
+                        backend.table.name
+                    );
+                    self.fault(&format!("{}.name", backend.path), message);
+                }
+                _ => names.push(backend),
+            }
+            let prefix = self.prefix(backend);
+            if backend.table.enabled {
+                self.prefix_is_free(backend, &prefix, &prefixes);
+                prefixes.push((prefix.clone(), backend));
+            }
+            let transport = self.transport(backend);
+            let restart = self.restart(backend);
+            if let (true, Some(transport)) = (backend.table.enabled, transport) {
+                plans.push(plan(plans.len(), &backend.table, prefix, transport, restart));
+            }
+        }
+        if !config.backends.iter().any(|backend| backend.table.enabled) && self.report.is_ok() {
+            self.warning("backends", "no backend is enabled: there is nothing to call");
+        }
+        plans
+    }
+
+    /// Checks a backend's name or prefix.
+    fn backend_name(&mut self, path: &str, name: &str) -> bool {
+        let separator = &self.config.proxy.separator;
+        let legal = |c: char| in_tool_names(c) || c == '.';
+        let message = if name.is_empty() {
+            "found an empty string, accepted: A-Z a-z 0-9 _ - .".to_owned()
+        } else if !name.chars().all(legal) {
+            format!("found {name:?}, accepted: A-Z a-z 0-9 _ - .")
+        } else if name.len() > BACKEND_NAME_CHARS_MAX {
+            format!("found {} characters, accepted: {BACKEND_NAME_CHARS_MAX} at most", name.len())
+        } else if name == "proxy" {
+            "found \"proxy\", which is the proxy itself, accepted: any other name".to_owned()
+        } else if !separator.is_empty() && name.contains(separator.as_str()) {
+            format!("found {name:?}, accepted: a name without the separator {separator:?}")
+        } else {
+            return !self.report.blames(path);
+        };
+        self.fault(path, message);
+        false
+    }
+
+    /// The prefix with the separator behind it; empty if own names are exposed as they are.
+    fn prefix(&mut self, backend: &NamedBackend) -> String {
+        let path = format!("{}.prefix", backend.path);
+        let prefix = match backend.table.prefix.as_deref() {
+            Some("") => return String::new(),
+            Some(prefix) => {
+                self.backend_name(&path, prefix);
+                prefix
+            }
+            None => &backend.table.name,
+        };
+        let whole = format!("{prefix}{}", self.config.proxy.separator);
+        if prefix.contains('.') && !self.report.blames(&backend.path) {
+            let message = format!(
+                "{prefix:?} leaves A-Za-z0-9_-, the characters that model APIs accept in tool names"
+            );
+            self.warning(&path, message);
+        }
+        if whole.len() > TOOL_NAME_CHARS_MAX - OWN_NAME_CHARS {
+            let message = format!(
+                "{whole:?} leaves {} of the {TOOL_NAME_CHARS_MAX} characters that model APIs \
+                 accept in tool names",
+                TOOL_NAME_CHARS_MAX.saturating_sub(whole.len())
+            );
+            self.warning(&path, message);
+        }
+        whole
+    }
+
+    /// Two backends must not be able to claim one name.
+    fn prefix_is_free(
+        &mut self,
+        backend: &NamedBackend,
+        prefix: &str,
+        others: &[(String, &NamedBackend)],
+    ) {
+        if prefix.is_empty() {
+            return;
+        }
+        let clash = others.iter().find(|(other, _)| {
+            !other.is_empty() && (other.starts_with(prefix) || prefix.starts_with(other.as_str()))
+        });
+        if let Some((other, _)) = clash {
+            let key = format!("{}.prefix", backend.path);
+            let key =
+                if self.config.spots.has(&key) { key } else { format!("{}.name", backend.path) };
+            let message = format!(
+                "names would begin with {prefix:?} and those of another backend with {other:?}, \
+                 accepted: prefixes of which none begins another"
+            );
+            self.fault(&key, message);
+        }
+    }
+
+    fn transport(&mut self, backend: &NamedBackend) -> Option<TransportPlan> {
+        const STDIO_ONLY: [&str; 7] =
+            ["command", "args", "env", "cwd", "inherit_env", "max_children", "idle_stop_seconds"];
+        const HTTP_ONLY: [&str; 6] =
+            ["url", "bearer_token", "headers", "tls", "max_connections", "idle_seconds"];
+        // Which keys belong there is only known if the transport is.
+        if self.report.blames(&format!("{}.transport", backend.path)) {
+            return None;
+        }
+        let (alien, transport): (&[&str], _) = match backend.table.transport {
+            Transport::Stdio => (&HTTP_ONLY, "stdio"),
+            Transport::Http => (&STDIO_ONLY, "http"),
+        };
+        for key in alien {
+            let path = format!("{}.{key}", backend.path);
+            if self.config.spots.has(&path) {
+                let message = format!("not accepted with transport = \"{transport}\"");
+                self.key_fault(&path, message);
+            }
+        }
+        match backend.table.transport {
+            Transport::Stdio => self.stdio(backend).map(TransportPlan::Stdio),
+            Transport::Http => self.http(backend).map(TransportPlan::Http),
+        }
+    }
+
+    fn stdio(&mut self, backend: &NamedBackend) -> Option<StdioPlan> {
+        let table = &backend.table;
+        let path = |key: &str| format!("{}.{key}", backend.path);
+        let command = self.needed(&path("command"), table.command.as_deref())?;
+        if command.is_empty() || command.contains('\0') {
+            self.fault(&path("command"), "accepted: the name or path of a program");
+        }
+        for (index, arg) in table.args.iter().enumerate() {
+            if arg.contains('\0') {
+                self.fault(&path(&format!("args[{index}]")), "found a NUL character");
+            }
+        }
+        for (name, value) in &table.env {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                self.key_fault(&path("env"), format!("found the variable name {name:?}"));
+            } else if value.0.expose().contains('\0') {
+                self.fault(&join(&path("env"), name), "found a NUL character");
+            }
+        }
+        let env = environment(table, std::env::vars_os());
+        let cwd = table.cwd.as_ref().map(|cwd| backend.folder.join(cwd));
+        if let Some(cwd) = &cwd
+            && !cwd.is_dir()
+        {
+            self.warning(&path("cwd"), format!("there is no folder {}", cwd.display()));
+        }
+        let command = own_executable(command).unwrap_or_else(|| command.to_owned());
+        if table.enabled && !is_found(&command, cwd.as_deref(), &env) {
+            self.warning(&path("command"), format!("there is no program {command:?} now"));
+        }
+        Some(StdioPlan {
+            command,
+            args: table.args.clone(),
+            env,
+            cwd,
+            children_max: table.max_children.0 as usize,
+            idle_stop: table.idle_stop_seconds.0,
+        })
+    }
+
+    fn http(&mut self, backend: &NamedBackend) -> Option<HttpPlan> {
+        let table = &backend.table;
+        let path = |key: &str| format!("{}.{key}", backend.path);
+        let header_lines = self.header_lines(backend);
+        let url = self.needed(&path("url"), table.url.as_deref())?;
+        let url = match Url::parse(url) {
+            Ok(url) => url,
+            Err(reason) => {
+                // The URL itself may hold a key that came from the environment.
+                self.fault(&path("url"), format!("{reason}, accepted: http[s]://host[:port]/path"));
+                return None;
+            }
+        };
+        let mut hasher = DefaultHasher::new();
+        let tls = match url.https {
+            true => Some(self.tls(backend, &mut hasher)?),
+            false => {
+                if self.config.spots.has(&path("tls")) {
+                    self.key_fault(&path("tls"), "not accepted with an http url");
+                }
+                let local = url.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+                if table.bearer_token.is_some() && !local && url.host != "localhost" {
+                    self.warning(&path("bearer_token"), "sent without encryption: the url is http");
+                }
+                None
+            }
+        };
+        let authority = url.authority();
+        let connections_max = table.max_connections.0 as usize;
+        let idle = table.idle_seconds.0;
+        (url.https, &authority, &url.target, &header_lines, connections_max, idle)
+            .hash(&mut hasher);
+        Some(HttpPlan {
+            authority,
+            host: url.host,
+            port: url.port,
+            target: url.target,
+            header_lines: header_lines?,
+            tls,
+            connections_max,
+            idle,
+            fingerprint: hasher.finish(),
+        })
+    }
+
+    /// The value of a key without which this transport cannot be.
+    fn needed<'v>(&mut self, path: &str, value: Option<&'v str>) -> Option<&'v str> {
+        if value.is_none() {
+            self.fault(path, "missing, and there is no default");
+        }
+        value
+    }
+
+    /// Configured headers as they are sent, each line ended.
+    fn header_lines(&mut self, backend: &NamedBackend) -> Option<String> {
+        let table = &backend.table;
+        let mut lines = String::new();
+        let mut seen = HashSet::new();
+        let before = self.report.faults.len();
+        for (name, value) in &table.headers {
+            let path = join(&format!("{}.headers", backend.path), name);
+            let lower = name.to_ascii_lowercase();
+            if name.is_empty() || !name.bytes().all(is_token) {
+                let message = format!("found {name:?}, accepted: a header name as RFC 9110 has it");
+                self.key_fault(&path, message);
+            } else if let Some(reason) = refused_header(&lower) {
+                self.key_fault(&path, format!("not accepted: {reason}"));
+            } else if !seen.insert(lower.clone()) {
+                self.key_fault(&path, "this header is there twice, accepted: once");
+            } else if lower == "authorization" && table.bearer_token.is_some() {
+                self.key_fault(&path, "bearer_token is set too, accepted: one of them");
+            }
+            let value = value.expose();
+            if value.bytes().any(|b| !matches!(b, b' '..=b'~' | b'\t')) {
+                self.fault(&path, "found a line break or a character that is not ASCII");
+            } else if value.trim() != value {
+                self.fault(&path, "found blanks at the beginning or the end");
+            }
+            lines.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if let Some(token) = &table.bearer_token {
+            let token = token.expose();
+            if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+                let path = format!("{}.bearer_token", backend.path);
+                self.fault(&path, "accepted: visible ASCII characters, without blanks");
+            }
+            lines.push_str(&format!("Authorization: Bearer {token}\r\n"));
+        }
+        (self.report.faults.len() == before).then_some(lines)
+    }
+
+    fn tls(
+        &mut self,
+        backend: &NamedBackend,
+        hasher: &mut DefaultHasher,
+    ) -> Option<Arc<rustls::ClientConfig>> {
+        let path = |key: &str| format!("{}.tls.{key}", backend.path);
+        let table = &backend.table.tls;
+        if table.insecure_skip_verify {
+            let message = "any certificate is accepted: whoever is on the way can read and change \
+                           every call";
+            self.warning(&path("insecure_skip_verify"), message);
+            if table.ca.is_some() {
+                self.fault(&path("ca"), "insecure_skip_verify is set too, accepted: one of them");
+            }
+        }
+        match (&table.cert, &table.key) {
+            (Some(_), None) => self.fault(&path("cert"), "set without key, accepted: both"),
+            (None, Some(_)) => self.fault(&path("key"), "set without cert, accepted: both"),
+            _ => {}
+        }
+        let files = TlsFiles::read(table, &backend.folder);
+        let client = files.and_then(|files| {
+            files.hash(hasher);
+            files.client()
+        });
+        match client {
+            Ok(client) => Some(client),
+            Err((key, message)) => {
+                self.fault(&path(key), message);
+                None
+            }
+        }
+    }
+
+    fn restart(&mut self, backend: &NamedBackend) -> RestartPlan {
+        let table = &backend.table.restart;
+        if table.initial_ms.0 > table.max_ms.0 {
+            let key = if self.config.spots.has(&format!("{}.restart.max_ms", backend.path)) {
+                "max_ms"
+            } else {
+                "initial_ms"
+            };
+            let message = format!(
+                "initial_ms is {} and max_ms {}, accepted: the first no longer than the longest",
+                table.initial_ms.0, table.max_ms.0
+            );
+            self.fault(&format!("{}.restart.{key}", backend.path), message);
+        }
+        RestartPlan {
+            initial: std::time::Duration::from_millis(table.initial_ms.0),
+            max: std::time::Duration::from_millis(table.max_ms.0),
+            give_up_after: match table.give_up_after {
+                GiveUp::Never => None,
+                GiveUp::After(attempts) => Some(attempts),
+            },
+        }
+    }
+}
+
+fn plan(
+    id: usize,
+    table: &BackendTable,
+    prefix: String,
+    transport: TransportPlan,
+    restart: RestartPlan,
+) -> BackendPlan {
+    let isolation = match (table.isolation, table.transport) {
+        (Some(IsolationKey::Session), _) | (None, Transport::Http) => Isolation::Session,
+        (Some(IsolationKey::Shared), _) | (None, Transport::Stdio) => Isolation::Shared,
+    };
+    let seconds = table.timeout.seconds.map(|seconds| seconds.0);
+    BackendPlan {
+        id,
+        name: table.name.as_str().into(),
+        prefix,
+        transport,
+        isolation,
+        startup_timeout: table.startup_timeout_seconds.0,
+        restart,
+        call_timeout: seconds.unwrap_or(limits::CALL_TIMEOUT),
+        request_timeout: seconds.unwrap_or(limits::REQUEST_TIMEOUT),
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Names, origins, addresses
+// ---------------------------------------------------------------------------------------------
+
+fn in_tool_names(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-')
+}
+
+fn listen_ip(host: &str) -> Option<IpAddr> {
+    if host.eq_ignore_ascii_case("localhost") {
+        return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    unbracketed(host).parse().ok()
+}
+
+fn unbracketed(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+/// An origin in the form in which browsers send it.
+fn origin(text: &str) -> Result<String, &'static str> {
+    const ACCEPTED: &str = "an origin as browsers send it, \"scheme://host[:port]\"";
+    let lower = text.to_ascii_lowercase();
+    let (scheme, rest) = lower.split_once("://").ok_or(ACCEPTED)?;
+    let legal =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.');
+    if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.bytes().all(legal) {
+        return Err(ACCEPTED);
+    }
+    let (host, port) = split_port(rest).ok_or(ACCEPTED)?;
+    if !is_host(host) {
+        return Err(ACCEPTED);
+    }
+    // Browsers leave the scheme's own port out.
+    Ok(match (scheme, port) {
+        ("http", Some(80)) | ("https", Some(443)) | (_, None) => format!("{scheme}://{host}"),
+        (_, Some(port)) => format!("{scheme}://{host}:{port}"),
+    })
+}
+
+/// A host, with or without port, in lower case.
+fn host(text: &str) -> Result<String, &'static str> {
+    const ACCEPTED: &str = "\"host\" or \"host:port\"";
+    let lower = text.to_ascii_lowercase();
+    match split_port(&lower) {
+        Some((host, _)) if is_host(host) => Ok(lower),
+        _ => Err(ACCEPTED),
+    }
+}
+
+/// `host[:port]`, an IPv6 address in brackets; `None` if the port is none.
+fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    let host_len = match authority.starts_with('[') {
+        true => authority.find(']')? + 1,
+        false => authority.find(':').unwrap_or(authority.len()),
+    };
+    let (host, port) = authority.split_at(host_len);
+    match port.strip_prefix(':') {
+        None if port.is_empty() => Some((host, None)),
+        None => None,
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Some((host, Some(digits.parse().ok().filter(|port| *port > 0)?)))
+        }
+        Some(_) => None,
+    }
+}
+
+/// A name of letters, digits and hyphens in labels (underscores too, as container networks have
+/// them), an IPv4 address, or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    const HOST_CHARS_MAX: usize = 253;
+    const LABEL_CHARS_MAX: usize = 63;
+    if host.starts_with('[') {
+        return host.ends_with(']') && unbracketed(host).parse::<Ipv6Addr>().is_ok();
+    }
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    // What ends in a number is meant as an IPv4 address (WHATWG URL §3.5), and must be one.
+    let last = labels.rsplit('.').next().unwrap_or_default();
+    if last.bytes().all(|b| b.is_ascii_digit()) {
+        return host.parse::<Ipv4Addr>().is_ok();
+    }
+    host.len() <= HOST_CHARS_MAX
+        && labels.split('.').all(|label| {
+            (1..=LABEL_CHARS_MAX).contains(&label.len()) && label.chars().all(in_tool_names)
+        })
+}
+
+/// A URL of a backend.
+#[derive(Debug, PartialEq)]
+struct Url {
+    https: bool,
+    /// Lower case, IPv6 without brackets.
+    host: String,
+    port: u16,
+    /// Path and query.
+    target: String,
+}
+
+impl Url {
+    fn parse(text: &str) -> Result<Url, &'static str> {
+        let (scheme, rest) = text.split_once("://").ok_or("found no scheme")?;
+        let https = match scheme.to_ascii_lowercase().as_str() {
+            "http" => false,
+            "https" => true,
+            _ => return Err("found another scheme than http and https"),
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at(end);
+        if authority.contains('@') {
+            return Err(
+                "found a user name or password in it (bearer_token and headers are for that)",
+            );
+        }
+        let (host, port) = split_port(authority).ok_or("found a port that is none")?;
+        if host.is_empty() {
+            return Err("found no host");
+        }
+        if !is_host(host) {
+            return Err("found a host that is none");
+        }
+        if target.contains('#') {
+            return Err("found a fragment (#)");
+        }
+        let legal = |b: u8| b.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&b);
+        if !target.bytes().all(legal) || !escapes_are_whole(target) {
+            return Err("found a character in the path or query that must be written as %XX");
+        }
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        Ok(Url {
+            https,
+            host: unbracketed(host).to_ascii_lowercase(),
+            port: port.unwrap_or(if https { 443 } else { 80 }),
+            target: format!("{slash}{target}"),
+        })
+    }
+
+    /// As the Host header names it: without the scheme's own port.
+    fn authority(&self) -> String {
+        let host = match self.host.contains(':') {
+            true => format!("[{}]", self.host),
+            false => self.host.clone(),
+        };
+        match (self.https, self.port) {
+            (true, 443) | (false, 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
+fn escapes_are_whole(target: &str) -> bool {
+    target
+        .split('%')
+        .skip(1)
+        .all(|rest| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit))
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
+/// Why a header must not be configured.
+fn refused_header(lower: &str) -> Option<&'static str> {
+    match lower {
+        "host" => Some("it follows from the url"),
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "te"
+        | "trailer"
+        | "transfer-encoding"
+        | "upgrade"
+        | "expect" => Some("it belongs to one connection, which is the proxy's"),
+        "accept" | "accept-encoding" | "last-event-id" => Some("the proxy sets it"),
+        _ if lower.starts_with("content-") => Some("it follows from the message"),
+        _ if lower.starts_with("mcp-") => Some("the proxy sets it"),
+        _ => None,
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Children
+// ---------------------------------------------------------------------------------------------
+
+/// The whole environment of a child, in the order of names. Inherited variables that are not
+/// UTF-8 are left out.
+fn environment(
+    table: &BackendTable,
+    own: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+) -> Vec<(String, String)> {
+    let matches = |name: &str| match &table.inherit_env {
+        Inherit::All => true,
+        Inherit::Names(names) => names.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(start) => name.starts_with(start),
+            None => name == pattern,
+        }),
+    };
+    let mut env: std::collections::BTreeMap<String, String> = own
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| matches(name))
+        .collect();
+    env.extend(table.env.iter().map(|(name, value)| (name.clone(), value.0.expose().to_owned())));
+    env.into_iter().collect()
+}
+
+/// This very executable, if the command is exactly its name: so a file can name the proxy's own
+/// `demo-server` wherever it was built. A program that merely embeds the library is not meant.
+fn own_executable(command: &str) -> Option<String> {
+    let name = env!("CARGO_PKG_NAME");
+    let own = std::env::current_exe().ok()?;
+    (command == name && own.file_name()? == name && own.exists())
+        .then(|| own.to_str().map(str::to_owned))
+        .flatten()
+}
+
+/// Whether a program can be found now; it may well appear later.
+fn is_found(command: &str, cwd: Option<&Path>, env: &[(String, String)]) -> bool {
+    if command.contains('/') {
+        return cwd.unwrap_or(Path::new("")).join(command).is_file();
+    }
+    let path = env.iter().find(|(name, _)| name == "PATH");
+    path.is_none_or(|(_, path)| {
+        std::env::split_paths(path).any(|folder| folder.join(command).is_file())
+    })
+}
+
+// ---------------------------------------------------------------------------------------------
+// TLS towards backends
+// ---------------------------------------------------------------------------------------------
+
+/// A key of `[backends.tls]` and what is wrong with it.
+type TlsFault = (&'static str, String);
+
+/// What a TLS client is made of.
+#[derive(Hash)]
+struct TlsFiles {
+    ca: Option<Vec<u8>>,
+    cert: Option<Vec<u8>>,
+    key: Option<Vec<u8>>,
+    insecure_skip_verify: bool,
+}
+
+impl TlsFiles {
+    fn read(table: &TlsTable, folder: &Path) -> Result<TlsFiles, TlsFault> {
+        let read = |key: &'static str, path: &Option<String>| -> Result<_, TlsFault> {
+            let Some(path) = path else { return Ok(None) };
+            let path = folder.join(path);
+            read_bounded(&path, limits::SECRET_BYTES_MAX)
+                .map(Some)
+                .map_err(|message| (key, format!("the file {} {message}", path.display())))
+        };
+        Ok(TlsFiles {
+            ca: read("ca", &table.ca)?,
+            cert: read("cert", &table.cert)?,
+            key: read("key", &table.key)?,
+            insecure_skip_verify: table.insecure_skip_verify,
+        })
+    }
+
+    /// The client for these settings; one for all backends and reloads that have the same: TLS
+    /// sessions are resumed across them, and the host's authorities are read once.
+    fn client(&self) -> Result<Arc<rustls::ClientConfig>, TlsFault> {
+        static CLIENTS: Mutex<Vec<(u64, Weak<rustls::ClientConfig>)>> = Mutex::new(Vec::new());
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        let wanted = hasher.finish();
+        let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|(_, client)| client.strong_count() > 0);
+        let known = clients.iter().find(|(key, _)| *key == wanted);
+        if let Some(client) = known.and_then(|(_, client)| client.upgrade()) {
+            return Ok(client);
+        }
+        let trust = Trust {
+            ca: self.ca.as_deref(),
+            identity: self.cert.as_deref().zip(self.key.as_deref()),
+            insecure_skip_verify: self.insecure_skip_verify,
+        };
+        let client = tls::client_config(trust).map_err(|fault| match fault {
+            TrustFault::Identity(_) => ("cert", fault.to_string()),
+            _ => ("ca", fault.to_string()),
+        })?;
+        clients.push((wanted, Arc::downgrade(&client)));
+        Ok(client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::setting::{EnvValue, Secret};
+    use super::*;
+
+    /// The plan of a text, its warnings, or its faults, one a line.
+    fn compiled(text: &str) -> Result<(Plan, Vec<String>), String> {
+        let config = ProxyConfig::parse(text).map_err(|report| report.to_string())?;
+        let mut report = Report::default();
+        let plan = compile(&config, &mut report).expect("parsing has compiled it before");
+        Ok((plan, config.warnings().iter().map(ToString::to_string).collect()))
+    }
+
+    fn proxy(lines: &str) -> Result<(Plan, Vec<String>), String> {
+        compiled(&format!("[proxy]\nname = 'p'\n{lines}\n"))
+    }
+
+    fn stdio(name: &str, lines: &str) -> String {
+        format!("[[backends]]\nname='{name}'\ntransport='stdio'\ncommand='true'\n{lines}\n")
+    }
+
+    fn http(url: &str, lines: &str) -> String {
+        format!("[[backends]]\nname='web'\ntransport='http'\nurl='{url}'\n{lines}\n")
+    }
+
+    fn http_plan(url: &str, lines: &str) -> HttpPlan {
+        let (mut plan, _) = proxy(&http(url, lines)).unwrap();
+        let backend = Arc::into_inner(plan.backends.remove(0)).unwrap();
+        match backend.transport {
+            TransportPlan::Http(plan) => plan,
+            TransportPlan::Stdio(_) => panic!("stdio"),
+        }
+    }
+
+    #[track_caller]
+    fn refuses(text: &str, part: &str) {
+        match proxy(text) {
+            Err(faults) => {
+                assert!(faults.contains(part), "{text}\n{faults}");
+                assert_eq!(faults.lines().count(), 1, "{text}\n{faults}");
+            }
+            Ok(_) => panic!("accepted: {text}"),
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let (plan, warnings) = proxy(&(stdio("a", "") + &http("http://h", ""))).unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!(&*plan.name, "p");
+        assert_eq!(&*plan.version, env!("CARGO_PKG_VERSION"));
+        assert_eq!(plan.separator, "__");
+        assert!(plan.workers >= 1);
+        assert_eq!(plan.listen.addr, "127.0.0.1:8080".parse().unwrap());
+        assert!(matches!(plan.listen.origins, OriginRule::Loopback));
+        assert!(matches!(plan.listen.hosts, HostRule::Loopback));
+        let [a, web] = &plan.backends[..] else { panic!("two backends") };
+        assert_eq!((a.id, &*a.name, a.prefix.as_str()), (0, "a", "a__"));
+        assert_eq!((web.id, &*web.name, web.prefix.as_str()), (1, "web", "web__"));
+        assert_eq!((a.isolation, web.isolation), (Isolation::Shared, Isolation::Session));
+        assert_eq!(a.call_timeout, limits::CALL_TIMEOUT);
+        assert_eq!(a.request_timeout, limits::REQUEST_TIMEOUT);
+        assert_eq!(a.restart.give_up_after, None);
+    }
+
+    #[test]
+    fn a_disabled_backend_is_checked_and_left_out() {
+        let text = stdio("a", "enabled=false") + &stdio("b", "timeout.seconds=2");
+        let (plan, _) = proxy(&text).unwrap();
+        assert_eq!(plan.backends.len(), 1);
+        assert_eq!((plan.backends[0].id, &*plan.backends[0].name), (0, "b"));
+        assert_eq!(plan.backends[0].call_timeout.as_secs(), 2);
+        assert_eq!(plan.backends[0].request_timeout.as_secs(), 2);
+        refuses(&stdio("a", "enabled=false\nurl='x'"), "backends[0].url: not accepted with");
+        let (_, warnings) = proxy(&stdio("a", "enabled=false")).unwrap();
+        assert!(warnings[0].contains("no backend is enabled"), "{warnings:?}");
+    }
+
+    #[test]
+    fn names_and_prefixes() {
+        refuses(&stdio("", ""), "backends[0].name: found an empty string");
+        refuses(&stdio("a b", ""), "backends[0].name: found \"a b\", accepted: A-Z");
+        refuses(&stdio("ä", ""), "accepted: A-Z");
+        refuses(&stdio("proxy", ""), "which is the proxy itself");
+        refuses(&stdio("a__b", ""), "without the separator \"__\"");
+        refuses(&stdio(&"x".repeat(65), ""), "found 65 characters");
+        refuses(&stdio("a", "prefix='b/c'"), "backends[0].prefix: found \"b/c\"");
+        refuses(&stdio("a", "prefix='proxy'"), "backends[0].prefix: found \"proxy\"");
+        let twice = stdio("a", "") + &stdio("a", "prefix='b'");
+        refuses(
+            &twice,
+            "proxy.toml:9:6: backends[1].name: \"a\" is the name of another backend (proxy.toml:3:1)",
+        );
+        refuses(
+            &(stdio("a", "") + &stdio("b", "prefix='a'")),
+            "backends[1].prefix: names would begin",
+        );
+        refuses(&(stdio("a_", "") + &stdio("a", "")), "backends[1].name: names would begin");
+        refuses(&(stdio("a", "") + &stdio("a_", "")), "of which none begins another");
+        let (plan, _) =
+            proxy(&(stdio("a", "prefix=''") + &stdio("b", "prefix=''") + &stdio("c", ""))).unwrap();
+        let prefixes: Vec<&str> = plan.backends.iter().map(|b| b.prefix.as_str()).collect();
+        assert_eq!(prefixes, ["", "", "c__"]);
+        // A disabled backend claims no names.
+        proxy(&(stdio("a", "enabled=false") + &stdio("b", "prefix='a'"))).unwrap();
+    }
+
+    #[test]
+    fn separators() {
+        refuses("separator=''", "proxy.separator: found 0 characters");
+        refuses("separator='123456789'", "found 9 characters");
+        refuses("separator='\"'", "proxy.separator: accepted: visible ASCII");
+        refuses("separator='a b'", "visible ASCII");
+        refuses("separator='é'", "visible ASCII");
+        let warned = |text: &str| proxy(text).unwrap().1.join("\n");
+        let slash = format!("separator='/'\n{}", stdio("a", ""));
+        assert!(warned(&slash).contains("\"/\" leaves A-Za-z0-9_-"), "{}", warned(&slash));
+        assert!(warned(&stdio("a.b", "")).contains("\"a.b\" leaves A-Za-z0-9_-"));
+        let long = "x".repeat(40);
+        assert!(warned(&stdio(&long, "")).contains("leaves 22 of the 64 characters"));
+        assert_eq!(warned(&stdio(&long, "prefix='x'")), "");
+        refuses("version=' '", "proxy.version: found an empty string");
+        refuses("version=\"a\\u0007\"", "proxy.version: found a control character");
+    }
+
+    #[test]
+    fn listening() {
+        let listen = |lines: &str| proxy(&format!("{}[proxy.listen]\n{lines}\n", ""));
+        let addr = |lines: &str| listen(lines).unwrap().0.listen.addr.to_string();
+        assert_eq!(addr("host='localhost'\nport=0"), "127.0.0.1:0");
+        assert_eq!(addr("host='::1'\nport=9"), "[::1]:9");
+        assert_eq!(addr("host='[::1]'"), "[::1]:8080");
+        refuses("[proxy.listen]\nhost='example.com'", "proxy.listen.host: found \"example.com\"");
+        refuses("[proxy.listen]\nhost=''", "proxy.listen.host: found \"\"");
+        let (plan, warnings) = listen("host='0.0.0.0'").unwrap();
+        assert!(warnings.iter().any(|w| w.contains("no authentication")), "{warnings:?}");
+        assert!(matches!(plan.listen.origins, OriginRule::Listed(list) if list.is_empty()));
+        assert!(matches!(plan.listen.hosts, HostRule::Any));
+        let (plan, _) = listen(
+            "allowed_origins=['HTTPS://A.example:443','http://[::1]:3000','app://x']\n\
+             allowed_hosts=['A.example','b:8080']",
+        )
+        .unwrap();
+        let OriginRule::Listed(origins) = plan.listen.origins else { panic!("listed") };
+        assert_eq!(origins, ["https://a.example", "http://[::1]:3000", "app://x"]);
+        let HostRule::Listed(hosts) = plan.listen.hosts else { panic!("listed") };
+        assert_eq!(hosts, ["a.example", "b:8080"]);
+        for bad in [
+            "*",
+            "null",
+            "http://",
+            "http://a/",
+            "a.example",
+            "http://a:0",
+            "http://a:99999",
+            "://a",
+        ] {
+            let text = format!("[proxy.listen]\nallowed_origins=['http://ok', '{bad}']");
+            refuses(
+                &text,
+                &format!("proxy.toml:4:31: proxy.listen.allowed_origins[1]: found \"{bad}\""),
+            );
+        }
+        for bad in ["*", "", "a:", "a/b", "::1", "http://a"] {
+            refuses(&format!("[proxy.listen]\nallowed_hosts=['{bad}']"), "allowed_hosts[0]: found");
+        }
+    }
+
+    #[test]
+    fn keys_of_the_other_transport() {
+        refuses(
+            &stdio("a", "url='http://h'"),
+            "backends[0].url: not accepted with transport = \"stdio\"",
+        );
+        refuses(&stdio("a", "headers={A='b'}"), "backends[0].headers: not accepted");
+        refuses(&http("http://h", "env={A='b'}"), "backends[0].env: not accepted");
+        refuses(
+            &http("http://h", "[backends.tls]\nca='x'"),
+            "backends[0].tls: not accepted with an http url",
+        );
+        refuses("[[backends]]\nname='a'\ntransport='stdio'", "backends[0].command: missing");
+        refuses("[[backends]]\nname='a'\ntransport='http'", "backends[0].url: missing");
+        refuses("[[backends]]\nname='a'\nurl='x'", "backends[0].transport: missing");
+    }
+
+    #[test]
+    fn urls() {
+        let parse = |text: &str| {
+            Url::parse(text).map(|url| (url.authority(), url.host, url.port, url.target))
+        };
+        let url = |authority: &str, host: &str, port, target: &str| {
+            Ok((authority.to_owned(), host.to_owned(), port, target.to_owned()))
+        };
+        assert_eq!(parse("http://h"), url("h", "h", 80, "/"));
+        assert_eq!(parse("HTTPS://H.Example:443/mcp"), url("h.example", "h.example", 443, "/mcp"));
+        assert_eq!(parse("https://h:80?a=b%20c"), url("h:80", "h", 80, "/?a=b%20c"));
+        assert_eq!(parse("http://[::1]:8080/a"), url("[::1]:8080", "::1", 8080, "/a"));
+        assert_eq!(
+            parse("http://my_service.internal./x"),
+            url("my_service.internal.", "my_service.internal.", 80, "/x")
+        );
+        assert_eq!(parse("http://127.0.0.1:1/"), url("127.0.0.1:1", "127.0.0.1", 1, "/"));
+        for bad in [
+            "",
+            "h",
+            "h:80",
+            "//h",
+            "ftp://h",
+            "http:h",
+            "http://",
+            "http:///x",
+            "http://:80",
+            "http://h:",
+            "http://h:x",
+            "http://h:0",
+            "http://h:65536",
+            "http://h:+1",
+            "http://u@h",
+            "http://u:p@h",
+            "http://h#f",
+            "http://h/a b",
+            "http://h/ä",
+            "http://ä",
+            "http://h/%",
+            "http://h/%2",
+            "http://h/%zz",
+            "http://[::1",
+            "http://[::g]",
+            "http://::1",
+            "http://a..b",
+            "http://1.2.3",
+            "http://1.2.3.4.5",
+            "http://256.1.1.1",
+            "http://h\\x",
+            "http://h\r\n/x",
+            " http://h",
+            "http://h/{x}",
+            "http://-/\n",
+        ] {
+            assert!(Url::parse(bad).is_err(), "{bad}");
+        }
+        refuses(&http("http://u:s3cret@h", ""), "backends[0].url: found a user name");
+        let faults = proxy(&http("http://u:s3cret@h", "")).unwrap_err();
+        assert!(!faults.contains("s3cret"));
+    }
+
+    #[test]
+    fn header_lines() {
+        let plan = http_plan("http://h/x", "bearer_token='t'\nheaders={X-B='1', X-a='two words'}");
+        assert_eq!(plan.header_lines, "X-B: 1\r\nX-a: two words\r\nAuthorization: Bearer t\r\n");
+        assert!(!format!("{plan:?}").contains("Bearer"));
+        for bad in [
+            "Host",
+            "connection",
+            "Keep-Alive",
+            "Proxy-Authorization",
+            "TE",
+            "Trailer",
+            "Transfer-Encoding",
+            "Upgrade",
+            "Expect",
+            "Content-Length",
+            "content-type",
+            "Content-Anything",
+            "Mcp-Session-Id",
+            "MCP-Protocol-Version",
+            "Accept",
+            "Last-Event-ID",
+        ] {
+            let text = http("http://h", &format!("headers={{\"{bad}\"='x'}}"));
+            refuses(&text, &format!("backends[0].headers.{bad}: not accepted"));
+        }
+        for bad in ["", "a b", "a:", "ä", "a\\r\\nb"] {
+            refuses(
+                &http("http://h", &format!("headers={{\"{bad}\"='x'}}")),
+                "accepted: a header name",
+            );
+        }
+        for bad in ["a\\r\\nX-Evil: 1", "a\\u0000", "ä", " a", "a\\t"] {
+            refuses(
+                &http("http://h", &format!("headers={{A=\"{bad}\"}}")),
+                "backends[0].headers.A: found",
+            );
+        }
+        refuses(&http("http://h", "headers={A='1', a='2'}"), "there twice");
+        refuses(
+            &http("http://h", "bearer_token='t'\nheaders={authorization='x'}"),
+            "bearer_token is set too",
+        );
+        for bad in ["", "a b", "a\\n"] {
+            refuses(&http("http://h", &format!("bearer_token=\"{bad}\"")), "visible ASCII");
+        }
+    }
+
+    #[test]
+    fn a_token_without_encryption_is_warned_about() {
+        let warnings = |url: &str| proxy(&http(url, "bearer_token='t'")).unwrap().1;
+        assert!(warnings("http://h")[0].contains("sent without encryption"));
+        assert_eq!(warnings("http://127.0.0.1:1"), Vec::<String>::new());
+        assert_eq!(warnings("http://localhost"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_fingerprint_tells_what_changed() {
+        let base = || http_plan("http://h/x", "headers={A='1'}");
+        assert_eq!(base(), base());
+        for (url, lines) in [
+            ("http://h/y", "headers={A='1'}"),
+            ("http://h:81/x", "headers={A='1'}"),
+            ("http://h/x", "headers={A='2'}"),
+            ("http://h/x", "headers={A='1'}\nidle_seconds=1"),
+            ("http://h/x", "headers={A='1'}\nmax_connections=1"),
+        ] {
+            assert_ne!(base(), http_plan(url, lines), "{url} {lines}");
+        }
+    }
+
+    #[test]
+    fn children() {
+        let config = BackendTable::default();
+        let own = || {
+            [("PATH", "/bin"), ("LC_ALL", "C"), ("LCX", "no"), ("AWS_SECRET", "no"), ("A", "own")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into_iter()
+        };
+        let names = |table: &BackendTable| {
+            environment(table, own()).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&config), ["LC_ALL", "PATH"]);
+        let all = BackendTable { inherit_env: Inherit::All, ..config.clone() };
+        assert_eq!(names(&all).len(), 5);
+        let some = Inherit::Names(vec!["A*".to_owned()]);
+        let mut some = BackendTable { inherit_env: some, ..config };
+        assert_eq!(names(&some), ["A", "AWS_SECRET"]);
+        some.env.insert("A".to_owned(), EnvValue(Secret("set".to_owned())));
+        assert!(environment(&some, own()).contains(&("A".to_owned(), "set".to_owned())));
+
+        refuses(
+            &stdio("a", "env={\"a=b\"='x'}"),
+            "backends[0].env: found the variable name \"a=b\"",
+        );
+        refuses(&stdio("a", "env={A=\"\\u0000\"}"), "backends[0].env.A: found a NUL");
+        refuses(&stdio("a", "args=['x', \"\\u0000\"]"), "backends[0].args[1]: found a NUL");
+        let missing = "[[backends]]\nname='a'\ntransport='stdio'\ncommand='no-such-program-x'";
+        let (plan, warnings) = proxy(missing).unwrap();
+        assert!(warnings[0].contains("there is no program \"no-such-program-x\" now"));
+        assert_eq!(plan.backends.len(), 1);
+        let (_, warnings) = proxy(&stdio("a", "cwd='/no/such/folder'")).unwrap();
+        assert!(warnings[0].contains("there is no folder /no/such/folder"));
+        // Environments carry tokens: they must not end in a log.
+        let (plan, _) = proxy(&stdio("a", "env={TOKEN='s3cret'}")).unwrap();
+        assert!(!format!("{plan:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn pauses() {
+        refuses(
+            &stdio("a", "restart={initial_ms=2, max_ms=1}"),
+            "backends[0].restart.max_ms: initial_ms is 2",
+        );
+        refuses(
+            &stdio("a", "restart={initial_ms=60000}"),
+            "backends[0].restart.initial_ms: initial_ms is 60000",
+        );
+        let (plan, _) =
+            proxy(&stdio("a", "restart={initial_ms=2, max_ms=2, give_up_after=3}")).unwrap();
+        assert_eq!(plan.backends[0].restart.give_up_after, Some(3));
+    }
+
+    #[test]
+    fn tls_clients() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        let own = rcgen::generate_simple_self_signed(vec!["h".to_owned()]).unwrap();
+        std::fs::write(file("cert.pem"), own.cert.pem()).unwrap();
+        std::fs::write(file("key.pem"), own.signing_key.serialize_pem()).unwrap();
+        std::fs::write(file("junk.pem"), "junk").unwrap();
+        let tls = |lines: &str| http("https://h", &format!("[backends.tls]\n{lines}"));
+        let (cert, key) = (file("cert.pem"), file("key.pem"));
+
+        let whole = format!("ca='{cert}'\ncert='{cert}'\nkey='{key}'");
+        let plan = http_plan("https://h", &format!("[backends.tls]\n{whole}"));
+        let client = plan.tls.clone().unwrap();
+        assert_eq!(client.alpn_protocols, [b"http/1.1"]);
+        assert!(client.client_auth_cert_resolver.has_certs());
+        // One client for equal settings, so that sessions are resumed.
+        let again = http_plan("https://h", &format!("[backends.tls]\n{whole}"));
+        assert!(Arc::ptr_eq(&client, &again.tls.unwrap()));
+        // The content of the files is what counts, not their names.
+        let other = rcgen::generate_simple_self_signed(vec!["h".to_owned()]).unwrap();
+        std::fs::write(file("cert2.pem"), other.cert.pem()).unwrap();
+        let changed =
+            http_plan("https://h", &format!("[backends.tls]\nca='{}'", file("cert2.pem")));
+        assert!(!Arc::ptr_eq(&client, changed.tls.as_ref().unwrap()));
+        assert_ne!(plan.fingerprint, changed.fingerprint);
+
+        refuses(
+            &tls("ca='/no/such/file'"),
+            "backends[0].tls.ca: the file /no/such/file cannot be read",
+        );
+        refuses(
+            &tls(&format!("ca='{}'", file("junk.pem"))),
+            "backends[0].tls.ca: unusable certificate authority: no certificate in",
+        );
+        refuses(&tls(&format!("cert='{cert}'")), "backends[0].tls.cert: set without key");
+        refuses(&tls(&format!("key='{key}'")), "backends[0].tls.key: set without cert");
+        refuses(
+            &tls(&format!("cert='{cert}'\nkey='{cert}'")),
+            "backends[0].tls.cert: unusable client certificate or key: key: ",
+        );
+        let mixed = format!("cert='{}'\nkey='{key}'\nca='{cert}'", file("cert2.pem"));
+        refuses(&tls(&mixed), "backends[0].tls.cert: unusable client certificate or key");
+        let (_, warnings) = proxy(&tls("insecure_skip_verify=true")).unwrap();
+        assert!(warnings[0].contains("backends[0].tls.insecure_skip_verify: any certificate"));
+        refuses(&tls(&format!("insecure_skip_verify=true\nca='{cert}'")), "accepted: one of them");
+    }
+}

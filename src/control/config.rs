@@ -1,0 +1,786 @@
+//! Owns: every key of the configuration file, with its kind, default and manual text, and the file
+//! as a whole.
+//! Never: what values mean together (`compile`).
+//! Next: `setting`, how one value is read.
+//!
+//! To add a key: one line in [`tables!`] below, with the text of the manual, and the same in
+//! `proxy.toml`, which a test compares. Reading goes on behind a fault, so that one run shows all.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use toml::de::DeTable;
+
+use super::compile;
+use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
+use super::import;
+use super::setting::{
+    Count, EnvValue, GiveUp, Inherit, IsolationKey, KeyDoc, Millis, Node, Reader, Seconds, Secret,
+    Setting, Transport, Value, join, table,
+};
+use crate::limits;
+
+/// Declares tables: struct, defaults, manual and reader from one list of keys.
+///
+/// `table Name needs [a], { /// manual ⏎ key: Type = default; }` becomes the struct `Name` with a
+/// field per key, `Default`, and [`Setting`], whose `read` refuses keys that are not in the list
+/// and a table without a key of `needs`, and whose `keys` tells the list to tests and tools.
+macro_rules! tables {
+    ($($(#[doc = $about:literal])+ table $table:ident needs $needs:expr, {
+        $($(#[doc = $doc:literal])+ $key:ident: $kind:ty = $default:expr;)*
+    })*) => {$(
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, PartialEq)]
+        pub(super) struct $table { $($(#[doc = $doc])+ pub(super) $key: $kind,)* }
+
+        impl Default for $table {
+            fn default() -> Self { $table { $($key: $default,)* } }
+        }
+
+        impl Setting for $table {
+            const IS_TABLE: bool = true;
+            fn accepts() -> String { "a table".to_owned() }
+            fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+                let Value::Table(entries) = &node.value else {
+                    reader.refuse::<Self>(node, path);
+                    return None;
+                };
+                let mut table = $table::default();
+                for (key, node) in entries {
+                    let path = &join(path, &key.name);
+                    match key.name.as_str() {
+                        $(stringify!($key) => {
+                            reader.note(path, key, node);
+                            if let Some(value) = <$kind as Setting>::read(node, path, reader) {
+                                table.$key = value;
+                            }
+                        })*
+                        _ => reader.unknown(key, path, &<$table as Setting>::keys()),
+                    }
+                }
+                reader.missing(node, path, entries, &$needs);
+                Some(table)
+            }
+            fn show(&self) -> Option<String> { None }
+            fn keys() -> Vec<KeyDoc> {
+                let table = $table::default();
+                let needs: &[&str] = &$needs;
+                vec![$(KeyDoc {
+                    name: stringify!($key),
+                    manual: &[$($doc),*],
+                    accepts: <$kind as Setting>::accepts(),
+                    default: table.$key.show(),
+                    needed: needs.contains(&stringify!($key)),
+                    table: <$kind as Setting>::keys,
+                },)*]
+            }
+        }
+    )*};
+}
+
+tables! {
+    /// The whole file.
+    table Root needs ["proxy"], {
+        /// The proxy itself.
+        proxy: ProxyTable = ProxyTable::default();
+        /// The servers behind it, in the order in which lists show them.
+        backends: Vec<BackendTable> = Vec::new();
+    }
+
+    /// `[proxy]`: the proxy itself.
+    table ProxyTable needs ["name"], {
+        /// The server name told to clients and backends.
+        name: String = String::new();
+        /// The server version told to clients and backends.
+        version: String = env!("CARGO_PKG_VERSION").to_owned();
+        /// Stands between a backend's prefix and its own names. Model APIs accept only
+        /// A-Z a-z 0-9 _ - in tool names, 64 characters at most; anything else is warned about.
+        separator: String = "__".to_owned();
+        /// The instructions told to clients. Default: those of the backends, each under its name.
+        instructions: Option<String> = None;
+        /// Event loops, one thread each. Default: one per available core.
+        workers: Option<Count<1, 512>> = None;
+        /// After SIGTERM, calls in flight may go on for this long.
+        shutdown_timeout_seconds: Seconds<0, 86_400> = Seconds(limits::SHUTDOWN_TIMEOUT);
+        /// Client sessions at most; beyond it a new one is answered with 503.
+        max_sessions: Count<1, 10_000_000> = Count(limits::SESSIONS_MAX as u64);
+        /// A client session without a request or an open stream for this long ends.
+        session_idle_seconds: Seconds<1, 31_536_000> = Seconds(limits::SESSION_IDLE);
+        /// A .mcp.json or mcp.json file whose servers are added as backends; of two with the same
+        /// name the one in this file wins. A relative path starts at this file's folder.
+        import_backends: Option<String> = None;
+        /// Where clients connect.
+        listen: ListenTable = ListenTable::default();
+    }
+
+    /// `[proxy.listen]`: where clients connect.
+    table ListenTable needs [], {
+        /// An IP address of this machine, or "localhost"; "0.0.0.0" or "::" means all of them.
+        host: String = "127.0.0.1".to_owned();
+        /// TCP port; 0 lets the system choose one.
+        port: Count<0, 65_535> = Count(8080);
+        /// Web pages that may call, as "scheme://host[:port]". Default: pages from this machine
+        /// when host is a loopback address, else none. Requests without Origin are not concerned.
+        allowed_origins: Option<Vec<String>> = None;
+        /// Names that a request may call this proxy by (the Host header), as "host[:port]".
+        /// Default: loopback names when host is a loopback address, else all.
+        allowed_hosts: Option<Vec<String>> = None;
+    }
+
+    /// `[[backends]]`: one server behind the proxy.
+    table BackendTable needs ["name", "transport"], {
+        /// Unique; A-Z a-z 0-9 _ - . without the separator; not "proxy".
+        name: String = String::new();
+        /// Stands, with the separator, before the backend's own names; "" exposes them as they
+        /// are. Default: the name.
+        prefix: Option<String> = None;
+        /// Whether the backend is used at all.
+        enabled: bool = true;
+        /// "stdio" starts a command and speaks over its standard input and output, "http" calls a
+        /// server (Streamable HTTP).
+        transport: Transport = Transport::Stdio;
+        /// stdio: the program; looked up in PATH when it has no slash. "mcp-proxy" is this very
+        /// executable, wherever it is installed.
+        command: Option<String> = None;
+        /// stdio: its arguments, one by one; there is no shell.
+        args: Vec<String> = Vec::new();
+        /// stdio: variables added to its environment.
+        env: BTreeMap<String, EnvValue> = BTreeMap::new();
+        /// stdio: its working directory. A relative path starts at this file's folder.
+        cwd: Option<String> = None;
+        /// stdio: variables of the proxy that it inherits: a list of names (a * at the end matches
+        /// the rest), true for all, false for none.
+        inherit_env: Inherit = Inherit::default();
+        /// http: the address of its MCP endpoint, http or https.
+        url: Option<String> = None;
+        /// http: sent as "Authorization: Bearer ...".
+        bearer_token: Option<Secret> = None;
+        /// http: sent with every request.
+        headers: BTreeMap<String, Secret> = BTreeMap::new();
+        /// http: how an https server is verified, and how the proxy identifies itself to it.
+        tls: TlsTable = TlsTable::default();
+        /// http: pooled connections at most, per worker.
+        max_connections: Count<1, 65_536> = Count(limits::POOL_CONNECTIONS_MAX as u64);
+        /// http: a pooled connection without a call for this long is closed.
+        idle_seconds: Seconds<1, 86_400> = Seconds(limits::POOL_IDLE);
+        /// "session" gives every client session its own backend session (http) or child (stdio),
+        /// "shared" lets all clients share one. Default: "session" for http, "shared" for stdio.
+        isolation: Option<IsolationKey> = None;
+        /// A start that takes longer is given up and tried again.
+        startup_timeout_seconds: Seconds<1, 3_600> = Seconds(limits::STARTUP_TIMEOUT);
+        /// stdio: children at most, where each session has its own.
+        max_children: Count<1, 100_000> = Count(limits::CHILDREN_MAX as u64);
+        /// stdio: a session's own child without a call for this long is stopped; the next call
+        /// starts it again.
+        idle_stop_seconds: Seconds<1, 31_536_000> = Seconds(limits::CHILD_IDLE_STOP);
+        /// Pauses between attempts to bring the backend up.
+        restart: RestartTable = RestartTable::default();
+        /// How long an answer may take.
+        timeout: TimeoutTable = TimeoutTable::default();
+    }
+
+    /// `[backends.tls]`: TLS towards an https backend. Relative paths start at this file's folder.
+    table TlsTable needs [], {
+        /// PEM file of certificate authorities, instead of those of this machine.
+        ca: Option<String> = None;
+        /// PEM file of the certificate chain that the proxy shows to the backend.
+        cert: Option<String> = None;
+        /// PEM file of the private key that belongs to cert.
+        key: Option<String> = None;
+        /// Accepts any certificate: whoever is on the way can read and change everything.
+        insecure_skip_verify: bool = false;
+    }
+
+    /// `[backends.restart]`: pauses between attempts to bring a backend up.
+    table RestartTable needs [], {
+        /// The first pause; each following one doubles, give or take some chance.
+        initial_ms: Count<1, 3_600_000> = Count(limits::RESTART_INITIAL.as_millis() as u64);
+        /// The longest pause.
+        max_ms: Count<1, 86_400_000> = Count(limits::RESTART_MAX.as_millis() as u64);
+        /// Attempts in a row without success after which the backend is left alone.
+        give_up_after: GiveUp = GiveUp::Never;
+    }
+
+    /// `[backends.timeout]`: how long an answer may take.
+    table TimeoutTable needs [], {
+        /// One attempt of a request, whatever its method. Default: 300 for tools/call, 30 for the
+        /// rest.
+        seconds: Option<Millis<1, 86_400_000>> = None;
+    }
+}
+
+/// Keys that people know from elsewhere, or that had another name: table, found, right.
+pub(super) const MOVED: &[(&str, &str, &str)] = &[
+    ("", "servers", "[[backends]]"),
+    ("", "mcpServers", "[[backends]]; proxy.import_backends reads such a file"),
+    ("", "backend", "[[backends]]"),
+    ("", "server", "[proxy]"),
+    ("", "listen", "[proxy.listen]"),
+    ("proxy", "bind", "proxy.listen.host and proxy.listen.port"),
+    ("proxy", "namespace_separator", "separator"),
+    ("proxy", "threads", "workers"),
+    ("proxy.listen", "bind", "host and port"),
+    ("proxy.listen", "address", "host and port"),
+    ("backends", "type", "transport"),
+    ("backends", "cmd", "command"),
+    ("backends", "environment", "env"),
+    ("backends", "namespace", "prefix"),
+    ("backends", "endpoint", "url"),
+    ("backends", "token", "bearer_token"),
+    ("backends", "disabled", "enabled = false"),
+    ("backends", "timeout_seconds", "[backends.timeout] seconds"),
+    ("backends.timeout", "timeout_seconds", "seconds"),
+    ("backends.tls", "ca_cert", "ca"),
+    ("backends.tls", "insecure", "insecure_skip_verify"),
+];
+
+// ---------------------------------------------------------------------------------------------
+// The configuration as a whole
+// ---------------------------------------------------------------------------------------------
+
+/// A configuration that has been read and found free of faults.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    pub(super) proxy: ProxyTable,
+    pub(super) backends: Vec<NamedBackend>,
+    /// Where each key stands.
+    pub(super) spots: Spots,
+    /// For what has no place of its own.
+    pub(super) file: String,
+    /// Warnings that only reading could give.
+    noted: Vec<Diagnosis>,
+}
+
+/// A backend and where it is written.
+#[derive(Clone, Debug)]
+pub(super) struct NamedBackend {
+    /// Key path, such as `backends[0]` or `mcpServers.files`.
+    pub(super) path: String,
+    /// Folder at which its relative paths start.
+    pub(super) folder: PathBuf,
+    pub(super) table: BackendTable,
+}
+
+impl ProxyConfig {
+    /// Reads and checks a file.
+    ///
+    /// Errors: all faults of the file at once, each with its place.
+    pub fn load(path: &Path) -> Result<ProxyConfig, Report> {
+        let name = path.display().to_string();
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        match read_text(path) {
+            Ok(text) => ProxyConfig::check(&name, &text, &World::real(folder)),
+            Err(fault) => Err(whole_file_fault(&name, fault)),
+        }
+    }
+
+    /// Reads and checks a text; relative paths in it start at the working directory.
+    ///
+    /// Errors: all faults of the text at once, each with its place in `proxy.toml`.
+    pub fn parse(text: &str) -> Result<ProxyConfig, Report> {
+        ProxyConfig::check("proxy.toml", text, &World::real(PathBuf::new()))
+    }
+
+    /// Reads and checks an `mcp.json` file as if it were all there is, `[proxy]` being its
+    /// defaults and its name `mcp-proxy`.
+    ///
+    /// Errors: all faults of the file at once, each with its place.
+    pub fn from_mcp_json(path: &Path) -> Result<ProxyConfig, Report> {
+        let name = path.display().to_string();
+        let world = World::real(path.parent().unwrap_or(Path::new("")).to_owned());
+        let mut report = Report::default();
+        let mut config = ProxyConfig::empty(&name);
+        config.proxy.name = env!("CARGO_PKG_NAME").to_owned();
+        match read_text(path) {
+            Ok(text) => import::read(&name, &text, &world, &mut config, &mut report),
+            Err(fault) => return Err(whole_file_fault(&name, fault)),
+        }
+        config.finish(report)
+    }
+
+    /// Listens there instead of where the file says.
+    pub fn listen_on(&mut self, addr: SocketAddr) {
+        self.proxy.listen.host = addr.ip().to_string();
+        self.proxy.listen.port = Count(addr.port().into());
+    }
+
+    /// `proxy.name`.
+    pub fn name(&self) -> &str {
+        &self.proxy.name
+    }
+
+    /// What runs but deserves a look.
+    pub fn warnings(&self) -> Vec<Diagnosis> {
+        let mut report = Report::default();
+        report.warnings.clone_from(&self.noted);
+        compile::compile(self, &mut report);
+        report.sort();
+        report.warnings
+    }
+
+    /// A configuration in which nothing is set.
+    pub(super) fn empty(file: &str) -> ProxyConfig {
+        ProxyConfig {
+            proxy: ProxyTable::default(),
+            backends: Vec::new(),
+            spots: Spots::default(),
+            file: file.to_owned(),
+            noted: Vec::new(),
+        }
+    }
+
+    /// Reads, then compiles for the sake of the faults that only then show.
+    pub(super) fn check(name: &str, text: &str, world: &World) -> Result<ProxyConfig, Report> {
+        let mut report = Report::default();
+        match read(name, text, world, &mut report) {
+            Some(config) => config.finish(report),
+            None => Err(report),
+        }
+    }
+
+    fn finish(mut self, mut report: Report) -> Result<ProxyConfig, Report> {
+        self.noted = report.warnings.clone();
+        compile::compile(&self, &mut report);
+        report.sort();
+        if report.is_ok() { Ok(self) } else { Err(report) }
+    }
+}
+
+/// Reads a text as far as it can be understood; every fault goes to the report. `None` if not even
+/// its tables can be told apart.
+fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<ProxyConfig> {
+    let source = Source::new(name, text);
+    let mut config = ProxyConfig::empty(name);
+    let (document, broken) = DeTable::parse_recoverable(text);
+    // A broken line garbles what the parser makes of it, and a broken table header what follows.
+    let mut structure_known = true;
+    for error in &broken {
+        let offset = error.span().map_or(text.len(), |span| span.start);
+        let place = source.place(offset);
+        let line = text.lines().nth(place.line as usize - 1).unwrap_or("");
+        structure_known &= !line.trim_start().starts_with('[');
+        report.broken(place.clone());
+        if report.faults.len() < limits::CONFIG_SYNTAX_FAULTS_MAX {
+            report.fault(place, "", format!("not TOML: {}", error.message()));
+        }
+    }
+    if !structure_known {
+        return None;
+    }
+    let mut reader = Reader { source: &source, world, report, spots: &mut config.spots };
+    let document = Node { offset: 0, value: table(document.get_ref()) };
+    let root = Root::read(&document, "", &mut reader).unwrap_or_default();
+    config.proxy = root.proxy;
+    let folder = &world.folder;
+    config.backends = root
+        .backends
+        .into_iter()
+        .enumerate()
+        .map(|(index, table)| NamedBackend {
+            path: format!("backends[{index}]"),
+            folder: folder.clone(),
+            table,
+        })
+        .collect();
+    if let Some(file) = config.proxy.import_backends.clone() {
+        import::read_beside(&file, world, &mut config, report);
+    }
+    Some(config)
+}
+
+/// What a configuration may look at outside of its text.
+pub(super) struct World {
+    /// At which relative paths start.
+    pub(super) folder: PathBuf,
+    /// An environment variable.
+    pub(super) var: Rc<Variables>,
+}
+
+/// Looks an environment variable up.
+type Variables = dyn Fn(&str) -> Option<String>;
+
+impl World {
+    /// The process's own environment.
+    pub(super) fn real(folder: PathBuf) -> World {
+        World { folder, var: Rc::new(|name| std::env::var(name).ok()) }
+    }
+}
+
+/// Reads a whole configuration file; the error is what to tell the user.
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    let bytes = read_bounded(path, limits::CONFIG_BYTES_MAX)?;
+    String::from_utf8(bytes)
+        .map_err(|e| format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to() + 1))
+}
+
+/// Reads a file of at most `bytes_max` bytes; the error is what to tell the user.
+pub(super) fn read_bounded(path: &Path, bytes_max: usize) -> Result<Vec<u8>, String> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(bytes_max as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    match bytes.len() > bytes_max {
+        true => Err(format!("over {bytes_max} bytes")),
+        false => Ok(bytes),
+    }
+}
+
+fn whole_file_fault(name: &str, message: String) -> Report {
+    let mut report = Report::default();
+    report.fault(whole_file(name), "", message);
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn world() -> World {
+        World {
+            folder: PathBuf::new(),
+            var: Rc::new(|name| match name {
+                "SET" => Some("value".to_owned()),
+                "EMPTY" => Some(String::new()),
+                "SNEAKY" => Some("${SET}".to_owned()),
+                "FILE" => Some("file:/etc/hostname".to_owned()),
+                _ => None,
+            }),
+        }
+    }
+
+    fn check(text: &str) -> Result<ProxyConfig, Report> {
+        ProxyConfig::check("p.toml", text, &world())
+    }
+
+    /// The faults of a text, one a line.
+    fn faults(text: &str) -> String {
+        check(text).map(|_| "none".to_owned()).unwrap_or_else(|report| report.to_string())
+    }
+
+    const PROXY: &str = "[proxy]\nname = \"p\"\n";
+
+    #[test]
+    fn defaults() {
+        let config = check(PROXY).unwrap();
+        assert_eq!(config.proxy, ProxyTable { name: "p".to_owned(), ..ProxyTable::default() });
+        assert_eq!(config.proxy.listen.port, Count(8080));
+        assert!(config.backends.is_empty());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = check(
+            r#"
+            [proxy]
+            name = "p"
+            version = "9"
+            separator = "/"
+            instructions = "i"
+            workers = 3
+            shutdown_timeout_seconds = 1.5
+            max_sessions = 7
+            session_idle_seconds = 8
+            [proxy.listen]
+            host = "::1"
+            port = 1
+            allowed_origins = ["http://a"]
+            allowed_hosts = ["a"]
+            [[backends]]
+            name = "files"
+            prefix = ""
+            enabled = false
+            transport = "stdio"
+            command = "true"
+            args = ["a", "${SET}"]
+            env = { A = "${SET}" }
+            cwd = "/"
+            inherit_env = true
+            isolation = "session"
+            startup_timeout_seconds = 2
+            max_children = 3
+            idle_stop_seconds = 4
+            restart = { initial_ms = 5, max_ms = 6, give_up_after = 7 }
+            timeout.seconds = 0.25
+            [[backends]]
+            name = "web"
+            transport = "http"
+            url = "http://localhost/mcp"
+            bearer_token = "t"
+            headers = { X-A = "b" }
+            max_connections = 9
+            idle_seconds = 10
+            "#,
+        )
+        .unwrap();
+        let proxy = &config.proxy;
+        assert_eq!((proxy.version.as_str(), proxy.separator.as_str()), ("9", "/"));
+        assert_eq!(proxy.instructions.as_deref(), Some("i"));
+        assert_eq!((proxy.workers, proxy.max_sessions), (Some(Count(3)), Count(7)));
+        assert_eq!(proxy.shutdown_timeout_seconds.0, Duration::from_millis(1500));
+        assert_eq!(proxy.session_idle_seconds.0, Duration::from_secs(8));
+        assert_eq!((proxy.listen.host.as_str(), proxy.listen.port), ("::1", Count(1)));
+        assert_eq!(proxy.listen.allowed_origins.as_deref(), Some(&["http://a".to_owned()][..]));
+        assert_eq!(proxy.listen.allowed_hosts.as_deref(), Some(&["a".to_owned()][..]));
+        let files = &config.backends[0].table;
+        assert_eq!((files.name.as_str(), files.prefix.as_deref()), ("files", Some("")));
+        assert!(!files.enabled);
+        assert_eq!(files.args, ["a", "value"]);
+        assert_eq!(files.env["A"].0.expose(), "value");
+        assert_eq!(files.inherit_env, Inherit::All);
+        assert_eq!(files.isolation, Some(IsolationKey::Session));
+        assert_eq!(files.restart.give_up_after, GiveUp::After(7));
+        assert_eq!((files.restart.initial_ms, files.restart.max_ms), (Count(5), Count(6)));
+        assert_eq!(files.timeout.seconds, Some(Millis(Duration::from_millis(250))));
+        assert_eq!((files.max_children, files.idle_stop_seconds.0.as_secs()), (Count(3), 4));
+        let web = &config.backends[1].table;
+        assert_eq!(web.transport, Transport::Http);
+        assert_eq!(web.bearer_token.as_ref().unwrap().expose(), "t");
+        assert_eq!(web.headers["X-A"].expose(), "b");
+        assert_eq!((web.max_connections, web.idle_seconds.0.as_secs()), (Count(9), 10));
+    }
+
+    #[test]
+    fn all_faults_at_once_in_the_order_of_the_file() {
+        let text = r#"[proxy]
+nmae = "p"
+workers = 0
+max_sessions = "many"
+[proxy.listen]
+port = 80_000
+hots = "::1"
+[[backends]]
+name = "a"
+transport = "stdio"
+command = ["x"]
+args = ["a", 1, "b", true]
+[[backends]]
+name = "b"
+transport = "carrier"
+[[backends]]
+transport = "http"
+url = "ftp://x"
+headers = { Host = "x" }
+"#;
+        let expected = r#"p.toml:1:1: proxy.name: missing, and there is no default
+p.toml:2:1: proxy.nmae: unknown key, did you mean `name`?
+p.toml:3:11: proxy.workers: found 0, accepted: an integer from 1 to 512
+p.toml:4:16: proxy.max_sessions: found "many", accepted: an integer from 1 to 10000000
+p.toml:6:8: proxy.listen.port: found 80000, accepted: an integer from 0 to 65535
+p.toml:7:1: proxy.listen.hots: unknown key, did you mean `host`?
+p.toml:11:11: backends[0].command: found an array, accepted: a string
+p.toml:12:14: backends[0].args[1]: found 1, accepted: a string
+p.toml:12:22: backends[0].args[3]: found true, accepted: a string
+p.toml:15:13: backends[1].transport: found "carrier", accepted: "stdio" or "http"
+p.toml:16:1: backends[2].name: missing, and there is no default
+p.toml:18:7: backends[2].url: found another scheme than http and https, accepted: http[s]://host[:port]/path
+p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
+        assert_eq!(faults(text), expected);
+    }
+
+    #[test]
+    fn broken_syntax_does_not_hide_other_faults_nor_invent_any() {
+        let text = "[proxy]\nname = \nwrokers = 1\n[proxy.listen]\nport = 1\nport = 2\n";
+        assert_eq!(
+            faults(text),
+            "p.toml:2:8: not TOML: string values must be quoted, expected literal string\n\
+             p.toml:3:1: proxy.wrokers: unknown key, did you mean `workers`?\n\
+             p.toml:6:1: not TOML: duplicate key"
+        );
+        // A broken header takes the tables behind it along: nothing more can be said.
+        assert_eq!(
+            faults("[proxy\nname = 1\n[proxy.listen]\nprot = 1\n"),
+            "p.toml:1:7: not TOML: unclosed table, expected `]`"
+        );
+    }
+
+    #[test]
+    fn hints() {
+        let wrong = |lines: &str| faults(&format!("{PROXY}{lines}\n"));
+        for (lines, hint) in [
+            ("bind = 1", "proxy.bind: unknown key, the right one is proxy.listen.host and"),
+            ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
+            ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
+            ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
+            ("[auth]", "auth: unknown key, accepted: proxy, backends"),
+            ("[servers]", "servers: unknown key, the right one is [[backends]]"),
+            ("[backends]", "backends: found a table, accepted: an array of tables"),
+            (
+                "[[backends]]\nname = 'a'\ntransport = 'stdio'\ncommand = 'true'\ncmd = 'x'",
+                "backends[0].cmd: unknown key, the right one is command",
+            ),
+            ("\"a b\" = 1", "proxy.\"a b\": unknown key"),
+        ] {
+            let found = wrong(lines);
+            assert!(found.contains(hint) && found.lines().count() == 1, "{lines}: {found}");
+        }
+        for (_, found, right) in MOVED {
+            assert_ne!(found, right);
+        }
+        for key in Root::keys().iter().chain(&BackendTable::keys()) {
+            assert!(!MOVED.iter().any(|(of, from, _)| *of == "backends" && *from == key.name));
+        }
+    }
+
+    #[test]
+    fn a_text_or_table_of_the_wrong_kind() {
+        assert_eq!(faults(""), "p.toml:1:1: proxy: missing, and there is no default");
+        assert_eq!(faults("proxy = 1"), "p.toml:1:9: proxy: found 1, accepted: a table");
+        assert!(faults("[proxy]\nname = 99999999999999999999").contains("beyond 64 bits"));
+        assert!(faults("[proxy]\nname = 2020-01-01").contains("found a date, accepted: a string"));
+        for bad in ["-1", "nan", "inf", "1e300", "''", "100000"] {
+            let text = format!("{PROXY}shutdown_timeout_seconds = {bad}");
+            assert!(faults(&text).contains("a number of seconds from 0 to 86400"), "{bad}");
+        }
+        let zero = "[[backends]]\nname='a'\ntransport='stdio'\ncommand='true'\ntimeout.seconds=0";
+        assert!(faults(&format!("{PROXY}{zero}")).contains("timeout.seconds: found 0, accepted"));
+    }
+
+    #[test]
+    fn an_unset_variable_is_a_fault_with_a_place() {
+        let fault = faults("[proxy]\nname = \"${UNSET}\"");
+        assert!(fault.starts_with("p.toml:2:8: proxy.name: the env"), "{fault}");
+    }
+
+    #[test]
+    fn secrets_come_from_files_and_never_print() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("token"), "s3cret\n").unwrap();
+        let world = World { folder: folder.path().to_owned(), ..world() };
+        let text = |token: &str| {
+            format!(
+                "{PROXY}[[backends]]\nname='a'\ntransport='http'\nurl='http://h'\n\
+                 bearer_token={token}\n"
+            )
+        };
+        let check = |token: &str| ProxyConfig::check("p.toml", &text(token), &world);
+        let config = check("'file:token'").unwrap();
+        let token = config.backends[0].table.bearer_token.clone().unwrap();
+        assert_eq!(token.expose(), "s3cret");
+        assert_eq!(format!("{token} {token:?}"), "*** ***");
+        assert!(!format!("{config:?}").contains("s3cret"));
+        assert_eq!(token.show().unwrap(), "\"***\"");
+        // What a variable holds is a secret, not the name of a file.
+        let config = check("'${FILE}'").unwrap();
+        let token = config.backends[0].table.bearer_token.clone().unwrap();
+        assert_eq!(token.expose(), "file:/etc/hostname");
+        let missing = check("'file:nowhere'").unwrap_err().to_string();
+        assert!(missing.contains("nowhere cannot be read"), "{missing}");
+        // A fault about a secret does not quote it.
+        for bad in ["123456", "'s3cret with blanks'", "['s3cret']"] {
+            let fault = check(bad).unwrap_err().to_string();
+            assert!(fault.contains("bearer_token"), "{fault}");
+            assert!(!fault.contains("123456") && !fault.contains("s3cret"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        let missing = ProxyConfig::load(&path).unwrap_err().to_string();
+        assert!(missing.contains("c.toml: cannot be read: No such file"), "{missing}");
+        std::fs::write(&path, b"[proxy]\nname = \"\xff\"\n").unwrap();
+        let binary = ProxyConfig::load(&path).unwrap_err().to_string();
+        assert!(binary.ends_with("c.toml: not UTF-8 at byte 17"), "{binary}");
+        std::fs::write(&path, PROXY).unwrap();
+        assert_eq!(ProxyConfig::load(&path).unwrap().proxy.name, "p");
+    }
+
+    // proxy.toml is the manual: it must show every key, with the default that the code has and the
+    // words that the code's documentation has.
+
+    const SHIPPED: &str = include_str!("../../proxy.toml");
+
+    /// Settings that are commented out, put in.
+    fn with_all_settings(text: &str) -> String {
+        let is_setting = |line: &&str| {
+            line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c != ' '))
+        };
+        let lines = text.lines().map(|line| if is_setting(&line) { &line[1..] } else { line });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_shipped_file_loads_without_a_warning_but_that_tests_are_not_the_binary() {
+        let config = ProxyConfig::parse(SHIPPED).unwrap();
+        let warnings: Vec<_> =
+            config.warnings().into_iter().filter(|w| w.path != "backends[0].command").collect();
+        assert_eq!(warnings, Vec::<Diagnosis>::new());
+        assert_eq!(config.backends.len(), 1);
+        assert_eq!(config.backends[0].table.args, ["demo-server"]);
+    }
+
+    #[test]
+    fn the_shipped_file_shows_every_key_with_its_default() {
+        let text = with_all_settings(SHIPPED);
+        let mut report = Report::default();
+        // Not imported, as there is no such file.
+        let without = text.replace("\nimport_backends", "\n#");
+        let config = read("proxy.toml", &without, &world(), &mut report).unwrap();
+        assert_eq!(report.to_string(), "");
+
+        let document: toml::Table = text.parse().unwrap();
+        let mut shown = 0;
+        fn compare(path: &str, keys: Vec<KeyDoc>, tables: &[&toml::Table], shown: &mut usize) {
+            for key in keys {
+                let path = join(path, key.name);
+                let values: Vec<&toml::Value> =
+                    tables.iter().filter_map(|table| table.get(key.name)).collect();
+                assert!(!values.is_empty(), "proxy.toml does not show {path}");
+                *shown += 1;
+                let inner = (key.table)();
+                if !inner.is_empty() {
+                    let tables: Vec<&toml::Table> = values
+                        .iter()
+                        .flat_map(|value| match value {
+                            toml::Value::Array(tables) => tables.iter().collect(),
+                            one => vec![*one],
+                        })
+                        .map(|value| value.as_table().unwrap())
+                        .collect();
+                    compare(&path, inner, &tables, shown);
+                } else if let (Some(default), false) = (&key.default, key.needed) {
+                    let default: toml::Table = format!("x = {default}").parse().unwrap();
+                    // Examples beside an empty default, and beside the first backend's transport.
+                    let is_empty = matches!(&default["x"], toml::Value::Array(a) if a.is_empty())
+                        || matches!(&default["x"], toml::Value::Table(t) if t.is_empty());
+                    assert!(
+                        is_empty || values.contains(&&default["x"]),
+                        "proxy.toml shows {path} = {values:?}, the default is {default}"
+                    );
+                }
+            }
+        }
+        compare("", Root::keys(), &[&document], &mut shown);
+        assert!(shown > 40, "{shown} keys compared");
+        assert_eq!(config.backends.len(), 2);
+    }
+
+    #[test]
+    fn the_shipped_file_says_what_the_code_says() {
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let comments: Vec<&str> =
+            SHIPPED.lines().filter_map(|line| line.strip_prefix("# ")).collect();
+        let comments = words(&comments.join(" "));
+        fn walk(path: &str, keys: Vec<KeyDoc>, check: &mut dyn FnMut(&str, &KeyDoc)) {
+            for key in keys {
+                let path = join(path, key.name);
+                check(&path, &key);
+                walk(&path, (key.table)(), check);
+            }
+        }
+        walk("", Root::keys(), &mut |path, key| {
+            assert!(!key.accepts.is_empty());
+            // The two headings are worded for the place where they stand.
+            if !matches!(path, "proxy" | "backends") {
+                let manual = words(&key.manual.concat());
+                assert!(comments.contains(&manual), "proxy.toml does not say of {path}: {manual}");
+            }
+        });
+    }
+}

@@ -1,0 +1,157 @@
+//! Owns: the worker threads: starting them on one address, noticing that one has fallen, draining.
+//! Never: what a worker does.
+//! Next: `banner`, what people read.
+
+use std::any::Any;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+use super::{bind_fault, is_free};
+use crate::backend::health::Board;
+use crate::limits;
+use crate::plan::{Plan, WorkerId};
+use crate::rt::{Driver, mailbox};
+use crate::worker::Seat;
+use crate::worker::orders::Mail;
+use crate::world::Counts;
+
+/// A worker's whole life, on its thread.
+pub(super) type Work = fn(Seat) -> io::Result<()>;
+
+/// All workers.
+pub(super) struct Crew {
+    /// `None` once joined.
+    threads: Vec<Option<JoinHandle<io::Result<()>>>>,
+    orders: mailbox::Outbox<Mail>,
+    /// Workers that have been told to drain.
+    told: Vec<bool>,
+    /// The first that ended before it was told, or not well.
+    fallen: Option<String>,
+}
+
+impl Crew {
+    /// Starts all workers, and waits until all of them listen; where they do.
+    ///
+    /// The first one binds alone: with port 0 the others must follow it, and what stands in the
+    /// way of one stands in the way of all.
+    ///
+    /// # Errors
+    /// What to tell the user.
+    pub(super) fn start(
+        plan: &Arc<Plan>,
+        driver: Driver,
+        connections_max: usize,
+        board: &Arc<Board>,
+        work: Work,
+    ) -> Result<(Crew, SocketAddr), String> {
+        let mut listen = plan.listen.addr;
+        if listen.port() != 0 {
+            is_free(listen).map_err(|error| bind_fault(listen, &error))?;
+        }
+        let (seats, mut orders) = mailbox::mesh(plan.workers, 1, limits::MAILBOX_LEN)
+            .map_err(|error| format!("cannot make mailboxes: {error}"))?;
+        let mut crew = Crew {
+            threads: Vec::new(),
+            orders: orders.pop().expect("one outsider was asked for"),
+            told: vec![false; plan.workers],
+            fallen: None,
+        };
+        let counts = Arc::new(Counts::default());
+        let mut starting = Vec::new();
+        for (id, mail) in seats.into_iter().enumerate() {
+            let (plan, board, counts) = (plan.clone(), board.clone(), counts.clone());
+            let (told, is_ready) = sync_channel(1);
+            let ready = Box::new(move |addr| {
+                let _ = told.send(addr);
+            });
+            let seat =
+                Seat { id, plan, driver, listen, mail, board, counts, connections_max, ready };
+            crew.threads.push(Some(start_worker(seat, work)?));
+            if id == 0 {
+                listen = crew.wait_ready(&is_ready, listen)?;
+            } else {
+                starting.push(is_ready);
+            }
+        }
+        for is_ready in starting {
+            crew.wait_ready(&is_ready, listen)?;
+        }
+        Ok((crew, listen))
+    }
+
+    /// Waits until a worker listens; where it does.
+    fn wait_ready(
+        &mut self,
+        is_ready: &Receiver<SocketAddr>,
+        wanted: SocketAddr,
+    ) -> Result<SocketAddr, String> {
+        if let Ok(addr) = is_ready.recv() {
+            return Ok(addr);
+        }
+        // The worker has let go of its end: its thread is about to end, or has.
+        self.drain();
+        loop {
+            return Err(match self.take_ended().map(|(_, outcome)| outcome) {
+                Some(Ok(Err(error))) => bind_fault(wanted, &error),
+                Some(Ok(Ok(()))) => "a worker ended while it started".to_owned(),
+                Some(Err(panic)) => format!("a worker panicked: {}", text(&*panic)),
+                None => {
+                    std::thread::yield_now();
+                    continue;
+                }
+            });
+        }
+    }
+
+    /// A thread that has ended and was not joined yet, joined.
+    fn take_ended(&mut self) -> Option<(WorkerId, std::thread::Result<io::Result<()>>)> {
+        let ended = |slot: &Option<JoinHandle<_>>| slot.as_ref().is_some_and(|t| t.is_finished());
+        let id = self.threads.iter().position(ended)?;
+        let thread = self.threads[id].take()?;
+        Some((id, thread.join()))
+    }
+
+    /// What to say of a worker that ended unasked, or with an error or a panic.
+    pub(super) fn fallen(&mut self) -> Option<String> {
+        while let Some((id, outcome)) = self.take_ended() {
+            let message = match outcome {
+                Ok(Ok(())) if self.told[id] => continue,
+                Ok(Ok(())) => format!("worker {id} ended unasked"),
+                Ok(Err(error)) => format!("worker {id} failed: {error}"),
+                Err(panic) => format!("worker {id} panicked: {}", text(&*panic)),
+            };
+            self.fallen.get_or_insert(message);
+        }
+        self.fallen.clone()
+    }
+
+    /// Tells every worker that was not told yet; a full mailbox is tried again next time.
+    pub(super) fn drain(&mut self) {
+        for (id, told) in self.told.iter_mut().enumerate() {
+            *told = *told || self.orders.send(id, Mail::Drain).is_ok();
+        }
+    }
+
+    /// Whether every thread has ended.
+    pub(super) fn is_done(&self) -> bool {
+        self.threads.iter().flatten().all(JoinHandle::is_finished)
+    }
+}
+
+/// Starts one worker on a thread of its own.
+fn start_worker(seat: Seat, work: Work) -> Result<JoinHandle<io::Result<()>>, String> {
+    let id = seat.id;
+    std::thread::Builder::new()
+        .name(format!("worker-{id}"))
+        .spawn(move || work(seat))
+        .map_err(|error| format!("cannot start worker {id}: {error}"))
+}
+
+/// What a panic said.
+fn text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+}

@@ -1,0 +1,132 @@
+//! Owns: the one accept loop of a worker, and its task per client connection.
+//! Never: races the accept, as a dropped one leaks the accepted socket.
+//! Next: `exchange`.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ahash::AHashMap;
+
+use crate::exchange::exchange;
+use crate::http::Connection;
+use crate::limits;
+use crate::rt;
+use crate::rt::net::{Listener, Stream};
+use crate::world::World;
+
+/// The door of a worker: counts who is in.
+pub(super) struct Door {
+    world: Rc<World>,
+    /// Connections of this worker.
+    open: Cell<usize>,
+    /// Connections of each address that is not loopback.
+    addresses: RefCell<AHashMap<IpAddr, usize>>,
+    /// Of all workers together.
+    connections_max: usize,
+}
+
+/// After a drain begins, a connection may still bring one request that was under way.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
+/// Out of file descriptors: accepting again at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+impl Door {
+    pub(super) fn new(world: Rc<World>, connections_max: usize) -> Rc<Door> {
+        Rc::new(Door { world, open: Cell::new(0), addresses: RefCell::default(), connections_max })
+    }
+
+    /// Connections that are open.
+    pub(super) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Accepts until the listener is stopped.
+    pub(super) async fn run(self: Rc<Door>, listener: Rc<Listener>) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => match self.enter(peer) {
+                    Some(entry) => rt::spawn("connection", serve(entry, stream, peer)),
+                    None => rt::spawn("refusal", turn_away(stream, peer)),
+                },
+                Err(_) if self.world.draining.is_set() => return,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections; trying on");
+                    rt::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn enter(self: &Rc<Door>, peer: SocketAddr) -> Option<Entry> {
+        let counts = &self.world.counts;
+        if counts.connections.fetch_add(1, Ordering::AcqRel) >= self.connections_max {
+            counts.connections.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        let entry = Entry { door: self.clone(), address: peer.ip() };
+        self.open.set(self.open.get() + 1);
+        if !peer.ip().is_loopback() {
+            let mut addresses = self.addresses.borrow_mut();
+            let count = addresses.entry(peer.ip()).or_default();
+            *count += 1;
+            // The kernel spreads an address evenly, so each worker holds its share of the bound.
+            if *count > limits::CONNECTIONS_PER_ADDRESS_MAX.div_ceil(self.world.plan.workers) {
+                drop(addresses);
+                return None;
+            }
+        }
+        Some(entry)
+    }
+}
+
+/// One connection's place; given back when dropped.
+struct Entry {
+    door: Rc<Door>,
+    address: IpAddr,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let door = &self.door;
+        door.open.set(door.open.get() - 1);
+        door.world.counts.connections.fetch_sub(1, Ordering::AcqRel);
+        if !self.address.is_loopback() {
+            let mut addresses = door.addresses.borrow_mut();
+            if let Some(count) = addresses.get_mut(&self.address) {
+                *count -= 1;
+                if *count == 0 {
+                    addresses.remove(&self.address);
+                }
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn serve(entry: Entry, stream: Stream, peer: SocketAddr) {
+    let world = entry.door.world.clone();
+    let mut connection = Connection::new(stream, peer);
+    loop {
+        let drained = async {
+            world.draining.wait().await;
+            rt::time::sleep(DRAIN_GRACE).await;
+        };
+        let Some(head) = connection.head_unless(drained).await else { return };
+        if world.draining.is_set() {
+            connection.close_after();
+        }
+        if exchange(&world, &mut connection, &head).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Too many connections: says so without reading.
+async fn turn_away(mut stream: Stream, _peer: SocketAddr) {
+    const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\
+        Content-Length: 0\r\nConnection: close\r\n\r\n";
+    let _ = rt::time::timeout(Duration::from_secs(1), stream.write_all(BUSY.to_vec())).await;
+}

@@ -1,0 +1,513 @@
+//! Owns: what the exchanges of one worker share: sessions, streams, calls in flight, the catalogue.
+//! Never: I/O; anything another worker may touch, except through mail.
+//! Next: `exchange`, which works on it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ahash::{AHashMap, RandomState};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::backend::{Backends, CallHandle};
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::mcp::catalog::{Catalog, Changes};
+use crate::mcp::name::Names;
+use crate::mcp::session::{SessionId, SessionRecord};
+use crate::plan::{Plan, WorkerId};
+use crate::rt;
+use crate::rt::local::{Event, OneSender, Receiver, Sender};
+
+/// What a worker tells another one about client sessions.
+#[derive(Debug)]
+pub enum SessionMail {
+    /// To the owner: who is this? Answered with `Told`.
+    Ask {
+        /// The session in question.
+        id: SessionId,
+        /// Comes back with the answer.
+        token: u64,
+    },
+    /// To the asker.
+    Told {
+        /// The token of the question.
+        token: u64,
+        /// `None`: there is no such session.
+        record: Option<Arc<SessionRecord>>,
+    },
+    /// To all: the caller of this request wants it no more.
+    Cancel {
+        /// Whose request.
+        session: SessionId,
+        /// Its id as it was sent.
+        id: Box<[u8]>,
+        /// The client's words.
+        reason: Option<String>,
+    },
+    /// To the owner: a worker serves an event stream of a session of yours.
+    StreamOpened {
+        /// Whose stream.
+        id: SessionId,
+        /// Its name on the sending worker.
+        stream: u64,
+    },
+    /// To the owner: that stream is gone.
+    StreamClosed {
+        /// Whose stream.
+        id: SessionId,
+        /// Its name on the sending worker.
+        stream: u64,
+    },
+    /// From the owner: write this to a stream of yours; `None` ends it.
+    Push {
+        /// The stream's name on the receiving worker.
+        stream: u64,
+        /// One message.
+        message: Option<Arc<[u8]>>,
+    },
+    /// To the owner: the client deleted this session.
+    Delete {
+        /// Which one.
+        id: SessionId,
+    },
+    /// From the owner to all: a session ended; forget what you know of it.
+    Ended {
+        /// Which one.
+        record: Arc<SessionRecord>,
+    },
+}
+
+/// Sends mail to another worker; gives it back when the box is full.
+pub type SessionPost = Rc<dyn Fn(WorkerId, SessionMail) -> std::result::Result<(), SessionMail>>;
+
+/// Counts that must be exact over all workers.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Client sessions alive.
+    pub sessions: AtomicUsize,
+    /// Client connections open.
+    pub connections: AtomicUsize,
+    /// Event streams open.
+    pub streams: AtomicUsize,
+}
+
+/// A session of this worker.
+struct Owned {
+    record: Arc<SessionRecord>,
+    /// Oldest first; messages go to the newest.
+    streams: Vec<(WorkerId, u64)>,
+    /// Changes that found no stream to go to.
+    pending: Changes,
+}
+
+/// See the head of this file.
+pub struct World {
+    /// Which worker this is.
+    pub me: WorkerId,
+    /// The settings in force.
+    pub plan: Arc<Plan>,
+    /// Prefixes of the plan.
+    pub names: Names,
+    /// The merged lists.
+    pub catalog: RefCell<Catalog>,
+    /// The backends.
+    pub backends: Rc<Backends>,
+    /// Exact counts.
+    pub counts: Arc<Counts>,
+    /// Set once, when the worker is to end.
+    pub draining: Rc<Event>,
+    post: SessionPost,
+    random: SystemRandom,
+    hasher: RandomState,
+    owned: RefCell<AHashMap<SessionId, Owned>>,
+    known: RefCell<AHashMap<SessionId, Arc<SessionRecord>>>,
+    asked: RefCell<AHashMap<u64, OneSender<Option<Arc<SessionRecord>>>>>,
+    streams: RefCell<AHashMap<u64, Sender<Option<Arc<[u8]>>>>>,
+    in_flight: RefCell<AHashMap<u64, (SessionId, Rc<CallHandle>)>>,
+    next_token: Cell<u64>,
+}
+
+const TOOLS_CHANGED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+const RESOURCES_CHANGED: &[u8] =
+    br#"{"jsonrpc":"2.0","method":"notifications/resources/list_changed"}"#;
+const PROMPTS_CHANGED: &[u8] =
+    br#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#;
+
+impl World {
+    /// The world of worker `me`.
+    pub fn new(
+        me: WorkerId,
+        plan: Arc<Plan>,
+        catalog: Catalog,
+        backends: Rc<Backends>,
+        counts: Arc<Counts>,
+        post: SessionPost,
+    ) -> World {
+        World {
+            me,
+            names: Names::new(&plan),
+            plan,
+            catalog: RefCell::new(catalog),
+            backends,
+            counts,
+            draining: Rc::default(),
+            post,
+            random: SystemRandom::new(),
+            hasher: RandomState::new(),
+            owned: RefCell::default(),
+            known: RefCell::default(),
+            asked: RefCell::default(),
+            streams: RefCell::default(),
+            in_flight: RefCell::default(),
+            next_token: Cell::new(1),
+        }
+    }
+
+    fn token(&self) -> u64 {
+        let token = self.next_token.get();
+        self.next_token.set(token + 1);
+        token
+    }
+
+    fn workers(&self) -> impl Iterator<Item = WorkerId> + use<> {
+        let me = self.me;
+        (0..self.plan.workers).filter(move |worker| *worker != me)
+    }
+
+    // Sessions.
+
+    /// Makes a session that this worker owns; fails when `proxy.max_sessions` are alive.
+    pub fn open_session(
+        &self,
+        make: impl FnOnce(SessionId) -> SessionRecord,
+    ) -> Result<Arc<SessionRecord>> {
+        let max = self.plan.sessions_max;
+        let taken =
+            self.counts.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                (count < max).then_some(count + 1)
+            });
+        if taken.is_err() {
+            return Err(Error::new(Kind::Capacity).context("too many sessions"));
+        }
+        let mut random = [0u8; 16];
+        if self.random.fill(&mut random).is_err() {
+            self.counts.sessions.fetch_sub(1, Ordering::AcqRel);
+            return Err(Error::new(Kind::Internal).cause("no random bytes"));
+        }
+        let record = Arc::new(make(SessionId::mint(self.me, random)));
+        let owned =
+            Owned { record: record.clone(), streams: Vec::new(), pending: Changes::default() };
+        self.owned.borrow_mut().insert(record.id, owned);
+        Ok(record)
+    }
+
+    /// Finds a session; on a miss its owner is asked once.
+    ///
+    /// # Errors
+    /// `SessionNotFound`; `Capacity` when the owner cannot be asked.
+    pub async fn session(&self, id: SessionId) -> Result<Arc<SessionRecord>> {
+        let missing = || Error::new(Kind::SessionNotFound);
+        if id.owner() == self.me {
+            return self.owned.borrow().get(&id).map(|o| o.record.clone()).ok_or_else(missing);
+        }
+        if id.owner() >= self.plan.workers {
+            return Err(missing());
+        }
+        if let Some(record) = self.known.borrow().get(&id)
+            && !record.ended()
+        {
+            return Ok(record.clone());
+        }
+        let (sender, receiver) = rt::local::oneshot();
+        let token = self.token();
+        self.asked.borrow_mut().insert(token, sender);
+        let busy = || Error::new(Kind::Capacity);
+        if (self.post)(id.owner(), SessionMail::Ask { id, token }).is_err() {
+            self.asked.borrow_mut().remove(&token);
+            return Err(busy());
+        }
+        let told = rt::time::timeout(Duration::from_secs(5), receiver).await;
+        self.asked.borrow_mut().remove(&token);
+        match told {
+            Ok(Some(Some(record))) if !record.ended() => {
+                self.known.borrow_mut().insert(id, record.clone());
+                Ok(record)
+            }
+            Ok(_) => Err(missing()),
+            Err(_) => Err(busy()),
+        }
+    }
+
+    /// Ends a session on behalf of its client, from any worker: it is gone at once.
+    pub fn delete_session(&self, record: &Arc<SessionRecord>) {
+        let id = record.id;
+        record.end();
+        if id.owner() == self.me {
+            self.end_owned(id);
+        } else if (self.post)(id.owner(), SessionMail::Delete { id }).is_err() {
+            // The owner's sweep finds the mark.
+            tracing::debug!(?id, "the owner's box is full; its sweep will end the session");
+        }
+    }
+
+    fn end_owned(&self, id: SessionId) {
+        let Some(owned) = self.owned.borrow_mut().remove(&id) else { return };
+        owned.record.end();
+        self.counts.sessions.fetch_sub(1, Ordering::AcqRel);
+        for (worker, stream) in &owned.streams {
+            self.push(*worker, *stream, None);
+        }
+        for worker in self.workers() {
+            let _ = (self.post)(worker, SessionMail::Ended { record: owned.record.clone() });
+        }
+        self.backends.end_session(&owned.record);
+    }
+
+    /// Ends sessions that nobody used for too long, and forgets ended ones of other workers.
+    pub fn sweep(&self, now: Instant) {
+        let idle = self.plan.session_idle;
+        let dead: Vec<SessionId> = self
+            .owned
+            .borrow()
+            .values()
+            .filter(|owned| {
+                owned.record.ended() || (owned.streams.is_empty() && owned.record.idle(now) > idle)
+            })
+            .map(|owned| owned.record.id)
+            .collect();
+        for id in dead {
+            self.end_owned(id);
+        }
+        let mut gone = Vec::new();
+        self.known.borrow_mut().retain(|_, record| {
+            let keep = !record.ended();
+            if !keep {
+                gone.push(record.clone());
+            }
+            keep
+        });
+        for record in gone {
+            self.backends.end_session(&record);
+        }
+    }
+
+    // Calls in flight: what a cancellation finds.
+
+    fn call_key(&self, session: SessionId, id: &[u8]) -> u64 {
+        self.hasher.hash_one((session, id))
+    }
+
+    /// Registers a call until the guard is dropped.
+    pub fn enter_call(
+        self: &Rc<World>,
+        session: SessionId,
+        id: &[u8],
+        handle: Rc<CallHandle>,
+    ) -> InFlight {
+        let key = self.call_key(session, id);
+        self.in_flight.borrow_mut().insert(key, (session, handle.clone()));
+        InFlight { world: self.clone(), key, handle }
+    }
+
+    /// Cancels a request wherever it is being served.
+    pub fn cancel(&self, session: SessionId, id: &[u8], reason: Option<String>) {
+        if self.cancel_here(session, id, reason.clone()) {
+            return;
+        }
+        for worker in self.workers() {
+            let mail = SessionMail::Cancel { session, id: id.into(), reason: reason.clone() };
+            let _ = (self.post)(worker, mail);
+        }
+    }
+
+    fn cancel_here(&self, session: SessionId, id: &[u8], reason: Option<String>) -> bool {
+        let key = self.call_key(session, id);
+        let handle = match self.in_flight.borrow().get(&key) {
+            Some((owner, handle)) if *owner == session => handle.clone(),
+            _ => return false,
+        };
+        handle.cancel(reason);
+        true
+    }
+
+    // Event streams.
+
+    /// Opens an event stream of a session on this worker.
+    pub fn open_stream(
+        self: &Rc<World>,
+        record: &Arc<SessionRecord>,
+    ) -> (OpenStream, Receiver<Option<Arc<[u8]>>>) {
+        let (sender, receiver) = rt::local::queue(limits::SSE_QUEUE_MESSAGES_MAX);
+        let stream = self.token();
+        self.streams.borrow_mut().insert(stream, sender);
+        self.counts.streams.fetch_add(1, Ordering::Relaxed);
+        let id = record.id;
+        if id.owner() == self.me {
+            self.stream_opened(id, self.me, stream);
+        } else {
+            let _ = (self.post)(id.owner(), SessionMail::StreamOpened { id, stream });
+        }
+        (OpenStream { world: self.clone(), id, stream }, receiver)
+    }
+
+    fn stream_opened(&self, id: SessionId, worker: WorkerId, stream: u64) {
+        let (evicted, pending) = match self.owned.borrow_mut().get_mut(&id) {
+            None => (Some((worker, stream)), Changes::default()),
+            Some(owned) => {
+                owned.streams.push((worker, stream));
+                // Connections die unseen; the newest stream is the likeliest to be read.
+                let full = owned.streams.len() > limits::STREAMS_PER_SESSION_MAX;
+                let evicted = full.then(|| owned.streams.remove(0));
+                (evicted, std::mem::take(&mut owned.pending))
+            }
+        };
+        if let Some((worker, stream)) = evicted {
+            self.push(worker, stream, None);
+        }
+        self.announce_to(id, pending);
+    }
+
+    fn stream_closed(&self, id: SessionId, worker: WorkerId, stream: u64) {
+        if let Some(owned) = self.owned.borrow_mut().get_mut(&id) {
+            owned.streams.retain(|open| *open != (worker, stream));
+            owned.record.touch(rt::time::now());
+        }
+    }
+
+    /// Hands one message to a stream; false if it cannot take it.
+    fn push(&self, worker: WorkerId, stream: u64, message: Option<Arc<[u8]>>) -> bool {
+        if worker != self.me {
+            return (self.post)(worker, SessionMail::Push { stream, message }).is_ok();
+        }
+        let end = message.is_none();
+        let pushed = match self.streams.borrow().get(&stream) {
+            Some(sender) => sender.try_send(message).is_ok(),
+            None => false,
+        };
+        // A stream whose queue is full cannot be told to end; without its sender it does.
+        if end && !pushed {
+            self.streams.borrow_mut().remove(&stream);
+        }
+        pushed
+    }
+
+    /// Ends all event streams of this worker, so that their connections can close.
+    pub fn end_streams(&self) {
+        self.streams.borrow_mut().clear();
+    }
+
+    /// Tells every session of this worker that lists changed.
+    pub fn announce(&self, changes: Changes) {
+        if !(changes.tools || changes.resources || changes.prompts) {
+            return;
+        }
+        let ids: Vec<SessionId> = self.owned.borrow().keys().copied().collect();
+        for id in ids {
+            self.announce_to(id, changes);
+        }
+    }
+
+    fn announce_to(&self, id: SessionId, changes: Changes) {
+        let newest = match self.owned.borrow().get(&id) {
+            None => return,
+            Some(owned) => owned.streams.last().copied(),
+        };
+        let mut missed = Changes::default();
+        let tell = |changed: bool, message: &'static [u8], missed: &mut bool| {
+            if changed {
+                let told = newest.is_some_and(|(worker, stream)| {
+                    self.push(worker, stream, Some(message.into()))
+                });
+                *missed = !told;
+            }
+        };
+        tell(changes.tools, TOOLS_CHANGED, &mut missed.tools);
+        tell(changes.resources, RESOURCES_CHANGED, &mut missed.resources);
+        tell(changes.prompts, PROMPTS_CHANGED, &mut missed.prompts);
+        if let Some(owned) = self.owned.borrow_mut().get_mut(&id) {
+            owned.pending.tools |= missed.tools;
+            owned.pending.resources |= missed.resources;
+            owned.pending.prompts |= missed.prompts;
+        }
+    }
+
+    /// Waits until no backend is in its first start any more, or that start's deadline passed:
+    /// a list asked for in the first seconds is then as whole as it can be.
+    pub async fn settled(&self) {
+        self.backends.settled().await;
+    }
+
+    /// Whether [`World::settled`] would not wait.
+    pub fn settled_now(&self) -> bool {
+        (0..self.plan.backends.len()).all(|backend| self.backends.is_settled(backend))
+    }
+
+    /// Takes one mail of another worker.
+    pub fn receive(self: &Rc<World>, from: WorkerId, mail: SessionMail) {
+        match mail {
+            SessionMail::Ask { id, token } => {
+                let record = self.owned.borrow().get(&id).map(|owned| owned.record.clone());
+                let _ = (self.post)(from, SessionMail::Told { token, record });
+            }
+            SessionMail::Told { token, record } => {
+                if let Some(sender) = self.asked.borrow_mut().remove(&token) {
+                    sender.send(record);
+                }
+            }
+            SessionMail::Cancel { session, id, reason } => {
+                self.cancel_here(session, &id, reason);
+            }
+            SessionMail::StreamOpened { id, stream } => self.stream_opened(id, from, stream),
+            SessionMail::StreamClosed { id, stream } => self.stream_closed(id, from, stream),
+            SessionMail::Push { stream, message } => {
+                self.push(self.me, stream, message);
+            }
+            SessionMail::Delete { id } => self.end_owned(id),
+            SessionMail::Ended { record } => {
+                self.known.borrow_mut().remove(&record.id);
+                self.backends.end_session(&record);
+            }
+        }
+    }
+}
+
+/// A call that a cancellation can find; unregisters itself.
+pub struct InFlight {
+    world: Rc<World>,
+    key: u64,
+    handle: Rc<CallHandle>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut calls = self.world.in_flight.borrow_mut();
+        // A client that reused the id while it was in flight has put another call here.
+        if calls.get(&self.key).is_some_and(|(_, handle)| Rc::ptr_eq(handle, &self.handle)) {
+            calls.remove(&self.key);
+        }
+    }
+}
+
+/// An open event stream; unregisters itself.
+pub struct OpenStream {
+    world: Rc<World>,
+    id: SessionId,
+    stream: u64,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let world = &self.world;
+        world.streams.borrow_mut().remove(&self.stream);
+        world.counts.streams.fetch_sub(1, Ordering::Relaxed);
+        if self.id.owner() == world.me {
+            world.stream_closed(self.id, world.me, self.stream);
+        } else {
+            let mail = SessionMail::StreamClosed { id: self.id, stream: self.stream };
+            let _ = (world.post)(self.id.owner(), mail);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The house rules that a compiler does not hold: who imports whom, where `unsafe` and the
+//! runtime may be named, and what ARCHITECTURE.md and README.md say about the code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, out);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+fn source_files() -> Vec<(String, String)> {
+    let src = root().join("src");
+    let mut paths = Vec::new();
+    sources(&src, &mut paths);
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let name = path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect()
+}
+
+/// The part of a file before its unit tests, without comments.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// Reads the import table of ARCHITECTURE.md: `| module | may import |`.
+fn table() -> BTreeMap<String, BTreeSet<String>> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let section = text.split("## Imports").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut table = BTreeMap::new();
+    for line in section.lines().filter(|line| line.starts_with("| `")) {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let name = cells.next().unwrap().trim_matches('`').to_owned();
+        let may = cells.next().unwrap().split([',', ' ']).map(|cell| cell.trim_matches('`'));
+        table.insert(name, may.filter(|cell| !cell.is_empty()).map(str::to_owned).collect());
+    }
+    assert!(table.len() > 10, "the import table was not found");
+    table
+}
+
+#[test]
+fn imports_follow_the_table() {
+    let table = table();
+    let mut faults = Vec::new();
+    for (name, text) in source_files() {
+        let module = name.split('/').next().unwrap().trim_end_matches(".rs");
+        if module == "lib" || module == "main" {
+            continue;
+        }
+        let Some(may) = table.get(module) else {
+            faults.push(format!("src/{name}: module `{module}` is not in ARCHITECTURE.md's table"));
+            continue;
+        };
+        for (at, line) in code(&text).lines().enumerate() {
+            for used in line.split("crate::").skip(1) {
+                let used: String =
+                    used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if !used.is_empty() && used != module && used != "bug" && !may.contains(&used) {
+                    faults.push(format!("src/{name}:{}: `{module}` imports `{used}`", at + 1));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_runtime_and_unsafe_have_one_place() {
+    let mut faults = Vec::new();
+    for (name, text) in source_files() {
+        let code = code(&text);
+        let mentions = |word: &str| {
+            code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|found| found == word)
+        };
+        if !name.starts_with("rt/") && (mentions("monoio") || mentions("io_uring")) {
+            faults.push(format!("src/{name} names the runtime"));
+        }
+        if name != "rt/sys.rs" && mentions("unsafe") {
+            faults.push(format!("src/{name} has unsafe code"));
+        }
+        if name == "rt/sys.rs" {
+            let blocks = code.matches("unsafe {").count() + code.matches("unsafe impl").count();
+            let reasons = text.matches("SAFETY").count();
+            if reasons < blocks {
+                faults.push(format!("src/{name}: {blocks} unsafe blocks, {reasons} reasons"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn every_module_says_what_it_owns() {
+    let mut faults = Vec::new();
+    for (name, text) in source_files() {
+        if name == "lib.rs" || name == "main.rs" {
+            continue;
+        }
+        for word in ["//! Owns:", "//! Never:", "//! Next:"] {
+            if !text.contains(word) {
+                faults.push(format!("src/{name} has no `{word}`"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let mut section = "";
+    let mut before = "";
+    for line in text.lines() {
+        if line.starts_with('[') {
+            section = line;
+        } else if section.ends_with("dependencies]") && line.contains(" = ") {
+            // A reason may stand above several that belong together.
+            assert!(before.starts_with('#') || before.contains(" = "), "no reason above: {line}");
+        }
+        before = line;
+    }
+}
+
+#[test]
+fn the_readme_has_the_table_of_errors() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let table = mcp_proxy::error::table();
+    assert!(readme.contains(&table), "README.md must contain:\n{table}");
+}

@@ -1,0 +1,176 @@
+//! The end: SIGTERM drains, a second one ends at once, and nothing is left behind, not even by
+//! kill -9.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::support::client::{call_params, message};
+use crate::support::process::{
+    HttpStub, Journal, Proxy, Setup, command_backend, is_alive, scratch, stdio_backend, stub_path,
+};
+use crate::support::wait_until;
+
+#[test]
+fn sigterm_and_sigint_finish_calls_end_streams_and_stop_children() {
+    for name in ["TERM", "INT"] {
+        let scratch = scratch();
+        let journal = Journal::new(&scratch, "journal");
+        let other = Journal::new(&scratch, "other");
+        let stub = HttpStub::start("h", &["--journal", other.path()]);
+        let mut proxy =
+            Proxy::start(&[stdio_backend("s", &["--journal", journal.path()]), stub.backend("h")]);
+        let mut callers = [proxy.client_seeing(&["s__echo", "h__echo"]), proxy.client()];
+        let listening = callers[0].listen();
+        let _idle = proxy.client();
+        for (caller, backend) in callers.iter_mut().zip(["s", "h"]) {
+            let sleep = call_params(&format!("{backend}__sleep"), r#"{"ms":1500}"#);
+            caller.send(&message("1", "tools/call", &sleep));
+        }
+        journal.wait_count("call sleep", 1);
+        other.wait_count("call sleep", 1);
+        let child = journal.pid();
+        proxy.signal(name);
+        for caller in &mut callers {
+            assert_eq!(caller.told().said(), "slept", "{name}");
+        }
+        listening.until_end();
+        assert_eq!(proxy.wait().code(), Some(0), "{name}: {}", proxy.stderr());
+        assert!(!is_alive(child), "{name}");
+        assert_eq!(journal.last("end of"), "stdin", "{name}");
+        assert!(TcpStream::connect(proxy.addr).is_err(), "{name}: still listening");
+        // Sessions at HTTP backends are ended, too.
+        other.wait_count("delete", 1);
+    }
+}
+
+#[test]
+fn calls_that_do_not_end_are_cut_at_the_time_limit() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "journal");
+    let mut proxy = Setup {
+        proxy: "shutdown_timeout_seconds = 1".into(),
+        backends: stdio_backend("s", &["--journal", journal.path()]),
+        ..Setup::default()
+    }
+    .start();
+    let mut client = proxy.client_seeing(&["s__hang"]);
+    client.send(&message("1", "tools/call", &call_params("s__hang", "{}")));
+    journal.wait_count("call hang", 1);
+    proxy.signal("TERM");
+    let status = proxy.wait();
+    assert_eq!(status.code(), Some(0), "{}", proxy.stderr());
+    wait_until("the end of the child", || !is_alive(journal.pid()));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "journal");
+    // The time limit is longer than any deadline here.
+    let mut proxy = Setup {
+        proxy: "shutdown_timeout_seconds = 600".into(),
+        backends: stdio_backend("s", &["--journal", journal.path()]),
+        ..Setup::default()
+    }
+    .start();
+    let mut client = proxy.client_seeing(&["s__hang"]);
+    client.send(&message("1", "tools/call", &call_params("s__hang", "{}")));
+    journal.wait_count("call hang", 1);
+    proxy.signal("TERM");
+    wait_until("no listener", || TcpStream::connect(proxy.addr).is_err());
+    // A signal that follows at once is taken for the echo of the first.
+    std::thread::sleep(mcp_proxy::limits::SIGNAL_ECHO * 2);
+    proxy.signal("TERM");
+    proxy.wait();
+    wait_until("the end of the child", || !is_alive(journal.pid()));
+}
+
+#[test]
+fn a_child_that_ignores_the_end_of_stdin_and_sigterm_is_killed() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "journal");
+    let script = r#"trap "" TERM; exec "$@""#;
+    let stubborn = command_backend(
+        "s",
+        "sh",
+        &[
+            "-c",
+            script,
+            "sh",
+            stub_path(),
+            "--name",
+            "s",
+            "--ignore-eof",
+            "--journal",
+            journal.path(),
+        ],
+    );
+    let mut proxy = Proxy::start(&[stubborn]);
+    proxy.client_seeing(&["s__echo"]);
+    let child = journal.pid();
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.stderr());
+    assert_eq!(journal.last("end of"), "stdin");
+    assert!(!is_alive(child));
+}
+
+#[test]
+fn grandchildren_end_with_the_proxy() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "journal");
+    let mut proxy =
+        Proxy::start(&[stdio_backend("s", &["--grandchild", "--journal", journal.path()])]);
+    proxy.client_seeing(&["s__echo"]);
+    let grandchild: u32 = journal.last("grandchild ").parse().unwrap();
+    assert!(is_alive(grandchild));
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0));
+    wait_until("the end of the grandchild", || !is_alive(grandchild));
+}
+
+#[test]
+fn kill_9_leaves_no_child_and_frees_the_port() {
+    let scratch = scratch();
+    let journals = [Journal::new(&scratch, "one"), Journal::new(&scratch, "two")];
+    // They would stay when stdin ends: only the death of their parent ends them.
+    let backend = |name: &str, journal: &Journal| {
+        stdio_backend(name, &["--ignore-eof", "--journal", journal.path()])
+    };
+    let mut proxy = Proxy::start(&[backend("one", &journals[0]), backend("two", &journals[1])]);
+    let client = proxy.client_seeing(&["one__echo", "two__echo"]);
+    let children = journals.each_ref().map(Journal::pid);
+    assert!(children.iter().all(|pid| is_alive(*pid)));
+    let addr = proxy.addr;
+    proxy.signal("KILL");
+    assert_eq!(proxy.wait().code(), None);
+    wait_until("the end of both children", || !children.iter().any(|pid| is_alive(*pid)));
+
+    // A new one has the port at once, and knows nothing of the old sessions.
+    let next = Setup {
+        backends: backend("one", &journals[0]),
+        args: vec!["--listen".into(), addr.to_string()],
+        ..Setup::default()
+    };
+    let proxy = next.start();
+    assert_eq!(proxy.addr, addr);
+    let mut again = client.again();
+    assert_eq!(again.post(&message("1", "ping", "{}")).status, 404);
+    proxy.client_seeing(&["one__echo"]);
+}
+
+#[test]
+fn it_ends_in_time_even_when_backends_never_came_up() {
+    let scratch = scratch();
+    let fault = scratch.path().join("fault");
+    std::fs::write(&fault, "").unwrap();
+    let fault = fault.to_str().unwrap();
+    let stub = HttpStub::start("m", &["--mute-while", fault]);
+    let mut proxy = Proxy::start(&[
+        stub.backend("m"),
+        stdio_backend("s", &["--mute-while", fault]),
+        command_backend("d", "/does/not/exist", &[]),
+    ]);
+    std::thread::sleep(Duration::from_millis(300));
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.stderr());
+}
