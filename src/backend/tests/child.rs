@@ -1,4 +1,6 @@
 //! Owns: tests of children.
+//! Never: HTTP.
+//! Next: `fake`.
 
 use super::*;
 use crate::error::Kind;

@@ -1,4 +1,6 @@
 //! Owns: an MCP server over HTTP that does what a test tells it, each connection on a thread.
+//! Never: a verdict on what the proxy does.
+//! Next: `http`.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};

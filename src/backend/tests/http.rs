@@ -1,4 +1,6 @@
 //! Owns: tests of backends over HTTP.
+//! Never: children.
+//! Next: nothing: these are the last.
 
 use serde_json::json;
 

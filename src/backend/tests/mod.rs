@@ -1,5 +1,6 @@
 //! Owns: the backends of several workers in one loop, with servers and children to call.
 //! Never: the real mailbox or the proxy's own front.
+//! Next: `child`.
 //!
 //! Mail between the workers goes through a queue and a task, so the order of things is that of the
 //! proxy; only the threads are missing.
@@ -65,7 +66,7 @@ impl World {
             backends: vec![Arc::new(backend)],
         });
         let (notes, inbox) = sync_channel(1024);
-        let board = Board::new(workers, 1, notes);
+        let board = Board::new(workers, 1, Box::new(move |note| drop(notes.try_send(note))));
         let mail: Mail = Rc::default();
         let bell = Rc::new(rt::local::Notify::new());
         let slices: Rc<RefCell<Vec<Published>>> = Rc::default();
