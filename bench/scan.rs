@@ -1,5 +1,6 @@
 //! Owns: the cost of looking at a message, by its size.
-//! Never: sockets.
+//! Never: sockets, or what the messages mean.
+//! Next: `framing`, the bytes around them.
 //!
 //! Cases are `area/case/size`. Baselines: `memcpy` is the floor of anything that touches each byte;
 //! `serde_json` and `simd_json` build the tree that the scanner does without.

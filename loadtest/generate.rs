@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a request body, the longest name of a tool included.
 const REQUEST_BYTES: usize = 200;
 /// Digits of ids, which are tags too: the number of the connection, then of the call.
-const TAG_DIGITS: usize = 10;
+pub(crate) const TAG_DIGITS: usize = 10;
 const CALLS_PER_CONNECTION: u64 = 10_000_000;
 
 /// Where a connection stands.

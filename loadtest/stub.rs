@@ -8,6 +8,7 @@ use memchr::memmem;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
+use crate::generate::TAG_DIGITS;
 use crate::wire;
 
 /// Answers to JSON-RPC messages, made once per size of result.
@@ -40,7 +41,8 @@ impl Answers {
                 let size = size.and_then(|n| n.parse().ok()).unwrap_or(0);
                 out.extend_from_slice(CONTENT.as_bytes());
                 out.extend_from_slice(&tag[1..tag.len() - 1]);
-                let frame = PREFIX.len() + CONTENT.len() + END.len() + id.len() + tag.len() - 2;
+                // As the client sees it: on a shared channel the id here is the proxy's own.
+                let frame = PREFIX.len() + CONTENT.len() + END.len() + TAG_DIGITS + tag.len() - 2;
                 let padding = self.padding.entry(size).or_insert_with(|| vec![b'x'; size]);
                 out.extend_from_slice(&padding[..size.saturating_sub(frame)]);
                 out.extend_from_slice(END.as_bytes());

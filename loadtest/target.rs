@@ -174,9 +174,11 @@ impl Target {
             }
             seen += 1;
         }
-        let json =
-            json.filter(|_| seen == 3).ok_or(format!("{}: the clients failed", self.row()))?;
+        let json = json.ok_or_else(|| format!("{}: the clients failed", self.row()))?;
         let clients: Clients = serde_json::from_str(&json)?;
+        if seen < 3 {
+            return Err(format!("{}: {}", self.row(), clients.first_error).into());
+        }
         let per_request = (cpu[1] - cpu[0]).as_secs_f64() * 1e6 / clients.requests.max(1) as f64;
         Ok(Sample {
             requests_per_second: clients.requests as f64 / clients.seconds.max(1e-9),

@@ -22,9 +22,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser, Debug)]
 #[command(name = "mcp-proxy", version, about, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// The configuration file
-    #[arg(short, long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
+    /// The configuration file [default: proxy.toml]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     /// Show all faults and warnings of the configuration, and do not run
     #[arg(long)]
@@ -39,8 +39,8 @@ struct Arguments {
     #[arg(long, value_name = "LEVEL", value_parser = log_level)]
     log_level: Option<String>,
 
-    /// Serve the servers of an mcp.json file; everything else is at its default
-    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    /// Serve the servers of an mcp.json file too; without --config it is all there is
+    #[arg(long, value_name = "FILE")]
     from_mcp_json: Option<PathBuf>,
 
     /// The event loop
@@ -86,10 +86,16 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
-    let file = arguments.from_mcp_json.as_ref().unwrap_or(&arguments.config);
-    let loaded = match arguments.from_mcp_json {
-        Some(_) => ProxyConfig::from_mcp_json(file),
-        None => ProxyConfig::load(file),
+    let (file, loaded) = match (&arguments.config, &arguments.from_mcp_json) {
+        (None, Some(servers)) => (servers.clone(), ProxyConfig::from_mcp_json(servers)),
+        (Some(file), Some(servers)) => {
+            (file.clone(), ProxyConfig::load_with_mcp_json(file, servers))
+        }
+        (file, None) => {
+            let file = file.clone().unwrap_or_else(|| PathBuf::from("proxy.toml"));
+            let loaded = ProxyConfig::load(&file);
+            (file, loaded)
+        }
     };
     let mut config = match loaded {
         Ok(config) => config,
@@ -219,15 +225,19 @@ mod tests {
     fn arguments() {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         let plain = parse("mcp-proxy").unwrap();
-        assert_eq!(plain.config, PathBuf::from("proxy.toml"));
-        assert!(!plain.check && plain.listen.is_none() && plain.command.is_none());
+        assert!(
+            plain.config.is_none()
+                && !plain.check
+                && plain.listen.is_none()
+                && plain.command.is_none()
+        );
         let all = parse("mcp-proxy -c a --check --listen :1 --log-level debug --driver epoll");
         let all = all.unwrap();
-        assert_eq!((all.config, all.check), (PathBuf::from("a"), true));
+        assert_eq!((all.config, all.check), (Some(PathBuf::from("a")), true));
         assert_eq!((all.log_level.as_deref(), all.driver), (Some("debug"), DriverName::Epoll));
-        assert_eq!(parse("mcp-proxy --config=a").unwrap().config, PathBuf::from("a"));
+        assert_eq!(parse("mcp-proxy --config=a").unwrap().config, Some(PathBuf::from("a")));
         assert!(parse("mcp-proxy demo-server").unwrap().command.is_some());
-        for wrong in ["--nonsense", "demo", "--listen x", "-c a --from-mcp-json b", "--driver x"] {
+        for wrong in ["--nonsense", "demo", "--listen x", "-c", "--driver x"] {
             let error = parse(&format!("mcp-proxy {wrong}")).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{wrong}");
         }

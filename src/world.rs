@@ -66,7 +66,7 @@ pub enum SessionMail {
         /// The stream's name on the receiving worker.
         stream: u64,
         /// One message.
-        message: Option<Arc<[u8]>>,
+        message: Push,
     },
     /// To the owner: the client deleted this session.
     Delete {
@@ -80,6 +80,10 @@ pub enum SessionMail {
     },
 }
 
+/// What its owner knows of a session id.
+type Known = Option<Arc<SessionRecord>>;
+/// One message for an event stream; `None` ends it.
+pub type Push = Option<Arc<[u8]>>;
 /// Sends mail to another worker; gives it back when the box is full.
 pub type SessionPost = Rc<dyn Fn(WorkerId, SessionMail) -> std::result::Result<(), SessionMail>>;
 
@@ -124,8 +128,8 @@ pub struct World {
     hasher: RandomState,
     owned: RefCell<AHashMap<SessionId, Owned>>,
     known: RefCell<AHashMap<SessionId, Arc<SessionRecord>>>,
-    asked: RefCell<AHashMap<u64, OneSender<Option<Arc<SessionRecord>>>>>,
-    streams: RefCell<AHashMap<u64, Sender<Option<Arc<[u8]>>>>>,
+    asked: RefCell<AHashMap<u64, OneSender<Known>>>,
+    streams: RefCell<AHashMap<u64, Sender<Push>>>,
     in_flight: RefCell<AHashMap<u64, (SessionId, Rc<CallHandle>)>>,
     next_token: Cell<u64>,
 }
@@ -339,7 +343,7 @@ impl World {
     pub fn open_stream(
         self: &Rc<World>,
         record: &Arc<SessionRecord>,
-    ) -> (OpenStream, Receiver<Option<Arc<[u8]>>>) {
+    ) -> (OpenStream, Receiver<Push>) {
         let (sender, receiver) = rt::local::queue(limits::SSE_QUEUE_MESSAGES_MAX);
         let stream = self.token();
         self.streams.borrow_mut().insert(stream, sender);
@@ -378,7 +382,7 @@ impl World {
     }
 
     /// Hands one message to a stream; false if it cannot take it.
-    fn push(&self, worker: WorkerId, stream: u64, message: Option<Arc<[u8]>>) -> bool {
+    fn push(&self, worker: WorkerId, stream: u64, message: Push) -> bool {
         if worker != self.me {
             return (self.post)(worker, SessionMail::Push { stream, message }).is_ok();
         }

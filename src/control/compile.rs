@@ -628,13 +628,19 @@ struct Url {
 }
 
 impl Url {
-    fn parse(text: &str) -> Result<Url, &'static str> {
+    fn parse(text: &str) -> Result<Url, String> {
         let (scheme, rest) = text.split_once("://").ok_or("found no scheme")?;
-        let https = match scheme.to_ascii_lowercase().as_str() {
-            "http" => false,
-            "https" => true,
-            _ => return Err("found another scheme than http and https"),
-        };
+        match scheme.to_ascii_lowercase().as_str() {
+            "http" => Url::after_scheme(false, rest).map_err(str::to_owned),
+            "https" => Url::after_scheme(true, rest).map_err(str::to_owned),
+            other if other.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+                Err(format!("found the scheme {other}"))
+            }
+            _ => Err("found no scheme".to_owned()),
+        }
+    }
+
+    fn after_scheme(https: bool, rest: &str) -> Result<Url, &'static str> {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         if authority.contains('@') {

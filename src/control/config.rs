@@ -283,6 +283,25 @@ impl ProxyConfig {
         ProxyConfig::check("proxy.toml", text, &World::real(PathBuf::new()))
     }
 
+    /// Reads and checks a file, and adds the servers of an `mcp.json` as `proxy.import_backends`
+    /// does.
+    ///
+    /// Errors: all faults of both files at once, each with its place.
+    pub fn load_with_mcp_json(path: &Path, servers: &Path) -> Result<ProxyConfig, Report> {
+        let name = path.display().to_string();
+        let world = World::real(path.parent().unwrap_or(Path::new("")).to_owned());
+        let mut report = Report::default();
+        let text = read_text(path).map_err(|fault| whole_file_fault(&name, fault))?;
+        let Some(mut config) = read(&name, &text, &world, &mut report) else { return Err(report) };
+        let name = servers.display().to_string();
+        let world = World::real(servers.parent().unwrap_or(Path::new("")).to_owned());
+        match read_text(servers) {
+            Ok(text) => import::read(&name, &text, &world, &mut config, &mut report),
+            Err(fault) => report.fault(whole_file(&name), "", fault),
+        }
+        config.finish(report)
+    }
+
     /// Reads and checks an `mcp.json` file as if it were all there is, `[proxy]` being its
     /// defaults and its name `mcp-proxy`.
     ///
@@ -577,7 +596,7 @@ p.toml:12:14: backends[0].args[1]: found 1, accepted: a string
 p.toml:12:22: backends[0].args[3]: found true, accepted: a string
 p.toml:15:13: backends[1].transport: found "carrier", accepted: "stdio" or "http"
 p.toml:16:1: backends[2].name: missing, and there is no default
-p.toml:18:7: backends[2].url: found another scheme than http and https, accepted: http[s]://host[:port]/path
+p.toml:18:7: backends[2].url: found the scheme ftp, accepted: http[s]://host[:port]/path
 p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
         assert_eq!(faults(text), expected);
     }

@@ -358,6 +358,10 @@ m.json:9:39: mcpServers.g.disabled: found "no", accepted: true or false"#;
         let config = ProxyConfig::from_mcp_json(&path).unwrap();
         assert_eq!((config.proxy.name.as_str(), config.backends.len()), ("mcp-proxy", 1));
         std::fs::write(&path, r#"{"mcpServers": {"a b": {"command": "true"}}}"#).unwrap();
+        let toml = folder.path().join("p.toml");
+        std::fs::write(&toml, "[proxy]\nname='p'\nnmae=1\n").unwrap();
+        let report = ProxyConfig::load_with_mcp_json(&toml, &path).unwrap_err();
+        assert_eq!(report.faults.len(), 2, "{report}");
         let report = ProxyConfig::from_mcp_json(&path).unwrap_err().to_string();
         assert!(report.contains(":1:17: mcpServers.a b.name: found \"a b\", accepted"), "{report}");
     }

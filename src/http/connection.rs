@@ -219,7 +219,7 @@ impl Connection {
     /// begun; the answer to the last one is written in any case.
     pub async fn head_unless(&mut self, stop: impl Future<Output = ()>) -> Option<Rc<RequestHead>> {
         if self.dead || self.closing || self.answer != Answer::Done {
-            self.close().await;
+            Box::pin(self.close()).await;
             return None;
         }
         let head = self.next_head(pin!(stop)).await;
@@ -253,7 +253,8 @@ impl Connection {
                 }
                 Ok(None) => {}
                 Err(fault) => {
-                    self.refuse(fault.status(), &fault).await;
+                    // Boxed, as `close` is: what is rare must not make every connection larger.
+                    Box::pin(self.refuse(fault.status(), &fault)).await;
                     return None;
                 }
             }
@@ -270,7 +271,7 @@ impl Connection {
                 Ok(0) | Err(Stop::Gone) => return None,
                 Ok(_) => {}
                 Err(Stop::Elapsed) if started => {
-                    self.refuse(408, &"head too slow").await;
+                    Box::pin(self.refuse(408, &"head too slow")).await;
                     return None;
                 }
                 Err(Stop::Elapsed | Stop::Told) => return None,
@@ -618,7 +619,7 @@ impl Connection {
         self.output.extend_from_slice(b"Content-Length: 0\r\nConnection: close\r\n\r\n");
         self.lingering = true;
         self.answer = Answer::Done;
-        self.close().await;
+        Box::pin(self.close()).await;
     }
 
     /// Writes what is due and ends the connection in stages (§9.6): closing a socket that holds

@@ -125,8 +125,9 @@ impl Streak {
             self.0 = 0;
             // Before the I/O, so that a drop here loses nothing. Without descriptors to spare,
             // fairness has to wait.
+            // Boxed: the rare case must not make every wait for I/O larger.
             if let Ok(mut breath) = Breath::new() {
-                breath.take().await;
+                Box::pin(breath.take()).await;
             }
         }
         let mut io = pin!(io);

@@ -267,7 +267,7 @@ fn not_empty(backend: &str, direct: &Value) {
 fn initialized(through: &Value, seen: &[Seen]) {
     let initialize = &through["initialize"];
     assert_eq!(initialize["protocolVersion"], "2025-11-25");
-    assert_eq!(initialize["serverInfo"]["name"], "interop");
+    assert_eq!(initialize["serverInfo"]["name"], "test"); // support::process
     for capability in ["tools", "resources", "prompts"] {
         assert!(initialize["capabilities"][capability].is_object(), "{initialize}");
     }
