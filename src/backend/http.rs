@@ -7,6 +7,7 @@
 //! when a whole response was read from it.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -111,7 +112,8 @@ pub(super) async fn post(
     let reused = idle.is_some();
     let mut connection = match idle {
         Some(connection) => connection,
-        None => handle.watch(connect(backends, entry)).await??,
+        // Boxed, as all that is rare on this path: each connection of a client has room for a call.
+        None => handle.watch(Box::pin(connect(backends, entry))).await??,
     };
     let bytes = message(connection.buffer(), leg, request);
     if let Err(fault) = connection.send(bytes).await {
@@ -214,7 +216,7 @@ impl HttpReplies {
         if !(200..300).contains(&status) {
             // The connection clears its head for the next answer only when nobody holds it.
             drop(head);
-            return self.refused(status).await;
+            return Box::pin(self.refused(status)).await;
         }
         self.mode = match media(&head) {
             Media::Json => Mode::Json(head.content_length()),
@@ -239,7 +241,10 @@ impl HttpReplies {
         let HttpReplies { backends, entry, leg, handle, connection, asked, .. } = self;
         let Some(connection) = connection else { return Err(Stop::Expired) };
         let tell = || cancel(backends, entry, leg, handle, asked);
-        let head = handle.watch_telling(connection.head(), tell).await;
+        let head = {
+            let head = pin!(connection.head());
+            handle.watch_telling(head, tell).await
+        };
         if head.is_err() {
             self.expired();
         }
@@ -336,7 +341,11 @@ impl HttpReplies {
             return Err(Failure::new(Kind::Lost, "connection closed").into());
         };
         let tell = || cancel(backends, entry, leg, handle, asked);
-        match handle.watch_telling(connection.body(), tell).await {
+        let piece = {
+            let piece = pin!(connection.body());
+            handle.watch_telling(piece, tell).await
+        };
+        match piece {
             Ok(Ok(piece)) => Ok(piece),
             Ok(Err(fault)) => Err(self.lost(fault.to_string()).into()),
             Err(stop) => {
@@ -351,7 +360,10 @@ impl HttpReplies {
         let HttpReplies { backends, entry, leg, handle, connection, asked, .. } = self;
         let Some(connection) = connection else { return Err(Stop::Expired) };
         let tell = || cancel(backends, entry, leg, handle, asked);
-        let whole = handle.watch_telling(connection.whole(max), tell).await;
+        let whole = {
+            let whole = pin!(connection.whole(max));
+            handle.watch_telling(whole, tell).await
+        };
         if whole.is_err() {
             self.expired();
         }
@@ -667,7 +679,7 @@ pub(super) async fn side(
             let reused = pooled.is_some();
             let mut connection = match pooled.take() {
                 Some(connection) => connection,
-                None => connect(backends, entry).await?,
+                None => Box::pin(connect(backends, entry)).await?,
             };
             let mut bytes = connection.buffer();
             write(&mut bytes);

@@ -311,3 +311,21 @@ impl std::fmt::Debug for Replies {
         f.write_str("Replies")
     }
 }
+
+#[test]
+fn a_call_is_small_enough_to_be_a_part_of_every_connection() {
+    let fake = fake::Fake::start(|_| None);
+    run(async {
+        let world = World::start(1, over_http(fake.port(), Isolation::Session));
+        world.until_up().await;
+        let ask = ask("echo");
+        let call = size_of_val(&world.begin(0, &ask));
+        let mut replies = world.begin(0, &ask).await.unwrap();
+        let next = size_of_val(&replies.next());
+        let next = next.max(size_of_val(&replies.chunk()));
+        drop(replies);
+        // Measured: 3,952 and 1,168 bytes, and the parts of `begin`.
+        assert!(call <= 6 * 1024 && next <= 2 * 1024, "{call} and {next} bytes");
+        world.stop().await;
+    });
+}
