@@ -33,6 +33,8 @@ pub(super) struct Entry {
     pub(super) settled: Event,
     /// Calls of this worker that wait for a place (`concurrency`), first come first.
     pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    /// Its supervisor lives; of use on the owner alone.
+    pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
     pub(super) bell: Bell,
     pub(super) wire: Wire,
@@ -61,6 +63,7 @@ impl Entry {
             in_flight: Cell::new(0),
             settled: Event::new(),
             waiters: RefCell::default(),
+            supervised: Cell::new(false),
             bell: Bell::new(),
             wire: match &plan.transport {
                 TransportPlan::Http(http) => Wire::Http(Http {
