@@ -467,7 +467,7 @@ async fn call(
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
     } else {
-        let shaped = shape(world, plan, method, &mut message, &mut envelope).await?;
+        let shaped = Box::pin(shape(world, plan, method, &mut message, &mut envelope)).await?;
         for copy in shaped.copies {
             mirror(world, record, method, copy);
         }

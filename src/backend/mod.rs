@@ -126,7 +126,7 @@ impl Replies {
     pub async fn next(&mut self) -> Result<Reply> {
         match &mut self.0 {
             Kept::Plain(attempt) => attempt.next().await,
-            Kept::Run(run) => run.next().await,
+            Kept::Run(run) => Box::pin(run.next()).await,
         }
     }
 
@@ -344,7 +344,8 @@ impl Backends {
         if self.plan.backends[call.backend].around.is_empty() {
             return attempt::call(self, call).await.map(|attempt| Replies(Kept::Plain(attempt)));
         }
-        around::call(self, call).await.map(|run| Replies(Kept::Run(run)))
+        // In a box of its own: the place is not kept in every connection's task.
+        Box::pin(around::call(self, call)).await.map(|run| Replies(Kept::Run(run)))
     }
 
     /// A client session ended: what it had at backends ends. To be called on its owner; other
