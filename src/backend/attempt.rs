@@ -107,7 +107,7 @@ pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Replies>
         if !entry.settled.is_set() {
             // In its first start it is neither up nor down: worth waiting for, within its bound.
             let settled = rt::time::timeout(entry.plan.startup_timeout, entry.settled.wait());
-            let _ = call.handle.watch(settled).await?;
+            let _ = call.handle.watch(Box::pin(settled)).await?;
         }
         match &entry.wire {
             entry::Wire::Http(_) => {
@@ -157,11 +157,11 @@ async fn open(
     session: Option<&Arc<SessionRecord>>,
     lost: Option<u64>,
     handle: &CallHandle,
-) -> std::result::Result<Arc<Leg>, Ended> {
+) -> std::result::Result<Rc<Leg>, Ended> {
     if let Some(leg) = leg::known(entry, session, lost) {
         return Ok(leg);
     }
-    let leg = handle.watch(leg::get(backends, entry, session, lost)).await?;
+    let leg = handle.watch(Box::pin(leg::get(backends, entry, session, lost))).await?;
     leg.map_err(|failure| Ended::Failed(failure.unsent()))
 }
 
@@ -169,7 +169,7 @@ async fn open(
 pub(super) async fn sent(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    leg: &Arc<Leg>,
+    leg: &Rc<Leg>,
     request: &Request<'_>,
     handle: &Rc<CallHandle>,
     safe: bool,
@@ -181,7 +181,7 @@ pub(super) async fn sent(
             if taken && !safe {
                 return Err(Failure::new(Kind::Lost, cause).into());
             }
-            match http::post(backends, entry, leg, request, handle, false).await {
+            match Box::pin(http::post(backends, entry, leg, request, handle, false)).await {
                 Ok(replies) => Ok(replies),
                 Err(Broken::Ended(ended)) => Err(ended),
                 // Not said of a fresh connection.

@@ -29,6 +29,8 @@ pub(super) struct Entry {
     pub(super) in_flight: Cell<usize>,
     /// Its first start has ended, well or not.
     pub(super) settled: Event,
+    /// Its supervisor lives; of use on the owner alone.
+    pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
     pub(super) bell: Bell,
     pub(super) wire: Wire,
@@ -56,6 +58,7 @@ impl Entry {
             owner: plan.id % workers.max(1),
             in_flight: Cell::new(0),
             settled: Event::new(),
+            supervised: Cell::new(false),
             bell: Bell::new(),
             wire: match &plan.transport {
                 TransportPlan::Http(http) => Wire::Http(Http {

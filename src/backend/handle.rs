@@ -145,6 +145,8 @@ impl CallHandle {
 
     /// Awaits `future`, but not beyond the deadline; then it is dropped. A cancellation is told
     /// through `tell` once, and the wait goes on.
+    ///
+    /// Give it a `pin!` of a large future: one that is passed by value has room here twice.
     pub(super) async fn watch_telling<F: Future>(
         &self,
         future: F,

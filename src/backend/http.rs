@@ -7,8 +7,8 @@
 //! when a whole response was read from it.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::attempt::Ended;
@@ -21,7 +21,7 @@ use super::names::{self, Own, Raw};
 use super::relay::{self, Word};
 use super::{Backends, Reply};
 use crate::error::Kind;
-use crate::http::{ClientConnection, ResponseHead, sse};
+use crate::http::{ClientConnection, Fault, ResponseHead, sse};
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span, Watch};
 use crate::limits;
 use crate::rt;
@@ -64,7 +64,7 @@ impl From<Stop> for Broken {
 pub(super) struct HttpReplies {
     backends: Rc<Backends>,
     entry: Rc<Entry>,
-    leg: Arc<Leg>,
+    leg: Rc<Leg>,
     handle: Rc<CallHandle>,
     /// `None` once it was given back or closed.
     connection: Option<ClientConnection>,
@@ -102,7 +102,7 @@ enum Mode {
 pub(super) async fn post(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    leg: &Arc<Leg>,
+    leg: &Rc<Leg>,
     request: &Request<'_>,
     handle: &Rc<CallHandle>,
     pooled: bool,
@@ -112,7 +112,8 @@ pub(super) async fn post(
     let reused = idle.is_some();
     let mut connection = match idle {
         Some(connection) => connection,
-        None => handle.watch(connect(backends, entry)).await??,
+        // Boxed, as all that is rare on this path: each connection of a client has room for a call.
+        None => handle.watch(Box::pin(connect(backends, entry))).await??,
     };
     let bytes = message(connection.buffer(), leg, request);
     if let Err(fault) = connection.send(bytes).await {
@@ -189,7 +190,7 @@ pub(super) async fn connect(
 }
 
 impl HttpReplies {
-    /// A field of the response's head cannot be kept, so what `initialize` needs is read here.
+    /// Awaits the head of the response and finds out what follows it.
     async fn begin(&mut self, reused: bool) -> Result<(), Broken> {
         let head = match self.wait_head().await? {
             Ok(head) => head,
@@ -213,7 +214,9 @@ impl HttpReplies {
         }
         let status = head.status();
         if !(200..300).contains(&status) {
-            return self.refused(status).await;
+            // The connection clears its head for the next answer only when nobody holds it.
+            drop(head);
+            return Box::pin(self.refused(status)).await;
         }
         self.mode = match media(&head) {
             Media::Json => Mode::Json(head.content_length()),
@@ -234,10 +237,14 @@ impl HttpReplies {
         Ok(())
     }
 
-    async fn wait_head(&mut self) -> Result<Result<Rc<ResponseHead>, crate::http::Fault>, Stop> {
-        let teller = Teller::of(self);
-        let Some(connection) = &mut self.connection else { return Err(Stop::Expired) };
-        let head = self.handle.watch_telling(connection.head(), || teller.cancel()).await;
+    async fn wait_head(&mut self) -> Result<Result<Rc<ResponseHead>, Fault>, Stop> {
+        let HttpReplies { backends, entry, leg, handle, connection, asked, .. } = self;
+        let Some(connection) = connection else { return Err(Stop::Expired) };
+        let tell = || cancel(backends, entry, leg, handle, asked);
+        let head = {
+            let head = pin!(connection.head());
+            handle.watch_telling(head, tell).await
+        };
         if head.is_err() {
             self.expired();
         }
@@ -247,7 +254,7 @@ impl HttpReplies {
     /// The deadline passed: the backend is told, unless it was by a cancellation.
     fn expired(&mut self) {
         if !self.handle.is_cancelled() {
-            Teller::of(self).cancel();
+            self.cancel();
         }
         self.connection = None;
         self.mode = Mode::Over;
@@ -255,20 +262,8 @@ impl HttpReplies {
 
     /// A response with a status other than 2xx.
     async fn refused(&mut self, status: u16) -> Result<(), Broken> {
-        let teller = Teller::of(self);
-        let body = match &mut self.connection {
-            Some(connection) => {
-                let body = connection.whole(limits::WHOLE_BODY_BYTES_MAX);
-                match self.handle.watch_telling(body, || teller.cancel()).await {
-                    Ok(body) => body.unwrap_or_default(),
-                    Err(stop) => {
-                        self.expired();
-                        return Err(stop.into());
-                    }
-                }
-            }
-            None => Vec::new(),
-        };
+        // One that is too long says nothing that is understood here.
+        let body = self.whole(limits::WHOLE_BODY_BYTES_MAX).await?.unwrap_or_default();
         self.release();
         let in_session = self.leg.has_session();
         match judge::refusal(status, &body, &self.asked, in_session) {
@@ -341,11 +336,16 @@ impl HttpReplies {
 
     /// The next piece of the body.
     async fn piece(&mut self) -> Result<Option<Vec<u8>>, Ended> {
-        let teller = Teller::of(self);
-        let Some(connection) = &mut self.connection else {
+        let HttpReplies { backends, entry, leg, handle, connection, asked, .. } = self;
+        let Some(connection) = connection else {
             return Err(Failure::new(Kind::Lost, "connection closed").into());
         };
-        match self.handle.watch_telling(connection.body(), || teller.cancel()).await {
+        let tell = || cancel(backends, entry, leg, handle, asked);
+        let piece = {
+            let piece = pin!(connection.body());
+            handle.watch_telling(piece, tell).await
+        };
+        match piece {
             Ok(Ok(piece)) => Ok(piece),
             Ok(Err(fault)) => Err(self.lost(fault.to_string()).into()),
             Err(stop) => {
@@ -355,6 +355,21 @@ impl HttpReplies {
         }
     }
 
+    /// The rest of the body, if it has at most `max` bytes.
+    async fn whole(&mut self, max: usize) -> Result<Result<Vec<u8>, Fault>, Stop> {
+        let HttpReplies { backends, entry, leg, handle, connection, asked, .. } = self;
+        let Some(connection) = connection else { return Err(Stop::Expired) };
+        let tell = || cancel(backends, entry, leg, handle, asked);
+        let whole = {
+            let whole = pin!(connection.whole(max));
+            handle.watch_telling(whole, tell).await
+        };
+        if whole.is_err() {
+            self.expired();
+        }
+        whole
+    }
+
     /// A JSON document: collected if it is short or must be, else passed on as it comes.
     async fn document(&mut self, length: Option<u64>) -> Result<Reply, Ended> {
         let short = match self.whole {
@@ -362,21 +377,12 @@ impl HttpReplies {
             false => limits::WHOLE_BODY_BYTES_MAX,
         };
         if length.is_some_and(|length| length <= short as u64) {
-            let teller = Teller::of(self);
-            let Some(connection) = &mut self.connection else {
-                return Err(Failure::new(Kind::Lost, "connection closed").into());
-            };
-            let whole = connection.whole(short);
-            return match self.handle.watch_telling(whole, || teller.cancel()).await {
-                Ok(Ok(body)) => {
+            return match self.whole(short).await? {
+                Ok(body) => {
                     self.release();
                     self.answered(body)
                 }
-                Ok(Err(fault)) => Err(self.lost(fault.to_string()).into()),
-                Err(stop) => {
-                    self.expired();
-                    Err(stop.into())
-                }
+                Err(fault) => Err(self.lost(fault.to_string()).into()),
             };
         }
         let mut watch = Box::new(Watch::new());
@@ -496,7 +502,7 @@ impl HttpReplies {
             },
             Message::Request => {
                 if let Some(reply) = relay::reply(&envelope, &message) {
-                    Teller::of(self).send(reply);
+                    send(&self.backends, &self.entry, &self.leg, reply);
                 }
                 Ok(None)
             }
@@ -536,22 +542,27 @@ impl HttpReplies {
         if let Some(connection) = self.connection.take()
             && connection.reusable()
         {
-            self.entry.http().1.pool.put(connection, self.backends.clock.now());
+            // Exact to a millisecond: see `POOL_TRUST`.
+            self.entry.http().1.pool.put(connection, Instant::now());
         }
     }
 
     /// After the answer a stream should end; if it does so soon, its connection is kept.
     fn drain(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        let (backends, entry) = (self.backends.clone(), self.entry.clone());
+        let entry = self.entry.clone();
         rt::spawn("stream end", async move {
             let end = async { while let Ok(Some(_)) = connection.body().await {} };
             // When time is up the connection is closed.
             let ended = rt::time::timeout(limits::DRAIN_AFTER_ANSWER, end).await;
             if ended.is_ok() && connection.reusable() {
-                entry.http().1.pool.put(connection, backends.clock.now());
+                entry.http().1.pool.put(connection, Instant::now());
             }
         });
+    }
+
+    fn cancel(&self) {
+        cancel(&self.backends, &self.entry, &self.leg, &self.handle, &self.asked);
     }
 
     fn bad(&mut self, cause: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
@@ -570,7 +581,7 @@ impl HttpReplies {
 impl Drop for HttpReplies {
     fn drop(&mut self) {
         if !matches!(self.mode, Mode::Over) && self.handle.is_untold() {
-            Teller::of(self).cancel();
+            self.cancel();
         }
     }
 }
@@ -607,41 +618,28 @@ fn media_type(field: &[u8]) -> Media {
     }
 }
 
-/// Sends what is not a request, in a task of its own.
-struct Teller {
-    backends: Rc<Backends>,
-    entry: Rc<Entry>,
-    leg: Arc<Leg>,
-    handle: Rc<CallHandle>,
-    asked: Raw,
+/// Tells the backend that the answer to `asked` is not wanted any more.
+fn cancel(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    leg: &Rc<Leg>,
+    handle: &CallHandle,
+    asked: &[u8],
+) {
+    // `initialize` must not be cancelled (2025-11-25, Cancellation).
+    if !leg.is_provisional() {
+        send(backends, entry, leg, names::cancellation(asked, handle.reason().as_deref()));
+    }
 }
 
-impl Teller {
-    fn of(replies: &HttpReplies) -> Teller {
-        Teller {
-            backends: replies.backends.clone(),
-            entry: replies.entry.clone(),
-            leg: replies.leg.clone(),
-            handle: replies.handle.clone(),
-            asked: replies.asked.clone(),
+/// Sends what is not a request, in a task of its own.
+fn send(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, body: Vec<u8>) {
+    let (backends, entry, leg) = (backends.clone(), entry.clone(), leg.clone());
+    rt::spawn("side message", async move {
+        if let Err(failure) = tell(&backends, &entry, &leg, &body).await {
+            tracing::debug!(backend = entry.name(), %failure, "side message not taken");
         }
-    }
-
-    fn cancel(&self) {
-        // A session that is only being opened has nothing to cancel: `initialize` must not be.
-        if !self.leg.is_provisional() {
-            self.send(names::cancellation(&self.asked, self.handle.reason().as_deref()));
-        }
-    }
-
-    fn send(&self, body: Vec<u8>) {
-        let (backends, entry, leg) = (self.backends.clone(), self.entry.clone(), self.leg.clone());
-        rt::spawn("side message", async move {
-            if let Err(failure) = tell(&backends, &entry, &leg, &body).await {
-                tracing::debug!(backend = entry.name(), %failure, "side message not taken");
-            }
-        });
-    }
+    });
 }
 
 /// Sends a notification or a response; both may be sent twice.
@@ -651,7 +649,7 @@ impl Teller {
 pub(super) async fn tell(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    leg: &Arc<Leg>,
+    leg: &Rc<Leg>,
     body: &[u8],
 ) -> Result<(), Failure> {
     let write = |out: &mut Vec<u8>| {
@@ -681,7 +679,7 @@ pub(super) async fn side(
             let reused = pooled.is_some();
             let mut connection = match pooled.take() {
                 Some(connection) => connection,
-                None => connect(backends, entry).await?,
+                None => Box::pin(connect(backends, entry)).await?,
             };
             let mut bytes = connection.buffer();
             write(&mut bytes);
@@ -701,7 +699,7 @@ pub(super) async fn side(
                         Err(_) => return Ok((status, Vec::new())),
                     };
                     if connection.reusable() {
-                        pool.put(connection, backends.clock.now());
+                        pool.put(connection, Instant::now());
                     }
                     return Ok((status, body));
                 }

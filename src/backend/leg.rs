@@ -7,10 +7,10 @@
 //! session gets a new one: whoever notices says which generation was lost, and the first to say so
 //! starts the opening that all then wait for.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Wire};
@@ -29,14 +29,16 @@ use crate::plan::{BackendId, HttpPlan, WorkerId};
 use crate::rt;
 use crate::rt::local::Event;
 
-/// A session with a backend.
+/// A session with a backend. Each worker has a copy of its own, so that calls on several cores share
+/// no count of references.
+#[derive(Clone)]
 pub struct Leg {
     /// Grows with each session opened in the place of another; 0 while it is being opened.
     pub generation: u64,
     /// `Mcp-Session-Id`, if the server gave one.
-    session_id: OnceLock<Box<str>>,
+    session_id: OnceCell<Box<str>>,
     /// The server answered with an id that cannot be sent back.
-    bad_session_id: std::sync::atomic::AtomicBool,
+    bad_session_id: Cell<bool>,
     /// What its server answered to `initialize`; goes into `MCP-Protocol-Version`.
     revision: Box<str>,
     /// Head of every POST, up to its Content-Length.
@@ -79,8 +81,8 @@ impl Leg {
         prefix.extend_from_slice(b"Content-Length: ");
         Leg {
             generation,
-            session_id: session_id.map_or_else(OnceLock::new, OnceLock::from),
-            bad_session_id: false.into(),
+            session_id: session_id.map_or_else(OnceCell::new, OnceCell::from),
+            bad_session_id: Cell::new(false),
             revision: revision.into(),
             prefix: prefix.into(),
             init,
@@ -119,7 +121,7 @@ impl Leg {
             && field.iter().all(u8::is_ascii_graphic);
         match std::str::from_utf8(field) {
             Ok(id) if fit => drop(self.session_id.set(id.into())),
-            _ => self.bad_session_id.store(true, std::sync::atomic::Ordering::Relaxed),
+            _ => self.bad_session_id.set(true),
         }
     }
 }
@@ -141,13 +143,13 @@ fn session_lines(lines: &mut String, session_id: Option<&str>, revision: &str) {
 pub(super) enum Slot {
     Opening(Rc<Opening>),
     /// With the client session it is for.
-    Open(Arc<Leg>, Option<Arc<SessionRecord>>),
+    Open(Rc<Leg>, Option<Arc<SessionRecord>>),
 }
 
 /// What all who want a session wait for.
 pub(super) struct Opening {
     done: Event,
-    result: RefCell<Option<Result<Arc<Leg>, Failure>>>,
+    result: RefCell<Option<Result<Rc<Leg>, Failure>>>,
     session: Option<Arc<SessionRecord>>,
 }
 
@@ -156,7 +158,7 @@ pub(super) fn known(
     entry: &Entry,
     session: Option<&Arc<SessionRecord>>,
     lost: Option<u64>,
-) -> Option<Arc<Leg>> {
+) -> Option<Rc<Leg>> {
     let legs = entry.http().1.legs.borrow();
     match legs.get(&session.map(|session| session.id)) {
         Some(Slot::Open(leg, _)) if lost.is_none_or(|lost| leg.generation > lost) => {
@@ -175,7 +177,7 @@ pub(super) async fn get(
     entry: &Rc<Entry>,
     session: Option<&Arc<SessionRecord>>,
     lost: Option<u64>,
-) -> Result<Arc<Leg>, Failure> {
+) -> Result<Rc<Leg>, Failure> {
     if let Some(leg) = known(entry, session, lost) {
         return Ok(leg);
     }
@@ -212,9 +214,10 @@ fn start(
         rt::spawn("session opening", async move {
             // Its numbers only grow, and one worker opens all sessions of one key.
             let generation = backends.number();
-            let session = opening.session.clone();
-            let result = open(&backends, &entry, session.as_deref(), generation).await;
-            finish(&backends, &entry, &opening, result.map(Arc::new));
+            let mut end = Finish { backends, entry, opening, result: None };
+            let session = end.opening.session.clone();
+            let result = open(&end.backends, &end.entry, session.as_deref(), generation).await;
+            end.result = Some(result);
         });
     } else {
         let mail = BackendMail::Ask { backend: entry.id, session: session.cloned(), lost };
@@ -227,12 +230,29 @@ fn start(
     opening
 }
 
+/// Ends an opening, also one whose task panicked: nobody must wait for ever.
+struct Finish {
+    backends: Rc<Backends>,
+    entry: Rc<Entry>,
+    opening: Rc<Opening>,
+    result: Option<Result<Rc<Leg>, Failure>>,
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        let result = self.result.take();
+        let result =
+            result.unwrap_or_else(|| Err(Failure::new(Kind::Internal, "the opening broke off")));
+        finish(&self.backends, &self.entry, &self.opening, result);
+    }
+}
+
 /// The opening is over: whoever waits learns how.
 fn finish(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     opening: &Rc<Opening>,
-    result: Result<Arc<Leg>, Failure>,
+    result: Result<Rc<Leg>, Failure>,
 ) {
     let key = opening.session.as_ref().map(|session| session.id);
     let current = {
@@ -266,12 +286,12 @@ async fn open(
     entry: &Rc<Entry>,
     session: Option<&SessionRecord>,
     generation: u64,
-) -> Result<Leg, Failure> {
+) -> Result<Rc<Leg>, Failure> {
     let (plan, _) = entry.http();
     let limit = entry.plan.startup_timeout;
     let handle = Rc::new(CallHandle::new());
     let _deadline = backends.clock.arm(&handle, Instant::now(), limit);
-    let provisional = Arc::new(Leg::provisional(plan));
+    let provisional = Rc::new(Leg::provisional(plan));
     let revision = session.map_or(Revision::NEWEST, |session| session.revision);
     let asked = Raw::number(0);
     let mut body = Vec::with_capacity(256);
@@ -282,18 +302,18 @@ async fn open(
         .await
         .map_err(|ended| own::failure(ended, "initialize", limit))?;
     let init = own::said(&answer)?.result("initialize")?;
-    if provisional.bad_session_id.load(std::sync::atomic::Ordering::Relaxed) {
+    if provisional.bad_session_id.get() {
         return Err(Failure::new(Kind::BadAnswer, "a session id that is not visible ASCII"));
     }
     let revision = own::revision(&init)?;
     let session_id = provisional.session_id.get().cloned();
     // A client's session needs no copy: the catalogue is built from the proxy's own.
     let init = if session.is_none() { init.into() } else { Box::default() };
-    let leg = Arc::new(Leg::with(plan, generation, session_id, &revision, init));
+    let leg = Rc::new(Leg::with(plan, generation, session_id, &revision, init));
     let mut body = Vec::with_capacity(64);
     jsonrpc::notification(&mut body, "notifications/initialized", None);
     http::tell(backends, entry, &leg, &body).await?;
-    Arc::into_inner(leg).ok_or_else(|| Failure::new(Kind::Internal, "a session in use too early"))
+    Ok(leg)
 }
 
 /// Another worker asks.
@@ -306,7 +326,8 @@ pub(super) fn ask_for(
 ) {
     let entry = backends.entries[backend].clone();
     let key = session.as_ref().map(|session| session.id);
-    let tell = move |backends: &Backends, leg| {
+    let tell = move |backends: &Backends, leg: Result<Rc<Leg>, Failure>| {
+        let leg = leg.map(|leg| Box::new(Leg::clone(&leg)));
         backends.send(from, BackendMail::Told { backend, session: key, leg });
     };
     if let Some(leg) = known(&entry, session.as_ref(), lost) {
@@ -328,14 +349,14 @@ pub(super) fn told(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     session: Option<SessionId>,
-    leg: Result<Arc<Leg>, Failure>,
+    leg: Result<Box<Leg>, Failure>,
 ) {
     let opening = match entry.http().1.legs.borrow().get(&session) {
         Some(Slot::Opening(opening)) => Some(opening.clone()),
         _ => None,
     };
     if let Some(opening) = opening {
-        finish(backends, entry, &opening, leg);
+        finish(backends, entry, &opening, leg.map(Rc::from));
     }
 }
 
@@ -375,7 +396,7 @@ pub(super) fn sweep(backends: &Rc<Backends>, entry: &Rc<Entry>) {
 }
 
 /// Tells a server that a session is over, without waiting for what it says.
-fn bid_farewell(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Arc<Leg>) {
+fn bid_farewell(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>) {
     if leg.has_session() && !backends.is_down(entry) {
         let (backends, entry, leg) = (backends.clone(), entry.clone(), leg.clone());
         rt::spawn("session end", async move { delete(&backends, &entry, &leg).await });
@@ -485,10 +506,10 @@ mod tests {
             let leg = Leg::provisional(&plan());
             leg.note_session(Some(field));
             assert_eq!(leg.has_session(), fit, "{field:?}");
-            assert_eq!(leg.bad_session_id.into_inner(), !fit);
+            assert_eq!(leg.bad_session_id.get(), !fit);
         }
         let leg = Leg::provisional(&plan());
         leg.note_session(None);
-        assert!(!leg.has_session() && !leg.bad_session_id.into_inner());
+        assert!(!leg.has_session() && !leg.bad_session_id.get());
     }
 }

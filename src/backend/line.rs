@@ -49,7 +49,7 @@ pub(super) async fn call(
         let link = match entry.link(key) {
             Some(link) => link,
             None => {
-                let link = stdio::wait_for(backends, entry, session.as_ref());
+                let link = Box::pin(stdio::wait_for(backends, entry, session.as_ref()));
                 call.handle.watch(link).await??
             }
         };

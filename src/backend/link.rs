@@ -278,6 +278,8 @@ impl Link {
 
     /// The reader: ends when the child closes its output, breaks a bound, or the link is closed.
     pub(super) async fn read(self: Rc<Link>, mut output: Output) {
+        // Also should this task panic: nobody must wait for a channel that is not read.
+        let _close = CloseOnDrop(&self);
         let mut lines = Lines::new(limits::MESSAGE_BYTES_MAX);
         let mut closed = std::pin::pin!(self.closed.wait());
         loop {
@@ -386,6 +388,14 @@ impl Link {
             first = start.escape_debug().to_string(),
             "output of the child ignored"
         );
+    }
+}
+
+struct CloseOnDrop<'a>(&'a Link);
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.close(Failure::new(Kind::Lost, "the child is not read any more"));
     }
 }
 

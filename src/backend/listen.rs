@@ -6,7 +6,6 @@
 //! refuse; a stream that ends is opened again, after the pause that the server asked for.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::Entry;
@@ -45,7 +44,7 @@ enum End {
 pub(super) fn start(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    leg: &Arc<Leg>,
+    leg: &Rc<Leg>,
     seed: u64,
 ) -> Listening {
     let stop = Rc::new(Event::new());
@@ -90,7 +89,7 @@ pub(super) fn start(
 async fn listen(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    leg: &Arc<Leg>,
+    leg: &Rc<Leg>,
     last_id: &mut Vec<u8>,
 ) -> End {
     let closed = End::Closed { opened: false, retry: None };
@@ -132,7 +131,7 @@ async fn listen(
 async fn events(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    leg: &Arc<Leg>,
+    leg: &Rc<Leg>,
     connection: &mut ClientConnection,
     reader: &mut sse::Reader,
 ) {
@@ -155,7 +154,7 @@ async fn events(
 }
 
 /// One message; only one answer is under way at a time, so a server cannot make many.
-async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Arc<Leg>, message: &[u8]) {
+async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, message: &[u8]) {
     let Ok(envelope) = jsonrpc::scan(message) else { return };
     match envelope.kind {
         Message::Notification => {

@@ -31,6 +31,8 @@ mod relay;
 mod stderr;
 mod stdio;
 mod supervise;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -213,7 +215,7 @@ pub enum BackendMail {
         /// The client's session.
         session: Option<SessionId>,
         /// The session with the backend.
-        leg: std::result::Result<Arc<Leg>, Failure>,
+        leg: std::result::Result<Box<Leg>, Failure>,
     },
     /// Something for a backend's supervisor to look at.
     Hint {
@@ -282,8 +284,7 @@ impl Backends {
         rt::spawn("backend clock", self.clone().keep_time());
         for entry in &self.entries {
             if entry.owner == self.me {
-                self.running.set(self.running.get() + 1);
-                rt::spawn("supervisor", supervise::run(self.clone(), entry.clone()));
+                supervise::start(self, entry);
             }
         }
     }
@@ -401,6 +402,10 @@ impl Backends {
 
     fn sweep(self: &Rc<Self>, now: Instant) {
         for entry in &self.entries {
+            if entry.owner == self.me && !entry.supervised.get() && !self.stopping.is_set() {
+                tracing::error!(backend = entry.name(), "its supervisor ended: started anew");
+                supervise::start(self, entry);
+            }
             match (&entry.wire, &entry.plan.transport) {
                 (entry::Wire::Http(http), TransportPlan::Http(plan)) => {
                     http.pool.reap(now, plan.idle);

@@ -3,7 +3,6 @@
 //! Next: `listing`, reading the lists.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attempt::{self, Ended};
@@ -24,7 +23,7 @@ use crate::plan::Plan;
 #[derive(Clone)]
 pub(super) enum Channel {
     Line(Rc<Link>),
-    Leg(Arc<Leg>),
+    Leg(Rc<Leg>),
 }
 
 /// What a backend answered.
@@ -122,7 +121,7 @@ impl Channel {
 pub(super) async fn over_http(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    leg: &Arc<Leg>,
+    leg: &Rc<Leg>,
     request: &Request<'_>,
     handle: &Rc<CallHandle>,
 ) -> Result<Vec<u8>, Ended> {

@@ -209,7 +209,7 @@ async fn nurse(
     session: Arc<SessionRecord>,
     kid: Rc<Kid>,
 ) {
-    let (_, stdio) = stdio(&entry);
+    let _farewell = Farewell { backends: &backends, entry: &entry, session: session.id, kid: &kid };
     let born = Instant::now();
     let birth = race(bring_up(&backends, &entry, session.revision), kid.stop.wait()).await;
     let fault = match birth {
@@ -244,13 +244,28 @@ async fn nurse(
         // every call.
         let _ = rt::time::timeout(entry.plan.restart.initial, kid.stop.wait()).await;
     }
-    {
+}
+
+/// The end of a session's child, also when its nurse panicked: nobody must wait for it for ever.
+struct Farewell<'a> {
+    backends: &'a Backends,
+    entry: &'a Entry,
+    session: SessionId,
+    kid: &'a Rc<Kid>,
+}
+
+impl Drop for Farewell<'_> {
+    fn drop(&mut self) {
+        let (_, stdio) = stdio(self.entry);
+        self.kid.link.borrow_mut().take();
+        self.kid.ready.set();
         let mut sessions = stdio.sessions.borrow_mut();
-        if sessions.get(&session.id).is_some_and(|current| Rc::ptr_eq(current, &kid)) {
-            sessions.remove(&session.id);
+        if sessions.get(&self.session).is_some_and(|current| Rc::ptr_eq(current, self.kid)) {
+            sessions.remove(&self.session);
         }
+        drop(sessions);
+        stdio.count(self.backends, self.entry, -1);
     }
-    stdio.count(&backends, &entry, -1);
 }
 
 /// A child with a complete handshake.

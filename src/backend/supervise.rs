@@ -55,8 +55,26 @@ struct Supervisor {
     told: String,
 }
 
-/// Runs until the proxy stops.
-pub(super) async fn run(backends: Rc<Backends>, entry: Rc<Entry>) {
+/// Marks its backend as supervised; a supervisor that panicked leaves the mark off and is started
+/// anew by the clock of its worker.
+struct Mark<'a>(&'a Backends, &'a Entry);
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        self.1.supervised.set(false);
+        self.0.running.set(self.0.running.get() - 1);
+    }
+}
+
+/// Starts the supervisor of a backend that has none; it runs until the proxy stops.
+pub(super) fn start(backends: &Rc<Backends>, entry: &Rc<Entry>) {
+    entry.supervised.set(true);
+    backends.running.set(backends.running.get() + 1);
+    rt::spawn("supervisor", run(backends.clone(), entry.clone()));
+}
+
+async fn run(backends: Rc<Backends>, entry: Rc<Entry>) {
+    let _mark = Mark(&backends, &entry);
     let seed = seed();
     let mut supervisor = Supervisor {
         backoff: Backoff::new(entry.plan.restart, seed),
@@ -72,10 +90,7 @@ pub(super) async fn run(backends: Rc<Backends>, entry: Rc<Entry>) {
         Wire::Stdio(stdio) => supervisor.child(stdio).await,
     }
     supervisor.settle();
-    if backends.stopping.is_set() {
-        supervisor.show(State::Stopped, None);
-    }
-    backends.running.set(backends.running.get() - 1);
+    supervisor.show(State::Stopped, None);
 }
 
 /// A different one for each backend and start.
@@ -267,7 +282,7 @@ impl Supervisor {
     }
 
     /// A session of the proxy's own, and the lists.
-    async fn open(&mut self, lost: Option<u64>) -> Result<Arc<Leg>, Failure> {
+    async fn open(&mut self, lost: Option<u64>) -> Result<Rc<Leg>, Failure> {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let opening = async {
             let mut leg = leg::get(&backends, &entry, None, lost).await?;
@@ -447,7 +462,11 @@ impl Supervisor {
             lost.session_lost = true;
             return Err(lost);
         }
-        // Whether ours is lost too shows when it is used.
+        // Another session was lost. If ours is not, the server is the one that it was.
+        if leg.has_session() {
+            self.ping(channel).await?;
+            return self.read_changed(channel, flags & changed::ANY).await;
+        }
         self.read_all(channel, &leg.init).await
     }
 
