@@ -324,7 +324,7 @@ fn a_frozen_backend_fails_at_the_time_out_and_answers_when_it_thaws() {
         let neighbour = Neighbour::start(&proxy, "b__echo");
         let mut client = proxy.client_seeing(&["a__echo"]);
         assert_eq!(echo(&mut client, "x").said(), "x");
-        assert!(journal.signal("STOP"));
+        journal.freeze();
         failure(&echo(&mut client, "frozen"), -32001);
         // Whether the next one waits too or is told that it is down depends on what has been
         // noticed; it fails, and names it.

@@ -424,6 +424,19 @@ impl Journal {
         command.split('\0').any(|argument| argument == self.path()) && signal(name, pid as i32)
     }
 
+    /// Stops the last one started, and waits until none of its threads runs any more.
+    pub(crate) fn freeze(&self) {
+        assert!(self.signal("STOP"));
+        let tasks = format!("/proc/{}/task", self.pid());
+        wait_until("the freeze", || {
+            let mut tasks = std::fs::read_dir(&tasks).expect("tasks");
+            tasks.all(|task| {
+                let pid = task.expect("task").file_name().to_string_lossy().parse();
+                stat(pid.expect("number")).is_none_or(|(state, _)| state == 'T')
+            })
+        });
+    }
+
     /// The last one started.
     pub(crate) fn life(&self) -> Life {
         Life::of(self.pid())
