@@ -1,7 +1,7 @@
 //! The essentials on the epoll driver, and what the log says of the driver that runs.
 
 use crate::support::client::{call_params, message};
-use crate::support::process::{HttpStub, Journal, Setup, is_alive, scratch, signal, stdio_backend};
+use crate::support::process::{HttpStub, Journal, Setup, scratch, stdio_backend};
 use crate::support::{texts, wait_until};
 
 #[test]
@@ -48,7 +48,7 @@ fn the_essentials_on_epoll() {
 
     clients[2].send(&message("9", "tools/call", &call_params("s__hang", "{}")));
     journal.wait_count("call hang", 2);
-    assert!(signal("KILL", journal.pid() as i32));
+    assert!(journal.signal("KILL"));
     assert_eq!(clients[2].told().error().0, -32010);
     assert_eq!(clients[2].call_until_well("s__echo", r#"{"payload":"x"}"#).said(), "x");
     stub = stub.restart("h", &["--sse"]);
@@ -56,12 +56,13 @@ fn the_essentials_on_epoll() {
     stub.forget();
     assert_eq!(clients[2].call("h__echo", r#"{"payload":"x"}"#).said(), "x");
 
+    let child = journal.life();
     proxy.signal("TERM");
     for stream in &streams {
         stream.until_end();
     }
     assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.stderr());
-    assert!(!is_alive(journal.pid()));
+    assert!(!child.goes_on());
 }
 
 #[test]

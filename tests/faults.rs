@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::client::{Client, call_params, message};
 use crate::support::process::{
-    HttpStub, Journal, Proxy, command_backend, free_port, http_backend, is_alive, scratch, signal,
+    HttpStub, Journal, Life, Proxy, command_backend, free_port, http_backend, scratch,
     stdio_backend, stub_path,
 };
 use crate::support::{quote, wait_until};
@@ -171,7 +171,7 @@ fn a_child_killed_in_mid_call_fails_its_calls_and_is_started_again() {
         }
         journal.wait_count("call hang", 8 * (round + 1));
         let old = journal.pid();
-        assert!(signal("KILL", old as i32));
+        assert!(journal.signal("KILL"));
         for client in &mut clients {
             failure(&client.told(), -32010);
         }
@@ -261,7 +261,7 @@ fn a_child_killed_while_idle_is_started_again() {
     let neighbour = Neighbour::start(&proxy, "b__echo");
     let mut client = proxy.client_seeing(&["a__echo"]);
     assert_eq!(echo(&mut client, "x").said(), "x");
-    assert!(signal("KILL", journal.pid() as i32));
+    assert!(journal.signal("KILL"));
     // Nobody calls: it comes back by itself.
     journal.wait_count("initialized", 2);
     wait_well(&mut client);
@@ -324,15 +324,14 @@ fn a_frozen_backend_fails_at_the_time_out_and_answers_when_it_thaws() {
         let neighbour = Neighbour::start(&proxy, "b__echo");
         let mut client = proxy.client_seeing(&["a__echo"]);
         assert_eq!(echo(&mut client, "x").said(), "x");
-        let pid = journal.pid();
-        assert!(signal("STOP", pid as i32));
+        journal.freeze();
         failure(&echo(&mut client, "frozen"), -32001);
         // Whether the next one waits too or is told that it is down depends on what has been
         // noticed; it fails, and names it.
         let (code, text) = echo(&mut client, "frozen").error();
         assert!([-32001, -32010].contains(&code) && text.contains('a'), "{code} {text}");
         // It may have been replaced meanwhile: then nobody is left to thaw.
-        signal("CONT", pid as i32);
+        journal.signal("CONT");
         wait_well(&mut client);
         assert_eq!(echo(&mut client, "y").said(), "y");
         neighbour.finish();
@@ -410,7 +409,7 @@ fn a_flapping_backend_never_gives_a_wrong_answer_and_settles() {
             std::thread::sleep(Duration::from_millis(300));
             match stub.take() {
                 Some(running) => stub = Some(running.restart("a", &args)),
-                None => drop(signal("KILL", journal.pid() as i32)),
+                None => drop(journal.signal("KILL")),
             }
         }
         stop.store(true, Ordering::Relaxed);
@@ -438,10 +437,10 @@ fn a_child_whose_stdout_is_closed_while_it_lives_is_replaced() {
     let proxy = Proxy::start(&[a, stdio_backend("b", &[])]);
     let neighbour = Neighbour::start(&proxy, "b__echo");
     let mut client = proxy.client_seeing(&["a__echo"]);
-    let shell: u32 = journal.last("shell ").parse().unwrap();
+    let shell = Life::of(journal.last("shell ").parse().unwrap());
     failure(&client.call("a__crash", r#"{"how":"exit"}"#), -32010);
     wait_well(&mut client);
-    wait_until("the end of the old shell", || !is_alive(shell));
+    wait_until("the end of the old shell", || !shell.goes_on());
     neighbour.finish();
 }
 
@@ -509,11 +508,10 @@ fn a_grandchild_that_holds_the_pipes_delays_nothing_and_is_killed() {
     let proxy = Proxy::start(&[a, stdio_backend("b", &[])]);
     let neighbour = Neighbour::start(&proxy, "b__echo");
     let mut client = proxy.client_seeing(&["a__echo"]);
-    let grandchild: u32 = journal.last("grandchild ").parse().unwrap();
-    assert!(is_alive(grandchild));
+    let grandchild = Life::of(journal.last("grandchild ").parse().unwrap());
     failure(&client.call("a__crash", "{}"), -32010);
     wait_well(&mut client);
-    wait_until("the end of the grandchild", || !is_alive(grandchild));
+    wait_until("the end of the grandchild", || !grandchild.goes_on());
     neighbour.finish();
 }
 

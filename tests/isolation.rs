@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::support::client::Client;
-use crate::support::process::{HttpStub, Journal, Proxy, is_alive, scratch, stdio_backend};
+use crate::support::process::{HttpStub, Journal, Life, Proxy, scratch, stdio_backend};
 use crate::support::wait_until;
 
 fn pid(client: &mut Client) -> u32 {
@@ -29,9 +29,10 @@ fn clients_share_a_child_unless_each_session_is_to_have_its_own() {
         }
     }
     // The end of the session is the end of its child, and of no other.
+    let lives: Vec<Life> = pids.iter().map(|pid| Life::of(*pid)).collect();
     clients[0].delete();
-    wait_until("the end of the child", || !is_alive(pids[0]));
-    assert!(pids[1..].iter().all(|pid| is_alive(*pid)));
+    wait_until("the end of the child", || !lives[0].goes_on());
+    assert!(lives[1..].iter().all(Life::goes_on));
     assert_eq!(pid(&mut clients[1]), pids[1]);
 }
 
@@ -41,7 +42,8 @@ fn a_child_of_a_session_is_stopped_when_idle_and_started_on_demand() {
     let proxy = Proxy::start(&[a]);
     let mut client = proxy.client_seeing(&["a__stats"]);
     let first = pid(&mut client);
-    wait_until("the stop of the idle child", || !is_alive(first));
+    let life = Life::of(first);
+    wait_until("the stop of the idle child", || !life.goes_on());
     assert_ne!(pid(&mut client), first);
 }
 

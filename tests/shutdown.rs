@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::client::{call_params, message};
 use crate::support::process::{
-    HttpStub, Journal, Proxy, Setup, command_backend, is_alive, scratch, stdio_backend, stub_path,
+    HttpStub, Journal, Life, Proxy, Setup, command_backend, scratch, stdio_backend, stub_path,
 };
 use crate::support::wait_until;
 
@@ -28,14 +28,14 @@ fn sigterm_and_sigint_finish_calls_end_streams_and_stop_children() {
         }
         journal.wait_count("call sleep", 1);
         other.wait_count("call sleep", 1);
-        let child = journal.pid();
+        let child = journal.life();
         proxy.signal(name);
         for caller in &mut callers {
             assert_eq!(caller.told().said(), "slept", "{name}");
         }
         listening.until_end();
         assert_eq!(proxy.wait().code(), Some(0), "{name}: {}", proxy.stderr());
-        assert!(!is_alive(child), "{name}");
+        assert!(!child.goes_on(), "{name}");
         assert_eq!(journal.last("end of"), "stdin", "{name}");
         assert!(TcpStream::connect(proxy.addr).is_err(), "{name}: still listening");
         // Sessions at HTTP backends are ended, too.
@@ -56,10 +56,11 @@ fn calls_that_do_not_end_are_cut_at_the_time_limit() {
     let mut client = proxy.client_seeing(&["s__hang"]);
     client.send(&message("1", "tools/call", &call_params("s__hang", "{}")));
     journal.wait_count("call hang", 1);
+    let child = journal.life();
     proxy.signal("TERM");
     let status = proxy.wait();
     assert_eq!(status.code(), Some(0), "{}", proxy.stderr());
-    wait_until("the end of the child", || !is_alive(journal.pid()));
+    wait_until("the end of the child", || !child.goes_on());
 }
 
 #[test]
@@ -76,13 +77,14 @@ fn a_second_signal_ends_at_once() {
     let mut client = proxy.client_seeing(&["s__hang"]);
     client.send(&message("1", "tools/call", &call_params("s__hang", "{}")));
     journal.wait_count("call hang", 1);
+    let child = journal.life();
     proxy.signal("TERM");
     wait_until("no listener", || TcpStream::connect(proxy.addr).is_err());
     // A signal that follows at once is taken for the echo of the first.
     std::thread::sleep(mcp_proxy::limits::SIGNAL_ECHO * 2);
     proxy.signal("TERM");
     proxy.wait();
-    wait_until("the end of the child", || !is_alive(journal.pid()));
+    wait_until("the end of the child", || !child.goes_on());
 }
 
 #[test]
@@ -107,11 +109,11 @@ fn a_child_that_ignores_the_end_of_stdin_and_sigterm_is_killed() {
     );
     let mut proxy = Proxy::start(&[stubborn]);
     proxy.client_seeing(&["s__echo"]);
-    let child = journal.pid();
+    let child = journal.life();
     proxy.signal("TERM");
     assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.stderr());
     assert_eq!(journal.last("end of"), "stdin");
-    assert!(!is_alive(child));
+    assert!(!child.goes_on());
 }
 
 #[test]
@@ -121,11 +123,10 @@ fn grandchildren_end_with_the_proxy() {
     let mut proxy =
         Proxy::start(&[stdio_backend("s", &["--grandchild", "--journal", journal.path()])]);
     proxy.client_seeing(&["s__echo"]);
-    let grandchild: u32 = journal.last("grandchild ").parse().unwrap();
-    assert!(is_alive(grandchild));
+    let grandchild = Life::of(journal.last("grandchild ").parse().unwrap());
     proxy.signal("TERM");
     assert_eq!(proxy.wait().code(), Some(0));
-    wait_until("the end of the grandchild", || !is_alive(grandchild));
+    wait_until("the end of the grandchild", || !grandchild.goes_on());
 }
 
 #[test]
@@ -138,12 +139,11 @@ fn kill_9_leaves_no_child_and_frees_the_port() {
     };
     let mut proxy = Proxy::start(&[backend("one", &journals[0]), backend("two", &journals[1])]);
     let client = proxy.client_seeing(&["one__echo", "two__echo"]);
-    let children = journals.each_ref().map(Journal::pid);
-    assert!(children.iter().all(|pid| is_alive(*pid)));
+    let children = journals.each_ref().map(Journal::life);
     let addr = proxy.addr;
     proxy.signal("KILL");
     assert_eq!(proxy.wait().code(), None);
-    wait_until("the end of both children", || !children.iter().any(|pid| is_alive(*pid)));
+    wait_until("the end of both children", || !children.iter().any(Life::goes_on));
 
     // A new one has the port at once, and knows nothing of the old sessions.
     let next = Setup {

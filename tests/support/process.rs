@@ -20,12 +20,32 @@ pub(crate) fn signal(name: &str, pid: i32) -> bool {
     Command::new("sh").args(["-c", &script]).status().expect("sh").success()
 }
 
-/// Whether a process exists that is no zombie.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status.lines().any(|line| {
-        line.strip_prefix("State:").is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
-    })
+/// A process that was seen alive. Its number alone would not do: numbers are used again.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Life {
+    pid: u32,
+    /// In ticks since the machine started.
+    born: u64,
+}
+
+impl Life {
+    pub(crate) fn of(pid: u32) -> Life {
+        let (_, born) = stat(pid).unwrap_or_else(|| panic!("process {pid} is gone already"));
+        Life { pid, born }
+    }
+
+    /// Neither ended nor a zombie.
+    pub(crate) fn goes_on(&self) -> bool {
+        stat(self.pid).is_some_and(|(state, born)| born == self.born && !"ZX".contains(state))
+    }
+}
+
+/// State and time of birth (proc(5), /proc/pid/stat).
+fn stat(pid: u32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in brackets and may contain anything.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((fields[0].chars().next()?, fields[19].parse().ok()?))
 }
 
 /// Resident memory of a process, in bytes.
@@ -61,22 +81,33 @@ pub(crate) fn stub_path() -> &'static str {
 }
 
 /// A process with its group; both end with it.
-struct Group(Child);
+struct Group {
+    leader: Child,
+    /// How it ended. Its number may belong to a stranger from then on, and that of its group too:
+    /// in a test run numbers are used again within seconds.
+    ended: Option<ExitStatus>,
+}
 
 impl Group {
     fn spawn(command: &mut Command) -> Group {
-        Group(command.process_group(0).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")))
+        let leader = command.process_group(0).spawn();
+        Group { leader: leader.unwrap_or_else(|e| panic!("{command:?}: {e}")), ended: None }
     }
 
-    fn wait(&mut self, what: &str) -> ExitStatus {
-        wait_for(what, || self.0.try_wait().expect("wait"))
+    fn ended(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.leader.try_wait().expect("wait");
+        }
+        self.ended
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        signal("KILL", -(self.0.id() as i32));
-        let _ = self.0.wait();
+        if self.ended().is_none() {
+            signal("KILL", -(self.leader.id() as i32));
+            let _ = self.leader.wait();
+        }
     }
 }
 
@@ -193,10 +224,10 @@ impl Proxy {
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut group = Group::spawn(&mut command);
-        let stdout = Said::of(group.0.stdout.take().expect("stdout"));
-        let stderr = Said::of(group.0.stderr.take().expect("stderr"));
+        let stdout = Said::of(group.leader.stdout.take().expect("stdout"));
+        let stderr = Said::of(group.leader.stderr.take().expect("stderr"));
         let addr = wait_for("the line with the URL", || {
-            if let Some(status) = group.0.try_wait().expect("wait") {
+            if let Some(status) = group.ended() {
                 std::thread::sleep(Duration::from_millis(200));
                 panic!("the proxy ended, {status}:\n{}{}", stdout.text(), stderr.text());
             }
@@ -220,7 +251,7 @@ impl Proxy {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.group.0.id()
+        self.group.leader.id()
     }
 
     pub(crate) fn stdout(&self) -> String {
@@ -238,7 +269,7 @@ impl Proxy {
     /// Its exit, which somebody has asked for.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.ended = true;
-        self.group.wait("the proxy's exit")
+        wait_for("the proxy's exit", || self.group.ended())
     }
 }
 
@@ -246,12 +277,12 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let early = match self.ended {
             true => None,
-            false => self.group.0.try_wait().expect("wait"),
+            false => self.group.ended(),
         };
         let stderr = self.stderr();
         let bad = early.is_some() || stderr.contains("panicked at");
         if std::thread::panicking() {
-            eprintln!("--- the proxy's stderr ---\n{}---", tail(&stderr));
+            eprintln!("--- the proxy's stderr, {early:?} ---\n{}---", tail(&stderr));
         } else if bad {
             panic!("the proxy failed, {early:?}:\n{}", tail(&stderr));
         }
@@ -304,7 +335,7 @@ impl HttpStub {
             command.stderr(Stdio::null());
             let mut group = Group::spawn(&mut command);
             let mut line = String::new();
-            let mut stdout = BufReader::new(group.0.stdout.take().expect("stdout"));
+            let mut stdout = BufReader::new(group.leader.stdout.take().expect("stdout"));
             stdout.read_line(&mut line).expect("first line");
             let addr = line
                 .trim()
@@ -382,6 +413,33 @@ impl Journal {
             let line = lines.iter().rev().find(|line| line.starts_with(start))?;
             Some(line[start.len()..].trim().to_owned())
         })
+    }
+
+    /// Signals the last one started, if that still runs.
+    pub(crate) fn signal(&self, name: &str) -> bool {
+        let pid = self.pid();
+        // It may be gone and its number a stranger's; nobody else has this journal.
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command);
+        command.split('\0').any(|argument| argument == self.path()) && signal(name, pid as i32)
+    }
+
+    /// Stops the last one started, and waits until none of its threads runs any more.
+    pub(crate) fn freeze(&self) {
+        assert!(self.signal("STOP"));
+        let tasks = format!("/proc/{}/task", self.pid());
+        wait_until("the freeze", || {
+            let mut tasks = std::fs::read_dir(&tasks).expect("tasks");
+            tasks.all(|task| {
+                let pid = task.expect("task").file_name().to_string_lossy().parse();
+                stat(pid.expect("number")).is_none_or(|(state, _)| state == 'T')
+            })
+        });
+    }
+
+    /// The last one started.
+    pub(crate) fn life(&self) -> Life {
+        Life::of(self.pid())
     }
 
     /// The pid of the last start.
