@@ -48,6 +48,12 @@ pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 /// Backlog of each listener: shorter ones delay bursts of connects by whole seconds.
 pub const LISTEN_BACKLOG: i32 = 4096;
 
+/// An address that is in use is tried again for this long, after each [`BIND_PAUSE`]: listeners of
+/// a proxy that was killed outlive it by some milliseconds, longer on a loaded machine.
+pub const BIND_PATIENCE: Duration = Duration::from_secs(2);
+/// See [`BIND_PATIENCE`].
+pub const BIND_PAUSE: Duration = Duration::from_millis(20);
+
 /// A comment on a silent event stream, so that nothing on the way cuts it.
 pub const SSE_COMMENT_INTERVAL: Duration = Duration::from_secs(15);
 /// Bytes queued for one event stream; beyond it the backend is not read.

@@ -3,7 +3,7 @@
 //! Never: what values mean together (`compile`).
 //! Next: `setting`, how one value is read.
 //!
-//! To add a key: one line in [`tables!`] below, with the text of the manual, and the same in
+//! To add a key: one line in `tables!` below, with the text of the manual, and the same in
 //! `proxy.toml`, which a test compares. Reading goes on behind a fault, so that one run shows all.
 
 use std::collections::BTreeMap;

@@ -464,7 +464,22 @@ fn raise_descriptor_limit() -> usize {
 
 /// Binds the address once without sharing it: workers share theirs among themselves, and would
 /// share it with another proxy of the same user too.
+///
+/// An address in use is tried again for [`limits::BIND_PATIENCE`]: the kernel takes a ring down
+/// behind the end of its process, so the listeners of a proxy that was killed outlive it a little.
 fn is_free(addr: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + limits::BIND_PATIENCE;
+    loop {
+        match try_bind(addr) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(limits::BIND_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn try_bind(addr: SocketAddr) -> io::Result<()> {
     use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket(family, SocketType::STREAM, None)?;

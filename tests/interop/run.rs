@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::support::http::once;
 use crate::support::process::{Proxy, command_backend};
-use crate::support::quote;
+use crate::support::{quote, wait_until};
 
 /// No step of these tests may need longer, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -108,6 +109,8 @@ pub(super) fn wait_for_line(log: &Path, wanted: impl Fn(&str) -> bool) -> String
 /// The proxy with two workers before `backends`, tables of its configuration: it and its URL.
 pub(super) fn proxy(backends: &[String]) -> (Proxy, String) {
     let proxy = Proxy::start(backends);
+    // What `initialize` says of backends holds for those that have had their first start.
+    wait_until("/readyz", || once(proxy.addr, "GET", "/readyz", "").status == 200);
     let url = format!("http://{}/mcp", proxy.addr);
     (proxy, url)
 }
