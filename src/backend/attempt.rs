@@ -108,21 +108,24 @@ impl Drop for Guard {
 pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Attempt> {
     let entry = backends.entries[call.backend].clone();
     let guard = Guard::new(backends, entry.clone(), &call)?;
-    let wire = async {
-        if !entry.settled.is_set() {
-            // In its first start it is neither up nor down: worth waiting for, within its bound.
-            let settled = rt::time::timeout(entry.plan.startup_timeout, entry.settled.wait());
-            let _ = call.handle.watch(Box::pin(settled)).await?;
-        }
-        match &entry.wire {
-            entry::Wire::Http(_) => {
-                over_http(backends, &entry, &call).await.map(|http| Wire::Http(Box::new(http)))
-            }
-            entry::Wire::Stdio(_) => line::call(backends, &entry, call).await.map(Wire::Line),
-        }
-    };
-    let wire = guard.judge(wire.await)?;
-    Ok(Attempt { wire, guard })
+    let wire = wire(backends, &entry, call).await;
+    Ok(Attempt { wire: guard.judge(wire)?, guard })
+}
+
+async fn wire(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    call: Call,
+) -> std::result::Result<Wire, Ended> {
+    if !entry.settled.is_set() {
+        // In its first start it is neither up nor down: worth waiting for, within its bound.
+        let settled = rt::time::timeout(entry.plan.startup_timeout, entry.settled.wait());
+        let _ = call.handle.watch(Box::pin(settled)).await?;
+    }
+    match &entry.wire {
+        entry::Wire::Http(_) => over_http(backends, entry, &call).await.map(Wire::Http),
+        entry::Wire::Stdio(_) => line::call(backends, entry, call).await.map(Wire::Line),
+    }
 }
 
 /// A call over HTTP, up to the head of its response.
@@ -130,7 +133,7 @@ async fn over_http(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     call: &Call,
-) -> std::result::Result<HttpReplies, Ended> {
+) -> std::result::Result<Box<HttpReplies>, Ended> {
     let session = call.session.as_ref().filter(|_| entry.plan.isolation == Isolation::Session);
     let request = if session.is_some() && !call.again {
         // A session of the client's own: its id and token are unique there as they are.
@@ -184,7 +187,7 @@ pub(super) async fn sent(
     request: &Request<'_>,
     handle: &Rc<CallHandle>,
     safe: bool,
-) -> std::result::Result<HttpReplies, Ended> {
+) -> std::result::Result<Box<HttpReplies>, Ended> {
     match http::post(backends, entry, leg, request, handle, true).await {
         Ok(replies) => Ok(replies),
         Err(Broken::Ended(ended)) => Err(ended),

@@ -106,7 +106,7 @@ pub(super) async fn post(
     request: &Request<'_>,
     handle: &Rc<CallHandle>,
     pooled: bool,
-) -> Result<HttpReplies, Broken> {
+) -> Result<Box<HttpReplies>, Broken> {
     let pool = &entry.http().1.pool;
     let idle = if pooled { pool.take(Instant::now(), ClientConnection::is_quiet) } else { None };
     let reused = idle.is_some();
@@ -122,7 +122,7 @@ pub(super) async fn post(
             false => Failure::new(Kind::Unavailable, fault.to_string()).into(),
         });
     }
-    let mut replies = HttpReplies {
+    let mut replies = Box::new(HttpReplies {
         backends: backends.clone(),
         entry: entry.clone(),
         leg: leg.clone(),
@@ -132,7 +132,7 @@ pub(super) async fn post(
         own: request.rename.as_ref().map(|(_, _, own)| own.clone()),
         whole: request.whole,
         mode: Mode::Waiting,
-    };
+    });
     replies.begin(reused).await?;
     Ok(replies)
 }
