@@ -144,3 +144,20 @@ fn the_readme_has_the_table_of_errors() {
     let table = mcp_proxy::error::table();
     assert!(readme.contains(&table), "README.md must contain:\n{table}");
 }
+
+/// What README.md shows of the configuration is what a reader copies: it must be right.
+#[test]
+fn the_examples_of_the_readme_are_accepted() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut seen = 0;
+    for block in readme.split("```toml\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        let head = if block.contains("[proxy]") { "" } else { "[proxy]\nname = \"p\"\n" };
+        let text = format!("{head}{block}").replace("${SEARCH_TOKEN}", "token");
+        if let Err(report) = mcp_proxy::ProxyConfig::parse(&text) {
+            panic!("{report}\n{text}");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 3, "only {seen} examples were found");
+}
