@@ -111,6 +111,9 @@ fn backend() -> Arc<BackendPlan> {
         },
         call_timeout: Duration::from_secs(1),
         request_timeout: Duration::from_secs(1),
+        chain: Default::default(),
+        around: Default::default(),
+        unlisted: false,
     })
 }
 

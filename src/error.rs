@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,12 @@ kinds! {
     Timeout => Backend, 504, -32001, Unknown, "Request timed out";
     /// Too many requests at one backend.
     Busy => Backend, 503, -32012, Unsent, "Backend over capacity";
+    /// More requests than a rate limit admits.
+    RateLimited => Proxy, 429, -32011, Never, "Rate limit exceeded";
+    /// More calls at once than a backend is to have, and no place in the queue.
+    Crowded => Proxy, 503, -32012, Never, "Over capacity";
+    /// A backend that failed too often is left alone for a while.
+    Resting => Backend, 503, -32013, Never, "Backend is resting after failures";
     /// The request was cancelled by its caller: nobody waits for an answer.
     Cancelled => Client, 200, -32600, Never, "Request cancelled";
 }
@@ -113,6 +120,10 @@ struct Facts {
     context: Cow<'static, str>,
     /// For the log alone.
     cause: Option<String>,
+    /// When the request may be tried again.
+    retry_after: Option<Duration>,
+    /// The status that a backend answered with; 0 = it did not.
+    http_status: u16,
 }
 
 /// `std::result::Result` with the data plane's error.
@@ -121,7 +132,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of `kind` with nothing more to say.
     pub fn new(kind: Kind) -> Error {
-        Error(Box::new(Facts { kind, context: Cow::Borrowed(""), cause: None }))
+        Error(Box::new(Facts {
+            kind,
+            context: Cow::Borrowed(""),
+            cause: None,
+            retry_after: None,
+            http_status: 0,
+        }))
     }
 
     /// Adds what the client may read behind the fixed text, such as a backend's name.
@@ -134,6 +151,28 @@ impl Error {
     pub fn cause(mut self, cause: impl fmt::Display) -> Error {
         self.0.cause = Some(cause.to_string());
         self
+    }
+
+    /// Adds when the request may be tried again.
+    pub fn retry_after(mut self, after: Option<Duration>) -> Error {
+        self.0.retry_after = after;
+        self
+    }
+
+    /// Adds the status that a backend answered with.
+    pub fn http(mut self, status: u16) -> Error {
+        self.0.http_status = status;
+        self
+    }
+
+    /// When the request may be tried again, if that is known.
+    pub fn wait(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// The status that a backend answered with; 0 = it did not.
+    pub fn http_status(&self) -> u16 {
+        self.0.http_status
     }
 
     /// What went wrong.

@@ -18,11 +18,13 @@ use crate::jsonrpc::{self, Envelope, Kind as MessageKind, Shape, Span};
 use crate::limits;
 use crate::mcp::catalog::ListKind;
 use crate::mcp::header;
+use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::plan::BackendId;
+use crate::middleware::{Copy, Known, Request};
+use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
 use crate::world::World;
 
@@ -239,6 +241,9 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
     };
     let id = envelope.id.map_or(&b"null"[..], |id| id.of(&body));
     if envelope.kind == MessageKind::Request && method_of(&body, &envelope) == Method::Initialize {
+        if let Err(error) = admit(world) {
+            return refused(connection, &ask.cors, false, &error, id).await;
+        }
         return initialize(world, connection, ask, &body, &envelope).await;
     }
     let record = match session_of(world, ask).await {
@@ -248,6 +253,7 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
     match perform(world, &record, body, envelope).await {
         Outcome::Accepted => connection.answer(202, &ask.cors, b"").await,
         Outcome::Answer(answer) => connection.answer(200, &with(JSON, &ask.cors), &answer).await,
+        Outcome::Refused { error, id } => refused(connection, &ask.cors, false, &error, &id).await,
         Outcome::Relay(relay) => pass_on(connection, &ask.cors, relay).await,
     }
 }
@@ -332,6 +338,13 @@ enum Outcome {
     Accepted,
     /// The proxy answers by itself: a whole JSON-RPC response.
     Answer(Vec<u8>),
+    /// The proxy answers that it will not, or cannot.
+    Refused {
+        /// Why.
+        error: Error,
+        /// The client's id, as it was sent.
+        id: Vec<u8>,
+    },
     /// A backend answers.
     Relay(Relay),
 }
@@ -364,6 +377,9 @@ async fn perform(
         MessageKind::Response | MessageKind::ErrorResponse => return Outcome::Accepted,
     }
     let id = envelope.id.map_or_else(|| b"null".to_vec(), |id| id.of(&message).to_vec());
+    if let Err(error) = admit(world) {
+        return Outcome::Refused { error, id };
+    }
     let list = match method {
         Method::ToolsList => ListKind::Tools,
         Method::ResourcesList => ListKind::Resources,
@@ -379,7 +395,7 @@ async fn perform(
                 Ok(relay) => Outcome::Relay(relay),
                 Err(error) => {
                     tracing::debug!(%error, "a call failed");
-                    Outcome::Answer(error_answer(&error, &id))
+                    Outcome::Refused { error, id }
                 }
             };
         }
@@ -448,6 +464,16 @@ async fn call(
 ) -> Result<Relay> {
     let backend = aim(world, method, &mut message, &mut envelope)?;
     let plan = &world.plan.backends[backend];
+    let own = if plan.chain.spares_calls() && plan.around.is_empty() {
+        None
+    } else {
+        let shaped = Box::pin(shape(world, plan, method, &mut message, &mut envelope)).await?;
+        for copy in shaped.copies {
+            mirror(world, record, method, copy);
+        }
+        Some((shaped.own, shaped.hints))
+    };
+    let (tool, hints) = own.unzip();
     let handle = Rc::new(CallHandle::new());
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let tool_call = method == Method::ToolsCall;
@@ -455,7 +481,9 @@ async fn call(
         backend,
         session: Some(record.clone()),
         tool_call,
-        safe: !tool_call,
+        safe: !tool_call || hints.is_some_and(Hints::repeatable),
+        tool: tool.filter(|_| tool_call),
+        again: false,
         id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
         progress_token: envelope.progress_token,
         body: message,
@@ -480,7 +508,7 @@ fn aim(
         return match world.catalog.borrow().owner_of_uri(&uri) {
             Some(backend) => Ok(backend),
             // With one backend there is no question whose it is, and its own answer is the truth.
-            None if world.plan.backends.len() == 1 => Ok(0),
+            None if world.only.is_some() => Ok(world.only.unwrap_or_default()),
             None => Err(Error::new(Kind::ResourceNotFound).context(uri.into_owned())),
         };
     }
@@ -516,6 +544,108 @@ fn aim(
         }
         Target::Unknown => Err(Error::new(unknown).context(name.into_owned())),
     }
+}
+
+/// What the rules of a backend made of a request.
+struct Shaped {
+    /// The backend's own name.
+    own: String,
+    /// What its tool says about itself.
+    hints: Hints,
+    /// For other backends.
+    copies: Vec<Copy>,
+}
+
+/// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
+/// it is anybody's answer.
+fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: Copy) {
+    let under_way = world.copies.get();
+    if under_way >= limits::COPIES_MAX {
+        return;
+    }
+    world.copies.set(under_way + 1);
+    let (world, record) = (world.clone(), record.clone());
+    rt::spawn("mirrored call", async move {
+        let Copy { backend, mut message, mut envelope } = copy;
+        let plan = &world.plan.backends[backend];
+        let sent = async {
+            let shaped = shape(&world, plan, method, &mut message, &mut envelope).await?;
+            let tool_call = method == Method::ToolsCall;
+            let call = Call {
+                backend,
+                session: Some(record),
+                tool_call,
+                safe: !tool_call || shaped.hints.repeatable(),
+                id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
+                progress_token: envelope.progress_token,
+                body: message,
+                timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
+                tool: Some(shaped.own).filter(|_| tool_call),
+                again: false,
+                handle: Rc::new(CallHandle::new()),
+            };
+            let mut replies = world.backends.call(call).await?;
+            loop {
+                match replies.next().await? {
+                    Reply::Notification(_) => {}
+                    Reply::Answer(_) => return Ok(()),
+                    Reply::Streaming { .. } => {
+                        while replies.chunk().await?.is_some() {}
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let sent: Result<()> = sent.await;
+        world.copies.set(world.copies.get() - 1);
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a mirrored call failed");
+        }
+    });
+}
+
+/// Takes a request through the rules of its backend.
+async fn shape(
+    world: &World,
+    plan: &BackendPlan,
+    method: Method,
+    message: &mut Vec<u8>,
+    envelope: &mut Envelope,
+) -> Result<Shaped> {
+    let (what, span) = match method {
+        Method::ToolsCall => (ListKind::Tools, envelope.name),
+        Method::ResourcesRead => (ListKind::Resources, envelope.uri),
+        _ => (ListKind::Prompts, envelope.name),
+    };
+    let Some(name) = span.and_then(|span| jsonrpc::unquote(span.of(message))) else {
+        return Err(Error::new(Kind::InvalidParams).context("a name or uri is required"));
+    };
+    let name = name.into_owned();
+    if plan.chain.filter.is_some() {
+        // Whether a tool may be called can depend on what its list says of it.
+        world.backends.settled_one(plan.id).await;
+    }
+    let slice = world.catalog.borrow().slice(plan.id).cloned();
+    let listed = slice.is_some();
+    let called = match what {
+        ListKind::Resources => name.clone(),
+        _ => format!("{}{name}", plan.prefix),
+    };
+    let known = slice.as_ref().and_then(|slice| slice.list(what).behind(&name));
+    let known = known.map(|(own, hints)| Known { own, hints });
+    let mut request = Request {
+        what,
+        called: &called,
+        own: name,
+        known,
+        listed,
+        message,
+        envelope,
+        copies: Vec::new(),
+    };
+    plan.chain.request(&mut request)?;
+    let hints = request.hints();
+    Ok(Shaped { own: request.own, hints, copies: request.copies })
 }
 
 /// Passes a backend's messages on to the client: as JSON when the response comes first, as an
@@ -555,8 +685,7 @@ async fn pass_on(connection: &mut Connection, cors: &str, mut relay: Relay) -> i
             }
             Err(error) => {
                 tracing::debug!(%error, "a call failed");
-                let answer = error_answer(&error, &relay.id);
-                return respond(connection, cors, streaming, answer).await;
+                return refused(connection, cors, streaming, &error, &relay.id).await;
             }
         };
         event_out(connection, cors, &mut streaming, event).await?;
@@ -574,6 +703,32 @@ async fn event_out(
         return connection.chunk(event).await;
     }
     connection.begin_with(200, &with(EVENTS, cors), None, &event).await
+}
+
+/// `proxy.rate_limit`: every request counts, whatever it asks for.
+fn admit(world: &World) -> Result<()> {
+    let Some(rate) = &world.plan.rate else { return Ok(()) };
+    rate.admit(world.backends.elapsed())
+        .map_err(|wait| Error::new(Kind::RateLimited).retry_after(Some(wait)))
+}
+
+/// Sends an error as the response to a request, and when to try again if that is known.
+async fn refused(
+    connection: &mut Connection,
+    cors: &str,
+    streaming: bool,
+    error: &Error,
+    id: &[u8],
+) -> io::Result<()> {
+    let answer = error_answer(error, id);
+    match error.wait() {
+        Some(wait) if !streaming => {
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
+            let lines = format!("{JSON}{cors}Retry-After: {seconds}\r\n");
+            connection.answer(200, &lines, &answer).await
+        }
+        _ => respond(connection, cors, streaming, answer).await,
+    }
 }
 
 /// Sends the response of an exchange that is whole.
@@ -677,6 +832,9 @@ async fn batch(
             match outcome {
                 Outcome::Accepted => {}
                 Outcome::Answer(answer) => drop(sender.send((true, answer)).await),
+                Outcome::Refused { error, id } => {
+                    drop(sender.send((true, error_answer(&error, &id))).await);
+                }
                 Outcome::Relay(relay) => collect(relay, &sender).await,
             }
         });
@@ -755,6 +913,9 @@ fn error_answer(error: &Error, id: &[u8]) -> Vec<u8> {
         data.extend_from_slice(b"{\"uri\":");
         jsonrpc::quote(error.public_context(), &mut data);
         data.push(b'}');
+    } else if let Some(wait) = error.wait() {
+        let millis = wait.as_micros().div_ceil(1000);
+        let _ = io::Write::write_fmt(&mut data, format_args!("{{\"retryAfterMs\":{millis}}}"));
     }
     let data = (!data.is_empty()).then_some(&data[..]);
     jsonrpc::error(&mut answer, id, error.kind().code(), &error.public(), data);

@@ -90,6 +90,10 @@ pub const CHILD_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const CHILD_WRITE_STALL: Duration = Duration::from_secs(30);
 /// Bytes per second of a child's stderr that reach the log.
 pub const STDERR_BYTES_PER_SECOND: usize = 64 * 1024;
+/// Copies of calls under way, per worker; beyond it none is taken.
+pub const COPIES_MAX: usize = 256;
+/// What a caller is told to wait that found a backend's queue full.
+pub const CROWDED_RETRY: Duration = Duration::from_secs(1);
 /// Requests in flight at one backend, per worker.
 pub const IN_FLIGHT_MAX: usize = 1024;
 /// Pages followed of one list, and names kept of one kind and backend.

@@ -7,6 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::middleware::Chain;
+use crate::middleware::around::Around;
+use crate::middleware::rate::RateLimit;
+
 /// Index of a backend in [`Plan::backends`].
 pub type BackendId = usize;
 /// Index of a worker.
@@ -33,6 +37,8 @@ pub struct Plan {
     pub shutdown_timeout: Duration,
     /// `security.max_request_bytes`.
     pub body_bytes_max: usize,
+    /// `proxy.rate_limit`: all requests together.
+    pub rate: Option<RateLimit>,
     /// Where clients connect.
     pub listen: ListenPlan,
     /// In the order of the file, disabled ones left out; the order of every merged list.
@@ -91,6 +97,12 @@ pub struct BackendPlan {
     pub call_timeout: Duration,
     /// One attempt of any other request.
     pub request_timeout: Duration,
+    /// It only hears what others are called for: neither listed nor callable.
+    pub unlisted: bool,
+    /// What stands around its calls.
+    pub around: Around,
+    /// What its rules do to lists and messages.
+    pub chain: Chain,
 }
 
 /// `isolation`.

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::mcp::catalog::{Catalog, Changes};
 use crate::mcp::name::Names;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::plan::{Plan, WorkerId};
+use crate::plan::{BackendId, Plan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Receiver, Sender};
 
@@ -115,6 +115,8 @@ pub struct World {
     pub plan: Arc<Plan>,
     /// Prefixes of the plan.
     pub names: Names,
+    /// The one backend that clients see, if it is only one.
+    pub only: Option<BackendId>,
     /// The merged lists.
     pub catalog: RefCell<Catalog>,
     /// The backends.
@@ -132,6 +134,8 @@ pub struct World {
     streams: RefCell<AHashMap<u64, Sender<Push>>>,
     in_flight: RefCell<AHashMap<u64, (SessionId, Rc<CallHandle>)>>,
     next_token: Cell<u64>,
+    /// Copies of calls that are under way.
+    pub copies: Cell<usize>,
 }
 
 const TOOLS_CHANGED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
@@ -153,6 +157,10 @@ impl World {
         World {
             me,
             names: Names::new(&plan),
+            only: {
+                let mut listed = plan.backends.iter().filter(|backend| !backend.unlisted);
+                listed.next().map(|backend| backend.id).filter(|_| listed.next().is_none())
+            },
             plan,
             catalog: RefCell::new(catalog),
             backends,
@@ -167,6 +175,7 @@ impl World {
             streams: RefCell::default(),
             in_flight: RefCell::default(),
             next_token: Cell::new(1),
+            copies: Cell::new(0),
         }
     }
 
@@ -446,7 +455,8 @@ impl World {
 
     /// Whether [`World::settled`] would not wait.
     pub fn settled_now(&self) -> bool {
-        (0..self.plan.backends.len()).all(|backend| self.backends.is_settled(backend))
+        let listed = self.plan.backends.iter().filter(|backend| !backend.unlisted);
+        listed.map(|backend| backend.id).all(|backend| self.backends.is_settled(backend))
     }
 
     /// Takes one mail of another worker.

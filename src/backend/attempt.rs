@@ -16,7 +16,7 @@ use super::handle::{CallHandle, Deadline, Stop};
 use super::http::{self, Broken, HttpReplies, Request};
 use super::leg::{self, Leg};
 use super::names::{Own, Raw};
-use super::{Backends, Call, Replies, Wire, line, stopped, supervise};
+use super::{Attempt, Backends, Call, Wire, line, stopped, supervise};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::mcp::session::SessionRecord;
@@ -74,6 +74,11 @@ impl Guard {
         })
     }
 
+    /// The time limit begins anew, but does not go beyond `ends`.
+    pub(super) fn restart_clock(&self, ends: Option<Instant>) {
+        self.handle.postpone(Instant::now(), self.limit, ends);
+    }
+
     /// Turns the outcome of a wait into the caller's, and learns from it.
     pub(super) fn judge<T>(&self, outcome: std::result::Result<T, Ended>) -> Result<T> {
         match outcome {
@@ -100,24 +105,27 @@ impl Drop for Guard {
 }
 
 /// See [`Backends::call`].
-pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Replies> {
+pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Attempt> {
     let entry = backends.entries[call.backend].clone();
     let guard = Guard::new(backends, entry.clone(), &call)?;
-    let wire = async {
-        if !entry.settled.is_set() {
-            // In its first start it is neither up nor down: worth waiting for, within its bound.
-            let settled = rt::time::timeout(entry.plan.startup_timeout, entry.settled.wait());
-            let _ = call.handle.watch(Box::pin(settled)).await?;
-        }
-        match &entry.wire {
-            entry::Wire::Http(_) => {
-                over_http(backends, &entry, &call).await.map(|http| Wire::Http(Box::new(http)))
-            }
-            entry::Wire::Stdio(_) => line::call(backends, &entry, call).await.map(Wire::Line),
-        }
-    };
-    let wire = guard.judge(wire.await)?;
-    Ok(Replies { wire, guard })
+    let wire = wire(backends, &entry, call).await;
+    Ok(Attempt { wire: guard.judge(wire)?, guard })
+}
+
+async fn wire(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    call: Call,
+) -> std::result::Result<Wire, Ended> {
+    if !entry.settled.is_set() {
+        // In its first start it is neither up nor down: worth waiting for, within its bound.
+        let settled = rt::time::timeout(entry.plan.startup_timeout, entry.settled.wait());
+        let _ = call.handle.watch(Box::pin(settled)).await?;
+    }
+    match &entry.wire {
+        entry::Wire::Http(_) => over_http(backends, entry, &call).await.map(Wire::Http),
+        entry::Wire::Stdio(_) => line::call(backends, entry, call).await.map(Wire::Line),
+    }
 }
 
 /// A call over HTTP, up to the head of its response.
@@ -125,16 +133,22 @@ async fn over_http(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     call: &Call,
-) -> std::result::Result<HttpReplies, Ended> {
+) -> std::result::Result<Box<HttpReplies>, Ended> {
     let session = call.session.as_ref().filter(|_| entry.plan.isolation == Isolation::Session);
-    let request = if session.is_some() {
+    let request = if session.is_some() && !call.again {
         // A session of the client's own: its id and token are unique there as they are.
         let asked = Raw::new(call.id.of(&call.body));
         Request { body: &call.body, rename: None, asked, whole: false }
     } else {
         let own = Own::of(&call.body, call.id, call.progress_token);
         let rename = Some((call.id, call.progress_token, own));
-        Request { body: &call.body, rename, asked: Raw::number(backends.number()), whole: false }
+        let number = backends.number();
+        let asked = match session {
+            None => Raw::number(number),
+            // Among ids of the client's own, which are numbers as a rule.
+            Some(_) => Raw::new(format!("\"again-{number}\"").as_bytes()),
+        };
+        Request { body: &call.body, rename, asked, whole: false }
     };
     let mut lost = None;
     loop {
@@ -173,7 +187,7 @@ pub(super) async fn sent(
     request: &Request<'_>,
     handle: &Rc<CallHandle>,
     safe: bool,
-) -> std::result::Result<HttpReplies, Ended> {
+) -> std::result::Result<Box<HttpReplies>, Ended> {
     match http::post(backends, entry, leg, request, handle, true).await {
         Ok(replies) => Ok(replies),
         Err(Broken::Ended(ended)) => Err(ended),

@@ -3,12 +3,14 @@
 //! Next: `attempt`.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use ahash::AHashMap;
 
 use super::address::Addresses;
+use super::around::Waiter;
 use super::bell::Bell;
 use super::leg::Slot;
 use super::link::Link;
@@ -29,6 +31,8 @@ pub(super) struct Entry {
     pub(super) in_flight: Cell<usize>,
     /// Its first start has ended, well or not.
     pub(super) settled: Event,
+    /// Calls of this worker that wait for a place (`concurrency`), first come first.
+    pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
     /// Its supervisor lives; of use on the owner alone.
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
@@ -58,6 +62,7 @@ impl Entry {
             owner: plan.id % workers.max(1),
             in_flight: Cell::new(0),
             settled: Event::new(),
+            waiters: RefCell::default(),
             supervised: Cell::new(false),
             bell: Bell::new(),
             wire: match &plan.transport {

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use crate::error::{Error, Kind};
 
@@ -18,11 +19,22 @@ pub struct Failure {
     pub cause: Cow<'static, str>,
     /// The backend does not know the session any more.
     pub session_lost: bool,
+    /// The status that it answered with; 0 = it did not.
+    pub status: u16,
+    /// When it wants to be asked again.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
     pub(super) fn new(kind: Kind, cause: impl Into<Cow<'static, str>>) -> Failure {
-        Failure { kind, note: Cow::Borrowed(""), cause: cause.into(), session_lost: false }
+        Failure {
+            kind,
+            note: Cow::Borrowed(""),
+            cause: cause.into(),
+            session_lost: false,
+            status: 0,
+            retry_after: None,
+        }
     }
 
     pub(super) fn note(mut self, note: impl Into<Cow<'static, str>>) -> Failure {
@@ -45,6 +57,7 @@ impl Failure {
             note => format!("{name}: {note}"),
         };
         let error = Error::new(self.kind).context(context);
+        let error = error.http(self.status).retry_after(self.retry_after);
         if self.cause.is_empty() { error } else { error.cause(&self.cause) }
     }
 }

@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub struct CallHandle {
     expired: Cell<bool>,
     reason: RefCell<Option<String>>,
     deadline: Cell<Option<Instant>>,
+    /// Attempts that are cancelled with it.
+    below: RefCell<Vec<Weak<CallHandle>>>,
     inbox: RefCell<VecDeque<Item>>,
     inbox_bytes: Cell<usize>,
 }
@@ -63,9 +65,34 @@ impl CallHandle {
             expired: Cell::new(false),
             reason: RefCell::new(None),
             deadline: Cell::new(None),
+            below: RefCell::new(Vec::new()),
             inbox: RefCell::new(VecDeque::new()),
             inbox_bytes: Cell::new(0),
         }
+    }
+
+    /// A handle for one attempt of a call, cancelled with it.
+    pub(super) fn below(call: &Rc<CallHandle>) -> Rc<CallHandle> {
+        let attempt = Rc::new(CallHandle::new());
+        let mut all = call.below.borrow_mut();
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Rc::downgrade(&attempt));
+        if call.is_cancelled() {
+            attempt.cancel(call.reason());
+        }
+        attempt
+    }
+
+    /// The deadline moves to `limit` from now, but not beyond `ends`.
+    pub(super) fn postpone(&self, now: Instant, limit: Duration, ends: Option<Instant>) {
+        if self.cancelled.get() {
+            return;
+        }
+        let next = now.checked_add(limit);
+        self.deadline.set(match (next, ends) {
+            (Some(next), Some(ends)) => Some(next.min(ends)),
+            (next, ends) => next.or(ends),
+        });
     }
 
     /// Ends the call: its backend is told (`notifications/cancelled`), and the wait goes on for at
@@ -73,6 +100,9 @@ impl CallHandle {
     /// after the end of the call, it does nothing.
     pub fn cancel(&self, reason: Option<String>) {
         if !self.cancelled.replace(true) {
+            for attempt in self.below.borrow().iter().filter_map(Weak::upgrade) {
+                attempt.cancel(reason.clone());
+            }
             *self.reason.borrow_mut() = reason;
             self.wake();
         }

@@ -166,6 +166,11 @@ impl Board {
         last.checked_sub(1).map(|since| self.born + Duration::from_millis(since))
     }
 
+    /// Time since the board was made: the same for all threads.
+    pub fn elapsed(&self) -> Duration {
+        self.born.elapsed()
+    }
+
     fn row(&self, id: BackendId) -> impl Iterator<Item = &Share> {
         self.shares.iter().skip(id).step_by(self.lines.len())
     }

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::attempt::Ended;
 use super::entry::Entry;
@@ -106,7 +106,7 @@ pub(super) async fn post(
     request: &Request<'_>,
     handle: &Rc<CallHandle>,
     pooled: bool,
-) -> Result<HttpReplies, Broken> {
+) -> Result<Box<HttpReplies>, Broken> {
     let pool = &entry.http().1.pool;
     let idle = if pooled { pool.take(Instant::now(), ClientConnection::is_quiet) } else { None };
     let reused = idle.is_some();
@@ -122,7 +122,7 @@ pub(super) async fn post(
             false => Failure::new(Kind::Unavailable, fault.to_string()).into(),
         });
     }
-    let mut replies = HttpReplies {
+    let mut replies = Box::new(HttpReplies {
         backends: backends.clone(),
         entry: entry.clone(),
         leg: leg.clone(),
@@ -132,7 +132,7 @@ pub(super) async fn post(
         own: request.rename.as_ref().map(|(_, _, own)| own.clone()),
         whole: request.whole,
         mode: Mode::Waiting,
-    };
+    });
     replies.begin(reused).await?;
     Ok(replies)
 }
@@ -214,9 +214,10 @@ impl HttpReplies {
         }
         let status = head.status();
         if !(200..300).contains(&status) {
+            let after = head.field("retry-after").and_then(retry_after);
             // The connection clears its head for the next answer only when nobody holds it.
             drop(head);
-            return Box::pin(self.refused(status)).await;
+            return Box::pin(self.refused(status, after)).await;
         }
         self.mode = match media(&head) {
             Media::Json => Mode::Json(head.content_length()),
@@ -261,7 +262,7 @@ impl HttpReplies {
     }
 
     /// A response with a status other than 2xx.
-    async fn refused(&mut self, status: u16) -> Result<(), Broken> {
+    async fn refused(&mut self, status: u16, after: Option<Duration>) -> Result<(), Broken> {
         // One that is too long says nothing that is understood here.
         let body = self.whole(limits::WHOLE_BODY_BYTES_MAX).await?.unwrap_or_default();
         self.release();
@@ -277,8 +278,9 @@ impl HttpReplies {
                 failure.session_lost = true;
                 Err(failure.into())
             }
-            Verdict::Failed(failure) => {
+            Verdict::Failed(mut failure) => {
                 self.mode = Mode::Over;
+                failure.retry_after = after;
                 Err(failure.into())
             }
         }
@@ -601,6 +603,12 @@ pub(super) enum Media {
     Json,
     Events,
     Other,
+}
+
+/// Seconds of a Retry-After field (RFC 9110 §10.2.3); a date says nothing here.
+fn retry_after(field: &[u8]) -> Option<Duration> {
+    let seconds = std::str::from_utf8(field).ok()?.trim().parse::<u32>().ok()?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 pub(super) fn media(head: &ResponseHead) -> Media {

@@ -79,7 +79,9 @@ pub(super) fn failed(status: u16) -> Failure {
         502 | 504 => Kind::Lost,
         _ => Kind::BadAnswer,
     };
-    Failure::new(kind, "").note(format!("HTTP {status}"))
+    let mut failure = Failure::new(kind, "").note(format!("HTTP {status}"));
+    failure.status = status;
+    failure
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 pub mod health;
 
 mod address;
+mod around;
 mod attempt;
 mod bell;
 mod entry;
@@ -82,8 +83,12 @@ pub struct Call {
     pub id: Span,
     /// Where its progress token stands.
     pub progress_token: Option<Span>,
-    /// From now to the last byte of its answer.
+    /// From now to the last byte of its answer; with rows around the call, of one attempt.
     pub timeout: Duration,
+    /// The tool's own name, where something stands around the calls of the backend.
+    pub tool: Option<String>,
+    /// It is not the first attempt: its id has been used in the client's own session before.
+    pub again: bool,
     /// To cancel it with; made for this call alone.
     pub handle: Rc<CallHandle>,
 }
@@ -104,7 +109,42 @@ pub enum Reply {
 
 /// The replies to one call. Dropping it abandons the call: its connection is closed, or its answer
 /// dropped when it comes; the backend is told only if the call was cancelled before.
-pub struct Replies {
+pub struct Replies(Kept);
+
+enum Kept {
+    /// Nothing stands around the call.
+    Plain(Attempt),
+    Run(Box<around::Run>),
+}
+
+impl Replies {
+    /// The next reply; not to be called again after the answer. A drop loses nothing but the place
+    /// in the stream: drop the whole.
+    ///
+    /// # Errors
+    /// One error ends the call; its context names the backend.
+    pub async fn next(&mut self) -> Result<Reply> {
+        match &mut self.0 {
+            Kept::Plain(attempt) => attempt.next().await,
+            Kept::Run(run) => Box::pin(run.next()).await,
+        }
+    }
+
+    /// The next piece of a streamed answer, `None` at its proper end.
+    ///
+    /// # Errors
+    /// The answer is not whole or not to this call: what was passed on so far must not look like a
+    /// whole answer, so the client's connection has to be aborted.
+    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
+        match &mut self.0 {
+            Kept::Plain(attempt) => attempt.chunk().await,
+            Kept::Run(run) => run.chunk().await,
+        }
+    }
+}
+
+/// One attempt of a call.
+struct Attempt {
     // Before the guard: a cancellation that was not told yet is told while the call still counts.
     wire: Wire,
     guard: Guard,
@@ -115,13 +155,9 @@ enum Wire {
     Line(line::LineReplies),
 }
 
-impl Replies {
-    /// The next reply; not to be called again after the answer. A drop loses nothing but the place
-    /// in the stream: drop the whole.
-    ///
-    /// # Errors
-    /// One error ends the call; its context names the backend.
-    pub async fn next(&mut self) -> Result<Reply> {
+impl Attempt {
+    /// See [`Replies::next`].
+    async fn next(&mut self) -> Result<Reply> {
         let reply = match &mut self.wire {
             Wire::Http(http) => http.next().await,
             Wire::Line(line) => line.next().await,
@@ -129,12 +165,13 @@ impl Replies {
         self.guard.judge(reply)
     }
 
-    /// The next piece of a streamed answer, `None` at its proper end.
-    ///
-    /// # Errors
-    /// The answer is not whole or not to this call: what was passed on so far must not look like a
-    /// whole answer, so the client's connection has to be aborted.
-    pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
+    /// The time limit of the attempt begins anew, but does not go beyond `ends`.
+    fn restart_clock(&self, ends: Option<Instant>) {
+        self.guard.restart_clock(ends);
+    }
+
+    /// See [`Replies::chunk`].
+    async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         let chunk = match &mut self.wire {
             Wire::Http(http) => http.chunk().await,
             Wire::Line(_) => Ok(None),
@@ -217,6 +254,11 @@ pub enum BackendMail {
         /// The session with the backend.
         leg: std::result::Result<Box<Leg>, Failure>,
     },
+    /// A place among the calls of a backend (`concurrency`), for the first in your queue.
+    Place {
+        /// Which backend.
+        backend: BackendId,
+    },
     /// Something for a backend's supervisor to look at.
     Hint {
         /// Which backend.
@@ -237,6 +279,8 @@ pub struct Backends {
     clock: Rc<Clock>,
     /// Numbers for requests; see [`Backends::number`].
     serial: Cell<u64>,
+    /// See [`Backends::chance`].
+    dice: Cell<u64>,
     /// Calls of this worker at children of other workers.
     away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
     /// Requests of other workers that wait here for their child to start.
@@ -271,6 +315,7 @@ impl Backends {
                 .collect(),
             clock: Clock::new(Instant::now()),
             serial: Cell::new(0),
+            dice: Cell::new(ahash::RandomState::new().hash_one(me)),
             away: RefCell::new(AHashMap::new()),
             parked: RefCell::new(AHashSet::new()),
             backlog: RefCell::new(VecDeque::new()),
@@ -296,7 +341,11 @@ impl Backends {
     /// [`Kind::Unavailable`], [`Kind::Lost`], [`Kind::BadAnswer`], [`Kind::Timeout`],
     /// [`Kind::Busy`], [`Kind::Capacity`], [`Kind::Cancelled`]; the context names the backend.
     pub async fn call(self: &Rc<Self>, call: Call) -> Result<Replies> {
-        attempt::call(self, call).await
+        if self.plan.backends[call.backend].around.is_empty() {
+            return attempt::call(self, call).await.map(|attempt| Replies(Kept::Plain(attempt)));
+        }
+        // In a box of its own: the place is not kept in every connection's task.
+        Box::pin(around::call(self, call)).await.map(|run| Replies(Kept::Run(run)))
     }
 
     /// A client session ended: what it had at backends ends. To be called on its owner; other
@@ -315,10 +364,15 @@ impl Backends {
         self.entries[backend].settled.is_set()
     }
 
+    /// Waits until a backend's first start has ended, well or not. Safe to drop.
+    pub async fn settled_one(&self, backend: BackendId) {
+        self.entries[backend].settled.wait().await;
+    }
+
     /// Waits until every backend's first start has ended, well or not; each is bounded by its
     /// `startup_timeout`. Safe to drop.
     pub async fn settled(&self) {
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|entry| !entry.plan.unlisted) {
             entry.settled.wait().await;
         }
     }
@@ -357,6 +411,7 @@ impl Backends {
             BackendMail::Told { backend, session, leg } => {
                 leg::told(self, &self.entries[backend], session, leg);
             }
+            BackendMail::Place { backend } => around::place_came(self, &self.entries[backend]),
             BackendMail::Hint { backend, flags } => self.entries[backend].bell.ring(flags),
         }
     }
@@ -418,6 +473,21 @@ impl Backends {
                 _ => {}
             }
         }
+    }
+
+    /// Time since a moment that is the same for all workers.
+    pub fn elapsed(&self) -> Duration {
+        self.board.elapsed()
+    }
+
+    /// Any number, for pauses that must not be the same everywhere (SplitMix64; not for secrets).
+    fn chance(&self) -> u64 {
+        let state = self.dice.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.dice.set(state);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
     }
 
     /// A number that no other request on any shared channel has: workers take turns. Numbers stay

@@ -16,6 +16,8 @@ use super::diagnose::{Place, Report, whole_file};
 use super::setting::{GiveUp, Inherit, IsolationKey, Transport, join};
 use crate::http::tls::{self, Trust, TrustFault};
 use crate::limits;
+use crate::middleware::Chain;
+use crate::middleware::around::Around;
 use crate::plan::{
     BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan,
     StdioPlan, TransportPlan,
@@ -46,34 +48,40 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     if report.faults.len() > before || !report.is_ok() {
         return None;
     }
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Some(Plan {
         name: proxy.name.as_str().into(),
         version: proxy.version.as_str().into(),
         instructions: proxy.instructions.clone(),
         separator: proxy.separator.clone(),
-        workers: proxy.workers.map_or_else(cores, |workers| workers.0 as usize),
+        workers: workers(config),
         sessions_max: proxy.max_sessions.0 as usize,
         session_idle: proxy.session_idle_seconds.0,
         shutdown_timeout: proxy.shutdown_timeout_seconds.0,
         body_bytes_max: limits::BODY_BYTES_MAX,
+        rate: proxy.rate_limit.as_ref().map(super::rules::rate),
         listen: listen?,
         backends: backends.into_iter().map(Arc::new).collect(),
     })
 }
 
-struct Compiler<'a> {
-    config: &'a ProxyConfig,
-    report: &'a mut Report,
+/// Event loops that there will be.
+pub(super) fn workers(config: &ProxyConfig) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    config.proxy.workers.map_or_else(cores, |workers| workers.0 as usize)
+}
+
+pub(super) struct Compiler<'a> {
+    pub(super) config: &'a ProxyConfig,
+    pub(super) report: &'a mut Report,
 }
 
 impl Compiler<'_> {
-    fn place(&self, place: Option<Place>) -> Place {
+    pub(super) fn place(&self, place: Option<Place>) -> Place {
         place.unwrap_or_else(|| whole_file(&self.config.file))
     }
 
     /// Adds a fault at the value of a key, unless reading it has failed already.
-    fn fault(&mut self, path: &str, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, path: &str, message: impl Into<String>) {
         if !self.report.blames(path) {
             let place = self.place(self.config.spots.value(path));
             self.report.fault(place, path, message);
@@ -81,14 +89,14 @@ impl Compiler<'_> {
     }
 
     /// Adds a fault at the key itself.
-    fn key_fault(&mut self, path: &str, message: impl Into<String>) {
+    pub(super) fn key_fault(&mut self, path: &str, message: impl Into<String>) {
         if !self.report.blames(path) {
             let place = self.place(self.config.spots.key(path));
             self.report.fault(place, path, message);
         }
     }
 
-    fn warning(&mut self, path: &str, message: impl Into<String>) {
+    pub(super) fn warning(&mut self, path: &str, message: impl Into<String>) {
         let place = self.place(self.config.spots.value(path));
         self.report.warning(place, path, message);
     }
@@ -180,6 +188,7 @@ impl Compiler<'_> {
     fn backends(&mut self) -> Vec<BackendPlan> {
         let config = self.config;
         let mut plans = Vec::new();
+        let mut ward = super::rules::Beds::new(config);
         let mut names: Vec<&NamedBackend> = Vec::new();
         let mut prefixes: Vec<(String, &NamedBackend)> = Vec::new();
         for backend in &config.backends {
@@ -197,16 +206,21 @@ impl Compiler<'_> {
                 _ => names.push(backend),
             }
             let prefix = self.prefix(backend);
-            if backend.table.enabled {
+            if backend.table.enabled && backend.table.mirror_of.is_none() {
                 self.prefix_is_free(backend, &prefix, &prefixes);
                 prefixes.push((prefix.clone(), backend));
             }
             let transport = self.transport(backend);
             let restart = self.restart(backend);
+            let chain = self.chain(backend);
+            let around = self.around(backend, &mut ward);
             if let (true, Some(transport)) = (backend.table.enabled, transport) {
-                plans.push(plan(plans.len(), &backend.table, prefix, transport, restart));
+                let table = &backend.table;
+                let id = plans.len();
+                plans.push(plan(id, table, prefix, transport, restart, chain, around));
             }
         }
+        self.mirrors(&mut plans);
         if !config.backends.iter().any(|backend| backend.table.enabled) && self.report.is_ok() {
             self.warning("backends", "no backend is enabled: there is nothing to call");
         }
@@ -510,6 +524,8 @@ fn plan(
     prefix: String,
     transport: TransportPlan,
     restart: RestartPlan,
+    chain: Chain,
+    around: Around,
 ) -> BackendPlan {
     let isolation = match (table.isolation, table.transport) {
         (Some(IsolationKey::Session), _) | (None, Transport::Http) => Isolation::Session,
@@ -526,6 +542,9 @@ fn plan(
         restart,
         call_timeout: seconds.unwrap_or(limits::CALL_TIMEOUT),
         request_timeout: seconds.unwrap_or(limits::REQUEST_TIMEOUT),
+        chain,
+        unlisted: table.mirror_of.is_some(),
+        around,
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -17,8 +18,8 @@ use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
-    Count, EnvValue, GiveUp, Inherit, IsolationKey, KeyDoc, Millis, Node, Reader, Seconds, Secret,
-    Setting, Transport, Value, join, table,
+    Args, Count, EnvValue, GiveUp, Glob, Inherit, IsolationKey, KeyDoc, Millis, Node, Reader,
+    Seconds, Secret, Setting, Share, Transport, Value, join, table,
 };
 use crate::limits;
 
@@ -85,6 +86,8 @@ tables! {
     table Root needs ["proxy"], {
         /// The proxy itself.
         proxy: ProxyTable = ProxyTable::default();
+        /// What is refused.
+        security: SecurityTable = SecurityTable::default();
         /// The servers behind it, in the order in which lists show them.
         backends: Vec<BackendTable> = Vec::new();
     }
@@ -111,6 +114,9 @@ tables! {
         /// A .mcp.json or mcp.json file whose servers are added as backends; of two with the same
         /// name the one in this file wins. A relative path starts at this file's folder.
         import_backends: Option<String> = None;
+        /// How many requests are admitted, all clients and backends together; notifications do not
+        /// count.
+        rate_limit: Option<RateTable> = None;
         /// Where clients connect.
         listen: ListenTable = ListenTable::default();
     }
@@ -127,6 +133,13 @@ tables! {
         /// Names that a request may call this proxy by (the Host header), as "host[:port]".
         /// Default: loopback names when host is a loopback address, else all.
         allowed_hosts: Option<Vec<String>> = None;
+    }
+
+    /// `[security]`: what is refused.
+    table SecurityTable needs [], {
+        /// Bytes that the arguments of a tool call may have, as the client wrote them. Default: only
+        /// the whole request is bounded.
+        max_argument_size: Option<Count<2, 1_073_741_824>> = None;
     }
 
     /// `[[backends]]`: one server behind the proxy.
@@ -179,6 +192,86 @@ tables! {
         restart: RestartTable = RestartTable::default();
         /// How long an answer may take.
         timeout: TimeoutTable = TimeoutTable::default();
+        /// How many attempts are admitted; each attempt of a call counts.
+        rate_limit: Option<RateTable> = None;
+        /// How many calls the backend has at once, over all workers.
+        concurrency: Option<ConcurrencyTable> = None;
+        /// Leaves a backend that fails too often alone for a while. Failures are: no connection, a
+        /// lost one, no answer in time, HTTP 5xx, and JSON-RPC errors by which a server says that it
+        /// failed itself.
+        circuit_breaker: Option<BreakerTable> = None;
+        /// Makes a failed attempt again. Repeated is what was surely not executed, and failures that
+        /// the server itself reports; what may have been executed only for reads and for tools that
+        /// are annotated read-only or idempotent. Faults of the client and results that say isError
+        /// never are.
+        retry: Option<RetryTable> = None;
+        /// Sends a second attempt of a call beside a slow first one, and takes the first success; for
+        /// reads and for tools that are annotated read-only or idempotent.
+        hedging: Option<HedgeTable> = None;
+        /// Makes this backend hear the calls of another one: what it answers, or whether it does,
+        /// changes nothing for anybody. Its own names are neither listed nor callable.
+        mirror_of: Option<String> = None;
+        /// The share of those calls that it hears, in percent, evenly spread.
+        mirror_percent: Count<0, 100> = Count(100);
+        /// Ejects a backend that fails several times in a row; failures as for circuit_breaker.
+        outlier_detection: Option<OutlierTable> = None;
+        /// Only these tools are shown. A pattern matches the backend's own names: * is any run of
+        /// characters, ? is one, [a-z] one of a set; behind "re:" stands a regular expression for
+        /// the whole name. What is not shown cannot be called.
+        expose_tools: Option<Vec<Glob>> = None;
+        /// All tools but these are shown.
+        hide_tools: Option<Vec<Glob>> = None;
+        /// Only these resources are shown; patterns match URIs, and the text of templates.
+        expose_resources: Option<Vec<Glob>> = None;
+        /// All resources but these are shown.
+        hide_resources: Option<Vec<Glob>> = None;
+        /// Only these prompts are shown.
+        expose_prompts: Option<Vec<Glob>> = None;
+        /// All prompts but these are shown.
+        hide_prompts: Option<Vec<Glob>> = None;
+        /// Hides tools that may destroy something, by their annotations: all but those that say
+        /// readOnlyHint = true or destructiveHint = false.
+        hide_destructive: bool = false;
+        /// Hides tools that do not say readOnlyHint = true in their annotations.
+        read_only_only: bool = false;
+        /// Other names for its tools and prompts.
+        aliases: Vec<AliasTable> = Vec::new();
+        /// Arguments put to every tool call, unless the client sends its own.
+        default_args: Args = Args::default();
+        /// Arguments put to the calls of one tool.
+        inject_args: Vec<InjectTable> = Vec::new();
+        /// Parameters of a tool that look different to clients.
+        param_overrides: Vec<ParamTable> = Vec::new();
+    }
+
+    /// `[[backends.aliases]]`: another name for a tool or prompt.
+    table AliasTable needs ["from", "to"], {
+        /// The backend's own name, which is then gone.
+        from: String = String::new();
+        /// The name that clients see, behind the prefix.
+        to: String = String::new();
+    }
+
+    /// `[[backends.inject_args]]`: arguments put to the calls of one tool.
+    table InjectTable needs ["tool", "args"], {
+        /// The tool's own name.
+        tool: String = String::new();
+        /// They win over default_args, key by key.
+        args: Args = Args::default();
+        /// Whether they also win over what the client sends.
+        overwrite: bool = false;
+    }
+
+    /// `[[backends.param_overrides]]`: parameters of a tool that look different to clients.
+    table ParamTable needs ["tool"], {
+        /// The tool's own name. In the other keys parameters have their own names too.
+        tool: String = String::new();
+        /// Parameters that are gone from the schema, and refused in calls.
+        hide: Vec<String> = Vec::new();
+        /// Values that are sent when the client sends none; the schema shows them.
+        defaults: Args = Args::default();
+        /// Other names: own = shown.
+        rename: BTreeMap<String, String> = BTreeMap::new();
     }
 
     /// `[backends.tls]`: TLS towards an https backend. Relative paths start at this file's folder.
@@ -208,6 +301,88 @@ tables! {
         /// One attempt of a request, whatever its method. Default: 300 for tools/call, 30 for the
         /// rest.
         seconds: Option<Millis<1, 86_400_000>> = None;
+        /// All attempts of a request together, pauses and waits in a queue too. Default: no limit.
+        total_seconds: Option<Millis<1, 86_400_000>> = None;
+        /// One attempt of one tool, by the tool's own name.
+        tools: BTreeMap<String, Millis<1, 86_400_000>> = BTreeMap::new();
+        /// Whether a progress notification starts the time of the attempt anew.
+        progress_resets: bool = false;
+    }
+
+    /// `rate_limit`: how many requests are admitted.
+    table RateTable needs ["requests"], {
+        /// So many in any interval of the period, and not one more, over all workers.
+        requests: Count<1, 1_000_000> = Count(1);
+        /// The length of that interval.
+        period_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(1));
+    }
+
+    /// `[backends.concurrency]`: how many calls the backend has at once.
+    table ConcurrencyTable needs ["max_concurrent"], {
+        /// Calls at once.
+        max_concurrent: Count<1, 1_000_000> = Count(1);
+        /// Calls that wait for one of those to end, first come first served; beyond it a call is
+        /// refused.
+        queue: Count<0, 1_000_000> = Count(1024);
+        /// A call that waits longer is refused.
+        queue_timeout_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(10));
+    }
+
+    /// `[backends.circuit_breaker]`: leaves a failing backend alone for a while.
+    table BreakerTable needs [], {
+        /// The share of failures among the last calls at which it opens, above 0 and at most 1.
+        failure_rate_threshold: Share<1> = Share(0.5);
+        /// It does not open before so many calls were made.
+        minimum_calls: Count<1, 10_000> = Count(5);
+        /// So long no call goes through.
+        wait_duration_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(30));
+        /// Then so many do; if all of them succeed it closes, if one fails it opens again.
+        permitted_calls_in_half_open: Count<1, 1_000> = Count(3);
+        /// The last calls that are looked at.
+        window: Count<1, 10_000> = Count(100);
+    }
+
+    /// `[backends.retry]`: makes a failed attempt again.
+    table RetryTable needs [], {
+        /// Repetitions of one call at most.
+        max_retries: Count<0, 100> = Count(3);
+        /// The bound of the pause before the first repetition; it doubles with each further one. The
+        /// pause is anything between zero and its bound.
+        initial_backoff_ms: Count<0, 86_400_000> = Count(100);
+        /// The bound of every pause. A server that asks for a longer one is not asked again.
+        max_backoff_ms: Count<0, 86_400_000> = Count(5000);
+        /// Repetitions in the last 10 seconds are at most so many percent of the calls, or ten times
+        /// min_retries_per_sec if that is more. Default: no such bound.
+        budget_percent: Option<Share<100>> = None;
+        /// See budget_percent.
+        min_retries_per_sec: Count<0, 100_000> = Count(10);
+        /// Tools that are repeated although they may have been executed; patterns as in
+        /// expose_tools.
+        tools: Vec<Glob> = Vec::new();
+    }
+
+    /// `[backends.hedging]`: sends a second attempt beside a slow first one.
+    table HedgeTable needs [], {
+        /// Pause before each further attempt.
+        delay_ms: Count<1, 86_400_000> = Count(200);
+        /// Further attempts of one call at most. Where retry.budget_percent is set, they are taken
+        /// from it.
+        max_hedges: Count<0, 10> = Count(1);
+        /// Tools that are hedged whatever their annotations; patterns as in expose_tools.
+        tools: Vec<Glob> = Vec::new();
+    }
+
+    /// `[backends.outlier_detection]`: ejects a backend that fails several times in a row.
+    table OutlierTable needs [], {
+        /// Failures in a row; a success in between begins anew.
+        consecutive_errors: Count<1, 1_000_000> = Count(5);
+        /// It is ejected for this long, times the number of recent ejections, at most ten times.
+        base_ejection_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(30));
+        /// Returns are granted at multiples of it; in service, one ejection is forgotten in each.
+        interval_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(10));
+        /// Share of all backends with this table that may be ejected at once; one always may be,
+        /// unless it is 0.
+        max_ejection_percent: Count<0, 100> = Count(50);
     }
 }
 
@@ -244,6 +419,7 @@ pub(super) const MOVED: &[(&str, &str, &str)] = &[
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
     pub(super) proxy: ProxyTable,
+    pub(super) security: SecurityTable,
     pub(super) backends: Vec<NamedBackend>,
     /// Where each key stands.
     pub(super) spots: Spots,
@@ -343,6 +519,7 @@ impl ProxyConfig {
     pub(super) fn empty(file: &str) -> ProxyConfig {
         ProxyConfig {
             proxy: ProxyTable::default(),
+            security: SecurityTable::default(),
             backends: Vec::new(),
             spots: Spots::default(),
             file: file.to_owned(),
@@ -392,6 +569,7 @@ fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<Pr
     let document = Node { offset: 0, value: table(document.get_ref()) };
     let root = Root::read(&document, "", &mut reader).unwrap_or_default();
     config.proxy = root.proxy;
+    config.security = root.security;
     let folder = &world.folder;
     config.backends = root
         .backends
@@ -455,8 +633,6 @@ fn whole_file_fault(name: &str, message: String) -> Report {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn world() -> World {
@@ -625,7 +801,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
             ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
             ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
-            ("[auth]", "auth: unknown key, accepted: proxy, backends"),
+            ("[auth]", "auth: unknown key, accepted: proxy, security, backends"),
             ("[servers]", "servers: unknown key, the right one is [[backends]]"),
             ("[backends]", "backends: found a table, accepted: an array of tables"),
             (

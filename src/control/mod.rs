@@ -12,6 +12,7 @@ pub mod config;
 mod crew;
 pub mod diagnose;
 mod import;
+mod rules;
 mod setting;
 
 use std::fmt;

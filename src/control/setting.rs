@@ -10,7 +10,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::config::{MOVED, Root, World, read_bounded};
 use super::diagnose::{Report, Source, Spots, nearest};
+use crate::jsonrpc::quote;
 use crate::limits;
+use crate::middleware::pattern::Pattern;
 
 /// A value of the file, from TOML or JSON, and where it stands.
 pub(super) struct Node {
@@ -420,6 +422,32 @@ impl<const MIN: u64, const MAX: u64> Setting for Millis<MIN, MAX> {
     }
 }
 
+/// A number above 0 and up to `MAX`, fractions allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Share<const MAX: u64>(pub(super) f64);
+
+impl<const MAX: u64> Setting for Share<MAX> {
+    fn accepts() -> String {
+        format!("a number above 0, at most {MAX}")
+    }
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match node.value {
+            Value::Integer(Some(number)) => Some(number as f64),
+            Value::Float(number) => Some(number),
+            _ => None,
+        }
+        .filter(|number| *number > 0.0 && *number <= MAX as f64)
+        .map(Share)
+        .or_else(|| {
+            reader.refuse::<Self>(node, path);
+            None
+        })
+    }
+    fn show(&self) -> Option<String> {
+        Some(format!("{:?}", self.0))
+    }
+}
+
 fn seconds(node: &Node) -> Option<Duration> {
     let number = match node.value {
         Value::Integer(number) => number? as f64,
@@ -594,6 +622,136 @@ impl Setting for EnvValue {
     }
 }
 
+/// A pattern of names.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Glob(pub(super) Pattern);
+
+impl Setting for Glob {
+    fn accepts() -> String {
+        "a pattern such as \"read_*\" or \"re:read_[a-z]+\"".to_owned()
+    }
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let Value::Text(text) = &node.value else {
+            reader.refuse::<Self>(node, path);
+            return None;
+        };
+        match Pattern::parse(&reader.expand(text, node.offset, path)?) {
+            Ok(pattern) => Some(Glob(pattern)),
+            Err(message) => {
+                reader.fault(node.offset, path, message);
+                None
+            }
+        }
+    }
+    fn show(&self) -> Option<String> {
+        Some(toml_text(self.0.text()))
+    }
+}
+
+/// Arguments of a tool: any values that JSON has, in the order of the file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Args {
+    /// Key, and value as JSON.
+    pub(super) pairs: Vec<(String, Box<[u8]>)>,
+    /// As TOML; what came from variables is not shown.
+    shown: String,
+}
+
+impl Setting for Args {
+    fn accepts() -> String {
+        "a table of values".to_owned()
+    }
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let Value::Table(entries) = &node.value else {
+            reader.refuse::<Self>(node, path);
+            return None;
+        };
+        let mut args = Args::default();
+        let mut whole = true;
+        let mut shown = Vec::new();
+        for (key, node) in entries {
+            let path = join(path, &key.name);
+            reader.note(&path, key, node);
+            let (mut json, mut toml) = (Vec::new(), String::new());
+            if argument(node, &path, reader, &mut json, &mut toml).is_some() {
+                shown.push(format!("{} = {toml}", join("", &key.name)));
+                args.pairs.push((key.name.clone(), json.into()));
+            } else {
+                whole = false;
+            }
+        }
+        args.shown =
+            if shown.is_empty() { "{}".into() } else { format!("{{ {} }}", shown.join(", ")) };
+        whole.then_some(args)
+    }
+    fn show(&self) -> Option<String> {
+        Some(if self.pairs.is_empty() { "{}".to_owned() } else { self.shown.clone() })
+    }
+}
+
+/// Writes one value as JSON and as TOML; `None` after a fault.
+fn argument(
+    node: &Node,
+    path: &str,
+    reader: &mut Reader<'_>,
+    json: &mut Vec<u8>,
+    toml: &mut String,
+) -> Option<()> {
+    let number = match &node.value {
+        Value::Text(text) => {
+            let expanded = reader.expand(text, node.offset, path)?;
+            quote(&expanded, json);
+            let hidden = text.contains("${");
+            toml.push_str(&if hidden { toml_text("***") } else { toml_text(&expanded) });
+            return Some(());
+        }
+        Value::Array(items) => {
+            json.push(b'[');
+            toml.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    json.push(b',');
+                    toml.push_str(", ");
+                }
+                argument(item, &format!("{path}[{index}]"), reader, json, toml)?;
+            }
+            json.push(b']');
+            toml.push(']');
+            return Some(());
+        }
+        Value::Table(entries) => {
+            json.push(b'{');
+            toml.push('{');
+            for (index, (key, item)) in entries.iter().enumerate() {
+                if index > 0 {
+                    json.push(b',');
+                    toml.push_str(", ");
+                }
+                quote(&key.name, json);
+                json.push(b':');
+                toml.push_str(&format!(" {} = ", join("", &key.name)));
+                argument(item, &join(path, &key.name), reader, json, toml)?;
+            }
+            json.push(b'}');
+            toml.push_str(if entries.is_empty() { "}" } else { " }" });
+            return Some(());
+        }
+        Value::Integer(Some(number)) => number.to_string(),
+        Value::Float(number) if number.is_finite() => format!("{number:?}"),
+        Value::Bool(value) => value.to_string(),
+        Value::Integer(None) | Value::Float(_) | Value::Date | Value::Null => {
+            let found = node.found(false);
+            let message =
+                format!("found {found}, accepted: a string, number, boolean, array or table");
+            reader.fault(node.offset, path, message);
+            return None;
+        }
+    };
+    json.extend_from_slice(number.as_bytes());
+    toml.push_str(&number);
+    Some(())
+}
+
 /// Declares a choice among words.
 macro_rules! choices {
     ($($(#[doc = $about:literal])+ choice $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $word:literal,)* })*) => {$(
@@ -750,6 +908,38 @@ mod tests {
                 (found, _) => panic!("{text}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn arguments_become_json_and_show_no_variable() {
+        let text = "[x]\na = 1\nb = [true, { c = \"${S}\" }, \"\\\"\"]\nd = 1.0\ne = {}\nf = 1e99";
+        let (document, _) = DeTable::parse_recoverable(text);
+        let source = Source::new("p.toml", text);
+        let world = World {
+            folder: Default::default(),
+            var: std::rc::Rc::new(|_| Some("secret".to_owned())),
+        };
+        let (mut report, mut spots) = (Report::default(), Spots::default());
+        let mut reader =
+            Reader { source: &source, world: &world, report: &mut report, spots: &mut spots };
+        let Value::Table(root) = table(document.get_ref()) else { unreachable!() };
+        let args = Args::read(&root[0].1, "x", &mut reader).unwrap();
+        let json: Vec<(&str, &str)> = args
+            .pairs
+            .iter()
+            .map(|(key, value)| (&**key, std::str::from_utf8(value).unwrap()))
+            .collect();
+        let expected = [
+            ("a", "1"),
+            ("b", r#"[true,{"c":"secret"},"\""]"#),
+            ("d", "1.0"),
+            ("e", "{}"),
+            ("f", "1e99"),
+        ];
+        assert_eq!(json, expected);
+        let shown = args.show().unwrap();
+        assert!(!shown.contains("secret"));
+        let _: toml::Table = format!("x = {shown}").parse().unwrap();
     }
 
     #[test]

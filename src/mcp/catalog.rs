@@ -11,6 +11,7 @@
 //! found by byte ranges: a tree of values (simd-json's or serde_json's) would have to be written out
 //! again, and would lose number text, escapes and the order of keys.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::hints::Hints;
 use super::template::Template;
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Span, walk};
@@ -87,6 +89,20 @@ impl ListKind {
     }
 }
 
+/// An entry of a backend's list on its way to the clients, as its rules shape it.
+pub struct Draft<'e> {
+    /// Which list it stands in.
+    pub what: ListKind,
+    /// The backend's own name, the URI, or the text of the template.
+    pub own: &'e str,
+    /// The name that clients see, before the prefix.
+    pub shown: Cow<'e, str>,
+    /// What a tool says about itself.
+    pub hints: Hints,
+    /// The entry as JSON, with its own name.
+    pub entry: Cow<'e, [u8]>,
+}
+
 /// Raw results of list requests, all pages of each in their order.
 #[derive(Clone, Debug, Default)]
 pub struct Pages {
@@ -145,12 +161,18 @@ pub struct List {
     index: HashMap<Arc<str>, u32, ahash::RandomState>,
     /// Entries that could not be taken over.
     skipped: usize,
+    /// Templates that are hidden: what they name still belongs to this backend.
+    hidden: Vec<Template>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// The backend's own name, the URI, or the text of the template.
+    /// The name that clients see, before the prefix; the URI, or the text of the template.
     key: Arc<str>,
+    /// The backend's own name, if it is another.
+    own: Option<Arc<str>>,
+    /// What a tool says about itself.
+    hints: Hints,
     /// In the list's text.
     span: Span,
     /// Of a template that is understood.
@@ -189,7 +211,7 @@ impl List {
             };
             for element in elements {
                 let fresh = list.entries.len() < LIST_ENTRIES_MAX
-                    && list.add(kind, &prefix, element.of(array), &mut text);
+                    && list.add(backend, kind, &prefix, element.of(array), &mut text);
                 list.skipped += usize::from(!fresh);
             }
         }
@@ -206,12 +228,57 @@ impl List {
     }
 
     /// Adds one entry; false if it cannot be taken over.
-    fn add(&mut self, kind: ListKind, prefix: &[u8], entry: &[u8], text: &mut Vec<u8>) -> bool {
+    fn add(
+        &mut self,
+        backend: &BackendPlan,
+        kind: ListKind,
+        prefix: &[u8],
+        entry: &[u8],
+        text: &mut Vec<u8>,
+    ) -> bool {
         let Some(members) = walk::members_of_checked(entry) else { return false };
         let mut keys = members.filter(|(key, _)| walk::key_is(key.of(entry), kind.key()));
         // Of two names each reader may take another one.
         let (Some((_, raw)), None) = (keys.next(), keys.next()) else { return false };
         let Some(key) = raw.text(entry).filter(|key| !key.is_empty()) else { return false };
+        let hints = if kind == ListKind::Tools { Hints::of(entry) } else { Hints::default() };
+        if backend.chain.spares_lists() {
+            return self.push(kind, prefix, &key, None, hints, entry, raw, text);
+        }
+        let (own, shown) = (&*key, Cow::Borrowed(&*key));
+        let mut draft = Draft { what: kind, own, shown, hints, entry: Cow::Borrowed(entry) };
+        if !backend.chain.entry(&mut draft) {
+            if kind == ListKind::Templates {
+                self.hidden.extend(Template::parse(own));
+            }
+            // Hidden is not skipped.
+            return true;
+        }
+        let mut text_of_entry = draft.entry;
+        if draft.shown != own {
+            // What the rules made of the entry left its name where it was, or moved it.
+            let Some((_, raw)) = name_of(kind, &text_of_entry) else { return false };
+            let mut quoted = Vec::new();
+            jsonrpc::quote(&draft.shown, &mut quoted);
+            text_of_entry = Cow::Owned(jsonrpc::splice(&text_of_entry, &[(raw, &quoted)]));
+        }
+        let Some((_, raw)) = name_of(kind, &text_of_entry) else { return false };
+        let other = (draft.shown != own).then_some(own);
+        self.push(kind, prefix, &draft.shown, other, hints, &text_of_entry, raw, text)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one entry")]
+    fn push(
+        &mut self,
+        kind: ListKind,
+        prefix: &[u8],
+        key: &str,
+        own: Option<&str>,
+        hints: Hints,
+        entry: &[u8],
+        raw: Span,
+        text: &mut Vec<u8>,
+    ) -> bool {
         // Ranges are 32 bits wide; nothing near that is kept, for the pages are bounded.
         if text.len() + prefix.len() + entry.len() + 1 > u32::MAX as usize {
             return false;
@@ -233,7 +300,9 @@ impl List {
             ListKind::Templates => Template::parse(&key),
             _ => None,
         };
-        self.entries.push(Entry { key, span: Span::new(start, text.len()), template });
+        let own = own.map(Arc::from);
+        let span = Span::new(start, text.len());
+        self.entries.push(Entry { key, own, hints, span, template });
         true
     }
 
@@ -263,10 +332,24 @@ impl List {
         Some(self.entries[at as usize].span.of(&self.text))
     }
 
+    /// Own name and hints of the entry that clients see under that name.
+    pub fn behind(&self, shown: &str) -> Option<(&str, Hints)> {
+        let at = *self.index.get(shown)?;
+        let entry = &self.entries[at as usize];
+        Some((entry.own.as_deref().unwrap_or(&entry.key), entry.hints))
+    }
+
     /// Whether a template of it can expand to `uri`.
     fn expands_to(&self, uri: &str) -> bool {
-        self.entries.iter().filter_map(|entry| entry.template.as_ref()).any(|t| t.matches(uri))
+        let shown = self.entries.iter().filter_map(|entry| entry.template.as_ref());
+        shown.chain(&self.hidden).any(|template| template.matches(uri))
     }
+}
+
+/// The key of an entry's name and the name, both raw.
+fn name_of(kind: ListKind, entry: &[u8]) -> Option<(Span, Span)> {
+    let mut members = walk::members_of_checked(entry)?;
+    members.find(|(key, _)| walk::key_is(key.of(entry), kind.key()))
 }
 
 /// What one backend offers; immutable, shared by all workers.
@@ -422,6 +505,9 @@ struct Place {
     prefix: String,
     /// `None` = nobody knows what it offers (now).
     slice: Option<Arc<Slice>>,
+    /// What it offers is in no list; it stands in `unlisted`, and never in `slice`.
+    is_unlisted: bool,
+    unlisted: Option<Arc<Slice>>,
 }
 
 #[derive(Debug)]
@@ -440,8 +526,11 @@ impl Catalog {
     pub fn new(plan: &Plan) -> Catalog {
         let place = |backend: &Arc<BackendPlan>| Place {
             name: backend.name.clone(),
-            prefix: backend.prefix.clone(),
+            // Of an unlisted one the prefix is no claim to any name.
+            prefix: if backend.unlisted { String::new() } else { backend.prefix.clone() },
             slice: None,
+            is_unlisted: backend.unlisted,
+            unlisted: None,
         };
         let places: Vec<Place> = plan.backends.iter().map(place).collect();
         let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
@@ -457,6 +546,10 @@ impl Catalog {
     /// # Panics
     /// When the plan has no such backend.
     pub fn set(&mut self, backend: BackendId, slice: Option<Arc<Slice>>) -> Changes {
+        if self.places[backend].is_unlisted {
+            self.places[backend].unlisted = slice;
+            return Changes::default();
+        }
         let before = std::mem::replace(&mut self.places[backend].slice, slice);
         let after = &self.places[backend].slice;
         let mut changed = [false; 4];
@@ -482,12 +575,17 @@ impl Catalog {
 
     /// What a backend offers, as far as it is known.
     pub fn slice(&self, backend: BackendId) -> Option<&Arc<Slice>> {
-        self.places.get(backend)?.slice.as_ref()
+        let place = self.places.get(backend)?;
+        place.slice.as_ref().or(place.unlisted.as_ref())
     }
 
     /// The ready result of a list request: one page, in the order of the file, then of the backend.
     pub fn list(&self, kind: ListKind) -> Rc<[u8]> {
         self.merged(kind).text.clone()
+    }
+
+    fn listed(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(|place| !place.is_unlisted)
     }
 
     fn merged(&self, kind: ListKind) -> &Merged {
@@ -554,7 +652,7 @@ impl Catalog {
 
     /// Backends of which it is not known what they offer.
     pub fn unknown(&self) -> usize {
-        self.places.iter().filter(|place| place.slice.is_none()).count()
+        self.listed().filter(|place| place.slice.is_none()).count()
     }
 
     /// The `capabilities` of `initialize`, a JSON object.
@@ -568,7 +666,7 @@ impl Catalog {
     /// Renders [`Catalog::capabilities`].
     fn promise(&mut self) {
         let offered = |kind: ListKind| {
-            self.places.iter().any(|place| match &place.slice {
+            self.listed().any(|place| match &place.slice {
                 None => true,
                 Some(slice) => slice.can(kind.capability()) || !slice.list(kind).is_empty(),
             })
@@ -598,7 +696,7 @@ impl Catalog {
             let Some(text) = slice.and_then(|slice| slice.instructions.as_deref()) else {
                 continue;
             };
-            if self.places.len() > 1 {
+            if self.listed().count() > 1 {
                 if !out.is_empty() {
                     out.push_str("\n\n");
                 }
@@ -716,6 +814,9 @@ mod tests {
             },
             call_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(1),
+            chain: Default::default(),
+            around: Default::default(),
+            unlisted: false,
         })
     }
 
@@ -731,6 +832,7 @@ mod tests {
             session_idle: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(1),
             body_bytes_max: 1,
+            rate: None,
             listen: ListenPlan {
                 addr: "127.0.0.1:0".parse().unwrap(),
                 origins: OriginRule::Loopback,

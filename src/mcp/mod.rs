@@ -4,6 +4,7 @@
 
 pub mod catalog;
 pub mod header;
+pub mod hints;
 pub mod method;
 pub mod name;
 pub mod revision;

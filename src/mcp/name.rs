@@ -30,7 +30,7 @@ impl Names {
     pub fn new(plan: &Plan) -> Names {
         let mut prefixes = Vec::new();
         let mut bare = Vec::new();
-        for backend in &plan.backends {
+        for backend in plan.backends.iter().filter(|backend| !backend.unlisted) {
             if backend.prefix.is_empty() {
                 bare.push(backend.id);
             } else {

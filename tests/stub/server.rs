@@ -58,6 +58,8 @@ pub(crate) struct Options {
     pub(crate) requests_per_connection: usize,
     /// HTTP: end when stdin does.
     pub(crate) until_stdin_ends: bool,
+    /// Offer the annotated tools of [`ANNOTATED`].
+    pub(crate) annotated: bool,
     /// Be only a process that sleeps.
     pub(crate) sleep_only: bool,
     /// Be only a client that holds connections.
@@ -92,6 +94,7 @@ impl Options {
                 "--requests-per-connection" => {
                     options.requests_per_connection = number(value()?)?;
                 }
+                "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
                 "--sleep-only" => options.sleep_only = true,
                 "--hold" => options.hold = Some((value()?, number(value()?)?)),
@@ -341,7 +344,14 @@ impl Stub {
                 let mut names: Vec<String> = TOOLS.iter().map(|name| name.to_string()).collect();
                 names.extend(Vec::<String>::from_iter::<Vec<String>>(extra("t")));
                 names.extend(added("tool"));
+                if self.options.annotated {
+                    names.extend(ANNOTATED.iter().map(|(name, _)| name.to_string()));
+                }
                 let entry = |tool: String| match tool.as_str() {
+                    known if ANNOTATED.iter().any(|(name, _)| *name == known) => {
+                        let rest = ANNOTATED.iter().find(|(name, _)| *name == known).unwrap().1;
+                        format!(r#"{{"name":"{known}",{rest}}}"#)
+                    }
                     "rich" => format!(r#"{{"name":"rich",{}}}"#, texts::RICH_TOOL_REST),
                     _ => format!(
                         r#"{{"name":{},"description":"of {name}","inputSchema":{{"type":"object"}}}}"#,
@@ -517,11 +527,68 @@ impl Stub {
                 ));
                 Reply::Answer(said("added"))
             }
+            "reads" | "writes" | "adds" | "sets" | "search" => {
+                self.unsteady(id, arguments, body, &job)
+            }
             other if self.is_extra(other) => Reply::Answer(said(&format!("{other} called"))),
             other => Reply::Answer(error(id, -32602, &format!("stub has no tool {other}"))),
         };
         self.jobs.lock().unwrap().remove(&key);
         reply
+    }
+
+    /// The tools of [`ANNOTATED`]: they say what they were sent, after `ms`; the first `fails`
+    /// executions for one `key` fail in the way `how`.
+    fn unsteady(&self, id: &str, arguments: &Value, body: &[u8], job: &Job) -> Reply {
+        let key = arguments["key"].as_str().unwrap_or_default();
+        let time = {
+            let mut executions = self.executions.lock().unwrap();
+            let time = executions.entry(format!("key {key}")).or_default();
+            *time += 1;
+            *time
+        };
+        self.note(&format!("unsteady {key} {time}"));
+        let fails = arguments["fails"].as_u64().unwrap_or(0);
+        if arguments["fail_at"].as_u64() == Some(time as u64) {
+            return Reply::Answer(error(id, -32603, "as asked"));
+        }
+        if time as u64 > fails {
+            if !job.pause(Duration::from_millis(arguments["ms"].as_u64().unwrap_or(0))) {
+                return Reply::Silence;
+            }
+            let text = format!("{time} {}", String::from_utf8_lossy(body));
+            return Reply::Answer(result(id, &text_result(&text)));
+        }
+        let http = |status: &str, more: &str| Reply::Raw {
+            bytes: format!("HTTP/1.1 {status}\r\n{more}Content-Length: 0\r\n\r\n").into_bytes(),
+            close: false,
+        };
+        match arguments["how"].as_str().unwrap_or("internal") {
+            "params" => Reply::Answer(error(id, -32602, "bad params")),
+            "is_error" => {
+                let result_text = r#"{"content":[{"type":"text","text":"no"}],"isError":true}"#;
+                Reply::Answer(result(id, result_text))
+            }
+            "500" => http("500 Internal Server Error", ""),
+            "503" => http("503 Service Unavailable", ""),
+            "503 later" => http("503 Service Unavailable", "Retry-After: 60\r\n"),
+            "502" => http("502 Bad Gateway", ""),
+            "close" => Reply::Raw { bytes: Vec::new(), close: true },
+            "hang" => {
+                job.pause(Duration::from_secs(600));
+                Reply::Silence
+            }
+            "slow" => {
+                match job.pause(Duration::from_millis(arguments["slow_ms"].as_u64().unwrap_or(0))) {
+                    true => Reply::Answer(result(id, &text_result(&format!("{time} slow")))),
+                    false => {
+                        self.note(&format!("stopped {key} {time}"));
+                        Reply::Silence
+                    }
+                }
+            }
+            _ => Reply::Answer(error(id, -32603, "internal")),
+        }
     }
 
     /// Whether it is one of the further tools, or was added.
@@ -570,6 +637,18 @@ impl Stub {
         .to_string()
     }
 }
+
+/// Tools with annotations, and one with a schema of interest: name, and the rest of the entry.
+const ANNOTATED: [(&str, &str); 5] = [
+    ("reads", r#""inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}"#),
+    ("writes", r#""inputSchema":{"type":"object"},"annotations":{"destructiveHint":true}"#),
+    ("adds", r#""inputSchema":{"type":"object"},"annotations":{"destructiveHint":false}"#),
+    ("sets", r#""inputSchema":{"type":"object"},"annotations":{"idempotentHint":true}"#),
+    (
+        "search",
+        r#""inputSchema":{"type":"object","properties":{"q":{"type":"string"},"limit":{"type":"integer","maximum":9007199254740993},"secret":{"type":"string"}},"required":["q","limit","secret"]},"x":1.0"#,
+    ),
+];
 
 /// Every tool, in the order of the list.
 const TOOLS: [&str; 16] = [

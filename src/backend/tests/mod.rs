@@ -58,6 +58,7 @@ impl World {
             session_idle: Duration::from_secs(1800),
             shutdown_timeout: Duration::from_secs(30),
             body_bytes_max: 4 << 20,
+            rate: None,
             listen: ListenPlan {
                 addr: ([127, 0, 0, 1], 0).into(),
                 origins: OriginRule::Loopback,
@@ -122,6 +123,8 @@ impl World {
             backend: 0,
             session: ask.session.clone(),
             tool_call: true,
+            tool: None,
+            again: false,
             safe: ask.safe,
             id: envelope.id.unwrap(),
             progress_token: envelope.progress_token,
@@ -243,6 +246,9 @@ fn backend(transport: TransportPlan, isolation: Isolation) -> BackendPlan {
         name: "back".into(),
         prefix: "back__".into(),
         transport,
+        unlisted: false,
+        around: Default::default(),
+        chain: Default::default(),
         isolation,
         startup_timeout: Duration::from_secs(20),
         restart: RestartPlan {

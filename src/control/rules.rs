@@ -1,0 +1,356 @@
+//! Owns: the way from a backend's rules in the configuration to the compiled chain of its plan.
+//! Never: what a rule does (`middleware`).
+//! Next: `plan`, what comes out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::compile::{Compiler, workers};
+use super::config::{NamedBackend, ProxyConfig, RateTable, RetryTable};
+use super::setting::{Args, Glob, Share};
+use crate::middleware::Chain;
+use crate::middleware::alias::Alias;
+use crate::middleware::around::Around;
+use crate::middleware::breaker::{self, Breaker};
+use crate::middleware::concurrency::Concurrency;
+use crate::middleware::filter::{Filter, Rule};
+use crate::middleware::hedge::Hedge;
+use crate::middleware::inject::Inject;
+use crate::middleware::mirror::Spread;
+use crate::middleware::outlier::{self, Outlier, Ward};
+use crate::middleware::params::{Override, Params};
+use crate::middleware::pattern::Patterns;
+use crate::middleware::rate::RateLimit;
+use crate::middleware::retry::{Budget, Retry};
+use crate::middleware::validation::SizeLimit;
+use crate::plan::BackendPlan;
+
+impl Compiler<'_> {
+    /// The rules of one backend.
+    pub(super) fn chain(&mut self, backend: &NamedBackend) -> Chain {
+        let max = self.config.security.max_argument_size;
+        Chain {
+            alias: self.alias(backend),
+            filter: self.filter(backend),
+            validation: max.map(|max| SizeLimit(max.0 as usize)),
+            params: self.params(backend),
+            // Known when all backends are.
+            mirror: None,
+            inject: self.inject(backend),
+        }
+    }
+
+    /// What stands around the calls of one backend.
+    pub(super) fn around(&mut self, backend: &NamedBackend, beds: &mut Beds) -> Around {
+        let table = &backend.table;
+        let workers = workers(self.config);
+        let timeout = &table.timeout;
+        let total = timeout.total_seconds.map(|total| total.0);
+        if let Some(total) = total {
+            let longest = timeout.tools.values().copied().chain(timeout.seconds).map(|t| t.0).max();
+            if longest.is_some_and(|longest| longest > total) {
+                let path = format!("{}.timeout.total_seconds", backend.path);
+                self.warning(&path, "shorter than the time of one attempt, which it cuts");
+            }
+        }
+        let none = Vec::new();
+        let retried = table.retry.as_ref().map_or(&none, |retry| &retry.tools);
+        let hedged = table.hedging.as_ref().map_or(&none, |hedging| &hedging.tools);
+        for (key, globs, does) in [
+            ("retry", retried, "repeats every tool whose outcome is unknown"),
+            ("hedging", hedged, "sends calls of every tool twice"),
+        ] {
+            for index in (0..globs.len()).filter(|index| globs[*index].0.is_all()) {
+                let path = format!("{}.{key}.tools[{index}]", backend.path);
+                self.warning(&path, format!("\"*\" {does}, also of those that write"));
+            }
+        }
+        Around {
+            total,
+            retry: table.retry.as_ref().map(retry),
+            hedge: table.hedging.as_ref().map(|table| Hedge {
+                delay: Duration::from_millis(table.delay_ms.0),
+                max_hedges: table.max_hedges.0 as u32,
+                tools: patterns(&table.tools),
+            }),
+            concurrency: table.concurrency.as_ref().map(|table| {
+                let (max, queue) = (table.max_concurrent.0 as usize, table.queue.0 as usize);
+                Concurrency::new(max, queue, table.queue_timeout_seconds.0, workers)
+            }),
+            rate: table.rate_limit.as_ref().map(rate),
+            tool_timeouts: timeout.tools.iter().map(|(tool, t)| (tool.clone(), t.0)).collect(),
+            progress_resets: timeout.progress_resets,
+            breaker: table.circuit_breaker.as_ref().map(|table| {
+                let settings = breaker::Settings {
+                    failure_rate: table.failure_rate_threshold.0,
+                    minimum_calls: table.minimum_calls.0 as usize,
+                    wait: table.wait_duration_seconds.0,
+                    permitted: table.permitted_calls_in_half_open.0 as u32,
+                    window: table.window.0 as usize,
+                };
+                if settings.minimum_calls > settings.window {
+                    let path = format!("{}.circuit_breaker.minimum_calls", backend.path);
+                    self.fault(&path, "more than window, so it could never open");
+                }
+                Breaker::new(settings, workers)
+            }),
+            outlier: table.outlier_detection.as_ref().filter(|_| table.enabled).map(|table| {
+                let settings = outlier::Settings {
+                    consecutive_errors: table.consecutive_errors.0 as u32,
+                    base: table.base_ejection_seconds.0,
+                    interval: table.interval_seconds.0,
+                    max_percent: table.max_ejection_percent.0 as u32,
+                };
+                beds.next(settings)
+            }),
+        }
+    }
+
+    /// Who hears of whose calls.
+    pub(super) fn mirrors(&mut self, plans: &mut [BackendPlan]) {
+        for backend in &self.config.backends {
+            let path = |key: &str| format!("{}.{key}", backend.path);
+            let Some(of) = backend.table.mirror_of.as_deref() else {
+                if self.config.spots.has(&path("mirror_percent")) {
+                    self.key_fault(&path("mirror_percent"), "not accepted without mirror_of");
+                }
+                continue;
+            };
+            let named = self.config.backends.iter().find(|other| other.table.name == of);
+            let fault = match named {
+                None => Some(format!("found {of:?}, accepted: the name of another backend")),
+                Some(other) if other.path == backend.path => {
+                    Some(format!("{of:?} is this backend, accepted: the name of another one"))
+                }
+                Some(other) if other.table.mirror_of.is_some() => {
+                    Some(format!("{of:?} is a mirror itself, accepted: a backend that is called"))
+                }
+                Some(_) => None,
+            };
+            if let Some(fault) = fault {
+                self.fault(&path("mirror_of"), fault);
+                continue;
+            }
+            let find = |name: &str| plans.iter().position(|plan| &*plan.name == name);
+            if let (Some(mirror), Some(called)) = (find(&backend.table.name), find(of)) {
+                let spread = Spread::new(backend.table.mirror_percent.0);
+                let row = plans[called].chain.mirror.get_or_insert_default();
+                row.0.push((mirror, spread));
+            }
+        }
+    }
+
+    fn alias(&mut self, backend: &NamedBackend) -> Option<Alias> {
+        let mut alias = Alias::default();
+        for (index, table) in backend.table.aliases.iter().enumerate() {
+            let path = format!("{}.aliases[{index}]", backend.path);
+            for (key, name) in [("from", &table.from), ("to", &table.to)] {
+                if name.is_empty() {
+                    self.fault(&format!("{path}.{key}"), "found an empty string, accepted: a name");
+                }
+            }
+            if table.from == table.to {
+                self.fault(&format!("{path}.to"), "the same as from, accepted: another name");
+            } else if let Err(name) = alias.add(&table.from, &table.to) {
+                let key = if name == table.from { "from" } else { "to" };
+                let message = format!("{name:?} stands in another alias of this backend already");
+                self.fault(&format!("{path}.{key}"), message);
+            }
+        }
+        (alias != Alias::default()).then_some(alias)
+    }
+
+    fn filter(&mut self, backend: &NamedBackend) -> Option<Filter> {
+        let table = &backend.table;
+        let filter = Filter {
+            tools: self.rule(backend, "tools", &table.expose_tools, &table.hide_tools),
+            resources: self.rule(
+                backend,
+                "resources",
+                &table.expose_resources,
+                &table.hide_resources,
+            ),
+            prompts: self.rule(backend, "prompts", &table.expose_prompts, &table.hide_prompts),
+            hide_destructive: table.hide_destructive,
+            read_only_only: table.read_only_only,
+        };
+        (!filter.is_empty()).then_some(filter)
+    }
+
+    fn rule(
+        &mut self,
+        backend: &NamedBackend,
+        kind: &str,
+        expose: &Option<Vec<Glob>>,
+        hide: &Option<Vec<Glob>>,
+    ) -> Rule {
+        match (expose, hide) {
+            (None, None) => Rule::All,
+            (Some(expose), None) => Rule::Expose(patterns(expose)),
+            (None, Some(hide)) => Rule::Hide(patterns(hide)),
+            (Some(_), Some(_)) => {
+                let path = format!("{}.hide_{kind}", backend.path);
+                self.key_fault(&path, format!("not accepted together with expose_{kind}"));
+                Rule::All
+            }
+        }
+    }
+
+    fn params(&mut self, backend: &NamedBackend) -> Option<Params> {
+        let mut params = Params::default();
+        for (index, table) in backend.table.param_overrides.iter().enumerate() {
+            let path = format!("{}.param_overrides[{index}]", backend.path);
+            self.tool_name(&path, &table.tool);
+            let rename: Vec<(String, String)> =
+                table.rename.iter().map(|(own, shown)| (own.clone(), shown.clone())).collect();
+            let more =
+                Override { hide: table.hide.clone(), defaults: pairs(&table.defaults), rename };
+            let whole = params.0.entry(table.tool.clone()).or_default();
+            whole.extend(more);
+            for (at, (own, shown)) in whole.rename.iter().enumerate() {
+                let path = format!("{path}.rename");
+                let again = |other: &(String, String)| other.0 == *own || other.1 == *shown;
+                if own == shown || own.is_empty() || shown.is_empty() {
+                    self.fault(&path, format!("found {own:?} = {shown:?}, accepted: another name"));
+                } else if whole.rename[..at].iter().any(again) {
+                    self.fault(&path, format!("{own:?} = {shown:?}: one of both is used twice"));
+                } else if whole.hide.contains(own) {
+                    self.fault(
+                        &path,
+                        format!("{own:?} is hidden, accepted: a parameter that is not"),
+                    );
+                }
+            }
+        }
+        (!params.0.is_empty()).then_some(params)
+    }
+
+    fn inject(&mut self, backend: &NamedBackend) -> Option<Inject> {
+        let mut inject = Inject::new(pairs(&backend.table.default_args));
+        for (index, table) in backend.table.inject_args.iter().enumerate() {
+            self.tool_name(&format!("{}.inject_args[{index}]", backend.path), &table.tool);
+            inject.add(&table.tool, pairs(&table.args), table.overwrite);
+        }
+        (!inject.is_empty()).then_some(inject)
+    }
+
+    fn tool_name(&mut self, path: &str, name: &str) {
+        if name.is_empty() {
+            self.fault(&format!("{path}.tool"), "found an empty string, accepted: a tool's name");
+        }
+    }
+}
+
+/// Places of the backends with outlier detection among each other.
+pub(super) struct Beds {
+    ward: Arc<Ward>,
+    taken: usize,
+}
+
+impl Beds {
+    pub(super) fn new(config: &ProxyConfig) -> Beds {
+        let tables = config.backends.iter().map(|backend| &backend.table);
+        let count = tables.filter(|t| t.enabled && t.outlier_detection.is_some()).count();
+        Beds { ward: Ward::new(count), taken: 0 }
+    }
+
+    fn next(&mut self, settings: outlier::Settings) -> Outlier {
+        self.taken += 1;
+        Outlier::new(settings, &self.ward, self.taken - 1)
+    }
+}
+
+/// A rate limit, of a backend or of all.
+pub(super) fn rate(table: &RateTable) -> RateLimit {
+    RateLimit::new(table.requests.0 as usize, table.period_seconds.0)
+}
+
+fn retry(table: &RetryTable) -> Retry {
+    let budget = |percent: &Share<100>| Budget::new(percent.0, table.min_retries_per_sec.0);
+    Retry {
+        max_retries: table.max_retries.0 as u32,
+        initial: Duration::from_millis(table.initial_backoff_ms.0),
+        max: Duration::from_millis(table.max_backoff_ms.0),
+        tools: patterns(&table.tools),
+        budget: table.budget_percent.as_ref().map(budget),
+    }
+}
+
+fn patterns(globs: &[Glob]) -> Patterns {
+    Patterns(globs.iter().map(|glob| glob.0.clone()).collect())
+}
+
+fn pairs(args: &Args) -> Vec<(String, Box<[u8]>)> {
+    args.pairs.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::ProxyConfig;
+
+    /// The faults of a backend with these keys, one a line.
+    fn faults(keys: &str) -> String {
+        let text = format!(
+            "[proxy]\nname = \"p\"\n[[backends]]\nname = \"a\"\ntransport = \"http\"\n\
+             url = \"http://localhost/\"\n{keys}"
+        );
+        ProxyConfig::parse(&text).map(|_| String::new()).unwrap_or_else(|r| r.to_string())
+    }
+
+    #[test]
+    fn rules_that_cannot_be_followed_are_faults_with_their_place() {
+        for (keys, expected) in [
+            (
+                "expose_tools = [\"a\"]\nhide_tools = [\"b\"]",
+                "proxy.toml:8:1: backends[0].hide_tools: not accepted together with expose_tools",
+            ),
+            (
+                "hide_prompts = [\"ok\", \"a[\"]",
+                "proxy.toml:7:23: backends[0].hide_prompts[1]: found \"a[\", a set without its ]",
+            ),
+            (
+                "expose_resources = [\"re:(\"]",
+                "proxy.toml:7:21: backends[0].expose_resources[0]: found \"re:(\", accepted: a reg",
+            ),
+            (
+                "aliases = [{ from = \"a\", to = \"b\" }, { from = \"c\", to = \"b\" }]",
+                "backends[0].aliases[1].to: \"b\" stands in another alias",
+            ),
+            (
+                "aliases = [{ from = \"a\", to = \"b\" }, { from = \"a\", to = \"c\" }]",
+                "backends[0].aliases[1].from: \"a\" stands in another alias",
+            ),
+            ("mirror_of = \"b\"", "backends[0].mirror_of: found \"b\", accepted: the name of"),
+            ("mirror_of = \"a\"", "backends[0].mirror_of: \"a\" is this backend"),
+            ("mirror_percent = 5", "backends[0].mirror_percent: not accepted without mirror_of"),
+            ("aliases = [{ from = \"a\" }]", "backends[0].aliases[0].to: missing"),
+            (
+                "default_args = { at = 1979-05-27 }",
+                "backends[0].default_args.at: found a date, accepted: a string, number",
+            ),
+            (
+                "default_args = { at = [1, { x = nan }] }",
+                "backends[0].default_args.at[1].x: found NaN",
+            ),
+            (
+                "inject_args = [{ tool = \"t\", args = {}, overwrit = true }]",
+                "did you mean `overwrite`?",
+            ),
+            (
+                "param_overrides = [{ tool = \"t\", hide = [\"a\"], rename = { a = \"b\" } }]",
+                "backends[0].param_overrides[0].rename: \"a\" is hidden",
+            ),
+            (
+                "param_overrides = [{ tool = \"t\", rename = { a = \"c\", b = \"c\" } }]",
+                "one of both is used twice",
+            ),
+        ] {
+            let found = faults(keys);
+            assert!(found.contains(expected), "{keys}\n{found}");
+        }
+        assert_eq!(
+            faults("aliases = [{ from = \"a\", to = \"b\" }]\nhide_tools = [\"re:x|y\"]"),
+            ""
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! Owns: the rows that stand around a call, compiled for one backend; what an outcome means to them.
+//! Never: the calls themselves (`backend::around`).
+//! Next: `arguments`.
+//!
+//! ```toml
+//! [backends.timeout]
+//! seconds = 60                    # one attempt
+//! total_seconds = 120             # all attempts of a call, pauses and queues too
+//! tools = { "slow_report" = 600 } # one attempt of one tool
+//! progress_resets = false         # whether progress starts the attempt's clock anew
+//! ```
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::breaker::Breaker;
+use super::concurrency::Concurrency;
+use super::hedge::Hedge;
+use super::outlier::Outlier;
+use super::rate::RateLimit;
+use super::retry::{Outcome, Retry};
+use crate::error::{Error, Kind};
+use crate::jsonrpc::{self, walk};
+
+/// What stands around a call, outermost first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Around {
+    /// All attempts together.
+    pub total: Option<Duration>,
+    /// Whether a failed attempt is made again.
+    pub retry: Option<Retry>,
+    /// Whether a slow attempt gets company.
+    pub hedge: Option<Hedge>,
+    /// Calls at once.
+    pub concurrency: Option<Concurrency>,
+    /// Attempts in a time.
+    pub rate: Option<RateLimit>,
+    /// One attempt of one tool.
+    pub tool_timeouts: HashMap<String, Duration, ahash::RandomState>,
+    /// A progress notification starts the attempt's clock anew.
+    pub progress_resets: bool,
+    /// A backend that fails often is left alone.
+    pub breaker: Option<Breaker>,
+    /// A backend that fails in a row is ejected.
+    pub outlier: Option<Outlier>,
+}
+
+impl Around {
+    /// Whether nothing stands around a call.
+    pub fn is_empty(&self) -> bool {
+        *self == Around::default()
+    }
+}
+
+/// What an attempt's end says of the backend, and whether it may be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Breaker and outlier detection count it: `Some(true)` as a failure, `Some(false)` as a
+    /// success, `None` not at all.
+    pub failed: Option<bool>,
+    /// For retries.
+    pub outcome: Outcome,
+}
+
+/// Codes of JSON-RPC errors by which a server says that it failed itself: internal error, and the
+/// range of server errors but for those to which the protocol gives a meaning of the caller's side.
+fn is_own_failure(code: i64) -> bool {
+    code == -32603
+        || (-32099..=-32000).contains(&code) && !matches!(code, -32002 | -32022..=-32020 | -32042)
+}
+
+impl Verdict {
+    /// Of a whole answer.
+    pub fn of_answer(answer: &[u8]) -> Verdict {
+        let good = Verdict { failed: Some(false), outcome: Outcome::Final };
+        let Ok(envelope) = jsonrpc::scan(answer) else { return good };
+        let Some(error) = envelope.error.map(|span| span.of(answer)) else { return good };
+        let code = walk::member(error, "code").and_then(|code| {
+            std::str::from_utf8(code.of(error)).ok().and_then(|code| code.parse::<i64>().ok())
+        });
+        match code {
+            Some(code) if is_own_failure(code) => {
+                Verdict { failed: Some(true), outcome: Outcome::Reported }
+            }
+            _ => good,
+        }
+    }
+
+    /// Of an attempt without an answer.
+    pub fn of_error(error: &Error) -> Verdict {
+        let (failed, outcome) = match (error.kind(), error.http_status()) {
+            (_, 429) => (None, Outcome::Unsent),
+            (_, 503) => (Some(true), Outcome::Unsent),
+            (_, 500) => (Some(true), Outcome::Reported),
+            (_, 502 | 504) => (Some(true), Outcome::Unknown),
+            (_, 505..) | (_, 501) => (Some(true), Outcome::Final),
+            (_, 1..) => (None, Outcome::Final),
+            (Kind::Unavailable, 0) => (Some(true), Outcome::Unsent),
+            (Kind::Lost | Kind::Timeout | Kind::BadAnswer, 0) => (Some(true), Outcome::Unknown),
+            // Refused by the proxy itself, or given up by the caller.
+            _ => (None, Outcome::Final),
+        };
+        Verdict { failed, outcome }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_of_answers() {
+        for (code, failed) in [
+            (-32603, true),
+            (-32000, true),
+            (-32001, true),
+            (-32099, true),
+            (-32002, false),
+            (-32020, false),
+            (-32021, false),
+            (-32022, false),
+            (-32042, false),
+            (-32100, false),
+            (-32602, false),
+            (-32700, false),
+            (1, false),
+        ] {
+            let answer =
+                format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"message":"m","code":{code}}}}}"#);
+            let verdict = Verdict::of_answer(answer.as_bytes());
+            assert_eq!(verdict.failed, Some(failed), "{code}");
+            assert_eq!(verdict.outcome == Outcome::Reported, failed, "{code}");
+        }
+        let answer =
+            br#"{"jsonrpc":"2.0","id":1,"result":{"isError":true,"error":{"code":-32603}}}"#;
+        assert_eq!(Verdict::of_answer(answer).failed, Some(false));
+    }
+
+    #[test]
+    fn failures_without_an_answer() {
+        let of = |kind, status| Verdict::of_error(&Error::new(kind).http(status));
+        for (kind, status, failed, outcome) in [
+            (Kind::Unavailable, 0, Some(true), Outcome::Unsent),
+            (Kind::Unavailable, 503, Some(true), Outcome::Unsent),
+            (Kind::Unavailable, 429, None, Outcome::Unsent),
+            (Kind::Unavailable, 401, None, Outcome::Final),
+            (Kind::BadAnswer, 500, Some(true), Outcome::Reported),
+            (Kind::BadAnswer, 404, None, Outcome::Final),
+            (Kind::BadAnswer, 501, Some(true), Outcome::Final),
+            (Kind::BadAnswer, 0, Some(true), Outcome::Unknown),
+            (Kind::Lost, 502, Some(true), Outcome::Unknown),
+            (Kind::Lost, 0, Some(true), Outcome::Unknown),
+            (Kind::Timeout, 0, Some(true), Outcome::Unknown),
+            (Kind::Busy, 0, None, Outcome::Final),
+            (Kind::Cancelled, 0, None, Outcome::Final),
+        ] {
+            assert_eq!(of(kind, status), Verdict { failed, outcome }, "{kind:?} {status}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Owns: `expose_*`, `hide_*`, `hide_destructive`, `read_only_only` of `[[backends]]`.
+//! Never: roles and tokens (`policy`).
+//! Next: `validation`.
+//!
+//! ```toml
+//! [[backends]]
+//! expose_tools = ["read_*"]      # or hide_tools; likewise resources and prompts
+//! hide_destructive = true        # tools that may destroy, by their annotations
+//! read_only_only = true          # only tools that say that they only read
+//! ```
+//! Patterns match the backend's own names, and URIs. Where a filter stands, a name that the
+//! backend's list does not have is answered by the proxy: a hidden one and one that never was look
+//! alike.
+
+use std::borrow::Cow;
+
+use super::pattern::Patterns;
+use super::{Request, Row};
+use crate::error::Result;
+use crate::mcp::catalog::{Draft, ListKind};
+use crate::mcp::hints::Hints;
+
+/// The filters of one backend.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// Of tools.
+    pub tools: Rule,
+    /// Of resources and templates.
+    pub resources: Rule,
+    /// Of prompts.
+    pub prompts: Rule,
+    /// Tools that may destroy something are hidden.
+    pub hide_destructive: bool,
+    /// Tools that do not say that they only read are hidden.
+    pub read_only_only: bool,
+}
+
+/// Which names of one kind are shown.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Rule {
+    /// All.
+    #[default]
+    All,
+    /// Those that match.
+    Expose(Patterns),
+    /// Those that do not match.
+    Hide(Patterns),
+}
+
+impl Rule {
+    fn shows(&self, name: &str) -> bool {
+        match self {
+            Rule::All => true,
+            Rule::Expose(patterns) => patterns.matches(name),
+            Rule::Hide(patterns) => !patterns.matches(name),
+        }
+    }
+
+    /// A server may read `a/../b` as `b` and `%61` as `a`: shown is what is shown in either form.
+    fn shows_uri(&self, uri: &str) -> bool {
+        *self == Rule::All
+            || self.shows(uri)
+                && match plain(uri) {
+                    Cow::Borrowed(_) => true,
+                    Cow::Owned(plain) => self.shows(&plain),
+                }
+    }
+}
+
+impl Filter {
+    /// Whether it does nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Filter::default()
+    }
+
+    fn shows(&self, what: ListKind, own: &str, hints: Hints) -> bool {
+        match what {
+            ListKind::Tools => {
+                self.tools.shows(own)
+                    && !(self.hide_destructive && hints.destructive())
+                    && (!self.read_only_only || hints.read_only())
+            }
+            ListKind::Resources => self.resources.shows_uri(own),
+            // Of a template nobody knows yet what it will name; reads are judged one by one.
+            ListKind::Templates => self.resources.shows(own),
+            ListKind::Prompts => self.prompts.shows(own),
+        }
+    }
+
+    fn concerns(&self, what: ListKind) -> bool {
+        match what {
+            ListKind::Tools => {
+                self.tools != Rule::All || self.hide_destructive || self.read_only_only
+            }
+            ListKind::Resources | ListKind::Templates => self.resources != Rule::All,
+            ListKind::Prompts => self.prompts != Rule::All,
+        }
+    }
+}
+
+impl Row for Filter {
+    const LISTS: bool = true;
+    const CALLS: bool = true;
+
+    fn entry(&self, draft: &mut Draft<'_>) -> bool {
+        self.shows(draft.what, draft.own, draft.hints)
+    }
+
+    fn request(&self, ask: &mut Request<'_>) -> Result<()> {
+        if !self.concerns(ask.what) {
+            return Ok(());
+        }
+        // Resources may be readable without being listed.
+        let missing = ask.what != ListKind::Resources && ask.listed && ask.known.is_none();
+        if missing || !self.shows(ask.what, &ask.own, ask.hints()) {
+            return Err(ask.unknown());
+        }
+        Ok(())
+    }
+}
+
+/// A URI without percent-encoding and dot segments, its scheme in lower case (RFC 3986 §6.2.2).
+fn plain(uri: &str) -> Cow<'_, str> {
+    let scheme = uri.find(':').map_or("", |end| &uri[..end]);
+    let dotted = uri.split(['/', '\\']).any(|segment| matches!(segment, "." | ".."));
+    if !uri.contains('%') && !dotted && !scheme.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Cow::Borrowed(uri);
+    }
+    let mut bytes = Vec::with_capacity(uri.len());
+    let mut rest = uri.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = |b: u8| char::from(b).to_digit(16);
+        match (first, tail) {
+            (b'%', [high, low, after @ ..]) if let (Some(h), Some(l)) = (hex(*high), hex(*low)) => {
+                bytes.push((h * 16 + l) as u8);
+                rest = after;
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    bytes[..scheme.len().min(uri.len())].make_ascii_lowercase();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let start = match text.find("://") {
+        Some(at) => at + 3,
+        None => text.find(':').map_or(0, |at| at + 1),
+    };
+    let (head, path) = text.split_at(start);
+    let mut kept: Vec<&str> = Vec::new();
+    for (index, segment) in path.split(['/', '\\']).enumerate() {
+        match segment {
+            "." => {}
+            // The authority, or the empty segment before the first slash, is no place to leave.
+            ".." if kept.len() > 1 => drop(kept.pop()),
+            ".." if index > 0 => {}
+            _ => kept.push(segment),
+        }
+    }
+    Cow::Owned(format!("{head}{}", kept.join("/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pattern::Pattern;
+    use super::super::testing::{Case, shaped};
+    use super::*;
+    use crate::error::Kind;
+
+    fn patterns(texts: &[&str]) -> Patterns {
+        Patterns(texts.iter().map(|text| Pattern::parse(text).unwrap()).collect())
+    }
+
+    #[test]
+    fn what_is_hidden_is_neither_listed_nor_called() {
+        let row = Filter { tools: Rule::Hide(patterns(&["write_*"])), ..Filter::default() };
+        assert!(shaped(&row, ListKind::Tools, r#"{"name":"write_file"}"#).is_none());
+        assert!(shaped(&row, ListKind::Tools, r#"{"name":"read_file"}"#).is_some());
+        assert!(shaped(&row, ListKind::Prompts, r#"{"name":"write_file"}"#).is_some());
+        let error = Case::tool("write_file", "{}").run(&row).unwrap_err();
+        assert_eq!(error.public(), "Unknown tool: write_file");
+        Case::tool("read_file", "{}").run(&row).unwrap();
+    }
+
+    #[test]
+    fn what_the_list_has_not_is_answered_here() {
+        let row = Filter { tools: Rule::Hide(patterns(&["write_*"])), ..Filter::default() };
+        let mut case = Case::tool("other", "{}");
+        case.listed = true;
+        assert_eq!(case.run(&row).unwrap_err().kind(), Kind::UnknownTool);
+        case.known = Some("other");
+        case.run(&row).unwrap();
+    }
+
+    #[test]
+    fn annotations() {
+        let silent = r#"{"name":"t"}"#;
+        let reader = r#"{"name":"t","annotations":{"readOnlyHint":true}}"#;
+        let adder = r#"{"name":"t","annotations":{"destructiveHint":false}}"#;
+        let careful = Filter { hide_destructive: true, ..Filter::default() };
+        let strict = Filter { read_only_only: true, ..Filter::default() };
+        for (tool, by_careful, by_strict) in
+            [(silent, false, false), (reader, true, true), (adder, true, false)]
+        {
+            assert_eq!(shaped(&careful, ListKind::Tools, tool).is_some(), by_careful, "{tool}");
+            assert_eq!(shaped(&strict, ListKind::Tools, tool).is_some(), by_strict, "{tool}");
+        }
+        // Nothing is known of the tool: nothing says that it is harmless.
+        assert!(Case::tool("t", "{}").run(&strict).is_err());
+    }
+
+    #[test]
+    fn uris_are_judged_in_every_spelling() {
+        let expose = Rule::Expose(patterns(&["file:///pub/*"]));
+        let hide = Rule::Hide(patterns(&["file:///etc/*"]));
+        for (uri, exposed, unhidden) in [
+            ("file:///pub/a", true, true),
+            ("file:///pub/../etc/passwd", false, false),
+            ("file:///pub/%2e%2e/etc/passwd", false, false),
+            ("file:///pub/..%2fetc/passwd", false, false),
+            ("file:///%65tc/passwd", false, false),
+            ("FILE:///etc/passwd", false, false),
+            ("file:///pub/./a", true, true),
+            ("file:///pub/a%20b", true, true),
+            ("file:///pub/..\\etc/x", false, false),
+            ("file:///etcetera", false, true),
+        ] {
+            assert_eq!(expose.shows_uri(uri), exposed, "{uri} {}", plain(uri));
+            assert_eq!(hide.shows_uri(uri), unhidden, "{uri} {}", plain(uri));
+        }
+        assert_eq!(plain("memo://a/../../b"), "memo://a/b");
+        assert_eq!(plain("urn:a:%41"), "urn:a:A");
+    }
+
+    #[test]
+    fn a_hidden_resource_is_not_found() {
+        let row = Filter { resources: Rule::Hide(patterns(&["secret:*"])), ..Filter::default() };
+        let error = Case::resource("secret:a").run(&row).unwrap_err();
+        assert_eq!(error.kind(), Kind::ResourceNotFound);
+        let mut case = Case::resource("open:a");
+        case.listed = true;
+        case.run(&row).unwrap();
+        assert!(shaped(&row, ListKind::Templates, r#"{"name":"secret:{id}"}"#).is_none());
+    }
+}
