@@ -59,8 +59,12 @@ fn five_thousand_idle_connections_cost_at_most_8_kib_each() {
             room.saturating_sub(300)
         }
     };
-    let proxy =
-        Setup { backends: stdio_backend("s", &[]), open_files: true, ..Setup::default() }.start();
+    let proxy = Setup {
+        backends: stdio_backend("s", &[]),
+        open_files: Some("$(ulimit -Hn)"),
+        ..Setup::default()
+    }
+    .start();
     let mut client = proxy.client_seeing(&["s__echo"]);
     // What the first connections cost once is not the cost of each.
     assert_eq!(Holder::start(&proxy, 200).finish(), 200);
@@ -81,6 +85,47 @@ fn five_thousand_idle_connections_cost_at_most_8_kib_each() {
     eprintln!("{each} bytes for each of {count} idle connections");
     assert!(each <= 8 * 1024, "{each} bytes for each of {count} idle connections");
     assert_eq!(client.call("s__echo", r#"{"payload":"x"}"#).said(), "x");
+}
+
+#[test]
+fn more_connections_than_there_are_files_for_are_turned_away_and_then_served_again() {
+    let proxy =
+        Setup { backends: stdio_backend("s", &[]), open_files: Some("128"), ..Setup::default() }
+            .start();
+    let mut client = proxy.client_seeing(&["s__echo"]);
+    for _ in 0..3 {
+        let mut crowd: Vec<Conn> = (0..300).map(|_| Conn::open(proxy.addr)).collect();
+        // Whoever is in is served, whatever goes on at the door.
+        for n in 0..20 {
+            let told = client.call("s__echo", &format!(r#"{{"payload":"{n}"}}"#));
+            assert_eq!(told.said(), n.to_string());
+        }
+        let mut turned_away = 0;
+        for conn in &mut crowd {
+            let _ = conn.try_send(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            // Without a file for it, a connection can only be closed.
+            match conn.try_head() {
+                Some(head) if head.status == 503 => {
+                    assert!(head.field("retry-after").is_some());
+                    turned_away += 1;
+                }
+                Some(head) => {
+                    assert_eq!(head.status, 404);
+                    conn.body();
+                }
+                None => turned_away += 1,
+            }
+        }
+        assert!(turned_away > 150, "{turned_away} of 300 turned away, with 128 files");
+        drop(crowd);
+        // They go as they came; then there is room.
+        wait_for("room for a new client", || {
+            let mut conn = Conn::try_open(proxy.addr)?;
+            conn.try_send(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
+            (conn.try_head()?.status == 404).then_some(())
+        });
+    }
+    assert_eq!(proxy.client().call("s__echo", r#"{"payload":"x"}"#).said(), "x");
 }
 
 #[test]

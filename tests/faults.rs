@@ -505,7 +505,7 @@ fn a_grandchild_that_holds_the_pipes_delays_nothing_and_is_killed() {
     let scratch = scratch();
     let journal = Journal::new(&scratch, "journal");
     let a = stdio_backend("a", &["--grandchild", "--journal", journal.path()]) + QUICK;
-    let proxy = Proxy::start(&[a, stdio_backend("b", &[])]);
+    let mut proxy = Proxy::start(&[a, stdio_backend("b", &[])]);
     let neighbour = Neighbour::start(&proxy, "b__echo");
     let mut client = proxy.client_seeing(&["a__echo"]);
     let grandchild = Life::of(journal.last("grandchild ").parse().unwrap());
@@ -513,6 +513,9 @@ fn a_grandchild_that_holds_the_pipes_delays_nothing_and_is_killed() {
     wait_well(&mut client);
     wait_until("the end of the grandchild", || !grandchild.goes_on());
     neighbour.finish();
+    // Not killed as other tests end: nobody else would end the grandchild of the second child.
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0));
 }
 
 #[test]

@@ -167,8 +167,8 @@ pub(crate) struct Setup {
     pub(crate) args: Vec<String>,
     /// Instead of two workers.
     pub(crate) workers: Option<usize>,
-    /// As many open files as the system allows.
-    pub(crate) open_files: bool,
+    /// A limit of open files other than that of this process: `$(ulimit -Hn)` = as many as allowed.
+    pub(crate) open_files: Option<&'static str>,
 }
 
 /// The real binary on a port that the kernel chose.
@@ -190,23 +190,23 @@ impl Proxy {
 
     /// With a configuration file as it is, from the directory of the repository.
     pub(crate) fn start_file(file: &Path, args: &[String]) -> Proxy {
-        Proxy::spawn(Some(file), args, false, None)
+        Proxy::spawn(Some(file), args, None, None)
     }
 
     /// Without a configuration file.
     pub(crate) fn start_args(args: &[String]) -> Proxy {
-        Proxy::spawn(None, args, false, None)
+        Proxy::spawn(None, args, None, None)
     }
 
     fn spawn(
         file: Option<&Path>,
         args: &[String],
-        open_files: bool,
+        open_files: Option<&str>,
         scratch: Option<TempDir>,
     ) -> Proxy {
         let mut command = Command::new("sh");
-        let raise = if open_files { r#"ulimit -n "$(ulimit -Hn)"; "# } else { "" };
-        command.args(["-c", &format!("{raise}exec \"$@\""), "sh"]);
+        let limit = open_files.map(|files| format!("ulimit -n \"{files}\"; ")).unwrap_or_default();
+        command.args(["-c", &format!("{limit}exec \"$@\""), "sh"]);
         command.arg(env!("CARGO_BIN_EXE_mcp-proxy"));
         if let Some(file) = file {
             command.arg("-c").arg(file);
