@@ -544,6 +544,16 @@ mod tests {
         scan(message.as_bytes()).expect_err(message)
     }
 
+    /// What no double holds has no value that both sides could agree on.
+    #[test]
+    fn a_number_far_beyond_a_double_is_refused() {
+        for number in ["-1e30932600", "1e309", "-1E+400"] {
+            let message = format!(r#"{{"jsonrpc":"2.0","id":null,"error":{{"c":{number}}}}}"#);
+            assert_eq!(scan(message.as_bytes()), Err(ScanFault::NumberRange), "{number}");
+            assert!(serde_json::from_str::<serde_json::Value>(&message).is_err(), "{number}");
+        }
+    }
+
     #[test]
     fn a_tool_call() {
         let message = r#" {"jsonrpc":"2.0", "id" : 9007199254740993,"method":"tools/call","x":[{}],
