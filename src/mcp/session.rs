@@ -11,21 +11,21 @@ use crate::plan::WorkerId;
 
 /// Unguessable name of a client session: 128 random bits, and the worker that owns it.
 ///
-/// On the wire: two hexadecimal digits of the owner, then 32 of the random part. The owner digits
+/// On the wire: four hexadecimal digits of the owner, then 32 of the random part. The owner digits
 /// are no secret and give no right: a wrong one names a session that does not exist.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId {
     random: [u8; 16],
-    owner: u8,
+    owner: u16,
 }
 
 impl SessionId {
     /// Length on the wire, in bytes.
-    pub const WIRE_LEN: usize = 34;
+    pub const WIRE_LEN: usize = 36;
 
     /// A new id.
     pub fn mint(owner: WorkerId, random: [u8; 16]) -> SessionId {
-        SessionId { random, owner: u8::try_from(owner).expect("at most 256 workers") }
+        SessionId { random, owner: u16::try_from(owner).expect("at most 512 workers") }
     }
 
     /// Reads the wire form; `None` if it is not exactly that.
@@ -38,13 +38,13 @@ impl SessionId {
         if wire.len() != Self::WIRE_LEN {
             return None;
         }
-        let mut bytes = [0u8; 17];
+        let mut bytes = [0u8; 18];
         for (byte, pair) in bytes.iter_mut().zip(wire.chunks_exact(2)) {
             *byte = digit(pair[0])? << 4 | digit(pair[1])?;
         }
         let mut random = [0u8; 16];
-        random.copy_from_slice(&bytes[1..]);
-        Some(SessionId { random, owner: bytes[0] })
+        random.copy_from_slice(&bytes[2..]);
+        Some(SessionId { random, owner: u16::from_be_bytes([bytes[0], bytes[1]]) })
     }
 
     /// The worker whose table holds it.
@@ -55,7 +55,7 @@ impl SessionId {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:02x}", self.owner)?;
+        write!(f, "{:04x}", self.owner)?;
         self.random.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
@@ -139,6 +139,10 @@ mod tests {
         let wire = id.to_string();
         assert_eq!(SessionId::parse(wire.as_bytes()), Some(id));
         assert_eq!(id.owner(), 3);
+        // As many workers as the configuration allows.
+        let last = SessionId::mint(511, *b"jklmnopqrstuvwxy");
+        assert_eq!(SessionId::parse(last.to_string().as_bytes()), Some(last));
+        assert_eq!(last.owner(), 511);
         assert_eq!(SessionId::parse(wire.to_uppercase().as_bytes()), None);
         assert_eq!(SessionId::parse(&wire.as_bytes()[1..]), None);
         assert_eq!(SessionId::parse(format!("{wire}0").as_bytes()), None);
