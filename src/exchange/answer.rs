@@ -1,0 +1,88 @@
+//! Owns: how an exchange ends: JSON or an event, an error or a refusal.
+//! Never: what is answered.
+//! Next: `worker`, whose connections call it all.
+
+use std::borrow::Cow;
+use std::io;
+
+use crate::error::{Error, Kind};
+use crate::http::{Connection, sse};
+use crate::jsonrpc;
+
+pub(super) const JSON: &str = "Content-Type: application/json\r\n";
+pub(super) const EVENTS: &str = "Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\n\
+                      X-Accel-Buffering: no\r\n";
+
+/// Sends an error as the response to a request, and when to try again if that is known.
+pub(super) async fn refused(
+    connection: &mut Connection,
+    cors: &str,
+    streaming: bool,
+    error: &Error,
+    id: &[u8],
+) -> io::Result<()> {
+    let answer = error_answer(error, id);
+    match error.wait() {
+        Some(wait) if !streaming => {
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
+            let lines = format!("{JSON}{cors}Retry-After: {seconds}\r\n");
+            connection.answer(200, &lines, &answer).await
+        }
+        _ => respond(connection, cors, streaming, answer).await,
+    }
+}
+
+/// Sends the response of an exchange that is whole.
+pub(super) async fn respond(
+    connection: &mut Connection,
+    cors: &str,
+    streaming: bool,
+    answer: Vec<u8>,
+) -> io::Result<()> {
+    if !streaming {
+        return connection.answer(200, &with(JSON, cors), &answer).await;
+    }
+    let mut event = Vec::with_capacity(answer.len() + 16);
+    sse::write(&mut event, None, &answer);
+    connection.finish_with(&event).await
+}
+
+/// `lines`, and what CORS adds to them.
+pub(super) fn with<'a>(lines: &'a str, cors: &str) -> Cow<'a, str> {
+    if cors.is_empty() { Cow::Borrowed(lines) } else { Cow::Owned(format!("{lines}{cors}")) }
+}
+
+/// A JSON-RPC error response of our own.
+pub(super) fn error_answer(error: &Error, id: &[u8]) -> Vec<u8> {
+    let mut answer = Vec::with_capacity(128);
+    let mut data = Vec::new();
+    if error.kind() == Kind::ResourceNotFound {
+        // 2025-11-25, Server Features, Resources, Error Handling.
+        data.extend_from_slice(b"{\"uri\":");
+        jsonrpc::quote(error.public_context(), &mut data);
+        data.push(b'}');
+    } else if let Some(wait) = error.wait() {
+        let millis = wait.as_micros().div_ceil(1000);
+        let _ = io::Write::write_fmt(&mut data, format_args!("{{\"retryAfterMs\":{millis}}}"));
+    }
+    let data = (!data.is_empty()).then_some(&data[..]);
+    jsonrpc::error(&mut answer, id, error.kind().code(), &error.public(), data);
+    answer
+}
+
+/// Refuses a request before or beside JSON-RPC: an HTTP status, and an error body.
+pub(super) async fn refuse(
+    connection: &mut Connection,
+    cors: &str,
+    error: &Error,
+    id: &[u8],
+) -> io::Result<()> {
+    tracing::debug!(%error, peer = %connection.peer(), "refused");
+    let mut lines = format!("{JSON}{cors}");
+    match error.kind() {
+        Kind::MethodNotAllowed => lines.push_str("Allow: GET, POST, DELETE, OPTIONS\r\n"),
+        Kind::Capacity => lines.push_str("Retry-After: 1\r\n"),
+        _ => {}
+    }
+    connection.answer(error.kind().status(), &lines, &error_answer(error, id)).await
+}

@@ -1,0 +1,105 @@
+//! Owns: arrays of messages (revision 2025-03-26 alone).
+//! Never: single messages (`session`).
+//! Next: `stream`.
+
+use std::io;
+use std::rc::Rc;
+
+use super::answer::{EVENTS, JSON, error_answer, refuse, with};
+use super::relay::collect;
+use super::session::{Outcome, perform};
+use super::{Ask, method_of, session_of};
+use crate::error::{Error, Kind};
+use crate::http::{Connection, sse};
+use crate::jsonrpc::{self, Kind as MessageKind, Span};
+use crate::limits;
+use crate::mcp::method::Method;
+use crate::rt;
+use crate::world::World;
+
+/// An array of messages (2025-03-26, Basic): the calls run side by side.
+pub(super) async fn batch(
+    world: &Rc<World>,
+    connection: &mut Connection,
+    ask: &Ask,
+    body: &[u8],
+    messages: Vec<Span>,
+) -> io::Result<()> {
+    let refused = |text: &'static str| Error::new(Kind::InvalidRequest).context(text);
+    let record = match session_of(world, ask).await {
+        Ok(record) if record.revision.batches() => record,
+        Ok(_) => {
+            let error = refused("batches exist in revision 2025-03-26 only");
+            return refuse(connection, &ask.cors, &error, b"null").await;
+        }
+        Err(error) => return refuse(connection, &ask.cors, &error, b"null").await,
+    };
+    if messages.is_empty() || messages.len() > limits::BATCH_MAX {
+        let error = refused("a batch has 1 to 100 messages");
+        return refuse(connection, &ask.cors, &error, b"null").await;
+    }
+    let mut requests = 0;
+    let (sender, mut answers) = rt::local::queue::<(bool, Vec<u8>)>(limits::BATCH_MAX);
+    for span in messages {
+        let element = span.of(body).to_vec();
+        let envelope = match jsonrpc::scan(&element) {
+            Ok(envelope) => envelope,
+            Err(fault) => {
+                requests += 1;
+                let _ = sender.try_send((true, error_answer(&fault.into(), b"null")));
+                continue;
+            }
+        };
+        requests += usize::from(envelope.kind == MessageKind::Request);
+        let (world, record, sender) = (world.clone(), record.clone(), sender.clone());
+        rt::spawn("batch element", async move {
+            let outcome = if envelope.kind == MessageKind::Request
+                && method_of(&element, &envelope) == Method::Initialize
+            {
+                let id = envelope.id.map_or(&b"null"[..], |id| id.of(&element));
+                Outcome::Answer(error_answer(&refused("initialize stands alone"), id))
+            } else {
+                perform(&world, &record, element, envelope).await
+            };
+            match outcome {
+                Outcome::Accepted => {}
+                Outcome::Answer(answer) => drop(sender.send((true, answer)).await),
+                Outcome::Refused { error, id } => {
+                    drop(sender.send((true, error_answer(&error, &id))).await);
+                }
+                Outcome::Relay(relay) => collect(relay, &sender).await,
+            }
+        });
+    }
+    drop(sender);
+    if requests == 0 {
+        return connection.answer(202, &ask.cors, b"").await;
+    }
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    let mut streaming = false;
+    while let Some((is_answer, message)) = answers.recv().await {
+        if !is_answer && !streaming {
+            connection.begin(200, &with(EVENTS, &ask.cors), None).await?;
+            streaming = true;
+            for answer in held.drain(..) {
+                let mut event = Vec::new();
+                sse::write(&mut event, None, &answer);
+                connection.chunk(event).await?;
+            }
+        }
+        if streaming {
+            let mut event = Vec::new();
+            sse::write(&mut event, None, &message);
+            connection.chunk(event).await?;
+        } else {
+            held.push(message);
+        }
+    }
+    if streaming {
+        return connection.finish().await;
+    }
+    let mut array = vec![b'['];
+    array.extend_from_slice(&held.join(&b','));
+    array.push(b']');
+    connection.answer(200, &with(JSON, &ask.cors), &array).await
+}

@@ -1,0 +1,203 @@
+//! Owns: what a message of a session asks for, up to the point where a backend has it.
+//! Never: writing to the client.
+//! Next: `call`, requests that a backend answers.
+
+use std::borrow::Cow;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::answer::{JSON, error_answer, refuse, with};
+use super::call::call;
+use super::relay::Relay;
+use super::{Ask, admit, method_of};
+use crate::error::{Error, Kind, Result};
+use crate::http::Connection;
+use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
+use crate::mcp::catalog::ListKind;
+use crate::mcp::header;
+use crate::mcp::method::Method;
+use crate::mcp::revision::Revision;
+use crate::mcp::session::SessionRecord;
+use crate::world::World;
+
+/// `initialize`: a session begins on the worker that received it.
+pub(super) async fn initialize(
+    world: &Rc<World>,
+    connection: &mut Connection,
+    ask: &Ask,
+    body: &[u8],
+    envelope: &Envelope,
+) -> io::Result<()> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Params<'a> {
+        protocol_version: Cow<'a, str>,
+        #[serde(borrow)]
+        capabilities: &'a serde_json::value::RawValue,
+        #[serde(borrow)]
+        client_info: &'a serde_json::value::RawValue,
+    }
+    let id = envelope.id.map_or(&b"null"[..], |id| id.of(body));
+    let params = envelope.params.map_or(&b"null"[..], |params| params.of(body));
+    let params: Params<'_> = match serde_json::from_slice(params) {
+        Ok(params) => params,
+        Err(fault) => {
+            let error = Error::new(Kind::InvalidParams).context(format!("initialize: {fault}"));
+            let answer = error_answer(&error, id);
+            return connection.answer(200, &with(JSON, &ask.cors), &answer).await;
+        }
+    };
+    let revision = Revision::negotiate(params.protocol_version.as_bytes());
+    let record = world.open_session(|id| {
+        SessionRecord::new(
+            id,
+            revision,
+            params.capabilities.get().into(),
+            params.client_info.get().into(),
+        )
+    });
+    let record = match record {
+        Ok(record) => record,
+        Err(error) => return refuse(connection, &ask.cors, &error, id).await,
+    };
+    let mut result = Vec::with_capacity(512);
+    {
+        let catalog = world.catalog.borrow();
+        result.extend_from_slice(b"{\"protocolVersion\":\"");
+        result.extend_from_slice(revision.as_str().as_bytes());
+        result.extend_from_slice(b"\",\"capabilities\":");
+        result.extend_from_slice(catalog.capabilities().as_bytes());
+        result.extend_from_slice(b",\"serverInfo\":{\"name\":");
+        jsonrpc::quote(&world.plan.name, &mut result);
+        result.extend_from_slice(b",\"version\":");
+        jsonrpc::quote(&world.plan.version, &mut result);
+        result.push(b'}');
+        let joined = match &world.plan.instructions {
+            Some(own) => Some(Cow::Borrowed(own.as_str())),
+            None => catalog.instructions().map(Cow::Owned),
+        };
+        if let Some(instructions) = joined {
+            result.extend_from_slice(b",\"instructions\":");
+            jsonrpc::quote(&instructions, &mut result);
+        }
+        result.push(b'}');
+    }
+    let mut answer = Vec::with_capacity(result.len() + 64);
+    jsonrpc::result(&mut answer, id, &result);
+    let lines = format!("{JSON}{}: {}\r\n{}", header::SESSION, record.id, ask.cors);
+    connection.answer(200, &lines, &answer).await
+}
+
+/// What becomes of one message.
+pub(super) enum Outcome {
+    /// It needs no answer.
+    Accepted,
+    /// The proxy answers by itself: a whole JSON-RPC response.
+    Answer(Vec<u8>),
+    /// The proxy answers that it will not, or cannot.
+    Refused {
+        /// Why.
+        error: Error,
+        /// The client's id, as it was sent.
+        id: Vec<u8>,
+    },
+    /// A backend answers.
+    Relay(Relay),
+}
+
+/// Does what one message of a session asks for, up to the point where a backend has it.
+pub(super) async fn perform(
+    world: &Rc<World>,
+    record: &Arc<SessionRecord>,
+    message: Vec<u8>,
+    envelope: Envelope,
+) -> Outcome {
+    let method = method_of(&message, &envelope);
+    match envelope.kind {
+        MessageKind::Request => {}
+        MessageKind::Notification => {
+            if method == Method::Cancelled {
+                cancelled(world, record, &message, &envelope);
+            }
+            return Outcome::Accepted;
+        }
+        // No request goes to a client yet, so no response can belong to one.
+        MessageKind::Response | MessageKind::ErrorResponse => return Outcome::Accepted,
+    }
+    let id = envelope.id.map_or_else(|| b"null".to_vec(), |id| id.of(&message).to_vec());
+    if let Err(error) = admit(world) {
+        return Outcome::Refused { error, id };
+    }
+    let list = match method {
+        Method::ToolsList => ListKind::Tools,
+        Method::ResourcesList => ListKind::Resources,
+        Method::TemplatesList => ListKind::Templates,
+        Method::PromptsList => ListKind::Prompts,
+        Method::Ping => {
+            let mut answer = Vec::with_capacity(64);
+            jsonrpc::result(&mut answer, &id, b"{}");
+            return Outcome::Answer(answer);
+        }
+        Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
+            return match call(world, record, method, message, envelope, &id).await {
+                Ok(relay) => Outcome::Relay(relay),
+                Err(error) => {
+                    tracing::debug!(%error, "a call failed");
+                    Outcome::Refused { error, id }
+                }
+            };
+        }
+        _ => {
+            let method = envelope.method_name(&message).unwrap_or_default();
+            let error = Error::new(Kind::MethodNotFound)
+                .context(method.chars().take(128).collect::<String>());
+            return Outcome::Answer(error_answer(&error, &id));
+        }
+    };
+    match cursor(&message, &envelope) {
+        Ok(()) => {
+            world.settled().await;
+            let result = world.catalog.borrow().list(list);
+            let mut answer = Vec::with_capacity(result.len() + id.len() + 48);
+            jsonrpc::result(&mut answer, &id, &result);
+            Outcome::Answer(answer)
+        }
+        Err(error) => Outcome::Answer(error_answer(&error, &id)),
+    }
+}
+
+/// A list has one page, so no cursor was ever given out.
+fn cursor(message: &[u8], envelope: &Envelope) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow, default)]
+        cursor: Option<&'a serde_json::value::RawValue>,
+    }
+    let Some(params) = envelope.params else { return Ok(()) };
+    match serde_json::from_slice(params.of(message)) {
+        Ok(Params { cursor: None }) => Ok(()),
+        Ok(Params { cursor: Some(_) }) => {
+            Err(Error::new(Kind::InvalidParams).context("unknown cursor: lists have one page"))
+        }
+        Err(_) => Err(Error::new(Kind::InvalidParams).context("params must be an object")),
+    }
+}
+
+/// `notifications/cancelled`, wherever the request is being served.
+fn cancelled(world: &World, record: &SessionRecord, message: &[u8], envelope: &Envelope) {
+    #[derive(serde::Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow, rename = "requestId")]
+        request_id: &'a serde_json::value::RawValue,
+        #[serde(default)]
+        reason: Option<String>,
+    }
+    let params = envelope.params.map_or(&b"null"[..], |params| params.of(message));
+    match serde_json::from_slice::<Params<'_>>(params) {
+        Ok(params) => {
+            world.cancel(record.id, params.request_id.get().as_bytes(), params.reason);
+        }
+        Err(fault) => tracing::debug!(%fault, "a cancellation that names no request"),
+    }
+}
