@@ -64,8 +64,9 @@ pub async fn exchange(
     }
     match ask.method {
         HttpMethod::Post => post(world, connection, &ask).await,
-        HttpMethod::Get => stream::listen(world, connection, &ask).await,
-        HttpMethod::Delete => delete(world, connection, &ask).await,
+        // In boxes of their own, as all that is not a call: a call has room for what is largest.
+        HttpMethod::Get => Box::pin(stream::listen(world, connection, &ask)).await,
+        HttpMethod::Delete => Box::pin(delete(world, connection, &ask)).await,
         HttpMethod::Options => options(connection, &ask).await,
         _ => refuse(connection, &ask.cors, &Error::new(Kind::MethodNotAllowed), b"null").await,
     }
@@ -93,14 +94,15 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
     if refusal.is_none() && !world.plan.listen.hosts.allows(head.field("host").unwrap_or(b"")) {
         refusal = Some(Error::new(Kind::Forbidden).context("Host not allowed"));
     }
+    let (accepts_json, accepts_events) = header::accepted(head.fields("accept"));
     let ask = Ask {
         method: head.method(),
         cors,
         session: head.field(header::SESSION).map(SessionId::parse),
         version: head.field(header::VERSION).map(Revision::parse),
         json: head.field("content-type").is_some_and(header::is_json),
-        accepts_json: header::accepts(head.fields("accept"), "application", "json"),
-        accepts_events: header::accepts(head.fields("accept"), "text", "event-stream"),
+        accepts_json,
+        accepts_events,
     };
     (ask, refusal)
 }
@@ -198,7 +200,7 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
         Ok(Shape::One(envelope)) => envelope,
         Ok(Shape::Batch(messages)) => {
             let messages = messages.take(limits::BATCH_MAX + 1).collect();
-            return batch::batch(world, connection, ask, &body, messages).await;
+            return Box::pin(batch::batch(world, connection, ask, &body, messages)).await;
         }
         Err(fault) => return refuse(connection, &ask.cors, &fault.into(), b"null").await,
     };
@@ -207,7 +209,7 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
         if let Err(error) = admit(world) {
             return refused(connection, &ask.cors, false, &error, id).await;
         }
-        return session::initialize(world, connection, ask, &body, &envelope).await;
+        return Box::pin(session::initialize(world, connection, ask, &body, &envelope)).await;
     }
     let record = match session_of(world, ask).await {
         Ok(record) => record,
@@ -232,4 +234,26 @@ fn admit(world: &World) -> Result<()> {
 fn method_of(message: &[u8], envelope: &Envelope) -> Method {
     // Escapes in it are rare enough to pay for.
     Method::parse(envelope.method_name(message).unwrap_or_default().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn align<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        align_of::<F>()
+    }
+
+    /// An exchange is moved into a box once per request: what is rare, and every timer, has a box
+    /// of its own.
+    #[test]
+    fn an_exchange_stays_small() {
+        assert!(size(exchange) <= 3_712, "{} bytes", size(exchange));
+        assert!(size(relay::pass_on) <= 1_700, "{} bytes", size(relay::pass_on));
+        assert!(align(exchange) <= 16);
+    }
 }

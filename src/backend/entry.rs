@@ -48,7 +48,7 @@ pub(super) enum Wire {
 
 /// A backend over HTTP.
 pub(super) struct Http {
-    pub(super) pool: Pool<ClientConnection>,
+    pub(super) pool: Pool<Box<ClientConnection>>,
     pub(super) addresses: Rc<Addresses>,
     /// Sessions with it, by client session; `None` = the proxy's own.
     pub(super) legs: RefCell<AHashMap<Option<SessionId>, Slot>>,

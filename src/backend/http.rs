@@ -67,7 +67,7 @@ pub(super) struct HttpReplies {
     leg: Rc<Leg>,
     handle: Rc<CallHandle>,
     /// `None` once it was given back or closed.
-    connection: Option<ClientConnection>,
+    connection: Option<Box<ClientConnection>>,
     asked: Raw,
     own: Option<Own>,
     whole: bool,
@@ -108,7 +108,8 @@ pub(super) async fn post(
     pooled: bool,
 ) -> Result<Box<HttpReplies>, Broken> {
     let pool = &entry.http().1.pool;
-    let idle = if pooled { pool.take(Instant::now(), ClientConnection::is_quiet) } else { None };
+    let idle =
+        if pooled { pool.take(Instant::now(), |connection| connection.is_quiet()) } else { None };
     let reused = idle.is_some();
     let mut connection = match idle {
         Some(connection) => connection,
@@ -159,7 +160,7 @@ fn message(mut out: Vec<u8>, leg: &Leg, request: &Request<'_>) -> Vec<u8> {
 pub(super) async fn connect(
     backends: &Rc<Backends>,
     entry: &Entry,
-) -> Result<ClientConnection, Failure> {
+) -> Result<Box<ClientConnection>, Failure> {
     let (plan, http) = entry.http();
     let limit = match backends.is_down(entry) {
         true => limits::CONNECT_TIMEOUT_DOWN,
@@ -177,7 +178,9 @@ pub(super) async fn connect(
         match ClientConnection::connect(*address, tls, share).await {
             Ok(connection) => {
                 http.addresses.prefer(*address);
-                return Ok(connection);
+                // In a box from here on: it is moved from the pool to a call and back for every
+                // request.
+                return Ok(Box::new(connection));
             }
             Err(fault) => {
                 let separator = if causes.is_empty() { "" } else { "; " };
@@ -616,6 +619,9 @@ pub(super) fn media(head: &ResponseHead) -> Media {
 }
 
 fn media_type(field: &[u8]) -> Media {
+    if field == b"application/json" {
+        return Media::Json;
+    }
     let name = field.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     if name.eq_ignore_ascii_case(b"application/json") {
         Media::Json
@@ -682,7 +688,7 @@ pub(super) async fn side(
 ) -> Result<(u16, Vec<u8>), Failure> {
     let pool = &entry.http().1.pool;
     let exchange = async {
-        let mut pooled = pool.take(Instant::now(), ClientConnection::is_quiet);
+        let mut pooled = pool.take(Instant::now(), |connection| connection.is_quiet());
         loop {
             let reused = pooled.is_some();
             let mut connection = match pooled.take() {

@@ -33,11 +33,12 @@ pub(super) async fn pass_on(
             let mut next = pin!(relay.replies.next());
             loop {
                 // Long silence: a comment keeps what is between us and the client from cutting it.
-                let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
+                let silence = connection.pause(limits::SSE_COMMENT_INTERVAL);
                 match rt::race(next.as_mut(), silence).await {
                     rt::Either::Left(reply) => break reply,
                     rt::Either::Right(()) => {
-                        event_out(connection, cors, &mut streaming, sse::COMMENT.to_vec()).await?;
+                        let comment = sse::COMMENT.to_vec();
+                        Box::pin(event_out(connection, cors, &mut streaming, comment)).await?;
                     }
                 }
             }
@@ -50,12 +51,13 @@ pub(super) async fn pass_on(
             }
             Ok(Reply::Answer(answer)) => return respond(connection, cors, streaming, answer).await,
             Ok(Reply::Streaming { len }) => {
-                return stream_on(connection, cors, streaming, len, &mut relay.replies).await;
+                let replies = &mut relay.replies;
+                return Box::pin(stream_on(connection, cors, streaming, len, replies)).await;
             }
             Err(error) if error.kind() == Kind::Cancelled => {
                 // The client said that it wants no answer (Utilities, Cancellation).
                 if !streaming {
-                    connection.begin(200, &with(EVENTS, cors), None).await?;
+                    Box::pin(connection.begin(200, &with(EVENTS, cors), None)).await?;
                 }
                 return connection.finish().await;
             }
@@ -64,7 +66,8 @@ pub(super) async fn pass_on(
                 return refused(connection, cors, streaming, &error, &relay.id).await;
             }
         };
-        event_out(connection, cors, &mut streaming, event).await?;
+        // Boxed: an answer alone, the usual case, needs no room for an event.
+        Box::pin(event_out(connection, cors, &mut streaming, event)).await?;
     }
 }
 

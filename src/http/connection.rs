@@ -248,7 +248,9 @@ impl Connection {
                     self.begin_request();
                     // Whoever sends requests without waiting for answers still gets each answer
                     // before the next request is worked on, which may take long.
-                    self.flush().await.ok()?;
+                    if !self.output.is_empty() || self.dead {
+                        Box::pin(self.flush()).await.ok()?;
+                    }
                     return Some(self.head.clone());
                 }
                 Ok(None) => {}
@@ -489,6 +491,13 @@ impl Connection {
         self.closing = true;
     }
 
+    /// Waits for `limit` in the midst of an answer. Safe to drop, and the timer it takes is the one
+    /// that the connection has anyway.
+    pub fn pause(&mut self, limit: Duration) -> impl Future<Output = ()> + '_ {
+        self.alarm.set(rt::time::now() + limit);
+        poll_fn(|cx| self.alarm.poll(cx))
+    }
+
     /// Waits until the client has left. Safe to drop. Requests that it has sent ahead may delay the
     /// notice.
     pub async fn closed(&self) {
@@ -537,7 +546,8 @@ impl Connection {
     }
 
     async fn write_if_large(&mut self) -> io::Result<()> {
-        if self.output.len() > WRITE_PIECE { self.flush().await } else { Ok(()) }
+        // Boxed: the usual answer waits for the next read, and needs no room for a write.
+        if self.output.len() > WRITE_PIECE { Box::pin(self.flush()).await } else { Ok(()) }
     }
 
     /// Appends the head of an answer.

@@ -14,7 +14,7 @@ pub const VERSION: &str = "MCP-Protocol-Version";
 /// Whether a loopback name stands in an authority: `localhost`, 127.0.0.0/8 or `[::1]`.
 fn loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
-        || host == "[::1]"
+        || matches!(host, "127.0.0.1" | "[::1]")
         || host.parse::<std::net::Ipv4Addr>().is_ok_and(|addr| addr.is_loopback())
 }
 
@@ -74,10 +74,21 @@ impl OriginRule {
     }
 }
 
+/// Whether the `Accept` fields take JSON, and whether they take event streams.
+///
+/// What clients send as a rule is known by its bytes; anything else is read.
+pub fn accepted<'a>(fields: impl Iterator<Item = &'a [u8]> + Clone) -> (bool, bool) {
+    let mut usual = fields.clone();
+    if let (Some(b"application/json, text/event-stream"), None) = (usual.next(), usual.next()) {
+        return (true, true);
+    }
+    (accepts(fields.clone(), "application", "json"), accepts(fields, "text", "event-stream"))
+}
+
 /// Whether the media ranges of one or more `Accept` fields take `kind/sub`.
 ///
 /// Weights are read only for `q=0`, which refuses.
-pub fn accepts<'a>(fields: impl Iterator<Item = &'a [u8]>, kind: &str, sub: &str) -> bool {
+fn accepts<'a>(fields: impl Iterator<Item = &'a [u8]>, kind: &str, sub: &str) -> bool {
     let mut fields = fields.peekable();
     if fields.peek().is_none() {
         return true;
@@ -97,6 +108,9 @@ pub fn accepts<'a>(fields: impl Iterator<Item = &'a [u8]>, kind: &str, sub: &str
 
 /// Whether a `Content-Type` is JSON in UTF-8 (or says no charset).
 pub fn is_json(content_type: &[u8]) -> bool {
+    if content_type == b"application/json" {
+        return true;
+    }
     let Ok(text) = std::str::from_utf8(content_type) else { return false };
     let mut parts = text.split(';').map(str::trim);
     parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json"))
@@ -159,6 +173,15 @@ mod tests {
         assert!(!accepts(one("application/json;q=0"), "application", "json"));
         assert!(!accepts(one("application/json"), "text", "event-stream"));
         assert!(accepts(std::iter::empty(), "text", "event-stream"));
+        for (field, both) in [
+            ("application/json, text/event-stream", (true, true)),
+            ("text/event-stream,application/json", (true, true)),
+            ("application/json", (true, false)),
+            ("text/event-stream;q=0, */*", (true, true)),
+        ] {
+            assert_eq!(accepted(one(field)), both, "{field}");
+        }
+        assert_eq!(accepted(std::iter::empty()), (true, true));
         assert!(is_json(b"application/json; charset=UTF-8") && !is_json(b"text/plain"));
         assert!(!is_json(b"application/json; charset=latin1"));
     }

@@ -6,7 +6,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
@@ -119,18 +119,20 @@ const STREAK_MAX: u8 = 32;
 pub(super) struct Streak(u8);
 
 impl Streak {
-    /// Awaits `io`, after a breath if there were too many in a row that did not wait.
-    pub(super) async fn pace<F: Future>(&mut self, io: F) -> F::Output {
+    /// Awaits `io`, which was not polled before, after a breath if there were too many in a row
+    /// that did not wait.
+    ///
+    /// It is pinned by the caller: one that is passed by value has room here twice.
+    pub(super) async fn pace<F: Future>(&mut self, mut io: Pin<&mut F>) -> F::Output {
         if self.0 >= STREAK_MAX {
             self.0 = 0;
             // Before the I/O, so that a drop here loses nothing. Without descriptors to spare,
             // fairness has to wait.
             // Boxed: the rare case must not make every wait for I/O larger.
             if let Ok(mut breath) = Breath::new() {
-                Box::pin(breath.take()).await;
+                Box::pin(async move { breath.take().await }).await;
             }
         }
-        let mut io = pin!(io);
         let mut waited = false;
         let output = poll_fn(|cx| {
             let poll = io.as_mut().poll(cx);
@@ -257,7 +259,7 @@ mod tests {
             });
             let mut streak = Streak::default();
             while !event.is_set() {
-                streak.pace(std::future::ready(())).await;
+                streak.pace(pin!(std::future::ready(()))).await;
             }
         });
     }

@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::{Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -307,7 +308,7 @@ impl Pipe {
                     buf = slice.into_inner();
                     result
                 }
-                Pipe::Epoll(pipe, streak) => match streak.pace(pipe.readable(false)).await {
+                Pipe::Epoll(pipe, streak) => match streak.pace(pin!(pipe.readable(false))).await {
                     Ok(()) => sys::read(pipe.as_raw_fd(), &mut buf),
                     Err(e) => Err(e),
                 },
@@ -327,7 +328,7 @@ impl Pipe {
                     buf = slice.into_inner();
                     result
                 }
-                Pipe::Epoll(pipe, streak) => match streak.pace(pipe.writable(false)).await {
+                Pipe::Epoll(pipe, streak) => match streak.pace(pin!(pipe.writable(false))).await {
                     Ok(()) => sys::write(pipe.as_raw_fd(), &buf[written..]),
                     Err(e) => Err(e),
                 },

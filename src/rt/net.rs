@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::pin::pin;
 use std::time::Duration;
 
 use monoio::buf::{IoBuf, IoBufMut};
@@ -222,7 +223,7 @@ async fn read(
     buf.reserve(room.max(1));
     loop {
         let end = buf.len();
-        let (result, slice) = streak.pace(from.read(buf.slice_mut(end..))).await;
+        let (result, slice) = streak.pace(pin!(from.read(buf.slice_mut(end..)))).await;
         buf = slice.into_inner();
         match result {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -238,7 +239,7 @@ async fn write_all(
 ) -> (io::Result<()>, Vec<u8>) {
     let mut written = 0;
     while written < buf.len() {
-        let (result, slice) = streak.pace(to.write(buf.slice(written..))).await;
+        let (result, slice) = streak.pace(pin!(to.write(buf.slice(written..)))).await;
         buf = slice.into_inner();
         match result {
             Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
@@ -255,7 +256,6 @@ mod tests {
     use super::*;
     use crate::rt::testing::everywhere;
     use crate::rt::{Either, join, local, race, spawn};
-    use std::pin::pin;
 
     const LONG: Duration = Duration::from_secs(30);
 
