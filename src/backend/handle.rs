@@ -50,6 +50,9 @@ pub struct CallHandle {
     deadline: Cell<Option<Instant>>,
     /// Attempts that are cancelled with it.
     below: RefCell<Vec<Weak<CallHandle>>>,
+    /// What arrived first: as a rule the answer, and nothing else, so that a call costs no queue.
+    first: Cell<Option<Item>>,
+    /// What arrived behind it.
     inbox: RefCell<VecDeque<Item>>,
     inbox_bytes: Cell<usize>,
 }
@@ -66,6 +69,7 @@ impl CallHandle {
             reason: RefCell::new(None),
             deadline: Cell::new(None),
             below: RefCell::new(Vec::new()),
+            first: Cell::new(None),
             inbox: RefCell::new(VecDeque::new()),
             inbox_bytes: Cell::new(0),
         }
@@ -215,7 +219,13 @@ impl CallHandle {
                 }
                 self.inbox_bytes.set(bytes);
             }
-            inbox.push_back(item);
+            match self.first.take() {
+                None if inbox.is_empty() => self.first.set(Some(item)),
+                first => {
+                    self.first.set(first);
+                    inbox.push_back(item);
+                }
+            }
         }
         self.wake();
     }
@@ -223,7 +233,8 @@ impl CallHandle {
     /// What arrived first, or why to stop waiting.
     pub(super) async fn arrived(&self) -> Result<Item, Stop> {
         poll_fn(|cx| {
-            if let Some(item) = self.inbox.borrow_mut().pop_front() {
+            let first = self.first.take();
+            if let Some(item) = first.or_else(|| self.inbox.borrow_mut().pop_front()) {
                 if let Item::Notification(message) = &item {
                     self.inbox_bytes.set(self.inbox_bytes.get() - message.len());
                 }
@@ -384,7 +395,7 @@ mod tests {
             handle.deliver(Item::Notification(vec![0; limits::SSE_QUEUE_BYTES_MAX / 2]));
         }
         handle.deliver(Item::Answer(vec![1]));
-        assert_eq!(handle.inbox.borrow().len(), 3);
+        assert_eq!(handle.inbox.borrow().len(), 2);
         for _ in 0..2 {
             let next = poll(pin!(handle.arrived()));
             assert!(matches!(next, Poll::Ready(Ok(Item::Notification(_)))));

@@ -6,10 +6,13 @@
 //! write (the mail; "asleep") and then read what the other wrote, with a sequentially consistent
 //! fence between: at least one of them sees the other, so no mail waits beside a sleeper.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
+use std::rc::Weak;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::task::{Poll, Waker};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
@@ -54,9 +57,9 @@ pub fn mesh<T: Send>(
         let slots = doors.iter().zip(&mut inboxes).map(|(door, inbox)| {
             let (put, take) = RingBuffer::new(capacity);
             inbox.push(take);
-            Slot { mail: RefCell::new(put), door: door.clone() }
+            Slot { mail: RefCell::new(put), door: door.clone(), silent: Cell::new(false) }
         });
-        Outbox { slots: slots.collect() }
+        Outbox { slots: slots.collect(), postman: RefCell::new(None) }
     });
     let of_workers: Vec<_> = outboxes.by_ref().take(workers).collect();
     let of_outsiders = outboxes.collect();
@@ -79,11 +82,15 @@ pub struct Seat<T> {
 struct Slot<T> {
     mail: RefCell<Producer<T>>,
     door: Arc<Door>,
+    /// Mail was put there that no bell was rung for.
+    silent: Cell<bool>,
 }
 
 /// One sender's boxes: may move to a thread, and is used by one thread.
 pub struct Outbox<T> {
     slots: Vec<Slot<T>>,
+    /// Who rings the bells, if they are rung for several mails at once.
+    postman: RefCell<Option<Waker>>,
 }
 
 impl<T> Outbox<T> {
@@ -99,8 +106,33 @@ impl<T> Outbox<T> {
         }
         put.push(mail).map_err(|rtrb::PushError::Full(mail)| mail)?;
         drop(put);
-        slot.door.knock();
+        match &*self.postman.borrow() {
+            Some(_) if slot.silent.replace(true) => {}
+            Some(postman) => postman.wake_by_ref(),
+            None => {
+                slot.silent.set(false);
+                slot.door.knock();
+            }
+        }
         Ok(())
+    }
+
+    /// From now on bells are rung by this task, which takes its turn behind those that write mail:
+    /// a receiver wakes once for all that they have written. Without it every mail rings at once,
+    /// if the receiver sleeps. Ends with the outbox.
+    pub async fn deliver(outbox: Weak<Outbox<T>>) {
+        poll_fn(|cx| {
+            let Some(outbox) = outbox.upgrade() else { return Poll::Ready(()) };
+            let old = outbox.postman.borrow_mut().replace(cx.waker().clone());
+            drop(old);
+            for slot in &outbox.slots {
+                if slot.silent.replace(false) {
+                    slot.door.knock();
+                }
+            }
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Workers that can be written to.
@@ -116,7 +148,7 @@ impl<T> Outbox<T> {
 
 impl<T> Drop for Outbox<T> {
     fn drop(&mut self) {
-        for Slot { mail, door } in self.slots.drain(..) {
+        for Slot { mail, door, .. } in self.slots.drain(..) {
             drop(mail); // only then can the receiver see that this sender is gone
             door.knock();
         }
@@ -189,6 +221,7 @@ mod tests {
     use super::*;
     use crate::rt::testing::everywhere;
     use crate::rt::{Driver, spawn, time};
+    use std::rc::Rc;
     use std::time::Duration;
 
     const MAILS: u64 = 1_000_000;
@@ -234,6 +267,32 @@ mod tests {
             for sender in senders {
                 sender.join().unwrap();
             }
+        });
+    }
+
+    /// One system call for what was written in one turn, and none before its end.
+    #[test]
+    fn a_postman_rings_once_for_all_mail_of_a_turn() {
+        everywhere(async || {
+            let (mut seats, _) = mesh::<u32>(1, 0, 8).unwrap();
+            let Seat { outbox, inbox } = seats.pop().unwrap();
+            let outbox = Rc::new(outbox);
+            spawn("bells", Outbox::deliver(Rc::downgrade(&outbox)));
+            let mut breath = Breath::new().unwrap();
+            breath.take().await;
+            let listening = inbox.door.bell.listen().unwrap();
+            for round in 0..3 {
+                inbox.door.asleep.store(true, Ordering::SeqCst);
+                outbox.send(0, round).unwrap();
+                outbox.send(0, round).unwrap();
+                assert!(inbox.door.asleep.load(Ordering::SeqCst), "rung within the turn");
+                listening.heard().await.unwrap();
+                assert!(!inbox.door.asleep.load(Ordering::SeqCst));
+            }
+            drop(outbox);
+            let mut mails = Vec::new();
+            inbox.serve(|_, mail| mails.push(mail)).await.unwrap();
+            assert_eq!(mails, [0, 0, 1, 1, 2, 2]);
         });
     }
 

@@ -18,7 +18,7 @@ use crate::backend::health::Board;
 use crate::mcp::catalog::Catalog;
 use crate::plan::{Plan, WorkerId};
 use crate::rt;
-use crate::rt::mailbox;
+use crate::rt::mailbox::{self, Outbox};
 use crate::rt::net::Listener;
 use crate::world::{Counts, World};
 use accept::Door;
@@ -63,6 +63,7 @@ async fn work(seat: Seat) -> io::Result<()> {
     let addr = listener.local_addr()?;
     let mailbox::Seat { outbox, inbox } = mail;
     let outbox = Rc::new(outbox);
+    rt::spawn("bells", Outbox::deliver(Rc::downgrade(&outbox)));
 
     let post_backend = {
         let outbox = outbox.clone();
