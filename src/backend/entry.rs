@@ -17,6 +17,8 @@ use super::link::Link;
 use super::pool::Pool;
 use super::stdio::Stdio;
 use crate::http::ClientConnection;
+use crate::mcp::catalog::Slice;
+use crate::mcp::revision::Era;
 use crate::mcp::session::SessionId;
 use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId};
 use crate::rt::local::Event;
@@ -33,6 +35,10 @@ pub(super) struct Entry {
     pub(super) settled: Event,
     /// Calls of this worker that wait for a place (`concurrency`), first come first.
     pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    /// What it speaks, as its supervisor found out.
+    pub(super) era: Cell<Era>,
+    /// What it offers, as last published.
+    pub(super) slice: RefCell<Option<Arc<Slice>>>,
     /// Its supervisor lives; of use on the owner alone.
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
@@ -63,6 +69,8 @@ impl Entry {
             in_flight: Cell::new(0),
             settled: Event::new(),
             waiters: RefCell::default(),
+            era: Cell::default(),
+            slice: RefCell::default(),
             supervised: Cell::new(false),
             bell: Bell::new(),
             wire: match &plan.transport {

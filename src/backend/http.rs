@@ -502,6 +502,8 @@ impl HttpReplies {
                 // It came on the stream of this very request.
                 Word::Other => Ok(Some(Reply::Notification(message))),
             },
+            // In the request era servers send none, and take no answers.
+            Message::Request if self.leg.is_modern() => Ok(None),
             Message::Request => {
                 if let Some(reply) = relay::reply(&envelope, &message) {
                     send(&self.backends, &self.entry, &self.leg, reply);
@@ -634,8 +636,11 @@ fn cancel(
     handle: &CallHandle,
     asked: &[u8],
 ) {
+    if leg.is_modern() {
+        // To close the stream is to cancel (2026-07-28, Cancellation): nothing is waited for.
+        handle.expire();
     // `initialize` must not be cancelled (2025-11-25, Cancellation).
-    if !leg.is_provisional() {
+    } else if !leg.is_provisional() {
         send(backends, entry, leg, names::cancellation(asked, handle.reason().as_deref()));
     }
 }

@@ -23,6 +23,7 @@ use super::relay::{self, Word};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span};
 use crate::limits;
+use crate::mcp::envelope::subscription;
 use crate::plan::WorkerId;
 use crate::rt::child::{Input, Output};
 use crate::rt::local::Event;
@@ -58,6 +59,8 @@ pub(super) trait Outside {
     fn changed(&self, flags: u32);
     /// The child answered something.
     fn answered(&self);
+    /// Whether the child speaks the request era.
+    fn is_modern(&self) -> bool;
 }
 
 /// What goes out: a whole message, or a request whose id and token are to be replaced.
@@ -360,6 +363,8 @@ impl Link {
                     }
                 }
                 Word::Changed(flags) => self.outside.changed(flags),
+                Word::Private if self.outside.is_modern() => self.torn_down(message, envelope),
+                Word::Other if self.outside.is_modern() => self.subscribed(message, envelope),
                 // Whose it is cannot be told on a shared channel.
                 Word::Private | Word::Other => {}
             },
@@ -368,6 +373,25 @@ impl Link {
                     self.tell(&reply);
                 }
             }
+        }
+    }
+
+    /// What came on the stream of a request that listens (2026-07-28, Subscriptions).
+    fn subscribed(&self, message: &[u8], envelope: &Envelope) {
+        let number = subscription(message, envelope).and_then(|span| names::number(span.of(message)));
+        let Some(number) = number else { return };
+        if let Some(waiter) = self.waiting.borrow().get(&number) {
+            self.deliver(number, &waiter.route, Item::Notification(message.to_vec()));
+        }
+    }
+
+    /// The child ends such a stream: nothing else may it cancel.
+    fn torn_down(&self, message: &[u8], envelope: &Envelope) {
+        let number = envelope.request_id.and_then(|span| names::number(span.of(message)));
+        let waiter = number.and_then(|number| self.waiting.borrow_mut().remove(&number));
+        if let (Some(number), Some(waiter)) = (number, waiter) {
+            let failure = Failure::new(Kind::Lost, "the child ended the stream");
+            self.deliver(number, &waiter.route, Item::Failed(failure));
         }
     }
 
@@ -431,6 +455,10 @@ mod tests {
         }
 
         fn answered(&self) {}
+
+        fn is_modern(&self) -> bool {
+            false
+        }
     }
 
     fn link() -> (Rc<Link>, Seen) {

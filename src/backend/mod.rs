@@ -14,10 +14,13 @@ mod address;
 mod around;
 mod attempt;
 mod bell;
+mod bridge;
 mod entry;
+mod era;
 mod failure;
 mod frame;
 mod handle;
+mod hear;
 mod http;
 mod judge;
 mod leg;
@@ -25,6 +28,7 @@ mod line;
 mod link;
 mod listen;
 mod listing;
+mod modern;
 mod names;
 mod own;
 mod pool;
@@ -45,12 +49,15 @@ use ahash::{AHashMap, AHashSet};
 
 pub use failure::Failure;
 pub use handle::{CallHandle, Item};
+pub use hear::{Heard, Hearing};
 pub use leg::Leg;
+pub use modern::Caller;
 
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::Span;
 use crate::limits;
 use crate::mcp::catalog::Slice;
+use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
 use crate::rt;
@@ -87,6 +94,8 @@ pub struct Call {
     pub timeout: Duration,
     /// The tool's own name, where something stands around the calls of the backend.
     pub tool: Option<String>,
+    /// Who calls, if the request is one of the request era: it has no session then.
+    pub modern: Option<Rc<Caller>>,
     /// It is not the first attempt: its id has been used in the client's own session before.
     pub again: bool,
     /// To cancel it with; made for this call alone.
@@ -153,6 +162,8 @@ struct Attempt {
 enum Wire {
     Http(Box<http::HttpReplies>),
     Line(line::LineReplies),
+    /// A caller with a session, a backend without.
+    Crossed(Box<modern::Crossed>),
 }
 
 impl Attempt {
@@ -161,6 +172,7 @@ impl Attempt {
         let reply = match &mut self.wire {
             Wire::Http(http) => http.next().await,
             Wire::Line(line) => line.next().await,
+            Wire::Crossed(crossed) => Box::pin(crossed.next()).await,
         };
         self.guard.judge(reply)
     }
@@ -174,7 +186,8 @@ impl Attempt {
     async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         let chunk = match &mut self.wire {
             Wire::Http(http) => http.chunk().await,
-            Wire::Line(_) => Ok(None),
+            // Both are whole.
+            Wire::Line(_) | Wire::Crossed(_) => Ok(None),
         };
         self.guard.judge(chunk)
     }
@@ -188,6 +201,13 @@ pub enum BackendMail {
         backend: BackendId,
         /// The new ones.
         slice: Option<Arc<Slice>>,
+    },
+    /// It was found out what a backend speaks.
+    Era {
+        /// Which backend.
+        backend: BackendId,
+        /// What.
+        era: Era,
     },
     /// A backend's first start ended, well or not.
     Settled {
@@ -281,6 +301,8 @@ pub struct Backends {
     serial: Cell<u64>,
     /// See [`Backends::chance`].
     dice: Cell<u64>,
+    /// Backend sessions of callers that have none.
+    bridges: bridge::Bridges,
     /// Calls of this worker at children of other workers.
     away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
     /// Requests of other workers that wait here for their child to start.
@@ -316,6 +338,7 @@ impl Backends {
             clock: Clock::new(Instant::now()),
             serial: Cell::new(0),
             dice: Cell::new(ahash::RandomState::new().hash_one(me)),
+            bridges: bridge::Bridges::default(),
             away: RefCell::new(AHashMap::new()),
             parked: RefCell::new(AHashSet::new()),
             backlog: RefCell::new(VecDeque::new()),
@@ -380,7 +403,8 @@ impl Backends {
     /// Takes mail from the backends of another worker.
     pub fn on_mail(self: &Rc<Self>, from: WorkerId, mail: BackendMail) {
         match mail {
-            BackendMail::Slice { backend, slice } => (self.on_slice)(backend, slice),
+            BackendMail::Slice { backend, slice } => self.sliced(backend, slice),
+            BackendMail::Era { backend, era } => self.entries[backend].era.set(era),
             BackendMail::Settled { backend } => self.entries[backend].settled.set(),
             BackendMail::Send { backend, session, id, body, span, token } => {
                 line::send_for(self, from, backend, session, id, body, span, token);
@@ -414,6 +438,12 @@ impl Backends {
             BackendMail::Place { backend } => around::place_came(self, &self.entries[backend]),
             BackendMail::Hint { backend, flags } => self.entries[backend].bell.ring(flags),
         }
+    }
+
+    /// A backend offers something else now.
+    fn sliced(&self, backend: BackendId, slice: Option<Arc<Slice>>) {
+        self.entries[backend].slice.borrow_mut().clone_from(&slice);
+        (self.on_slice)(backend, slice);
     }
 
     /// Ends everything: children are stopped and reaped, sessions ended, connections closed. Calls
@@ -456,6 +486,7 @@ impl Backends {
     }
 
     fn sweep(self: &Rc<Self>, now: Instant) {
+        bridge::sweep(self, now);
         for entry in &self.entries {
             if entry.owner == self.me && !entry.supervised.get() && !self.stopping.is_set() {
                 tracing::error!(backend = entry.name(), "its supervisor ended: started anew");

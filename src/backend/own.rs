@@ -13,7 +13,7 @@ use super::http::{self, Request};
 use super::leg::Leg;
 use super::link::{Link, Outgoing, Route, Waiter};
 use super::names::{Own, Raw};
-use super::{Backends, Reply};
+use super::{Backends, Reply, era, modern};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Kind as Message, walk};
 use crate::mcp::revision::Revision;
@@ -24,6 +24,10 @@ use crate::plan::Plan;
 pub(super) enum Channel {
     Line(Rc<Link>),
     Leg(Rc<Leg>),
+    /// A child of the request era.
+    ModernLine(Rc<Link>),
+    /// A server of the request era over HTTP: each request stands alone.
+    Posts,
 }
 
 /// What a backend answered.
@@ -62,6 +66,28 @@ impl Channel {
         params: Option<&[u8]>,
         limit: Duration,
     ) -> Result<Said, Failure> {
+        said(&self.answer(backends, entry, method, params, limit).await?)
+    }
+
+    /// Whether its requests are of the request era.
+    pub(super) fn is_modern(&self) -> bool {
+        matches!(self, Channel::ModernLine(_) | Channel::Posts)
+    }
+
+    /// As [`Channel::ask`], with the answer as it came.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn answer(
+        &self,
+        backends: &Rc<Backends>,
+        entry: &Rc<Entry>,
+        method: &str,
+        params: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, Failure> {
+        let wrapped = self.is_modern().then(|| era::own_params(&backends.plan, params));
+        let params = wrapped.as_deref().or(params);
         let now = Instant::now();
         let handle = Rc::new(CallHandle::new());
         let _deadline = backends.clock.arm(&handle, now, limit);
@@ -74,7 +100,12 @@ impl Channel {
                 let request = Request { body: &body, rename: None, asked, whole: true };
                 over_http(backends, entry, leg, &request, &handle).await
             }
-            Channel::Line(link) => {
+            Channel::Posts => {
+                let leg = Rc::new(Leg::modern(entry.http().0, &modern::lines(method, None)));
+                let request = Request { body: &body, rename: None, asked, whole: true };
+                over_http(backends, entry, &leg, &request, &handle).await
+            }
+            Channel::Line(link) | Channel::ModernLine(link) => {
                 let own = Own { id: asked, token: None };
                 let waiter = Waiter { route: Route::Here(handle.clone()), own };
                 link.send(number, waiter, &Outgoing::Ready(&body), now)?;
@@ -91,8 +122,7 @@ impl Channel {
                 }
             }
         };
-        let answer = answer.map_err(|ended| failure(ended, method, limit))?;
-        said(&answer)
+        answer.map_err(|ended| failure(ended, method, limit))
     }
 
     /// Sends a notification.
@@ -113,6 +143,8 @@ impl Channel {
                 Ok(())
             }
             Channel::Leg(leg) => http::tell(backends, entry, leg, &body).await,
+            // Nothing is told to servers of the request era.
+            Channel::ModernLine(_) | Channel::Posts => Ok(()),
         }
     }
 }

@@ -16,13 +16,12 @@ use super::entry::{Entry, Wire};
 use super::failure::Failure;
 use super::handle::Item;
 use super::link::{Link, Outside};
-use super::own::{self, Channel};
-use super::{BackendMail, Backends, stderr};
+use super::{BackendMail, Backends, era, stderr};
 use crate::error::Kind;
 use crate::limits;
-use crate::mcp::revision::Revision;
+use crate::mcp::revision::{Era, Revision};
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::plan::{StdioPlan, TransportPlan, WorkerId};
+use crate::plan::{Protocol, StdioPlan, TransportPlan, WorkerId};
 use crate::rt::child::{self, Handle, Spec};
 use crate::rt::local::{Event, Notify};
 use crate::rt::{self, Either, race};
@@ -37,6 +36,8 @@ pub(super) struct Stdio {
     pub(super) fault: RefCell<Option<Failure>>,
     /// The shared one came up, or failed to.
     turn: Notify,
+    /// The child ends when it is asked what it does not know: it is greeted with `initialize`.
+    shy: Cell<bool>,
     /// Of the sessions that this worker owns.
     sessions: RefCell<AHashMap<SessionId, Rc<Kid>>>,
     /// Children of sessions that have not ended, stopped ones included.
@@ -60,6 +61,7 @@ impl Stdio {
             rising: Cell::new(false),
             fault: RefCell::new(None),
             turn: Notify::new(),
+            shy: Cell::new(false),
             sessions: RefCell::new(AHashMap::new()),
             alive: Cell::new(0),
         }
@@ -211,7 +213,13 @@ async fn nurse(
 ) {
     let _farewell = Farewell { backends: &backends, entry: &entry, session: session.id, kid: &kid };
     let born = Instant::now();
-    let birth = race(bring_up(&backends, &entry, session.revision), kid.stop.wait()).await;
+    // As the shared one of its kind, which has been asked.
+    let how = match entry.era.get() {
+        Era::Session => Protocol::Legacy,
+        _ => Protocol::Modern,
+    };
+    let birth = bring_up(&backends, &entry, session.revision, how);
+    let birth = race(birth, kid.stop.wait()).await;
     let fault = match birth {
         // The birth is dropped, and with its handle the child is killed.
         Either::Right(()) => None,
@@ -272,8 +280,10 @@ impl Drop for Farewell<'_> {
 pub(super) struct Newborn {
     pub(super) link: Rc<Link>,
     pub(super) handle: Handle,
-    /// The raw result of its `initialize`.
+    /// The raw result of its `initialize`, or what stands for it.
     pub(super) init: Vec<u8>,
+    /// What it speaks.
+    pub(super) era: Era,
     /// Set when its standard error needs not be read any more.
     over: Rc<Event>,
 }
@@ -286,9 +296,35 @@ pub(super) async fn bring_up(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     revision: Revision,
+    how: Protocol,
+) -> Result<Newborn, Failure> {
+    let (_, stdio) = stdio(entry);
+    if how != Protocol::Auto || stdio.shy.get() {
+        let how = if how == Protocol::Auto { Protocol::Legacy } else { how };
+        return raise(backends, entry, revision, how, &Cell::new(false)).await;
+    }
+    let probing = Cell::new(false);
+    match raise(backends, entry, revision, how, &probing).await {
+        Err(failure) if probing.get() && failure.kind == Kind::Lost => {
+            // It ended at a question that it does not know, or for a reason of its own.
+            tracing::debug!(backend = entry.name(), %failure, "the child ended at server/discover");
+            let again = raise(backends, entry, revision, Protocol::Legacy, &probing).await;
+            stdio.shy.set(again.is_ok());
+            again
+        }
+        outcome => outcome,
+    }
+}
+
+/// One birth. `probing` is left true if the child ended while it was asked what it speaks.
+async fn raise(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    revision: Revision,
+    how: Protocol,
+    probing: &Cell<bool>,
 ) -> Result<Newborn, Failure> {
     let (plan, _) = stdio(entry);
-    let limit = entry.plan.startup_timeout;
     let spec = Spec {
         program: plan.command.clone().into(),
         args: plan.args.iter().map(Into::into).collect(),
@@ -304,17 +340,18 @@ pub(super) async fn bring_up(
     rt::spawn("child writer", link.clone().write(child.stdin));
     rt::spawn("child reader", link.clone().read(child.stdout));
     rt::spawn("child stderr", stderr::drain(entry.plan.name.clone(), child.stderr, over.clone()));
-    let mut newborn = Newborn { link, handle: child.handle, init: Vec::new(), over };
-    let channel = Channel::Line(newborn.link.clone());
-    let greeting = own::greet(backends, entry, &channel, revision, limit);
+    let mut newborn =
+        Newborn { link, handle: child.handle, init: Vec::new(), era: Era::Session, over };
+    let link = newborn.link.clone();
+    let greeting = Box::pin(era::greet(backends, entry, &link, how, revision, probing));
     // A child that exits is seen at once even if a grandchild keeps its pipes open.
     let greeted = match race(greeting, newborn.handle.exited()).await {
         Either::Left(greeted) => greeted,
         Either::Right(_) => Err(newborn.end(entry).await),
     };
     match greeted {
-        Ok(init) => {
-            newborn.init = init;
+        Ok((era, init)) => {
+            (newborn.era, newborn.init) = (era, init);
             Ok(newborn)
         }
         Err(fault) => {
@@ -404,5 +441,9 @@ impl Outside for Listener {
 
     fn answered(&self) {
         self.backends.succeeded(&self.entry);
+    }
+
+    fn is_modern(&self) -> bool {
+        self.entry.era.get().is_modern()
     }
 }
