@@ -91,6 +91,8 @@ kinds! {
     SessionNotFound => Client, 404, -32001, Never, "Session not found";
     /// A method that the path does not take.
     MethodNotAllowed => Client, 405, -32600, Never, "Method Not Allowed";
+    /// A method that exists in the session era alone, from a caller of the request era.
+    NotPost => Client, 405, -32600, Never, "Method Not Allowed";
     /// The caller takes neither JSON nor event streams.
     NotAcceptable => Client, 406, -32600, Never, "Not Acceptable: Client must accept both application/json and text/event-stream";
     /// The caller was too slow.

@@ -2,6 +2,8 @@
 //! Never: I/O; anything another worker may touch, except through mail.
 //! Next: `exchange`, which works on it.
 
+mod ear;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Receiver, Sender};
+
+pub use ear::OpenEar;
 
 /// What a worker tells another one about client sessions.
 #[derive(Debug)]
@@ -133,6 +137,7 @@ pub struct World {
     asked: RefCell<AHashMap<u64, OneSender<Known>>>,
     streams: RefCell<AHashMap<u64, Sender<Push>>>,
     in_flight: RefCell<AHashMap<u64, (SessionId, Rc<CallHandle>)>>,
+    ears: RefCell<AHashMap<u64, Rc<ear::Ear>>>,
     next_token: Cell<u64>,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
@@ -174,6 +179,7 @@ impl World {
             asked: RefCell::default(),
             streams: RefCell::default(),
             in_flight: RefCell::default(),
+            ears: RefCell::default(),
             next_token: Cell::new(1),
             copies: Cell::new(0),
         }
@@ -417,6 +423,7 @@ impl World {
         if !(changes.tools || changes.resources || changes.prompts) {
             return;
         }
+        self.tell_ears(changes);
         let ids: Vec<SessionId> = self.owned.borrow().keys().copied().collect();
         for id in ids {
             self.announce_to(id, changes);

@@ -42,8 +42,8 @@ impl Drop for Hearing {
 pub enum Heard {
     /// The first word: of these resources it will tell.
     Agreed(Vec<String>),
-    /// It was away meanwhile: any of them may have changed.
-    Again,
+    /// It was away meanwhile: any of these may have changed.
+    Again(Vec<String>),
     /// `notifications/resources/updated`, whole.
     Updated(Vec<u8>),
 }
@@ -249,7 +249,7 @@ async fn hear(message: &[u8], ear: &Ear, times: &mut u32) -> Option<bool> {
             if let Ear::Client(out) = ear {
                 let word = match *times {
                     1 => Heard::Agreed(agreed(message, &envelope)),
-                    _ => Heard::Again,
+                    _ => Heard::Again(agreed(message, &envelope)),
                 };
                 out.send(word).await.ok()?;
             }

@@ -105,14 +105,20 @@ fn lines_of(entry: &Entry, call: &Call, message: &Envelope) -> String {
     };
     let about = about.and_then(|span| span.text(body));
     let mut lines = lines(&name, about.as_deref());
-    if let (Method::ToolsCall, Some(tool)) = (method, &about)
-        && let Some(slice) = &*entry.slice.borrow()
-    {
-        let arguments = message.arguments.map(|span| span.of(body));
-        mirrored::write(slice.tools.mirrored(tool), arguments, &mut lines);
-    }
-    if let Some(caller) = &call.modern {
-        lines.push_str(&caller.lines);
+    let slice = entry.slice.borrow();
+    let known = match (method, &about, &*slice) {
+        (Method::ToolsCall, Some(tool), Some(slice)) => slice.tools.mirrored(tool),
+        _ => &[],
+    };
+    let arguments = message.arguments.map(|span| span.of(body));
+    mirrored::write(known, arguments, &mut lines);
+    // Of an argument that the caller does not see, only what is sent is said.
+    let others = call.modern.as_ref().map_or("", |caller| &caller.lines);
+    for line in others.split_inclusive("\r\n") {
+        let name = line.split(':').next().unwrap_or_default();
+        if !known.iter().any(|one| one.is(name.as_bytes())) {
+            lines.push_str(line);
+        }
     }
     lines
 }

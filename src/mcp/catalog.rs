@@ -645,14 +645,19 @@ impl Catalog {
         Fresh::all(parts.into_iter())
     }
 
+    /// Whether a backend has such a list, or may turn out to.
+    pub fn offers(&self, kind: ListKind) -> bool {
+        self.listed().any(|place| match &place.slice {
+            None => true,
+            Some(slice) => slice.can(kind.capability()) || !slice.list(kind).is_empty(),
+        })
+    }
+
     /// The `capabilities` of `server/discover`, a JSON object: what a caller of the request era gets
     /// of what the backends can do, through whichever era.
     pub fn modern_capabilities(&self) -> String {
         let slices = || self.listed().filter_map(|place| place.slice.as_ref());
-        let offered = |kind: ListKind| {
-            self.unknown() > 0
-                || slices().any(|slice| slice.can(kind.capability()) || !slice.list(kind).is_empty())
-        };
+        let offered = |kind: ListKind| self.offers(kind);
         let mut parts = Vec::new();
         if offered(ListKind::Tools) {
             parts.push(r#""tools":{"listChanged":true}"#.to_owned());
@@ -772,12 +777,7 @@ impl Catalog {
 
     /// Renders [`Catalog::capabilities`].
     fn promise(&mut self) {
-        let offered = |kind: ListKind| {
-            self.listed().any(|place| match &place.slice {
-                None => true,
-                Some(slice) => slice.can(kind.capability()) || !slice.list(kind).is_empty(),
-            })
-        };
+        let offered = |kind: ListKind| self.offers(kind);
         let mut out = String::from("{");
         // `subscribe`, `logging` and `completions` join here when they can be kept.
         for (capability, kinds) in [

@@ -7,6 +7,7 @@
 
 mod hold;
 mod http;
+mod modern;
 mod server;
 mod stdio;
 mod texts;

@@ -60,6 +60,18 @@ pub(crate) struct Options {
     pub(crate) until_stdin_ends: bool,
     /// Offer the annotated tools of [`ANNOTATED`].
     pub(crate) annotated: bool,
+    /// Understand requests of 2026-07-28.
+    pub(crate) modern: bool,
+    /// Understand nothing else.
+    pub(crate) only_modern: bool,
+    /// 2026-07-28: how long results are good for.
+    pub(crate) ttl_ms: u64,
+    /// 2026-07-28: anybody may see the results.
+    pub(crate) public: bool,
+    /// stdio: end at a first message other than `initialize`.
+    pub(crate) shy: bool,
+    /// stdio: do not answer what comes before `initialize`.
+    pub(crate) silent: bool,
     /// Be only a process that sleeps.
     pub(crate) sleep_only: bool,
     /// Be only a client that holds connections.
@@ -96,6 +108,12 @@ impl Options {
                 }
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
+                "--modern" => (options.modern, options.only_modern) = (true, true),
+                "--dual" => options.modern = true,
+                "--ttl" => options.ttl_ms = number(value()?)? as u64,
+                "--public" => options.public = true,
+                "--shy" => options.shy = true,
+                "--silent" => options.silent = true,
                 "--sleep-only" => options.sleep_only = true,
                 "--hold" => options.hold = Some((value()?, number(value()?)?)),
                 other => return Err(format!("unknown option {other}")),
@@ -240,7 +258,7 @@ impl Stub {
         receiver
     }
 
-    fn tell_all(&self, message: &str) {
+    pub(crate) fn tell_all(&self, message: &str) {
         self.listeners.lock().unwrap().retain(|one| one.send(message.to_owned()).is_ok());
     }
 
@@ -301,15 +319,24 @@ impl Stub {
                 let id = params["requestId"].to_string();
                 self.note(&format!("cancelled {id} {}", params["reason"].as_str().unwrap_or("")));
                 self.cancelled.lock().unwrap().push(id.clone());
-                if let Some(job) = self.jobs.lock().unwrap().get(&(session.to_owned(), id)) {
-                    *job.cancelled.lock().unwrap() = true;
-                    job.changed.notify_all();
-                }
+                self.cancel(session, &id);
             }
             other => {
                 let params = message.params.map(RawValue::get).unwrap_or_default();
                 self.note(&format!("notification {other} {params}"));
             }
+        }
+    }
+
+    pub(crate) fn was_cancelled(&self, id: &str) -> bool {
+        self.cancelled.lock().unwrap().iter().any(|cancelled| cancelled == id)
+    }
+
+    /// Ends a call that is under way.
+    pub(crate) fn cancel(&self, session: &str, id: &str) {
+        if let Some(job) = self.jobs.lock().unwrap().get(&(session.to_owned(), id.to_owned())) {
+            *job.cancelled.lock().unwrap() = true;
+            job.changed.notify_all();
         }
     }
 
@@ -335,7 +362,7 @@ impl Stub {
     }
 
     /// One page of a list; `None` if there is no such list.
-    fn list(&self, method: &str, params: &Value) -> Option<Result<String, String>> {
+    pub(crate) fn list(&self, method: &str, params: &Value) -> Option<Result<String, String>> {
         let name = &self.options.name;
         let added = |kind: &str| self.added.lock().unwrap().get(kind).cloned().unwrap_or_default();
         let extra = |stem: &str| (0..self.options.extra).map(|n| format!("{stem}{n:04}")).collect();
@@ -408,7 +435,7 @@ impl Stub {
         Some(Ok(format!(r#"{{"{key}":[{}]{cursor}}}"#, entries[start..end].join(","))))
     }
 
-    fn read(&self, id: &str, uri: &str) -> String {
+    pub(crate) fn read(&self, id: &str, uri: &str) -> String {
         let name = &self.options.name;
         let own = uri.strip_prefix("stub://").and_then(|rest| rest.split_once('/'));
         let text = match own {
@@ -427,7 +454,7 @@ impl Stub {
         result(id, &format!(r#"{{"contents":[{{"uri":{uri},"text":{text}}}]}}"#))
     }
 
-    fn prompt(&self, id: &str, params: &Value) -> String {
+    pub(crate) fn prompt(&self, id: &str, params: &Value) -> String {
         let asked = params["name"].as_str().unwrap_or_default();
         self.note(&format!("prompt {asked}"));
         match asked {
@@ -436,7 +463,7 @@ impl Stub {
         }
     }
 
-    fn call(
+    pub(crate) fn call(
         &self,
         session: &str,
         id: &str,
@@ -685,11 +712,11 @@ pub(crate) fn quote(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn text_result(text: &str) -> String {
+pub(crate) fn text_result(text: &str) -> String {
     format!(r#"{{"content":[{{"type":"text","text":{}}}]}}"#, quote(text))
 }
 
-fn result(id: &str, result: &str) -> String {
+pub(crate) fn result(id: &str, result: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 
