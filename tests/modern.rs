@@ -328,7 +328,8 @@ fn every_request_says_what_it_must_or_is_refused() {
     let data = json!({ "supported": ["2026-07-28"], "requested": "2099-01-01" });
     assert_eq!(told.json()["error"]["data"], data);
     // Methods that are gone, and one that never was.
-    for method in ["ping", "initialize", "logging/setLevel", "resources/subscribe", "tasks/get", "x"]
+    for method in
+        ["ping", "initialize", "logging/setLevel", "resources/subscribe", "tasks/get", "x"]
     {
         let told = caller.ask(method, "");
         assert_eq!((told.status, told.error().0), (404, -32601), "{method}");
@@ -343,15 +344,16 @@ fn every_request_says_what_it_must_or_is_refused() {
         assert_eq!(caller.told().status, 400, "{body}");
     }
     // A notification is accepted, whatever its head lacks.
-    caller.send(VERSION, r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#);
+    caller.send(
+        VERSION,
+        r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#,
+    );
     let head = caller.conn.head();
     assert_eq!((head.status, caller.conn.body()), (202, Vec::new()));
     // There is nothing but POST.
     for method in ["GET", "DELETE"] {
-        let request = format!(
-            "{method} /mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{VERSION}\r\n",
-            proxy.addr
-        );
+        let request =
+            format!("{method} /mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{VERSION}\r\n", proxy.addr);
         caller.conn.send(request.as_bytes());
         let answer = caller.conn.answer();
         assert_eq!(answer.status, 405, "{method}");
@@ -376,7 +378,10 @@ fn calls_reach_their_backend_with_head_and_body_alike() {
         let body: Value = serde_json::from_str(&told.said()).expect("JSON");
         assert_eq!(body["params"]["name"], "raw");
         let meta = &body["params"]["_meta"];
-        assert_eq!(meta[format!("{META}clientCapabilities")], json!({ "sampling": {}, "x": [1.0] }));
+        assert_eq!(
+            meta[format!("{META}clientCapabilities")],
+            json!({ "sampling": {}, "x": [1.0] })
+        );
         assert_eq!(meta[format!("{META}clientInfo")]["name"], "caller");
         assert_eq!(meta["traceparent"], "00-1-2-01");
         assert!(told.said().contains(r#""n":12345678901234567890"#), "{}", told.said());
@@ -584,7 +589,10 @@ fn one_who_listens_hears_what_was_agreed_and_nothing_else() {
         other.call(&format!("{backend}__touch"), &format!(r#"{{"uri":"{uri}"}}"#)).result();
         let message = listening.next().expect("a message");
         assert_eq!(message["method"], "notifications/resources/updated");
-        assert_eq!((&message["params"]["uri"], &message["params"]["x"]), (&json!(uri), &json!(1.0)));
+        assert_eq!(
+            (&message["params"]["uri"], &message["params"]["x"]),
+            (&json!(uri), &json!(1.0))
+        );
         // A prompt that is added is not told, a tool is.
         other.call(&format!("{backend}__add"), r#"{"kind":"prompt"}"#).result();
         other.call(&format!("{backend}__add"), r#"{"name":"fresh"}"#).result();
@@ -606,9 +614,10 @@ fn one_who_listens_hears_what_was_agreed_and_nothing_else() {
     let (_, leaving) = caller.listen(r#"{"resourceSubscriptions":["stub://web/item/1"]}"#);
     drop(leaving);
     wait_until("the backend notices", || {
-        world.journals[0].lines().iter().any(|line| {
-            line.starts_with("deaf") && line.contains("stub://web/item/1")
-        })
+        world.journals[0]
+            .lines()
+            .iter()
+            .any(|line| line.starts_with("deaf") && line.contains("stub://web/item/1"))
     });
     // The end of the proxy is a result.
     world.proxy.signal("TERM");
@@ -641,7 +650,7 @@ fn a_client_without_a_session_is_served_by_backends_with_sessions() {
     .start();
     let mut caller = Caller::seeing(&proxy, &["old__raw", "events__raw", "pipe__raw", "own__raw"]);
     caller.meta = r#","progressToken":7,"kept":1.0"#.into();
-    let before = journal.count("initialize");
+    let before = journal.count("initialize {");
     for backend in ["old", "events", "pipe", "own"] {
         let told = caller.call(&format!("{backend}__raw"), r#"{"n":1.50}"#);
         assert_eq!(told.result()["resultType"], "complete");
@@ -664,11 +673,11 @@ fn a_client_without_a_session_is_served_by_backends_with_sessions() {
         assert_eq!(told.error().0, -32602, "{told:?}");
     }
     // One session for all of that; another for another client.
-    assert_eq!(journal.count("initialize"), before + 1);
+    assert_eq!(journal.count("initialize {"), before + 1);
     caller.capabilities = r#"{"roots":{}}"#.into();
     caller.call("old__echo", r#"{"payload":"x"}"#).result();
     caller.call("old__echo", r#"{"payload":"x"}"#).result();
-    assert_eq!(journal.count("initialize"), before + 2);
+    assert_eq!(journal.count("initialize {"), before + 2);
     // A lost one is opened again.
     stub.forget();
     assert_eq!(caller.call("old__echo", r#"{"payload":"again"}"#).said(), "again");
@@ -705,7 +714,10 @@ fn a_session_is_served_by_backends_without() {
         );
         let told = client.ask("tools/call", &params);
         assert!(told.before.len() == 2 && told.before[0].contains(r#""progressToken":"t","#));
-        assert_eq!(client.call(&format!("{backend}__big"), r#"{"bytes":300000}"#).said().len(), 300_000);
+        assert_eq!(
+            client.call(&format!("{backend}__big"), r#"{"bytes":300000}"#).said().len(),
+            300_000
+        );
         let params = format!(r#"{{"uri":"stub://{backend}/fixed"}}"#);
         let result = client.ask("resources/read", &params).result();
         assert_eq!(result["contents"][0]["text"], format!("fixed of {backend}"));

@@ -140,8 +140,10 @@ fn as_init(discovered: &[u8]) -> Option<Vec<u8>> {
     }
     let meta = found.meta.map_or(&b"{}"[..], |meta| meta.get().as_bytes());
     let server = envelope::member(meta, key::SERVER).map(|server| server.of(meta));
-    let mut members: Vec<(&str, &[u8])> =
-        vec![("protocolVersion", b"\"2026-07-28\""), ("capabilities", found.capabilities.get().as_bytes())];
+    let mut members: Vec<(&str, &[u8])> = vec![
+        ("protocolVersion", b"\"2026-07-28\""),
+        ("capabilities", found.capabilities.get().as_bytes()),
+    ];
     members.push(("serverInfo", server.unwrap_or(b"{}")));
     for (name, value) in [
         ("instructions", found.instructions),
@@ -200,7 +202,8 @@ pub(super) async fn greet(
         };
         probing.set(how == Protocol::Auto);
         let found = discover(patience).await;
-        probing.set(false);
+        // A channel that broke may have been broken by the question.
+        probing.set(probing.get() && matches!(&found, Err(fault) if fault.kind == Kind::Lost));
         match found {
             Ok(Found::Modern(init)) => return Ok((Era::Request, init)),
             Ok(Found::Legacy) if how == Protocol::Modern => return Err(refused()),
@@ -214,10 +217,12 @@ pub(super) async fn greet(
     match greeted {
         Ok(init) => Ok((Era::Session, init)),
         // It was only slow to start: by now it has read the question.
-        Err(failure) if silent && failure.kind == Kind::Unavailable => match discover(limit).await {
-            Ok(Found::Modern(init)) => Ok((Era::Request, init)),
-            _ => Err(failure),
-        },
+        Err(failure) if silent && failure.kind == Kind::Unavailable => {
+            match discover(limit).await {
+                Ok(Found::Modern(init)) => Ok((Era::Request, init)),
+                _ => Err(failure),
+            }
+        }
         Err(failure) => Err(failure),
     }
 }
@@ -239,10 +244,7 @@ mod tests {
         let result = |result: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
         let error = |error: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"error":{error}}}"#);
         for (answer, wanted) in [
-            (
-                result(r#"{"supportedVersions":["2026-07-28"],"capabilities":{}}"#),
-                "modern",
-            ),
+            (result(r#"{"supportedVersions":["2026-07-28"],"capabilities":{}}"#), "modern"),
             (result(r#"{"supportedVersions":["2025-11-25"],"capabilities":{}}"#), "legacy"),
             (result(r#"{"supportedVersions":["2099-01-01"],"capabilities":{}}"#), "legacy"),
             (result("{}"), "legacy"),

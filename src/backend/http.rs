@@ -267,7 +267,11 @@ impl HttpReplies {
         let body = self.whole(limits::WHOLE_BODY_BYTES_MAX).await?.unwrap_or_default();
         self.release();
         let in_session = self.leg.has_session();
-        match judge::refusal(status, &body, &self.asked, in_session) {
+        let verdict = match self.leg.is_modern() || self.leg.is_provisional() {
+            false if judge::is_of_another_era(&body) => Verdict::SessionLost,
+            _ => judge::refusal(status, &body, &self.asked, in_session),
+        };
+        match verdict {
             Verdict::Answer => {
                 self.mode = Mode::Ready(body);
                 Ok(())

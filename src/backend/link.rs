@@ -378,7 +378,8 @@ impl Link {
 
     /// What came on the stream of a request that listens (2026-07-28, Subscriptions).
     fn subscribed(&self, message: &[u8], envelope: &Envelope) {
-        let number = subscription(message, envelope).and_then(|span| names::number(span.of(message)));
+        let number =
+            subscription(message, envelope).and_then(|span| names::number(span.of(message)));
         let Some(number) = number else { return };
         if let Some(waiter) = self.waiting.borrow().get(&number) {
             self.deliver(number, &waiter.route, Item::Notification(message.to_vec()));

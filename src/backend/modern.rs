@@ -134,11 +134,7 @@ pub(super) fn lines(method: &str, about: Option<&str>) -> String {
 }
 
 /// To a backend of the session era, from a caller without one.
-async fn down(
-    backends: &Rc<Backends>,
-    entry: &Rc<Entry>,
-    mut call: Call,
-) -> Result<Wire, Ended> {
+async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Result<Wire, Ended> {
     call.body = envelope::unwrap(&call.body, &scan(&call.body)?);
     let message = scan(&call.body)?;
     let id = message.id.ok_or_else(|| Failure::new(Kind::Internal, "a request without an id"))?;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Wire};
+use super::era::{self, Found};
 use super::failure::Failure;
 use super::health::{Backoff, State};
-use super::era::{self, Found};
 use super::hear::{self, Hearing};
 use super::leg;
 use super::listen::{self, Listening};
@@ -545,6 +545,9 @@ impl Supervisor {
         }
         let said =
             channel.ask(&self.backends, &self.entry, "ping", None, limits::PING_TIMEOUT).await?;
+        if let Said::Error { code: -32022 | -32020, .. } = said {
+            return Err(Failure::new(Kind::BadAnswer, "it has no sessions: another server?"));
+        }
         if let Said::Error { code, .. } = said {
             tracing::debug!(backend = self.entry.name(), code, "ping answered with an error");
         }

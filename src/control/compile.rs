@@ -19,8 +19,8 @@ use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::around::Around;
 use crate::plan::{
-    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, Protocol, RestartPlan,
-    StdioPlan, TransportPlan,
+    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, Protocol,
+    RestartPlan, StdioPlan, TransportPlan,
 };
 
 /// Longest name that model APIs accept for a tool.

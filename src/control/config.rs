@@ -18,8 +18,8 @@ use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
-    Args, Count, EnvValue, GiveUp, Glob, Inherit, IsolationKey, KeyDoc, Millis, Node, ProtocolKey, Reader,
-    Seconds, Secret, Setting, Share, Transport, Value, join, table,
+    Args, Count, EnvValue, GiveUp, Glob, Inherit, IsolationKey, KeyDoc, Millis, Node, ProtocolKey,
+    Reader, Seconds, Secret, Setting, Share, Transport, Value, join, table,
 };
 use crate::limits;
 

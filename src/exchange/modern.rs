@@ -105,12 +105,7 @@ pub(super) async fn post(
 }
 
 /// Answers with an error.
-async fn fail(
-    connection: &mut Connection,
-    ask: &Ask,
-    error: &Error,
-    id: &[u8],
-) -> io::Result<()> {
+async fn fail(connection: &mut Connection, ask: &Ask, error: &Error, id: &[u8]) -> io::Result<()> {
     tracing::debug!(%error, peer = %connection.peer(), "refused");
     let (status, lines, answer) = failed(ask, error, id);
     connection.answer(status, &lines, &answer).await

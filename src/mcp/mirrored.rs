@@ -132,9 +132,10 @@ fn collect(
         }),
         // Data, not schemas.
         ("default" | "examples" | "const" | "enum", _) => true,
-        ("patternProperties" | "dependentSchemas" | "$defs" | "definitions", Value::Object(all)) => {
-            all.values().all(|schema| collect(schema, path, false, found))
-        }
+        (
+            "patternProperties" | "dependentSchemas" | "$defs" | "definitions",
+            Value::Object(all),
+        ) => all.values().all(|schema| collect(schema, path, false, found)),
         (_, Value::Array(list)) => list.iter().all(|one| collect(one, path, false, found)),
         (_, value) => collect(value, path, false, found),
     })
@@ -142,9 +143,9 @@ fn collect(
 
 fn is_token(text: &str) -> bool {
     !text.is_empty()
-        && text.bytes().all(|byte| {
-            byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-        })
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 impl Mirrored {
@@ -166,8 +167,8 @@ impl Mirrored {
     pub fn value<'a>(&self, arguments: &'a [u8]) -> Option<Cow<'a, str>> {
         let mut at = arguments;
         for name in &self.path {
-            let (_, value) = walk::members_of_checked(at)?
-                .find(|(key, _)| walk::key_is(key.of(at), name))?;
+            let (_, value) =
+                walk::members_of_checked(at)?.find(|(key, _)| walk::key_is(key.of(at), name))?;
             at = value.of(at);
         }
         match at.first()? {

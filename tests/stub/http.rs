@@ -145,7 +145,12 @@ fn head(status: u16, media: &str, session: Option<&str>, lines: &str) -> String 
     format!("HTTP/1.1 {status} Said\r\nContent-Type: {media}\r\n{session}{lines}\r\n")
 }
 
-pub(crate) fn plain(mut out: &TcpStream, status: u16, session: Option<&str>, body: &str) -> io::Result<()> {
+pub(crate) fn plain(
+    mut out: &TcpStream,
+    status: u16,
+    session: Option<&str>,
+    body: &str,
+) -> io::Result<()> {
     let length = format!("Content-Length: {}\r\n", body.len());
     let answer = head(status, "application/json", session, &length) + body;
     out.write_all(answer.as_bytes())

@@ -311,7 +311,8 @@ fn handle(
         }
         "tools/list" => match stub.list(method, params) {
             Some(Ok(page)) => {
-                let plain = |name| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#);
+                let plain =
+                    |name| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#);
                 let more = ["ask", "touch", "log", "hang_up"].map(plain).join(",");
                 let start = format!(r#""tools":[{REGION},{more},"#);
                 complete(result(id, &page.replacen(r#""tools":["#, &start, 1)), &cache)

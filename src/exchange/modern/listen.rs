@@ -187,7 +187,8 @@ async fn split(world: &World, uris: Vec<String>) -> BTreeMap<BackendId, Vec<Stri
         };
         let plan = &world.plan.backends[backend];
         if !plan.chain.spares_calls() {
-            let mut like = br#"{"jsonrpc":"2.0","id":0,"method":"resources/read","params":{"uri":"#.to_vec();
+            let mut like =
+                br#"{"jsonrpc":"2.0","id":0,"method":"resources/read","params":{"uri":"#.to_vec();
             jsonrpc::quote(&uri, &mut like);
             like.extend_from_slice(b"}}");
             let Ok(mut seen) = jsonrpc::scan(&like) else { continue };

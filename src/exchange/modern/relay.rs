@@ -262,7 +262,11 @@ mod tests {
         let result = |result: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
         for (before, method, after) in [
             ("{}", Method::ToolsCall, r#"{"resultType":"complete"}"#),
-            (r#"{ "content":[] }"#, Method::ToolsCall, r#"{"resultType":"complete", "content":[] }"#),
+            (
+                r#"{ "content":[] }"#,
+                Method::ToolsCall,
+                r#"{"resultType":"complete", "content":[] }"#,
+            ),
             (
                 r#"{"contents":[]}"#,
                 Method::ResourcesRead,
@@ -303,7 +307,9 @@ mod tests {
     #[test]
     fn log_messages_come_only_where_they_were_asked_for() {
         let log = |level: &str| {
-            format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#)
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#
+            )
         };
         let warning = Level::parse(b"\"warning\"");
         assert!(warning.is_some() && Level::parse(b"\"loud\"").is_none());
@@ -312,7 +318,8 @@ mod tests {
         assert!(!is_wanted(log("notice").as_bytes(), warning));
         let progress = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#;
         assert!(is_wanted(progress, None));
-        let updated = br#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{}}"#;
+        let updated =
+            br#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{}}"#;
         assert!(!is_wanted(updated, None));
     }
 }
