@@ -19,11 +19,10 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 /// A value as it may stand in a field: plain if that can be read back, else in Base64.
 pub fn encode(value: &str) -> Cow<'_, str> {
-    let plain = value.bytes().all(|byte| (0x20..=0x7E).contains(&byte) || byte == b'\t')
-        && !value.starts_with([' ', '\t'])
-        && !value.ends_with([' ', '\t'])
-        && !(value.starts_with(OPEN) && value.ends_with(CLOSE));
-    if plain {
+    let safe = |byte: u8| (0x20..=0x7E).contains(&byte) || byte == b'\t';
+    let edges = value.starts_with([' ', '\t']) || value.ends_with([' ', '\t']);
+    let marked = value.starts_with(OPEN) && value.ends_with(CLOSE);
+    if !edges && !marked && value.bytes().all(safe) {
         return Cow::Borrowed(value);
     }
     let digits = base64(value.as_bytes());
