@@ -368,7 +368,9 @@ fn every_request_says_what_it_must_or_is_refused() {
 fn calls_reach_their_backend_with_head_and_body_alike() {
     let world = modern(&[]);
     let mut caller = Caller::new(&world.proxy);
-    caller.capabilities = r#"{"sampling":{},"x":[1.0]}"#.into();
+    // An extension that would end at the proxy is not promised to a backend.
+    caller.capabilities =
+        r#"{"sampling":{},"extensions":{"io.modelcontextprotocol/tasks":{}},"x":[1.0]}"#.into();
     caller.meta = r#","traceparent":"00-1-2-01","n":9007199254740993"#.into();
     for backend in ["web", "pipe"] {
         let told = caller.call(&format!("{backend}__raw"), r#"{"n":12345678901234567890}"#);
@@ -378,10 +380,8 @@ fn calls_reach_their_backend_with_head_and_body_alike() {
         let body: Value = serde_json::from_str(&told.said()).expect("JSON");
         assert_eq!(body["params"]["name"], "raw");
         let meta = &body["params"]["_meta"];
-        assert_eq!(
-            meta[format!("{META}clientCapabilities")],
-            json!({ "sampling": {}, "x": [1.0] })
-        );
+        let expected = json!({ "sampling": {}, "extensions": {}, "x": [1.0] });
+        assert_eq!(meta[format!("{META}clientCapabilities")], expected);
         assert_eq!(meta[format!("{META}clientInfo")]["name"], "caller");
         assert_eq!(meta["traceparent"], "00-1-2-01");
         assert!(told.said().contains(r#""n":12345678901234567890"#), "{}", told.said());
@@ -600,6 +600,10 @@ fn one_who_listens_hears_what_was_agreed_and_nothing_else() {
         assert_eq!(message["method"], "notifications/tools/list_changed", "{message}");
         let tools = other.ask("tools/list", "").result();
         assert!(names(&tools, "tools").contains(&format!("{backend}__fresh")));
+        // What a backend says is passed on, even if nothing looks different.
+        other.call(&format!("{backend}__fuss"), "{}").result();
+        let message = listening.next().expect("a message");
+        assert_eq!(message["method"], "notifications/tools/list_changed", "{message}");
     }
     // The backend's end of the stream is opened again, and the client told what it may have missed.
     other.call("web__hang_up", "{}").result();

@@ -17,7 +17,6 @@ use super::http::Request;
 use super::leg::Leg;
 use super::names::Raw;
 use super::own::{self, Said};
-use super::relay::changed;
 use super::{Backends, Call, Caller, Reply, Wire, era, line, modern, supervise};
 use crate::jsonrpc;
 use crate::limits;
@@ -143,7 +142,7 @@ fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -
             // It will not say when its lists change: they are looked at now and then.
             Ear::Own => {
                 while rt::time::timeout(limits::LIST_POLL, stopped.wait()).await.is_err() {
-                    entry.bell.ring(changed::ANY);
+                    entry.bell.ring(supervise::STALE);
                 }
             }
         }

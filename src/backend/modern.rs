@@ -50,6 +50,9 @@ pub(super) async fn wire(
         let session = call.session.as_deref();
         let capabilities = session.map_or("{}", |session| &session.capabilities);
         let client = session.map_or(UNNAMED, |session| &session.client_info);
+        let carried = envelope::carried(capabilities.as_bytes());
+        let carried = carried.as_deref().map(String::from_utf8_lossy);
+        let capabilities = carried.as_deref().unwrap_or(capabilities);
         let with = envelope::members(capabilities, client, None);
         call.body = envelope::wrap(&call.body, &scan(&call.body)?, &with);
     }

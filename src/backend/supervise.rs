@@ -23,7 +23,7 @@ use super::stdio::{self, Newborn, Stdio};
 use super::{BackendMail, Backends};
 use crate::error::Kind;
 use crate::limits;
-use crate::mcp::catalog::{ListKind, Pages, Slice};
+use crate::mcp::catalog::{Changes, ListKind, Pages, Slice};
 use crate::mcp::revision::{Era, Revision};
 use crate::plan::Protocol;
 use crate::rt::{self, Either, race};
@@ -34,6 +34,8 @@ pub(super) const FAILED: u32 = 1 << 8;
 pub(super) const SUCCEEDED: u32 = 1 << 9;
 /// A session was lost: the server may be another than before.
 pub(super) const LOST: u32 = 1 << 10;
+/// Its lists are to be read, though it did not say that they changed.
+pub(super) const STALE: u32 = 1 << 12;
 /// The end.
 pub(super) const STOP: u32 = 1 << 11;
 
@@ -156,17 +158,30 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Reads the lists that changed.
-    async fn read_changed(&mut self, channel: &Channel, flags: u32) -> Result<(), Failure> {
+    /// Reads the lists that changed; of those that `said` is about the backend said so itself.
+    async fn read_changed(
+        &mut self,
+        channel: &Channel,
+        flags: u32,
+        said: u32,
+    ) -> Result<(), Failure> {
         let Some(slice) = self.slice.clone() else { return Ok(()) };
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let mut pages = self.pages.clone();
         listing::read(&backends, &entry, channel, &slice, flags, &mut pages).await?;
         // Of what was good for a time, the time begins anew.
-        if same(&self.pages, &pages) && self.refresh().is_none() {
+        let same = same(&self.pages, &pages);
+        // What a rule hides may change unseen; all else that a backend says is passed on.
+        let said = if entry.plan.chain.spares_lists() { said } else { 0 };
+        if same && said == 0 && self.refresh().is_none() {
             return Ok(());
         }
         let mut fresh = Slice::clone(&slice);
+        fresh.said = Changes {
+            tools: said & changed::TOOLS != 0,
+            resources: said & changed::RESOURCES != 0,
+            prompts: said & changed::PROMPTS != 0,
+        };
         for kind in listing::kinds(flags) {
             match fresh.with_list(&entry.plan, kind, pages.of(kind)) {
                 Ok(slice) => fresh = slice,
@@ -454,7 +469,8 @@ impl Supervisor {
             } else {
                 entry.bell.take()
             };
-            if stale.is_some_and(|stale| Instant::now() >= stale) {
+            let mut said = flags & changed::ANY;
+            if flags & STALE != 0 || stale.is_some_and(|stale| Instant::now() >= stale) {
                 flags |= changed::ANY;
             }
             if flags & STOP != 0 || backends.stopping.is_set() {
@@ -469,7 +485,8 @@ impl Supervisor {
                 if more & !(LOST | changed::ANY) != 0 {
                     entry.bell.ring(more & !(LOST | changed::ANY));
                 }
-                outcome = self.read_again(channel, flags | more).await;
+                said |= more & changed::ANY;
+                outcome = self.read_again(channel, flags | more, said).await;
                 let now = Instant::now();
                 stale = self.refresh().map(|pause| now + self.backoff.jitter(pause));
             } else if suspect || Instant::now() >= due {
@@ -509,15 +526,20 @@ impl Supervisor {
     }
 
     /// Reads what hints say has changed.
-    async fn read_again(&mut self, channel: &Channel, flags: u32) -> Result<(), Failure> {
+    async fn read_again(
+        &mut self,
+        channel: &Channel,
+        flags: u32,
+        said: u32,
+    ) -> Result<(), Failure> {
         let leg = match channel {
             Channel::Leg(leg) if flags & LOST != 0 => leg,
             _ if flags & LOST != 0 && channel.is_modern() => {
                 // A session that a client had was lost, or a call was told of sessions.
                 self.ping(channel).await?;
-                return self.read_changed(channel, changed::ANY).await;
+                return self.read_changed(channel, changed::ANY, said).await;
             }
-            _ => return self.read_changed(channel, flags & changed::ANY).await,
+            _ => return self.read_changed(channel, flags & changed::ANY, said).await,
         };
         if leg::known(&self.entry, None, Some(leg.generation)).is_some() {
             // A call has opened another session in the place of ours.
@@ -528,7 +550,7 @@ impl Supervisor {
         // Another session was lost. If ours is not, the server is the one that it was.
         if leg.has_session() {
             self.ping(channel).await?;
-            return self.read_changed(channel, flags & changed::ANY).await;
+            return self.read_changed(channel, flags & changed::ANY, said).await;
         }
         self.read_all(channel, &leg.init).await
     }

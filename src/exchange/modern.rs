@@ -20,8 +20,9 @@ use super::{Ask, admit, method_of};
 use crate::backend::Caller;
 use crate::error::{Error, Kind};
 use crate::http::{Connection, RequestHead};
-use crate::jsonrpc::{Envelope, Kind as MessageKind};
+use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
 use crate::mcp::catalog::ListKind;
+use crate::mcp::envelope::{carried, key, rebuilt};
 use crate::mcp::method::Method;
 use crate::mcp::revision::modern_status;
 use crate::world::World;
@@ -74,6 +75,20 @@ pub(super) async fn post(
         Err(error) => return fail(connection, ask, &error, &id).await,
     };
     caller.principal.clone_from(&ask.principal);
+    let (mut message, mut envelope) = (message, envelope);
+    if let Some(carried) = carried(caller.capabilities.as_bytes()) {
+        // Head and body of what goes on say the same of the caller.
+        caller.capabilities = String::from_utf8_lossy(&carried).into();
+        if let Some(meta) = envelope.meta {
+            let with: [(&str, &[u8]); 1] = [(key::CAPABILITIES, &carried)];
+            let whole = rebuilt(meta.of(&message), &[key::CAPABILITIES], &with);
+            message = jsonrpc::splice(&message, &[(meta, &whole)]);
+            envelope = match jsonrpc::scan(&message) {
+                Ok(envelope) => envelope,
+                Err(fault) => return fail(connection, ask, &fault.into(), &id).await,
+            };
+        }
+    }
     let asked = Asked { caller, log_level, method, message, envelope, id };
     let list = match method {
         Method::ToolsList => ListKind::Tools,

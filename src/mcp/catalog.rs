@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cache::Fresh;
+use super::envelope::CARRIED;
 use super::hints::Hints;
 use super::mirrored::{self, Mirrored};
 use super::revision::MODERN;
@@ -393,6 +394,8 @@ pub struct Slice {
     pub instructions: Option<String>,
     /// How long all this is good for, and for whom; `None` in the session era.
     pub fresh: Option<Fresh>,
+    /// What the backend said that has changed, whether it looks different now or not.
+    pub said: Changes,
     /// Its tools.
     pub tools: Arc<List>,
     /// Its resources.
@@ -433,6 +436,7 @@ impl Slice {
             backend: backend.id,
             fresh: (revision.as_deref() == Some(MODERN))
                 .then(|| Fresh::of(initialize_result, Instant::now())),
+            said: Changes::default(),
             revision: revision.ok_or_else(|| bad("no protocolVersion"))?.into_owned(),
             server_info: server_info.unwrap_or_else(|| "{}".into()),
             capabilities: capabilities.ok_or_else(|| bad("no capabilities"))?,
@@ -523,10 +527,6 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// Extensions that need nothing but what is passed on anyway: metadata, and resources with URIs of
-/// their own. One that has methods or results of its own would end here.
-const CARRIED: [&str; 1] = ["io.modelcontextprotocol/ui"];
-
 /// Conflicts that are kept by name, for each list; the rest is counted.
 pub const CONFLICTS_KEPT_MAX: usize = 100;
 
@@ -583,7 +583,7 @@ impl Catalog {
     }
 
     /// Takes over what a backend offers now, or that nobody knows it; tells which merged lists
-    /// differ from before, compared byte by byte.
+    /// differ from before, compared byte by byte, or are said to.
     ///
     /// # Panics
     /// When the plan has no such backend.
@@ -612,7 +612,12 @@ impl Catalog {
         }
         self.promise();
         let [tools, resources, templates, prompts] = changed;
-        Changes { tools, resources: resources || templates, prompts }
+        let said = self.places[backend].slice.as_ref().map(|slice| slice.said).unwrap_or_default();
+        Changes {
+            tools: tools || said.tools,
+            resources: resources || templates || said.resources,
+            prompts: prompts || said.prompts,
+        }
     }
 
     /// What a backend offers, as far as it is known.

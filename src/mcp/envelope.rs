@@ -26,6 +26,27 @@ pub mod key {
 /// The members that belong to the hop, not to the request.
 const OF_THE_HOP: [&str; 4] = [key::VERSION, key::CAPABILITIES, key::CLIENT, key::LOG_LEVEL];
 
+/// Extensions that need nothing but what is passed on anyway: metadata, and resources with URIs of
+/// their own. One that has methods or results of its own would end at the proxy.
+pub const CARRIED: [&str; 1] = ["io.modelcontextprotocol/ui"];
+
+/// Checked capabilities of a client without the extensions that would end at the proxy; `None` if
+/// there are none of those.
+pub fn carried(capabilities: &[u8]) -> Option<Vec<u8>> {
+    let extensions = member(capabilities, "extensions")?.of(capabilities);
+    let known = |key: Span| CARRIED.iter().any(|name| walk::key_is(key.of(extensions), name));
+    let mut members = walk::members_of_checked(extensions)?;
+    if members.all(|(key, _)| known(key)) {
+        return None;
+    }
+    let kept: Vec<(&str, &[u8])> = CARRIED
+        .iter()
+        .filter_map(|name| Some((*name, member(extensions, name)?.of(extensions))))
+        .collect();
+    let kept = rebuilt(b"{}", &[], &kept);
+    Some(rebuilt(capabilities, &["extensions"], &[("extensions", &kept)]))
+}
+
 /// Whether a checked `_meta` names a revision: its message is of the request era.
 pub fn names_version(meta: &[u8]) -> bool {
     // Nearly every `_meta` of the session era has a progress token and nothing else.
@@ -188,6 +209,22 @@ mod tests {
         assert!(names_version(br#"{"io.modelcontextprotocol\/protocolVersion":"2026-07-28"}"#));
         assert!(!names_version(br#"{"progressToken":1}"#));
         assert!(!names_version(br#"{"x":"io.modelcontextprotocol/protocolVersion"}"#));
+    }
+
+    #[test]
+    fn extensions_that_end_here_are_not_promised() {
+        for (before, after) in [
+            ("{}", None),
+            (r#"{"extensions":{"io.modelcontextprotocol/ui":{"a":1.0}}}"#, None),
+            (r#"{"x":1.0,"extensions":{"a/b":{}}}"#, Some(r#"{"extensions":{},"x":1.0}"#)),
+            (
+                r#"{"extensions":{"io.modelcontextprotocol/tasks":{},"io.modelcontextprotocol\/ui":{"a":1.0}}}"#,
+                Some(r#"{"extensions":{"io.modelcontextprotocol/ui":{"a":1.0}}}"#),
+            ),
+        ] {
+            let found = carried(before.as_bytes()).map(|text| String::from_utf8(text).unwrap());
+            assert_eq!(found.as_deref(), after, "{before}");
+        }
     }
 
     #[test]

@@ -313,7 +313,7 @@ fn handle(
             Some(Ok(page)) => {
                 let plain =
                     |name| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#);
-                let more = ["ask", "touch", "log", "hang_up"].map(plain).join(",");
+                let more = ["ask", "touch", "fuss", "log", "hang_up"].map(plain).join(",");
                 let start = format!(r#""tools":[{REGION},{more},"#);
                 complete(result(id, &page.replacen(r#""tools":["#, &start, 1)), &cache)
             }
@@ -367,6 +367,12 @@ fn handle(
                     r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"uri":{uri},"x":1.0}}}}"#
                 ));
                 complete(result(id, &text_result("touched")), "")
+            }
+            "fuss" => {
+                stub.tell_all(
+                    r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{}}"#,
+                );
+                complete(result(id, &text_result("fuss")), "")
             }
             "hang_up" => {
                 stub.tell_all("hang up");
