@@ -102,12 +102,13 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
     if refusal.is_none() && !world.plan.listen.hosts.allows(head.field("host").unwrap_or(b"")) {
         refusal = Some(Error::new(Kind::Forbidden).context("Host not allowed"));
     }
+    let version = head.field(header::VERSION);
     let ask = Ask {
         method: head.method(),
         cors,
         session: head.field(header::SESSION).map(SessionId::parse),
-        version: head.field(header::VERSION).map(Revision::parse),
-        modern: head.field(header::VERSION) == Some(MODERN.as_bytes()),
+        version: version.map(Revision::parse),
+        modern: version == Some(MODERN.as_bytes()),
         principal: None,
         json: head.field("content-type").is_some_and(header::is_json),
         accepts_json: header::accepts(head.fields("accept"), "application", "json"),

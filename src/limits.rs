@@ -149,6 +149,9 @@ pub const PROBE_SILENCE: Duration = Duration::from_secs(3);
 pub const BRIDGES_MAX: usize = 1000;
 /// Resources that one listening client may name.
 pub const SUBSCRIPTIONS_MAX: usize = 1000;
+/// Messages of backends that wait for one listening client; beyond it the backend is not read. One of
+/// more than [`SSE_QUEUE_BYTES_MAX`] is dropped.
+pub const HEARD_MAX: usize = 16;
 /// A client that listens is told what it will hear after this time, whichever backends have
 /// agreed by then.
 pub const LISTEN_ACK_WAIT: Duration = Duration::from_secs(5);

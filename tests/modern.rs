@@ -263,6 +263,22 @@ fn lists_are_as_fresh_and_as_public_as_the_least_part() {
 }
 
 #[test]
+fn lists_are_read_again_when_their_time_is_over() {
+    let world = modern(&["--ttl", "1"]);
+    let mut caller = Caller::new(&world.proxy);
+    let (_, mut listening) = caller.listen(r#"{"toolsListChanged":true}"#);
+    for backend in ["web", "pipe"] {
+        let tool = format!("{backend}__add");
+        caller.call(&tool, r#"{"name":"unsaid","quiet":true}"#).result();
+        listening.wait_for("notifications/tools/list_changed");
+    }
+    let tools = names(&caller.ask("tools/list", "").result(), "tools");
+    for backend in ["web", "pipe"] {
+        assert!(tools.contains(&format!("{backend}__unsaid")), "{tools:?}");
+    }
+}
+
+#[test]
 fn every_request_says_what_it_must_or_is_refused() {
     let stub = HttpStub::start("web", &["--modern"]);
     let proxy = Proxy::start(&[stub.backend("web")]);

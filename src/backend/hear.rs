@@ -254,7 +254,9 @@ async fn hear(message: &[u8], ear: &Ear, times: &mut u32) -> Option<bool> {
             }
             Some(true)
         }
-        (Some("notifications/resources/updated"), Ear::Client(out)) => {
+        (Some("notifications/resources/updated"), Ear::Client(out))
+            if message.len() <= limits::SSE_QUEUE_BYTES_MAX =>
+        {
             out.send(Heard::Updated(message.to_vec())).await.ok()?;
             Some(false)
         }

@@ -339,7 +339,11 @@ impl Supervisor {
             if let Found::Modern(init) = found {
                 // Who has sessions too serves clients with sessions better than any translation.
                 let sessions = match entry.plan.protocol {
-                    Protocol::Auto => leg::get(&backends, &entry, None, lost).await.is_ok(),
+                    Protocol::Auto => {
+                        let session = leg::get(&backends, &entry, None, lost);
+                        let patience = limits::PING_TIMEOUT;
+                        matches!(rt::time::timeout(patience, session).await, Ok(Ok(_)))
+                    }
                     _ => false,
                 };
                 self.speaks(if sessions { Era::Both } else { Era::Request });

@@ -549,9 +549,11 @@ impl Stub {
                 };
                 let name = name.unwrap_or("added").to_owned();
                 self.added.lock().unwrap().entry(kind).or_default().push(name);
-                self.tell_all(&format!(
-                    r#"{{"jsonrpc":"2.0","method":"notifications/{kind}s/list_changed"}}"#
-                ));
+                if arguments["quiet"] != true {
+                    self.tell_all(&format!(
+                        r#"{{"jsonrpc":"2.0","method":"notifications/{kind}s/list_changed"}}"#
+                    ));
+                }
                 Reply::Answer(said("added"))
             }
             "reads" | "writes" | "adds" | "sets" | "search" => {

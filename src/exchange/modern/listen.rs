@@ -91,7 +91,7 @@ pub(super) async fn listen(
     world.settled().await;
     // From here on no change is missed.
     let ear = world.open_ear();
-    let (sender, mut heard) = rt::local::queue(limits::SSE_QUEUE_MESSAGES_MAX);
+    let (sender, mut heard) = rt::local::queue(limits::HEARD_MAX);
     let wanted = split(world, std::mem::take(&mut filter.resource_subscriptions)).await;
     let mut waiting = wanted.len();
     let mut hearings: Vec<Hearing> = Vec::new();
