@@ -839,3 +839,59 @@ fn an_outage_says_nothing_and_a_server_that_is_another_is_asked_again() {
     assert_eq!(client.call_until_well("a__echo", r#"{"payload":"z"}"#).said(), "z");
     drop(old);
 }
+
+#[test]
+fn the_rules_of_a_backend_hold_in_either_era() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "web");
+    let stub = HttpStub::start("web", &["--modern", "--journal", journal.path()]);
+    let rules = r#"
+hide_tools = ["echo"]
+hide_resources = ["stub://web/fixed", "stub://web/item/*"]
+aliases = [{ from = "prompt", to = "hello" }, { from = "raw", to = "body" }]
+default_args = { size = 7 }
+[[backends.param_overrides]]
+tool = "region"
+rename = { region = "zone" }
+"#;
+    let proxy = Proxy::start(&[stub.backend("web") + rules]);
+    let mut caller = Caller::seeing(&proxy, &["web__body", "web__region"]);
+    let tools = names(&caller.ask("tools/list", "").result(), "tools");
+    assert!(!tools.contains(&"web__echo".to_owned()) && !tools.contains(&"web__raw".to_owned()));
+    for hidden in ["web__echo", "web__raw"] {
+        let told = caller.call(hidden, "{}");
+        assert_eq!((told.status, told.error().0), (400, -32602), "{told:?}");
+    }
+    // The alias stands in the head as in the body; what goes on has the backend's own name.
+    let body = caller.call("web__body", "{}").said();
+    assert!(body.contains(r#""name":"raw""#) && body.contains(r#""size":7"#), "{body}");
+    assert!(journal.last("modern tools/call").ends_with("mcp-name=raw"));
+    // So does an argument with another name here.
+    let params = r#""name":"web__region","arguments":{"zone":"us"}"#;
+    let request = caller.body("tools/call", params);
+    let fields = lines("tools/call", "web__region") + "Mcp-Param-Region: us\r\n";
+    caller.send(&fields, &request);
+    assert_eq!(caller.told().said(), "region");
+    // What is hidden is gone on every path.
+    assert_eq!(caller.read("stub://web/fixed").error().0, -32602);
+    let (agreed, _listening) = caller.listen(
+        r#"{"resourceSubscriptions":["stub://web/fixed","stub://web/item/1","stub://web/r1"]}"#,
+    );
+    assert_eq!(agreed.get("resourceSubscriptions"), Some(&json!(["stub://web/r1"])));
+    let complete = |caller: &mut Caller, reference: &str| {
+        let argument = r#""argument":{"name":"a","value":"b"}"#;
+        caller.ask("completion/complete", &format!(r#""ref":{reference},{argument}"#))
+    };
+    let told = complete(&mut caller, r#"{"type":"ref/prompt","name":"web__hello"}"#);
+    let said = told.result()["completion"]["values"][0].as_str().expect("a value").to_owned();
+    assert!(said.contains(r#""name":"prompt""#), "{said}");
+    for hidden in [
+        r#"{"type":"ref/prompt","name":"web__prompt"}"#,
+        r#"{"type":"ref/resource","uri":"stub://web/fixed"}"#,
+        r#"{"type":"ref/resource","uri":"stub://web/item/{id}"}"#,
+        r#"{"type":"ref/other","uri":"x"}"#,
+    ] {
+        assert_eq!(complete(&mut caller, hidden).error().0, -32602, "{hidden}");
+    }
+    no_mismatch(&journal);
+}

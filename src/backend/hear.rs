@@ -188,7 +188,13 @@ async fn stream(
         };
         match reply {
             Ok(Reply::Notification(message)) => match hear(&message, ear, times).await {
-                Some(true) => opened = true,
+                Some(true) => {
+                    opened = true;
+                    if let Ear::Own = ear {
+                        // What changed before, or while nobody listened, was not heard.
+                        entry.bell.ring(supervise::STALE);
+                    }
+                }
                 Some(false) => {}
                 None => return End::Deaf,
             },

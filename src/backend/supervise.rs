@@ -482,14 +482,16 @@ impl Supervisor {
             }
             suspect |= flags & FAILED != 0;
             let mut outcome = Ok(());
-            if flags & (LOST | changed::ANY) != 0 {
+            let wanted = LOST | STALE | changed::ANY;
+            if flags & wanted != 0 {
                 // More of the same burst is likely on its way; what else comes is for the next turn.
                 rt::time::sleep(limits::LIST_CHANGE_PAUSE).await;
                 let more = entry.bell.take();
-                if more & !(LOST | changed::ANY) != 0 {
-                    entry.bell.ring(more & !(LOST | changed::ANY));
+                if more & !wanted != 0 {
+                    entry.bell.ring(more & !wanted);
                 }
                 said |= more & changed::ANY;
+                let more = if more & STALE != 0 { more | changed::ANY } else { more };
                 outcome = self.read_again(channel, flags | more, said).await;
                 let now = Instant::now();
                 stale = self.refresh().map(|pause| now + self.backoff.jitter(pause));
