@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -27,45 +27,65 @@ type Key = (Option<Arc<str>>, Box<str>, Box<str>);
 #[derive(Default)]
 pub(super) struct Bridges(RefCell<AHashMap<Key, Arc<SessionRecord>>>);
 
+impl Bridges {
+    /// The session of a key, made if need be, and the one that made room for it.
+    fn of(
+        &self,
+        key: Key,
+        now: Instant,
+        make: impl FnOnce() -> Result<SessionRecord, Failure>,
+    ) -> Result<(Arc<SessionRecord>, Option<Arc<SessionRecord>>), Failure> {
+        let mut all = self.0.borrow_mut();
+        if let Some(record) = all.get(&key) {
+            record.touch(now);
+            return Ok((record.clone(), None));
+        }
+        let record = Arc::new(make()?);
+        let full = all.len() >= limits::BRIDGES_MAX;
+        let oldest = full
+            .then(|| all.iter().max_by_key(|(_, record)| record.idle(now)))
+            .flatten()
+            .map(|(key, _)| key.clone());
+        let evicted = oldest.and_then(|key| all.remove(&key));
+        all.insert(key, record.clone());
+        Ok((record, evicted))
+    }
+
+    /// Takes out those that nobody used for longer than `idle`.
+    fn over(&self, now: Instant, idle: Duration) -> Vec<Arc<SessionRecord>> {
+        let mut over = Vec::new();
+        self.0.borrow_mut().retain(|_, record| {
+            let keep = record.idle(now) <= idle;
+            if !keep {
+                over.push(record.clone());
+            }
+            keep
+        });
+        over
+    }
+}
+
 /// The session that stands for `caller` at backends of the session era.
 ///
 /// # Errors
-/// What would be kept of it is too large, or there is no room.
+/// What would be kept of it is too large.
 pub(super) fn record(
     backends: &Rc<Backends>,
     caller: &Caller,
 ) -> Result<Arc<SessionRecord>, Failure> {
-    let now = Instant::now();
-    let key = (caller.principal.clone(), caller.capabilities.clone(), caller.client.clone());
-    if let Some(record) = backends.bridges.0.borrow().get(&key) {
-        record.touch(now);
-        return Ok(record.clone());
-    }
     if caller.capabilities.len() + caller.client.len() > limits::CALLER_BYTES_MAX {
         return Err(Failure::new(Kind::Busy, "the caller's capabilities are too large to keep"));
     }
-    let mut random = [0; 16];
-    SystemRandom::new()
-        .fill(&mut random)
-        .map_err(|_| Failure::new(Kind::Internal, "no random bytes"))?;
-    // Requests of servers do not reach these callers yet, so no capability is promised for them.
-    let record = Arc::new(SessionRecord::new(
-        SessionId::mint(backends.me, random),
-        Revision::NEWEST,
-        "{}".into(),
-        caller.client.clone(),
-    ));
-    let evicted = {
-        let mut bridges = backends.bridges.0.borrow_mut();
-        let full = bridges.len() >= limits::BRIDGES_MAX;
-        let oldest = full
-            .then(|| bridges.iter().max_by_key(|(_, record)| record.idle(now)))
-            .flatten()
-            .map(|(key, _)| key.clone());
-        let evicted = oldest.and_then(|key| bridges.remove(&key));
-        bridges.insert(key, record.clone());
-        evicted
-    };
+    let key = (caller.principal.clone(), caller.capabilities.clone(), caller.client.clone());
+    let (record, evicted) = backends.bridges.of(key, Instant::now(), || {
+        let mut random = [0; 16];
+        SystemRandom::new()
+            .fill(&mut random)
+            .map_err(|_| Failure::new(Kind::Internal, "no random bytes"))?;
+        let id = SessionId::mint(backends.me, random);
+        // Requests of servers do not reach these callers yet, so no capability is promised.
+        Ok(SessionRecord::new(id, Revision::NEWEST, "{}".into(), caller.client.clone()))
+    })?;
     if let Some(evicted) = evicted {
         end(backends, &evicted);
     }
@@ -79,19 +99,58 @@ fn end(backends: &Rc<Backends>, record: &Arc<SessionRecord>) {
 
 /// Ends those that nobody used for too long.
 pub(super) fn sweep(backends: &Rc<Backends>, now: Instant) {
-    if backends.bridges.0.borrow().is_empty() {
-        return;
-    }
-    let idle = backends.plan.session_idle;
-    let mut over = Vec::new();
-    backends.bridges.0.borrow_mut().retain(|_, record| {
-        let keep = record.idle(now) <= idle;
-        if !keep {
-            over.push(record.clone());
-        }
-        keep
-    });
-    for record in over {
+    for record in backends.bridges.over(now, backends.plan.session_idle) {
         end(backends, &record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(
+        bridges: &Bridges,
+        principal: Option<&str>,
+        capabilities: &str,
+        now: Instant,
+    ) -> SessionId {
+        let key = (principal.map(Arc::from), capabilities.into(), "{}".into());
+        let mut random = [0; 16];
+        SystemRandom::new().fill(&mut random).unwrap();
+        let make = || {
+            let id = SessionId::mint(0, random);
+            Ok(SessionRecord::new(id, Revision::NEWEST, "{}".into(), "{}".into()))
+        };
+        bridges.of(key, now, make).unwrap().0.id
+    }
+
+    #[test]
+    fn one_for_each_caller_and_none_shared_between_principals() {
+        let (bridges, now) = (Bridges::default(), Instant::now());
+        let one = of(&bridges, Some("a"), "{}", now);
+        assert_eq!(of(&bridges, Some("a"), "{}", now), one);
+        for (principal, capabilities) in
+            [(Some("b"), "{}"), (None, "{}"), (Some("a"), r#"{"roots":{}}"#)]
+        {
+            assert_ne!(of(&bridges, principal, capabilities, now), one);
+        }
+        assert_eq!(bridges.0.borrow().len(), 4);
+    }
+
+    #[test]
+    fn the_idle_end_and_the_most_idle_makes_room() {
+        let (bridges, now) = (Bridges::default(), Instant::now());
+        for n in 0..limits::BRIDGES_MAX {
+            of(&bridges, Some(&n.to_string()), "{}", now);
+        }
+        let later = now + Duration::from_secs(60);
+        let first = of(&bridges, Some("0"), "{}", later);
+        of(&bridges, Some("another"), "{}", later);
+        assert_eq!(bridges.0.borrow().len(), limits::BRIDGES_MAX);
+        assert_eq!(of(&bridges, Some("0"), "{}", later), first, "it was just used");
+        // The new one is as old as the test, whatever time it was told.
+        let over = bridges.over(later + Duration::from_secs(30), Duration::from_secs(45));
+        assert_eq!(over.len(), limits::BRIDGES_MAX - 1);
+        assert_eq!(of(&bridges, Some("0"), "{}", later), first);
     }
 }
