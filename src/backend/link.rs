@@ -439,7 +439,7 @@ mod tests {
 
     type Seen = Rc<RefCell<Vec<String>>>;
 
-    struct Listener(Seen);
+    struct Listener(Seen, bool);
 
     impl Outside for Listener {
         fn carry(&self, to: WorkerId, id: u64, item: Item) {
@@ -458,13 +458,18 @@ mod tests {
         fn answered(&self) {}
 
         fn is_modern(&self) -> bool {
-            false
+            self.1
         }
     }
 
     fn link() -> (Rc<Link>, Seen) {
+        link_of(false)
+    }
+
+    fn link_of(modern: bool) -> (Rc<Link>, Seen) {
         let seen = Seen::default();
-        (Link::new("child".into(), Box::new(Listener(seen.clone())), Instant::now()), seen)
+        let listener = Box::new(Listener(seen.clone(), modern));
+        (Link::new("child".into(), listener, Instant::now()), seen)
     }
 
     fn ask(link: &Link, id: u64, body: &str) -> Result<(), Failure> {
@@ -548,6 +553,37 @@ mod tests {
             "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1,\"reason\":\"enough\"}}\n"
         ));
         assert_eq!(queue.matches("cancelled").count(), 1);
+    }
+
+    #[test]
+    fn what_is_listened_for_finds_its_listener_in_the_request_era_alone() {
+        let updated = |id: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}},"uri":"a"}}}}"#
+            )
+        };
+        let torn =
+            br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":4}}"#;
+        for modern in [false, true] {
+            let (link, seen) = link_of(modern);
+            ask(&link, 4, r#"{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen"}"#).unwrap();
+            ask(&link, 6, r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#).unwrap();
+            for id in ["4", "5", "\"4\""] {
+                link.line(updated(id).as_bytes());
+            }
+            // In the session era such ids are the child's own.
+            link.line(torn);
+            link.line(torn);
+            assert_eq!(link.waiting.borrow().len(), if modern { 1 } else { 2 });
+            let heard = match modern {
+                true => vec![
+                    format!("1 4 {}", updated("4")),
+                    "1 4 Backend connection lost (the child ended the stream)".to_owned(),
+                ],
+                false => Vec::new(),
+            };
+            assert_eq!(*seen.borrow(), heard);
+        }
     }
 
     #[test]
