@@ -841,6 +841,25 @@ fn an_outage_says_nothing_and_a_server_that_is_another_is_asked_again() {
 }
 
 #[test]
+fn a_backend_that_refuses_the_revision_is_the_proxys_own_concern() {
+    let scratch = scratch();
+    let file = scratch.path().join("strange");
+    let stub = HttpStub::start("a", &["--modern", "--strange-while", file.to_str().unwrap()]);
+    let quick = "restart = { initial_ms = 100, max_ms = 500 }\n";
+    let proxy = Proxy::start(&[stub.backend("a") + quick]);
+    let mut caller = Caller::seeing(&proxy, &["a__echo"]);
+    std::fs::write(&file, "").expect("file");
+    let told = caller.call("a__echo", r#"{"payload":"x"}"#);
+    assert_eq!((told.status, told.error().0), (200, -32010), "{told:?}");
+    std::fs::remove_file(&file).expect("file");
+    wait_until("its return", || {
+        let told = caller.call("a__echo", r#"{"payload":"x"}"#);
+        assert!(told.json()["error"]["code"] != -32022, "{told:?}");
+        told.json()["result"].is_object()
+    });
+}
+
+#[test]
 fn the_rules_of_a_backend_hold_in_either_era() {
     let scratch = scratch();
     let journal = Journal::new(&scratch, "web");

@@ -290,6 +290,11 @@ impl HttpReplies {
         }
     }
 
+    /// Whether the backend refused the request for its revision.
+    pub(super) fn is_of_unknown_revision(&self) -> bool {
+        matches!(&self.mode, Mode::Ready(body) if judge::error_code(body) == Some(-32022))
+    }
+
     /// See [`super::Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply, Ended> {
         match &mut self.mode {

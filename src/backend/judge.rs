@@ -46,10 +46,13 @@ pub(super) fn refusal(status: u16, body: &[u8], asked: &[u8], in_session: bool) 
 /// Whether a refusal of a request in a session says that there are none: the server is another than
 /// before (2026-07-28, Versioning).
 pub(super) fn is_of_another_era(body: &[u8]) -> bool {
-    let Ok(envelope) = jsonrpc::scan(body) else { return false };
-    let Some(error) = envelope.error.map(|error| error.of(body)) else { return false };
-    let code = walk::member(error, "code").map(|code| code.of(error));
-    matches!(code, Some(b"-32020" | b"-32022"))
+    matches!(error_code(body), Some(-32020 | -32022))
+}
+
+/// The code of an error response.
+pub(super) fn error_code(body: &[u8]) -> Option<i64> {
+    let error = jsonrpc::scan(body).ok()?.error?.of(body);
+    std::str::from_utf8(walk::member(error, "code")?.of(error)).ok()?.parse().ok()
 }
 
 /// Whether a refusal complains about the session rather than about the request.

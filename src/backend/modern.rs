@@ -93,6 +93,13 @@ async fn up(
         // It speaks of sessions: it is not the server that it was.
         backends.hint(entry, supervise::LOST);
     }
+    if let Ok(replies) = &sent
+        && replies.is_of_unknown_revision()
+    {
+        // The caller's revision is spoken here: that another is needed there is not its concern.
+        backends.hint(entry, supervise::LOST);
+        return Err(Failure::new(Kind::BadAnswer, "it refuses the revision").into());
+    }
     sent.map(Wire::Http)
 }
 

@@ -126,6 +126,11 @@ pub(crate) fn post(
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     stub.note(&format!("modern {method} {}", mirrored.join(" ")));
+    if stub.options.strange_while.as_ref().is_some_and(|file| file.exists()) {
+        let refusal = no_sessions(&id).replace(VERSION, "2099-01-01");
+        plain(out, 400, None, &refusal)?;
+        return Ok(true);
+    }
     let refusal = fault(&params)
         .map(|why| (-32602, why))
         .or(head_fault(fields, method, &params).map(|why| (-32020, why)));

@@ -68,6 +68,8 @@ pub(crate) struct Options {
     pub(crate) ttl_ms: u64,
     /// 2026-07-28: anybody may see the results.
     pub(crate) public: bool,
+    /// HTTP: while this file exists, speak no revision of the request era that is known.
+    pub(crate) strange_while: Option<PathBuf>,
     /// stdio: end at a first message other than `initialize`.
     pub(crate) shy: bool,
     /// stdio: do not answer what comes before `initialize`.
@@ -112,6 +114,7 @@ impl Options {
                 "--dual" => options.modern = true,
                 "--ttl" => options.ttl_ms = number(value()?)? as u64,
                 "--public" => options.public = true,
+                "--strange-while" => options.strange_while = Some(value()?.into()),
                 "--shy" => options.shy = true,
                 "--silent" => options.silent = true,
                 "--sleep-only" => options.sleep_only = true,
