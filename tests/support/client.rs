@@ -71,6 +71,11 @@ impl Client {
 
     /// Initialises at `revision`, which must be the one agreed on.
     pub(crate) fn connect_at(addr: SocketAddr, revision: &str) -> Client {
+        Client::connect_with(addr, revision, "{}")
+    }
+
+    /// Initialises as a client that can do this.
+    pub(crate) fn connect_with(addr: SocketAddr, revision: &str, capabilities: &str) -> Client {
         let mut client = Client {
             addr,
             conn: Conn::open(addr),
@@ -80,7 +85,7 @@ impl Client {
             next_id: 1,
         };
         let params = format!(
-            r#"{{"protocolVersion":"{revision}","capabilities":{{}},"clientInfo":{{"name":"test","version":"0"}}}}"#
+            r#"{{"protocolVersion":"{revision}","capabilities":{capabilities},"clientInfo":{{"name":"test","version":"0"}}}}"#
         );
         client.send(&message("0", "initialize", &params));
         let head = client.conn.head();
