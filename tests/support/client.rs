@@ -99,6 +99,18 @@ impl Client {
         client
     }
 
+    /// A session that exists, on a connection of its own.
+    pub(crate) fn in_session(addr: SocketAddr, revision: &str, session: &str) -> Client {
+        Client {
+            addr,
+            conn: Conn::open(addr),
+            session: session.to_owned(),
+            revision: revision.to_owned(),
+            hello: Value::Null,
+            next_id: 1_000_000,
+        }
+    }
+
     /// The same session on a connection of its own.
     pub(crate) fn again(&self) -> Client {
         Client {
