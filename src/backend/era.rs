@@ -7,6 +7,7 @@
 //! fails says nothing about its era.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -22,6 +23,7 @@ use crate::jsonrpc::{self, Kind as Message, walk};
 use crate::limits;
 use crate::mcp::envelope::{self, key};
 use crate::mcp::revision::{Era, MODERN, Revision};
+use crate::mcp::session::SessionRecord;
 use crate::plan::{Plan, Protocol};
 
 const DISCOVER: &str = "server/discover";
@@ -184,7 +186,7 @@ pub(super) async fn greet(
     entry: &Rc<Entry>,
     link: &Rc<Link>,
     how: Protocol,
-    revision: Revision,
+    session: Option<&Arc<SessionRecord>>,
     probing: &std::cell::Cell<bool>,
 ) -> Result<(Era, Vec<u8>), Failure> {
     let limit = entry.plan.startup_timeout;
@@ -213,7 +215,8 @@ pub(super) async fn greet(
         }
     }
     let channel = Channel::Line(link.clone());
-    let greeted = own::greet(backends, entry, &channel, revision, limit).await;
+    let greeted =
+        own::greet(backends, entry, &channel, session.map(|session| &**session), limit).await;
     match greeted {
         Ok(init) => Ok((Era::Session, init)),
         // It was only slow to start: by now it has read the question.

@@ -28,9 +28,9 @@ use crate::rt::{self, Either, race};
 const LISTEN: &str = "subscriptions/listen";
 
 /// Listening that goes on until it is dropped.
-pub struct Hearing(Rc<Event>);
+pub struct Subscription(Rc<Event>);
 
-impl Drop for Hearing {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.0.set();
     }
@@ -81,7 +81,7 @@ impl Backends {
         caller: &Caller,
         uris: &[String],
         out: Sender<Heard>,
-    ) -> Hearing {
+    ) -> Subscription {
         let mut list = b"[".to_vec();
         for uri in uris {
             if list.len() > 1 {
@@ -100,12 +100,12 @@ impl Backends {
 }
 
 /// Listens for changed lists, until the value is dropped.
-pub(super) fn own(backends: &Rc<Backends>, entry: &Rc<Entry>) -> Hearing {
+pub(super) fn own(backends: &Rc<Backends>, entry: &Rc<Entry>) -> Subscription {
     let params = br#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
     keep(backends, entry, era::own_params(&backends.plan, Some(params)), Ear::Own)
 }
 
-fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -> Hearing {
+fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -> Subscription {
     let stop = Rc::new(Event::new());
     let (backends, entry, stopped) = (backends.clone(), entry.clone(), stop.clone());
     rt::spawn("backend listener", async move {
@@ -147,7 +147,7 @@ fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -
             }
         }
     });
-    Hearing(stop)
+    Subscription(stop)
 }
 
 /// Ends a request that stays open, before its replies are dropped.
@@ -171,7 +171,7 @@ async fn stream(
     let asked = Raw::number(number);
     let mut body = Vec::with_capacity(params.len() + 96);
     jsonrpc::request(&mut body, &asked, LISTEN, Some(params));
-    let handle = Rc::new(CallHandle::new());
+    let handle = Rc::new(CallHandle::deaf());
     let opening = open(backends, entry, body, asked, &handle);
     let mut wire = match rt::time::timeout(limits::REQUEST_TIMEOUT, opening).await {
         Ok(Ok(wire)) => wire,
@@ -204,6 +204,8 @@ async fn stream(
                     Ok(Said::Error { .. }) | Err(_) => End::Refused,
                 };
             }
+            // Servers of that era ask nothing.
+            Ok(Reply::Ask(_)) => {}
             Ok(Reply::Streaming { .. }) => return End::Refused,
             Err(Ended::Failed(failure)) if (400..500).contains(&failure.status) => {
                 return End::Refused;
@@ -222,7 +224,7 @@ async fn open(
 ) -> Result<Wire, Ended> {
     if let entry::Wire::Http(_) = &entry.wire {
         let leg = Rc::new(Leg::modern(entry.http().0, &modern::lines(LISTEN, None)));
-        let request = Request { body: &body, rename: None, asked, whole: true };
+        let request = Request { body: &body, rename: None, asked, whole: true, caller: None };
         let sent = attempt::sent(backends, entry, &leg, &request, handle, true).await;
         return sent.map(Wire::Http);
     }

@@ -85,7 +85,7 @@ async fn up(
     let leg = Rc::new(Leg::modern(entry.http().0, &lines));
     // A stream of its own: its id and token are unique there as they are.
     let asked = Raw::new(call.id.of(&call.body));
-    let request = Request { body: &call.body, rename: None, asked, whole };
+    let request = Request { body: &call.body, rename: None, asked, whole, caller: None };
     let sent = attempt::sent(backends, entry, &leg, &request, &call.handle, call.safe).await;
     if let Err(Ended::Failed(failure)) = &sent
         && failure.session_lost
@@ -163,6 +163,7 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
         asked: Raw::number(backends.number()),
         // Its result lacks what its caller's revision asks for.
         whole: true,
+        caller: None,
     };
     let session = call.session.as_ref();
     let mut lost = None;

@@ -14,14 +14,14 @@ use ahash::AHashMap;
 
 use super::entry::{Entry, Wire};
 use super::failure::Failure;
-use super::handle::Item;
-use super::link::{Link, Outside};
-use super::{BackendMail, Backends, era, stderr};
+use super::hearing::Hearing;
+use super::link::Link;
+use super::{Backends, era, stderr, views};
 use crate::error::Kind;
 use crate::limits;
-use crate::mcp::revision::{Era, Revision};
+use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::plan::{Protocol, StdioPlan, TransportPlan, WorkerId};
+use crate::plan::{Protocol, StdioPlan, TransportPlan};
 use crate::rt::child::{self, Handle, Spec};
 use crate::rt::local::{Event, Notify};
 use crate::rt::{self, Either, race};
@@ -218,7 +218,7 @@ async fn nurse(
         Era::Session => Protocol::Legacy,
         _ => Protocol::Modern,
     };
-    let birth = bring_up(&backends, &entry, session.revision, how);
+    let birth = bring_up(&backends, &entry, Some(&session), how);
     let birth = race(birth, kid.stop.wait()).await;
     let fault = match birth {
         // The birth is dropped, and with its handle the child is killed.
@@ -245,6 +245,7 @@ async fn nurse(
         }
     };
     kid.link.borrow_mut().take();
+    views::session_lost(&entry, Some(&session));
     *kid.fault.borrow_mut() = fault;
     kid.ready.set();
     if born.elapsed() < limits::LIVED_WELL {
@@ -295,20 +296,20 @@ pub(super) struct Newborn {
 pub(super) async fn bring_up(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    revision: Revision,
+    session: Option<&Arc<SessionRecord>>,
     how: Protocol,
 ) -> Result<Newborn, Failure> {
     let (_, stdio) = stdio(entry);
     if how != Protocol::Auto || stdio.shy.get() {
         let how = if how == Protocol::Auto { Protocol::Legacy } else { how };
-        return raise(backends, entry, revision, how, &Cell::new(false)).await;
+        return raise(backends, entry, session, how, &Cell::new(false)).await;
     }
     let probing = Cell::new(false);
-    match raise(backends, entry, revision, how, &probing).await {
+    match raise(backends, entry, session, how, &probing).await {
         Err(failure) if probing.get() && failure.kind == Kind::Lost => {
             // It ended at a question that it does not know, or for a reason of its own.
             tracing::debug!(backend = entry.name(), %failure, "the child ended at server/discover");
-            let again = raise(backends, entry, revision, Protocol::Legacy, &probing).await;
+            let again = raise(backends, entry, session, Protocol::Legacy, &probing).await;
             stdio.shy.set(again.is_ok());
             again
         }
@@ -320,7 +321,7 @@ pub(super) async fn bring_up(
 async fn raise(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    revision: Revision,
+    session: Option<&Arc<SessionRecord>>,
     how: Protocol,
     probing: &Cell<bool>,
 ) -> Result<Newborn, Failure> {
@@ -334,8 +335,9 @@ async fn raise(
     let child = child::spawn(spec).await.map_err(|fault| {
         Failure::new(Kind::Unavailable, format!("cannot start {:?}: {fault}", plan.command))
     })?;
-    let listener = Listener { backends: backends.clone(), entry: entry.clone() };
-    let link = Link::new(entry.plan.name.clone(), Box::new(listener), Instant::now());
+    let hearing =
+        Hearing { backends: backends.clone(), entry: entry.clone(), session: session.cloned() };
+    let link = Link::new(entry.plan.name.clone(), Box::new(hearing), Instant::now());
     let over = Rc::new(Event::new());
     rt::spawn("child writer", link.clone().write(child.stdin));
     rt::spawn("child reader", link.clone().read(child.stdout));
@@ -343,7 +345,7 @@ async fn raise(
     let mut newborn =
         Newborn { link, handle: child.handle, init: Vec::new(), era: Era::Session, over };
     let link = newborn.link.clone();
-    let greeting = Box::pin(era::greet(backends, entry, &link, how, revision, probing));
+    let greeting = Box::pin(era::greet(backends, entry, &link, how, session, probing));
     // A child that exits is seen at once even if a grandchild keeps its pipes open.
     let greeted = match race(greeting, newborn.handle.exited()).await {
         Either::Left(greeted) => greeted,
@@ -415,35 +417,5 @@ impl Newborn {
             rt::time::sleep(Duration::from_millis(500)).await;
             over.set();
         });
-    }
-}
-
-/// What a child's channel tells the rest of the worker.
-struct Listener {
-    backends: Rc<Backends>,
-    entry: Rc<Entry>,
-}
-
-impl Outside for Listener {
-    fn carry(&self, to: WorkerId, id: u64, item: Item) {
-        let droppable = matches!(item, Item::Notification(_));
-        let mail = BackendMail::Carry { id, item };
-        if droppable {
-            let _ = self.backends.try_send(to, mail);
-        } else {
-            self.backends.send(to, mail);
-        }
-    }
-
-    fn changed(&self, flags: u32) {
-        self.backends.hint(&self.entry, flags);
-    }
-
-    fn answered(&self) {
-        self.backends.succeeded(&self.entry);
-    }
-
-    fn is_modern(&self) -> bool {
-        self.entry.era.get().is_modern()
     }
 }

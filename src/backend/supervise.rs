@@ -13,18 +13,18 @@ use super::entry::{Entry, Wire};
 use super::era::{self, Found};
 use super::failure::Failure;
 use super::health::{Backoff, State};
-use super::hear::{self, Hearing};
+use super::hear::{self, Subscription};
 use super::leg;
 use super::listen::{self, Listening};
 use super::listing;
 use super::own::{Channel, Said};
 use super::relay::changed;
 use super::stdio::{self, Newborn, Stdio};
-use super::{BackendMail, Backends};
+use super::{BackendMail, Backends, views};
 use crate::error::Kind;
 use crate::limits;
 use crate::mcp::catalog::{Changes, ListKind, Pages, Slice};
-use crate::mcp::revision::{Era, Revision};
+use crate::mcp::revision::Era;
 use crate::plan::Protocol;
 use crate::rt::{self, Either, race};
 
@@ -154,6 +154,9 @@ impl Supervisor {
             let slice = Slice::build(&entry.plan, init, &pages).map_err(bad)?;
             (self.init, self.pages) = (init.into(), pages);
             self.publish(Some(slice));
+            views::outdated(&backends, &entry, changed::ANY, false);
+        } else {
+            views::outdated(&backends, &entry, changed::ANY, true);
         }
         Ok(())
     }
@@ -165,12 +168,16 @@ impl Supervisor {
         flags: u32,
         said: u32,
     ) -> Result<(), Failure> {
-        let Some(slice) = self.slice.clone() else { return Ok(()) };
+        let Some(slice) = self.slice.clone().filter(|_| flags != 0) else { return Ok(()) };
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let mut pages = self.pages.clone();
         listing::read(&backends, &entry, channel, &slice, flags, &mut pages).await?;
         // Of what was good for a time, the time begins anew.
         let same = same(&self.pages, &pages);
+        if same {
+            // Not for the proxy, but perhaps for clients that can do more.
+            views::outdated(&backends, &entry, flags, true);
+        }
         // What a rule hides may change unseen; all else that a backend says is passed on.
         let said = if entry.plan.chain.spares_lists() { said } else { 0 };
         if same && said == 0 && self.refresh().is_none() {
@@ -193,6 +200,7 @@ impl Supervisor {
         }
         self.pages = pages;
         self.publish(Some(fresh));
+        views::outdated(&backends, &entry, flags, false);
         self.show(self.backends.board.state(self.entry.id), None);
         Ok(())
     }
@@ -280,7 +288,7 @@ impl Supervisor {
                     let seed = seed ^ u64::from(ups);
                     let listening = match &channel {
                         Channel::Leg(leg) => Ears::Open(listen::start(backends, entry, leg, seed)),
-                        _ => Ears::Hearing(hear::own(backends, entry)),
+                        _ => Ears::Heard(hear::own(backends, entry)),
                     };
                     let end = self.watch_over(&channel).await;
                     drop(listening);
@@ -427,7 +435,7 @@ impl Supervisor {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let newborn = {
             let how = entry.plan.protocol;
-            let birth = stdio::bring_up(&backends, &entry, Revision::NEWEST, how);
+            let birth = stdio::bring_up(&backends, &entry, None, how);
             match race(birth, backends.stopping.wait()).await {
                 Either::Left(newborn) => newborn?,
                 // Its handle is dropped with the birth, and the child is killed.
@@ -591,7 +599,7 @@ impl Supervisor {
 /// How it is listened to.
 enum Ears {
     Open(#[expect(dead_code, reason = "held until it is dropped")] Listening),
-    Hearing(#[expect(dead_code, reason = "held until it is dropped")] Hearing),
+    Heard(#[expect(dead_code, reason = "held until it is dropped")] Subscription),
 }
 
 fn channel_of(newborn: &Newborn) -> Channel {

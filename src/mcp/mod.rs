@@ -3,6 +3,7 @@
 //! Next: `middleware`.
 
 pub mod cache;
+pub mod capable;
 pub mod catalog;
 pub mod envelope;
 pub mod header;

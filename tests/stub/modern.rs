@@ -206,7 +206,7 @@ pub(crate) fn line(stub: &Arc<Stub>, message: &Message<'_>, body: &[u8]) {
     if method == "subscriptions/listen" {
         let (stub, filter) = (stub.clone(), params["notifications"].clone());
         Lines.say(&acknowledgement(&id, &filter)).expect("stdout");
-        let listening = stub.listen();
+        let listening = stub.listen("");
         std::thread::spawn(move || {
             while let Ok(message) = listening.recv() {
                 if stub.was_cancelled(&id) {
@@ -251,7 +251,7 @@ fn tagged(message: &str, id: &str, filter: &Value) -> Option<String> {
 }
 
 fn listen(stub: &Stub, exchange: &Exchange<'_>, id: &str, params: &Value) -> io::Result<bool> {
-    let listening = stub.listen();
+    let listening = stub.listen("");
     let filter = &params["notifications"];
     exchange.begin_stream(None)?;
     exchange.event(&acknowledgement(id, filter))?;
@@ -314,7 +314,7 @@ fn handle(
                 ),
             ))
         }
-        "tools/list" => match stub.list(method, params) {
+        "tools/list" => match stub.list("", method, params) {
             Some(Ok(page)) => {
                 let plain =
                     |name| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#);
@@ -325,7 +325,7 @@ fn handle(
             _ => Reply::Answer(error(id, -32602, "no such page")),
         },
         "resources/list" | "resources/templates/list" | "prompts/list" => {
-            match stub.list(method, params) {
+            match stub.list("", method, params) {
                 Some(Ok(page)) => complete(result(id, &page), &cache),
                 Some(Err(why)) => Reply::Answer(error(id, -32602, &why)),
                 None => Reply::Answer(error(id, -32601, "no such list")),

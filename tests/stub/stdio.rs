@@ -21,7 +21,7 @@ impl Channel for Lines {
 
 pub(crate) fn serve(stub: &Arc<Stub>) -> ExitCode {
     // In the request era nothing is said that nobody asked for.
-    let listening = (!stub.options.modern).then(|| stub.listen());
+    let listening = (!stub.options.modern).then(|| stub.listen(""));
     std::thread::spawn(move || {
         let Some(listening) = listening else { return };
         while let Ok(message) = listening.recv() {

@@ -41,9 +41,9 @@ pub(super) async fn target(
     jsonrpc::quote(&name, &mut like);
     like.extend_from_slice(b"}}");
     let mut seen = jsonrpc::scan(&like)?;
-    let backend = aim(world, method, &mut like, &mut seen)?;
+    let backend = aim(world, None, method, &mut like, &mut seen)?;
     let plan = &world.plan.backends[backend];
-    let shaped = Box::pin(shape(world, plan, method, &mut like, &mut seen)).await?;
+    let shaped = Box::pin(shape(world, plan, None, method, &mut like, &mut seen)).await?;
     if shaped.own != name {
         let mut own = Vec::new();
         jsonrpc::quote(&shaped.own, &mut own);

@@ -39,13 +39,15 @@ pub(super) async fn forward(
         Err(error) => return fail(connection, ask, &error, &asked.id).await,
     }
     let way = relay::Way { id: asked.id.clone(), method: asked.method, level: asked.log_level };
-    let handle = Rc::new(CallHandle::new());
+    let handle = Rc::new(CallHandle::deaf());
     let begun = {
         let begin = pin!(begin(world, asked, &handle));
         rt::race(begin, connection.closed()).await
     };
     match begun {
-        Either::Left(Ok(replies)) => relay::pass_on(connection, ask, way, replies, &handle).await,
+        Either::Left(Ok(replies)) => {
+            relay::pass_on(world, connection, ask, way, replies, &handle).await
+        }
         Either::Left(Err(error)) => fail(connection, ask, &reworded(error), &way.id).await,
         Either::Right(()) => {
             // What was sent is dropped with its future, which told the backend.
@@ -61,11 +63,12 @@ async fn begin(world: &Rc<World>, asked: Asked, handle: &Rc<CallHandle>) -> Resu
     let (backend, own) = if method == Method::Complete {
         (complete::target(world, &mut message, &mut envelope).await?, None)
     } else {
-        let backend = aim(world, method, &mut message, &mut envelope)?;
+        let backend = aim(world, None, method, &mut message, &mut envelope)?;
         let plan = &world.plan.backends[backend];
         let mut own = None;
         if !(plan.chain.spares_calls() && plan.around.is_empty()) {
-            let shaped = Box::pin(shape(world, plan, method, &mut message, &mut envelope)).await?;
+            let shaped =
+                Box::pin(shape(world, plan, None, method, &mut message, &mut envelope)).await?;
             for copy in shaped.copies {
                 mirror(world, None, Some(caller.clone()), method, copy);
             }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use serde::Deserialize;
 
 use super::{Asked, fail, offer};
-use crate::backend::{Heard, Hearing};
+use crate::backend::{Heard, Subscription};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
 use crate::exchange::answer::{EVENTS, with};
@@ -94,7 +94,7 @@ pub(super) async fn listen(
     let (sender, mut heard) = rt::local::queue(limits::HEARD_MAX);
     let wanted = split(world, std::mem::take(&mut filter.resource_subscriptions)).await;
     let mut waiting = wanted.len();
-    let mut hearings: Vec<Hearing> = Vec::new();
+    let mut hearings: Vec<Subscription> = Vec::new();
     for (backend, uris) in &wanted {
         hearings.push(world.backends.subscribe(*backend, &asked.caller, uris, sender.clone()));
     }
@@ -193,7 +193,7 @@ async fn split(world: &World, uris: Vec<String>) -> BTreeMap<BackendId, Vec<Stri
             like.extend_from_slice(b"}}");
             let Ok(mut seen) = jsonrpc::scan(&like) else { continue };
             let method = Method::ResourcesRead;
-            if Box::pin(shape(world, plan, method, &mut like, &mut seen)).await.is_err() {
+            if Box::pin(shape(world, plan, None, method, &mut like, &mut seen)).await.is_err() {
                 continue;
             }
         }

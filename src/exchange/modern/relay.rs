@@ -21,6 +21,7 @@ use crate::limits;
 use crate::mcp::method::Method;
 use crate::mcp::revision::modern_status;
 use crate::rt::{self, Either};
+use crate::world::World;
 
 /// Cancels a call when it is dropped, to be dropped before the call itself. After the answer it does
 /// nothing.
@@ -61,6 +62,7 @@ pub(super) struct Way {
 /// Passes a backend's messages on: as JSON when the response comes first, as an event stream when
 /// something precedes it. A client that leaves cancels its call at once.
 pub(super) async fn pass_on(
+    world: &World,
     connection: &mut Connection,
     ask: &Ask,
     way: Way,
@@ -98,6 +100,9 @@ pub(super) async fn pass_on(
                 sse::write(&mut event, None, &message);
                 event_out(connection, ask, &mut streaming, event).await?;
             }
+            // No request can be sent to this caller: where a result may ask for input instead, it
+            // would be made of this.
+            Ok(Reply::Ask(question)) => world.backends.decline(&question),
             Ok(Reply::Answer(answer)) => {
                 let (status, answer) = completed(answer, way.method);
                 if !streaming {
