@@ -665,7 +665,7 @@ mod tests {
                     format!("1 4 {}", updated("4")),
                     "1 4 Backend connection lost (the child ended the stream)".to_owned(),
                 ],
-                false => Vec::new(),
+                false => vec!["noted Some(6)".to_owned(); 3],
             };
             assert_eq!(*seen.borrow(), heard);
         }
