@@ -508,15 +508,11 @@ impl Backends {
         listen::attended(self, session, listens);
     }
 
-    /// What a session sees of a backend, if that is known; `Err`: it would have to be fetched.
-    pub fn view_at_hand(
-        &self,
-        backend: BackendId,
-        session: &SessionRecord,
-    ) -> std::result::Result<Seen, ()> {
+    /// What a session sees of a backend; `None`: it would have to be fetched.
+    pub fn view_at_hand(&self, backend: BackendId, session: &SessionRecord) -> Option<Seen> {
         match views::at_hand(&self.entries[backend], session) {
-            views::Hand::Seen(seen) => Ok(seen),
-            views::Hand::Failed | views::Hand::Missing => Err(()),
+            views::Hand::Seen(seen) => Some(seen),
+            views::Hand::Failed | views::Hand::Missing => None,
         }
     }
 
