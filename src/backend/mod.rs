@@ -32,6 +32,7 @@ mod relay;
 mod stderr;
 mod stdio;
 mod supervise;
+mod trail;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +47,7 @@ use ahash::{AHashMap, AHashSet};
 pub use failure::Failure;
 pub use handle::{CallHandle, Item};
 pub use leg::Leg;
+pub use trail::{AttemptSpan, Traced, Trail};
 
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::Span;

@@ -838,6 +838,7 @@ mod tests {
                 origins: OriginRule::Loopback,
                 hosts: HostRule::Any,
             },
+            watch: Default::default(),
             backends: backends
                 .iter()
                 .enumerate()

@@ -3,6 +3,7 @@
 //! Next: `catalog`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -47,6 +48,12 @@ impl SessionId {
         Some(SessionId { random, owner: u16::from_be_bytes([bytes[0], bytes[1]]) })
     }
 
+    /// A name for logs and admin answers, from which the id cannot be found: 16 hexadecimal digits.
+    pub fn public(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.random);
+        digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The worker whose table holds it.
     pub fn owner(&self) -> WorkerId {
         usize::from(self.owner)
@@ -79,6 +86,8 @@ pub struct SessionRecord {
     pub capabilities: Box<str>,
     /// `params.clientInfo`, as it was sent: a JSON object.
     pub client_info: Box<str>,
+    /// Whose it is; `None` without `[auth]`.
+    pub principal: Option<Arc<str>>,
     ended: AtomicBool,
     /// Milliseconds since `born`.
     seen: AtomicU64,
@@ -98,6 +107,7 @@ impl SessionRecord {
             revision,
             capabilities,
             client_info,
+            principal: None,
             ended: AtomicBool::new(false),
             seen: AtomicU64::new(0),
             born: Instant::now(),
@@ -116,6 +126,11 @@ impl SessionRecord {
     pub fn idle(&self, now: Instant) -> std::time::Duration {
         let now = now.saturating_duration_since(self.born);
         now.saturating_sub(std::time::Duration::from_millis(self.seen.load(Ordering::Relaxed)))
+    }
+
+    /// How long ago it began.
+    pub fn age(&self, now: Instant) -> std::time::Duration {
+        now.saturating_duration_since(self.born)
     }
 
     /// Ends it; true for the caller that did.

@@ -302,8 +302,9 @@ impl Setup {
         let scratch = scratch();
         let file = scratch.path().join("proxy.toml");
         let config = format!(
-            "[proxy]\nname = \"test\"\nworkers = {}\n{}\n{}",
+            "[proxy]\nname = \"test\"\nworkers = {}\nadmin_tools = \"{}\"\n{}\n{}",
             self.workers.unwrap_or(2),
+            self.admin_tools.unwrap_or("off"),
             self.proxy,
             self.backends
         );
