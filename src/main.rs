@@ -176,8 +176,9 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
 fn start_log(level: Option<&str>, config: &ProxyConfig) {
     let filter = match level {
         Some(level) => EnvFilter::new(level),
-        None => EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| EnvFilter::new(config.log_level())),
+        None => {
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log_level()))
+        }
     };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if config.json_logs() {

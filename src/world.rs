@@ -341,9 +341,9 @@ impl World {
         let (sender, mut answers) = rt::local::queue(self.plan.workers);
         self.rolls.borrow_mut().insert(token, sender);
         let _asking = Asking { world: self, token };
-        let asked = self.workers().filter(|worker| {
-            (self.post)(*worker, SessionMail::RollCall { token }).is_ok()
-        });
+        let asked = self
+            .workers()
+            .filter(|worker| (self.post)(*worker, SessionMail::RollCall { token }).is_ok());
         let gather = async {
             for _ in 0..asked.count() {
                 all.extend(answers.recv().await.unwrap_or_default());

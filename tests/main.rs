@@ -3,7 +3,9 @@
 //!
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
+mod admin;
 mod attacks;
+mod audit;
 mod calls;
 mod capacity;
 mod catalog;
@@ -17,10 +19,12 @@ mod harness;
 mod house;
 mod interop;
 mod isolation;
+mod metrics;
 mod resilience;
 mod sessions;
 mod shaping;
 mod shutdown;
 mod support;
 mod tls;
+mod traces;
 mod traffic;

@@ -32,9 +32,9 @@ mod relay;
 mod stderr;
 mod stdio;
 mod supervise;
-mod trail;
 #[cfg(test)]
 mod tests;
+mod trail;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

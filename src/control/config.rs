@@ -827,6 +827,52 @@ mod tests {
         assert_eq!((web.max_connections, web.idle_seconds.0.as_secs()), (Count(9), 10));
     }
 
+    /// What `GET /admin/config` shows can be read again, and tells no secret.
+    #[test]
+    fn the_effective_configuration() {
+        let text = r#"
+            [proxy]
+            name = "p"
+            rate_limit = { requests = 5 }
+            [observability]
+            audit = { path = "/var/log/audit", include_arguments = true }
+            [observability.tracing.headers]
+            X-Key = "s3cret-a"
+            [[backends]]
+            name = "a"
+            transport = "stdio"
+            command = "true"
+            args = ["--token", "s3cret-b"]
+            env = { KEY = "s3cret-c" }
+            default_args = { key = "${SET}", x = [1, { y = 2 }] }
+            circuit_breaker = {}
+            [[backends.aliases]]
+            from = "x"
+            to = "y"
+            [[backends]]
+            name = "b"
+            transport = "http"
+            url = "http://h/mcp?key=s3cret-d"
+            bearer_token = "s3cret-e"
+            headers = { X-A = "s3cret-f" }
+        "#;
+        let shown = check(text).unwrap().effective();
+        assert!(!shown.contains("s3cret") && !shown.contains("value"), "{shown}");
+        for part in [
+            "\nrequests = 5\n",
+            "\nport = 8080\n",
+            "\n[[backends.aliases]]\n",
+            "\nfailure_rate_threshold = 0.5\n",
+            "\nurl = \"http://h/mcp?***\"\n",
+            "audit = { path = \"/var/log/audit\", include_arguments = true }",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        let document: toml::Table = shown.parse().unwrap_or_else(|e| panic!("{e}: {shown}"));
+        assert_eq!(document["backends"].as_array().unwrap().len(), 2);
+        assert!(document["backends"][1].as_table().unwrap().get("aliases").is_none());
+    }
+
     #[test]
     fn all_faults_at_once_in_the_order_of_the_file() {
         let text = r#"[proxy]
@@ -889,7 +935,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
             ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
             ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
-            ("[auth]", "auth: unknown key, accepted: proxy, security, backends"),
+            ("[auth]", "auth: unknown key, accepted: proxy, security, obs"),
             ("[servers]", "servers: unknown key, the right one is [[backends]]"),
             ("[backends]", "backends: found a table, accepted: an array of tables"),
             (

@@ -6,13 +6,13 @@
 //! Everything here is plain blocking code on one thread, `mcp-control`. Those who wait for it may
 //! block or be futures under any executor.
 
+mod admin;
 mod banner;
 mod compile;
 pub mod config;
 mod crew;
 pub mod diagnose;
 mod import;
-mod admin;
 mod rules;
 mod scrape;
 mod setting;
@@ -379,12 +379,10 @@ fn control(
         });
     let board = Board::new(plan.workers, plan.backends.len(), tell);
     let counts = Arc::new(Counts::default());
-    let mut watching =
-        Watching::start(&plan, config, &shared.lines).map_err(ProxyError::Start)?;
+    let mut watching = Watching::start(&plan, config, &shared.lines).map_err(ProxyError::Start)?;
     let kits = watching.kits(plan.workers, &ask);
-    let (mut crew, addr) =
-        Crew::start(&plan, driver, connections_max, &board, &counts, kits, work)
-            .map_err(ProxyError::Start)?;
+    let (mut crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, work)
+        .map_err(ProxyError::Start)?;
     tracing::info!("listening on {addr}");
     shared.change(|state| {
         state.addr = Some(addr);

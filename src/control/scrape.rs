@@ -76,8 +76,7 @@ fn tools(text: &mut Text, metrics: &Metrics, admitted: &mut Admitted) {
         let key = (backend, name.to_owned());
         let full = admitted.0.len() >= limits::TOOL_SERIES_MAX;
         let own = !name.is_empty()
-            && (admitted.0.contains_key(&key)
-                || (!full && admitted.0.insert(key, ()).is_none()));
+            && (admitted.0.contains_key(&key) || (!full && admitted.0.insert(key, ()).is_none()));
         add(sums.entry((backend, if own { name } else { "" })).or_default(), counts);
     }
     let help = "Calls of tools; `other` are those that are not in the catalogue, or too many.";

@@ -155,8 +155,7 @@ impl Watching {
             let audit = watch.audit.as_ref().and_then(|audit| audit.path.clone());
             let audit = audit.map_or(Place::Stderr, Place::File);
             let writer = Writer::open(audit, Place::Stderr)?;
-            let (put, basin) =
-                outlets(plan.workers, limits::LINES_LEN, limits::LINES_BYTES_MAX);
+            let (put, basin) = outlets(plan.workers, limits::LINES_LEN, limits::LINES_BYTES_MAX);
             watching.lines = Some(put);
             let (orders, metrics) = (orders.clone(), watching.metrics.clone());
             watching.spawn("mcp-log", move || writer.run(basin, &orders, &metrics))?;

@@ -238,7 +238,8 @@ impl Object {
     pub fn raw(&mut self, key: &str, json: Option<&[u8]>) -> &mut Object {
         self.key(key);
         let json = json.unwrap_or(b"null");
-        let plain = json.iter().map(|&byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte });
+        let plain =
+            json.iter().map(|&byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte });
         self.out.extend(plain);
         self
     }

@@ -163,6 +163,8 @@ pub(crate) struct Setup {
     pub(crate) backends: String,
     /// Lines for `[proxy]`, then any other tables that come before the backends.
     pub(crate) proxy: String,
+    /// Instead of none: tests of lists look at those of backends.
+    pub(crate) admin_tools: Option<&'static str>,
     /// Further arguments.
     pub(crate) args: Vec<String>,
     /// Instead of two workers.
