@@ -105,15 +105,15 @@ async fn route(
     if is_mcp && ask.method == HttpMethod::Post {
         ask.facts.expect_message();
     }
+    if let Some(path) = admin::path(head) {
+        return Box::pin(admin::serve(world, connection, ask, path, refusal)).await;
+    }
     if let Some(error) = refusal {
         return refuse(connection, ask, &error, b"null").await;
     }
     if !is_mcp {
         return match head.path() {
             "/livez" | "/health" | "/readyz" => health(world, connection, head).await,
-            path if path == "/admin" || path.starts_with("/admin/") => {
-                Box::pin(admin::serve(world, connection, ask, head)).await
-            }
             _ => refuse(connection, ask, &Error::new(Kind::NotFound), b"null").await,
         };
     }

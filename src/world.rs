@@ -2,7 +2,7 @@
 //! Never: I/O; anything another worker may touch, except through mail.
 //! Next: `exchange`, which works on it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -153,6 +153,8 @@ pub struct World {
     questions: RefCell<AHashMap<u64, OneSender<desk::Reply>>>,
     /// What is told to the outside.
     pub kit: Kit,
+    /// The tools of the proxy's own, as lists show them: name and entry. Made when first listed.
+    pub own_tools: OnceCell<Box<[(String, String)]>>,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
 }
@@ -198,6 +200,7 @@ impl World {
             rolls: RefCell::default(),
             questions: RefCell::default(),
             kit,
+            own_tools: OnceCell::new(),
             copies: Cell::new(0),
         }
     }

@@ -5,6 +5,7 @@
 use std::io;
 
 use super::Ask;
+use crate::error::Error;
 use crate::http::{BodyFault, Connection, Method as HttpMethod, RequestHead};
 use crate::limits;
 use crate::mcp::session::SessionRecord;
@@ -20,14 +21,24 @@ pub(super) fn may_administer(world: &World, _ask: &Ask) -> bool {
     world.plan.listen.addr.ip().is_loopback()
 }
 
-/// Serves a request to `/admin`.
+/// What stands behind `/admin/` in the path of a request; `None` = it is for somebody else.
+pub(super) fn path(head: &RequestHead) -> Option<&str> {
+    let rest = head.path().strip_prefix("/admin")?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
+}
+
+/// Serves a request to `/admin`; `refusal` = it is one that nobody may make.
 pub(super) async fn serve(
     world: &World,
     connection: &mut Connection,
     ask: &Ask,
-    head: &RequestHead,
+    path: &str,
+    refusal: Option<Error>,
 ) -> io::Result<()> {
-    let page = page(world, connection, ask, head).await?;
+    let page = match refusal {
+        Some(error) => Page::error(error.kind().status(), "forbidden", &error.public()),
+        None => page(world, connection, ask, path).await?,
+    };
     let lines = format!("{}{}", page.lines, ask.cors);
     connection.answer(page.status, &lines, &page.body).await
 }
@@ -36,7 +47,7 @@ async fn page(
     world: &World,
     connection: &mut Connection,
     ask: &Ask,
-    head: &RequestHead,
+    path: &str,
 ) -> io::Result<Page> {
     if !may_administer(world, ask) {
         return Ok(Page::error(403, "forbidden", "only an administrator may do this"));
@@ -59,8 +70,7 @@ async fn page(
             return Ok(Page::error(status, "bad_body", &fault.to_string()));
         }
     };
-    let path = head.path().trim_start_matches("/admin").trim_start_matches('/').to_owned();
-    let wanted = Wanted::Page { method, path, body };
+    let wanted = Wanted::Page { method, path: path.to_owned(), body };
     Ok(match world.ask_control(wanted).await {
         Ok(Reply::Page(page)) => page,
         Ok(Reply::Sessions) => sessions(world).await,

@@ -126,24 +126,26 @@ fn is_taken(world: &World, name: &str) -> bool {
         && world.catalog.borrow().owner_of_name(ListKind::Tools, name).is_some()
 }
 
-/// The result of `tools/list` with them; `None` = it stays as it is.
-pub(super) fn listed(world: &World, ask: &Ask, list: &[u8]) -> Option<Vec<u8>> {
-    if !are_shown(world, ask) {
-        return None;
+/// Puts them at the end of an answer to `tools/list`.
+pub(super) fn list(world: &World, ask: &Ask, answer: &mut Vec<u8>) {
+    const END: &[u8] = b"]}}";
+    if !are_shown(world, ask) || !answer.ends_with(END) {
+        return;
     }
-    let prefix = prefix(world);
-    let mut out = list.strip_suffix(b"]}")?.to_vec();
-    for tool in TOOLS {
-        if is_taken(world, &format!("{prefix}{}", tool.name)) {
-            continue;
+    let tools = world.own_tools.get_or_init(|| {
+        let prefix = prefix(world);
+        let entry =
+            |tool: Tool| (format!("{prefix}{}", tool.name), tool.entry(&prefix).to_string());
+        TOOLS.map(entry).into()
+    });
+    answer.truncate(answer.len() - END.len());
+    for (_, entry) in tools.iter().filter(|(name, _)| !is_taken(world, name)) {
+        if !answer.ends_with(b"[") {
+            answer.push(b',');
         }
-        if !out.ends_with(b"[") {
-            out.push(b',');
-        }
-        out.extend_from_slice(tool.entry(&prefix).to_string().as_bytes());
+        answer.extend_from_slice(entry.as_bytes());
     }
-    out.extend_from_slice(b"]}");
-    Some(out)
+    answer.extend_from_slice(END);
 }
 
 /// The capabilities that `initialize` promises, with that of tools.

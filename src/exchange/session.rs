@@ -169,15 +169,11 @@ pub(super) async fn perform(
         Ok(()) => {
             world.settled().await;
             let result = world.catalog.borrow().list(list);
-            if list == ListKind::Tools
-                && let Some(result) = own::listed(world, ask, &result)
-            {
-                let mut answer = Vec::with_capacity(result.len() + id.len() + 48);
-                jsonrpc::result(&mut answer, &id, &result);
-                return Outcome::Answer(answer);
-            }
             let mut answer = Vec::with_capacity(result.len() + id.len() + 48);
             jsonrpc::result(&mut answer, &id, &result);
+            if list == ListKind::Tools {
+                own::list(world, ask, &mut answer);
+            }
             Outcome::Answer(answer)
         }
         Err(error) => Outcome::Answer(error_answer(&error, &id)),

@@ -52,8 +52,11 @@ impl<T> Outlet<T> {
 
 /// Where all boxes end.
 pub struct Basin<T> {
-    pipes: Vec<(Consumer<(usize, T)>, Arc<AtomicUsize>)>,
+    pipes: Vec<Pipe<T>>,
 }
+
+/// The other end of an outlet, and what it holds.
+type Pipe<T> = (Consumer<(usize, T)>, Arc<AtomicUsize>);
 
 impl<T> Basin<T> {
     /// Takes up to `most` things, those of each worker in their order; how many.

@@ -86,11 +86,6 @@ impl Desk {
         Desk(ask)
     }
 
-    /// A desk at which nobody sits.
-    pub fn closed() -> Desk {
-        Desk(Box::new(Err))
-    }
-
     /// Leaves a question.
     ///
     /// # Errors

@@ -12,12 +12,9 @@ pub mod otlp;
 pub mod prometheus;
 pub mod trace;
 
-use std::sync::Arc;
-
-use crate::plan::WorkerId;
 use crate::rt::outlet::Outlet;
 use desk::Desk;
-use metrics::{Meter, Metrics};
+use metrics::Meter;
 
 /// What one worker tells, and to whom.
 pub struct Kit {
@@ -29,11 +26,4 @@ pub struct Kit {
     pub spans: Option<Outlet<Box<trace::Report>>>,
     /// Where it asks.
     pub desk: Desk,
-}
-
-impl Kit {
-    /// A kit that keeps everything for itself.
-    pub fn mute(me: WorkerId, metrics: &Arc<Metrics>) -> Kit {
-        Kit { meter: Meter::new(metrics, me), lines: None, spans: None, desk: Desk::closed() }
-    }
 }
