@@ -148,14 +148,16 @@ impl Facts {
     ) {
         self.backend.set(Some(backend));
         if self.method.get() == Method::ToolsCall && world.kit.meter.enabled() {
-            let name = envelope.name.and_then(|span| span.text(message)).unwrap_or_default();
-            let row = world.kit.meter.tool(backend, &name, || {
-                let catalog = world.catalog.borrow();
-                let slice = catalog.slice(backend);
-                slice.is_some_and(|slice| slice.tools.find(&name).is_some())
-            });
-            self.tool.set(Some(row));
+            let raw = envelope.name.map_or(&b"\"\""[..], |span| span.of(message));
+            // Without escapes the bytes are the name.
+            let known = world.kit.meter.known_tool(backend, &raw[1..raw.len() - 1]);
+            self.tool.set(Some(known.or_else(|| new_tool(world, backend, raw))));
         }
+    }
+
+    /// What it asks for.
+    pub(super) fn method(&self) -> Method {
+        self.method.get()
     }
 
     /// A tool of the proxy's own is called.
@@ -369,6 +371,16 @@ impl Detail {
             ..Detail::default()
         }
     }
+}
+
+/// The row of a tool that is called for the first time, or by an unusual spelling.
+fn new_tool(world: &World, backend: BackendId, raw: &[u8]) -> Option<ToolRow> {
+    let name = jsonrpc::unquote(raw)?;
+    world.kit.meter.tool(backend, &name, || {
+        let catalog = world.catalog.borrow();
+        let slice = catalog.slice(backend);
+        slice.is_some_and(|slice| slice.tools.find(&name).is_some())
+    })
 }
 
 /// Why an error of the proxy's own is a refusal.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
-use super::{Ask, admit, method_of, own};
+use super::{Ask, admit, own};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
@@ -120,7 +120,7 @@ pub(super) async fn perform(
     message: Vec<u8>,
     envelope: Envelope,
 ) -> Outcome {
-    let method = method_of(&message, &envelope);
+    let method = ask.facts.method();
     match envelope.kind {
         MessageKind::Request => {}
         MessageKind::Notification => {

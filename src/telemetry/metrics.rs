@@ -398,7 +398,7 @@ pub struct Meter {
     metrics: Arc<Metrics>,
     me: WorkerId,
     /// Rows of tools that were called, by backend.
-    tools: RefCell<Vec<AHashMap<Box<str>, ToolRow>>>,
+    tools: RefCell<Vec<AHashMap<Box<[u8]>, ToolRow>>>,
     named: std::cell::Cell<u32>,
 }
 
@@ -455,6 +455,11 @@ impl Meter {
         add(mine.cell(at + BUCKETS + 1), nanos);
     }
 
+    /// The row of a tool that has one.
+    pub fn known_tool(&self, backend: usize, name: &[u8]) -> Option<ToolRow> {
+        self.tools.borrow().get(backend)?.get(name).copied()
+    }
+
     /// The row of a tool; `None` if it is not in the catalogue, as `exists` says, or there are too
     /// many. Asked only for tools that have no row yet.
     pub fn tool(
@@ -463,8 +468,8 @@ impl Meter {
         name: &str,
         exists: impl FnOnce() -> bool,
     ) -> Option<ToolRow> {
-        if let Some(row) = self.tools.borrow().get(backend)?.get(name) {
-            return Some(*row);
+        if let Some(row) = self.known_tool(backend, name.as_bytes()) {
+            return Some(row);
         }
         let row = self.named.get();
         let slot = self.mine().tools.get(row as usize)?;
@@ -473,7 +478,7 @@ impl Meter {
         }
         let _ = slot.name.set((backend, name.into()));
         self.named.set(row + 1);
-        self.tools.borrow_mut().get_mut(backend)?.insert(name.into(), ToolRow(row));
+        self.tools.borrow_mut().get_mut(backend)?.insert(name.as_bytes().into(), ToolRow(row));
         Some(ToolRow(row))
     }
 
