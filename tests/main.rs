@@ -4,6 +4,7 @@
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
 mod admin;
+mod asks;
 mod attacks;
 mod audit;
 mod calls;
