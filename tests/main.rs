@@ -3,8 +3,10 @@
 //!
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
+mod admin;
 mod asks;
 mod attacks;
+mod audit;
 mod calls;
 mod capacity;
 mod catalog;
@@ -18,6 +20,7 @@ mod harness;
 mod house;
 mod interop;
 mod isolation;
+mod metrics;
 mod modern;
 mod resilience;
 mod sessions;
@@ -25,4 +28,5 @@ mod shaping;
 mod shutdown;
 mod support;
 mod tls;
+mod traces;
 mod traffic;

@@ -40,6 +40,7 @@ mod stdio;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod views;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -56,6 +57,7 @@ pub use handle::{CallHandle, Item};
 pub use hear::{Heard, Subscription};
 pub use leg::Leg;
 pub use modern::Caller;
+pub use trail::{AttemptSpan, Traced, Trail};
 pub use views::{Seen, Whose};
 
 use crate::error::{Error, Kind, Result};

@@ -49,6 +49,12 @@ impl SessionId {
         Some(SessionId { random, owner: u16::from_be_bytes([bytes[0], bytes[1]]) })
     }
 
+    /// A name for logs and admin answers, from which the id cannot be found: 16 hexadecimal digits.
+    pub fn public(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.random);
+        digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The worker whose table holds it.
     pub fn owner(&self) -> WorkerId {
         usize::from(self.owner)
@@ -82,6 +88,8 @@ pub struct SessionRecord {
     pub capabilities: Box<str>,
     /// `params.clientInfo`, as it was sent: a JSON object.
     pub client_info: Box<str>,
+    /// Whose it is; `None` without `[auth]`.
+    pub principal: Option<Arc<str>>,
     /// What kind of client it is: see [`capable::class`].
     pub class: Arc<str>,
     /// By backend: how often its lists changed for this session.
@@ -108,6 +116,7 @@ impl SessionRecord {
             class: capable::class(&capabilities).into(),
             capabilities,
             client_info,
+            principal: None,
             changes: Box::default(),
             changed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -157,6 +166,11 @@ impl SessionRecord {
     pub fn idle(&self, now: Instant) -> std::time::Duration {
         let now = now.saturating_duration_since(self.born);
         now.saturating_sub(std::time::Duration::from_millis(self.seen.load(Ordering::Relaxed)))
+    }
+
+    /// How long ago it began.
+    pub fn age(&self, now: Instant) -> std::time::Duration {
+        now.saturating_duration_since(self.born)
     }
 
     /// Ends it; true for the caller that did.
