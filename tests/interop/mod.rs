@@ -6,6 +6,7 @@
 //! because what server-everything offers depends on them.
 
 mod compare;
+mod conformance;
 mod install;
 mod run;
 
