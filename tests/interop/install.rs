@@ -70,7 +70,7 @@ fn install_node() -> Result<PathBuf, String> {
     let home = packages("node")?;
     // Scripts find packages upwards from where they lie. Renamed into place, because other test
     // processes may be starting them.
-    for script in ["client.mjs", "loopback.mjs", "paged.mjs"] {
+    for script in ["answers.mjs", "client.mjs", "client2.mjs", "loopback.mjs", "paged.mjs"] {
         let text = fs::read(sources().join("node").join(script)).map_err(|e| e.to_string())?;
         if fs::read(home.join(script)).is_ok_and(|there| there == text) {
             continue;

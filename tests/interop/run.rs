@@ -149,19 +149,24 @@ pub(super) fn proxy(backends: &[String]) -> (Proxy, String) {
     (proxy, url)
 }
 
-/// The two clients.
+/// The clients: two SDKs, each in the version of the session era and in the one of both eras.
 #[derive(Clone, Copy)]
 pub(super) enum Client {
     TypeScript,
     Python,
+    TypeScript2,
+    Python2,
 }
 
 impl Client {
     /// The client, ready to run, or `None` where the test is to be skipped.
     fn command(self) -> Option<Command> {
+        let python = |script| install::sources().join("python").join(script);
         let (program, script) = match self {
             Client::TypeScript => (Path::new("node"), install::node()?.join("client.mjs")),
-            Client::Python => (install::python()?, install::sources().join("python/client.py")),
+            Client::TypeScript2 => (Path::new("node"), install::node()?.join("client2.mjs")),
+            Client::Python => (install::python()?, python("client.py")),
+            Client::Python2 => (install::reference()?.python.as_path(), python("client2.py")),
         };
         let mut command = Command::new(program);
         command.arg(script);
