@@ -28,12 +28,10 @@ fn everything(prefix: &str) -> Value {
     job.as_object_mut().expect("object").remove("cancel");
     let opened =
         json!({ "url": "https://example.org/", "message": "Open", "elicitationId": "e-1" });
-    let refused = json!({ "url": "https://example.org/", "message": "Open", "errorPath": true });
     job["calls"].as_array_mut().expect("list").extend([
         call("trigger-sampling-request", json!({ "prompt": "Well?", "maxTokens": 7 })),
         call("trigger-elicitation-request", json!({})),
         call("trigger-url-elicitation", opened),
-        call("trigger-url-elicitation", refused),
         call("get-roots-list", json!({})),
     ]);
     let prompt = json!({ "type": "ref/prompt", "name": named("completable-prompt") });
@@ -49,13 +47,20 @@ fn everything(prefix: &str) -> Value {
     job
 }
 
-/// What only a session has: a level of its log, and resources that it watches.
+/// What only the era of sessions has: a level of the session's log, resources that it watches, and
+/// the error that asks for a visit to a page.
 fn with_session(mut job: Value, prefix: &str) -> Value {
+    let named = |name: &str| format!("{prefix}{name}");
     job["level"] = json!("debug");
     job["watch"] = json!({
         "uri": "demo://resource/static/document/features.md",
-        "toggle": { "name": format!("{prefix}toggle-subscriber-updates"), "arguments": {} },
+        "toggle": { "name": named("toggle-subscriber-updates"), "arguments": {} },
     });
+    let refused = json!({ "url": "https://example.org/", "message": "Open", "errorPath": true });
+    job["calls"]
+        .as_array_mut()
+        .expect("list")
+        .push(json!({ "name": named("trigger-url-elicitation"), "arguments": refused }));
     job
 }
 
@@ -140,6 +145,7 @@ fn before_everything(client: Client, era: Era, over_http: bool) {
     assert_eq!(count(&direct["progress"]["notifications"]), STEPS, "{direct}");
     let told = count(&direct["messages"]).min(count(&direct["updated"]));
     assert!(era != Era::Legacy || told > 0, "{direct}");
+    assert!(era != Era::Legacy || direct["calls"].to_string().contains("-32042"), "{direct}");
 
     let table = match &remote {
         Some(remote) => remote.table("everything"),
