@@ -3,7 +3,10 @@
 //!
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
+mod admin;
+mod asks;
 mod attacks;
+mod audit;
 mod calls;
 mod capacity;
 mod catalog;
@@ -17,10 +20,13 @@ mod harness;
 mod house;
 mod interop;
 mod isolation;
+mod metrics;
+mod modern;
 mod resilience;
 mod sessions;
 mod shaping;
 mod shutdown;
 mod support;
 mod tls;
+mod traces;
 mod traffic;

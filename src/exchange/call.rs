@@ -6,12 +6,13 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Ask;
 use super::relay::Relay;
-use crate::backend::{Call, CallHandle, Reply};
+use crate::backend::{Call, CallHandle, Caller, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::limits;
-use crate::mcp::catalog::ListKind;
+use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::name::Target;
@@ -19,35 +20,57 @@ use crate::mcp::session::SessionRecord;
 use crate::middleware::{Copy, Known, Request};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
+use crate::telemetry::metrics::{AttemptKind, Reason};
 use crate::world::World;
 
 /// Sends a call, read or get to the backend that owns its target.
 pub(super) async fn call(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     method: Method,
     mut message: Vec<u8>,
     mut envelope: Envelope,
     id: &[u8],
 ) -> Result<Relay> {
-    let backend = aim(world, method, &mut message, &mut envelope)?;
+    // Where it is the lists that tell whose a name is, they must be those that the client sees.
+    let view = match method == Method::ResourcesRead || world.names.bare.len() > 1 {
+        true => view_of(world, record).await,
+        false => None,
+    };
+    let backend = aim(world, view.as_deref(), method, &mut message, &mut envelope)?;
+    ask.facts.aimed(world, backend, &message, &envelope);
     let plan = &world.plan.backends[backend];
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
     } else {
-        let shaped = Box::pin(shape(world, plan, method, &mut message, &mut envelope)).await?;
+        let view = match view {
+            None => view_of(world, record).await,
+            view => view,
+        };
+        let shaped = shape(world, plan, view.as_deref(), method, &mut message, &mut envelope);
+        let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
         for copy in shaped.copies {
-            mirror(world, record, method, copy);
+            mirror(world, Some(record.clone()), None, method, copy);
         }
         Some((shaped.own, shaped.hints))
     };
     let (tool, hints) = own.unzip();
     let handle = Rc::new(CallHandle::new());
+    ask.facts.called(&handle);
+    if let Some(detail) = ask.facts.detail.get() {
+        let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
+        ask.facts.own_name(tool.as_deref().or(name.as_deref()));
+        if let Some(tracing) = &detail.tracing {
+            tracing.pass_on(&mut message, &mut envelope, &handle)?;
+        }
+    }
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let tool_call = method == Method::ToolsCall;
     let call = Call {
         backend,
         session: Some(record.clone()),
+        modern: None,
         tool_call,
         safe: !tool_call || hints.is_some_and(Hints::repeatable),
         tool: tool.filter(|_| tool_call),
@@ -62,9 +85,18 @@ pub(super) async fn call(
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
 }
 
+/// The catalogue of a session that sees other lists than the proxy.
+async fn view_of(world: &World, record: &Arc<SessionRecord>) -> Option<Rc<Catalog>> {
+    match record.may_see_other_lists() {
+        true => Box::pin(world.view(record)).await,
+        false => None,
+    }
+}
+
 /// Finds the backend of a call, and puts the backend's own name into it.
-fn aim(
+pub(super) fn aim(
     world: &World,
+    view: Option<&Catalog>,
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
@@ -73,7 +105,11 @@ fn aim(
     if method == Method::ResourcesRead {
         let uri = envelope.uri.ok_or_else(|| invalid("uri is required"))?;
         let uri = jsonrpc::unquote(uri.of(message)).ok_or_else(|| invalid("uri is a string"))?;
-        return match world.catalog.borrow().owner_of_uri(&uri) {
+        let owner = match view {
+            Some(view) => view.owner_of_uri(&uri),
+            None => world.catalog.borrow().owner_of_uri(&uri),
+        };
+        return match owner {
             Some(backend) => Ok(backend),
             // With one backend there is no question whose it is, and its own answer is the truth.
             None if world.only.is_some() => Ok(world.only.unwrap_or_default()),
@@ -107,7 +143,10 @@ fn aim(
             Ok(backend)
         }
         Target::Bare => {
-            let owner = world.catalog.borrow().owner_of_name(kind, &name);
+            let owner = match view {
+                Some(view) => view.owner_of_name(kind, &name),
+                None => world.catalog.borrow().owner_of_name(kind, &name),
+            };
             Ok(owner.unwrap_or(world.names.bare[0]))
         }
         Target::Unknown => Err(Error::new(unknown).context(name.into_owned())),
@@ -115,33 +154,44 @@ fn aim(
 }
 
 /// What the rules of a backend made of a request.
-struct Shaped {
+pub(super) struct Shaped {
     /// The backend's own name.
-    own: String,
+    pub(super) own: String,
     /// What its tool says about itself.
-    hints: Hints,
+    pub(super) hints: Hints,
     /// For other backends.
-    copies: Vec<Copy>,
+    pub(super) copies: Vec<Copy>,
 }
 
 /// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
 /// it is anybody's answer.
-fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: Copy) {
+pub(super) fn mirror(
+    world: &Rc<World>,
+    session: Option<Arc<SessionRecord>>,
+    modern: Option<Rc<Caller>>,
+    method: Method,
+    copy: Copy,
+) {
     let under_way = world.copies.get();
     if under_way >= limits::COPIES_MAX {
         return;
     }
     world.copies.set(under_way + 1);
-    let (world, record) = (world.clone(), record.clone());
+    let world = world.clone();
     rt::spawn("mirrored call", async move {
         let Copy { backend, mut message, mut envelope } = copy;
         let plan = &world.plan.backends[backend];
         let sent = async {
-            let shaped = shape(&world, plan, method, &mut message, &mut envelope).await?;
+            let shaped = shape(&world, plan, None, method, &mut message, &mut envelope).await;
+            let shaped = shaped.map_err(|(error, _)| error)?;
+            if world.kit.meter.enabled() {
+                world.kit.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
+            }
             let tool_call = method == Method::ToolsCall;
             let call = Call {
                 backend,
-                session: Some(record),
+                session,
+                modern,
                 tool_call,
                 safe: !tool_call || shaped.hints.repeatable(),
                 id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
@@ -150,12 +200,13 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
                 timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
                 tool: Some(shaped.own).filter(|_| tool_call),
                 again: false,
-                handle: Rc::new(CallHandle::new()),
+                handle: Rc::new(CallHandle::deaf()),
             };
             let mut replies = world.backends.call(call).await?;
             loop {
                 match replies.next().await? {
                     Reply::Notification(_) => {}
+                    Reply::Ask(question) => world.backends.decline(&question),
                     Reply::Answer(_) => return Ok(()),
                     Reply::Streaming { .. } => {
                         while replies.chunk().await?.is_some() {}
@@ -172,28 +223,33 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
     });
 }
 
-/// Takes a request through the rules of its backend.
-async fn shape(
+/// Takes a request through the rules of its backend. A refusal says which kind of rule it was.
+pub(super) async fn shape(
     world: &World,
     plan: &BackendPlan,
+    view: Option<&Catalog>,
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
-) -> Result<Shaped> {
+) -> std::result::Result<Shaped, (Error, Option<Reason>)> {
     let (what, span) = match method {
         Method::ToolsCall => (ListKind::Tools, envelope.name),
         Method::ResourcesRead => (ListKind::Resources, envelope.uri),
         _ => (ListKind::Prompts, envelope.name),
     };
     let Some(name) = span.and_then(|span| jsonrpc::unquote(span.of(message))) else {
-        return Err(Error::new(Kind::InvalidParams).context("a name or uri is required"));
+        let error = Error::new(Kind::InvalidParams).context("a name or uri is required");
+        return Err((error, None));
     };
     let name = name.into_owned();
     if plan.chain.filter.is_some() {
         // Whether a tool may be called can depend on what its list says of it.
         world.backends.settled_one(plan.id).await;
     }
-    let slice = world.catalog.borrow().slice(plan.id).cloned();
+    let slice = match view {
+        Some(view) => view.slice(plan.id).cloned(),
+        None => world.catalog.borrow().slice(plan.id).cloned(),
+    };
     let listed = slice.is_some();
     let called = match what {
         ListKind::Resources => name.clone(),
@@ -211,7 +267,20 @@ async fn shape(
         envelope,
         copies: Vec::new(),
     };
-    plan.chain.request(&mut request)?;
+    if let Err(error) = plan.chain.request(&mut request) {
+        let reason = match error.kind() {
+            Kind::UnknownTool | Kind::UnknownPrompt | Kind::ResourceNotFound => {
+                Some(Reason::Filter)
+            }
+            Kind::InvalidParams => {
+                let size = request.arguments().map_or(0, <[u8]>::len);
+                let max = plan.chain.validation.as_ref().map_or(usize::MAX, |max| max.0);
+                (what == ListKind::Tools && size > max).then_some(Reason::Size)
+            }
+            _ => None,
+        };
+        return Err((error, reason));
+    }
     let hints = request.hints();
     Ok(Shaped { own: request.own, hints, copies: request.copies })
 }

@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::pin;
 
+use super::Ask;
 use super::answer::{EVENTS, JSON, error_answer, refused, respond, with};
 use crate::backend::{Replies, Reply};
 use crate::error::{Error, Kind};
@@ -24,38 +25,50 @@ pub(super) struct Relay {
 /// event stream when something precedes it.
 pub(super) async fn pass_on(
     connection: &mut Connection,
-    cors: &str,
+    ask: &Ask,
     mut relay: Relay,
 ) -> io::Result<()> {
+    let cors = ask.cors.as_str();
     let mut streaming = false;
+    // The backend has asked the client something.
+    let mut asked = false;
     loop {
         let reply = {
             let mut next = pin!(relay.replies.next());
             loop {
                 // Long silence: a comment keeps what is between us and the client from cutting it.
-                let silence = connection.pause(limits::SSE_COMMENT_INTERVAL);
-                match rt::race(next.as_mut(), silence).await {
+                match rt::race(next.as_mut(), silence(connection, asked)).await {
                     rt::Either::Left(reply) => break reply,
-                    rt::Either::Right(()) => {
+                    rt::Either::Right(Silence::Gone) => {
+                        connection.abort();
+                        return Ok(());
+                    }
+                    rt::Either::Right(Silence::Long) => {
                         let comment = sse::COMMENT.to_vec();
                         Box::pin(event_out(connection, cors, &mut streaming, comment)).await?;
                     }
                 }
             }
         };
+        asked |= matches!(reply, Ok(Reply::Ask(_)));
         let event = match reply {
-            Ok(Reply::Notification(message)) => {
+            Ok(Reply::Notification(message) | Reply::Ask(message)) => {
                 let mut event = Vec::with_capacity(message.len() + 16);
                 sse::write(&mut event, None, &message);
                 event
             }
-            Ok(Reply::Answer(answer)) => return respond(connection, cors, streaming, answer).await,
+            Ok(Reply::Answer(answer)) => {
+                ask.facts.answered(&answer);
+                return respond(connection, cors, streaming, answer).await;
+            }
             Ok(Reply::Streaming { len }) => {
+                ask.facts.well();
                 let replies = &mut relay.replies;
-                return Box::pin(stream_on(connection, cors, streaming, len, replies)).await;
+                return Box::pin(stream_on(connection, ask, streaming, len, replies)).await;
             }
             Err(error) if error.kind() == Kind::Cancelled => {
                 // The client said that it wants no answer (Utilities, Cancellation).
+                ask.facts.failed(&error);
                 if !streaming {
                     Box::pin(connection.begin(200, &with(EVENTS, cors), None)).await?;
                 }
@@ -63,11 +76,32 @@ pub(super) async fn pass_on(
             }
             Err(error) => {
                 tracing::debug!(%error, "a call failed");
-                return refused(connection, cors, streaming, &error, &relay.id).await;
+                return refused(connection, ask, streaming, &error, &relay.id).await;
             }
         };
         // Boxed: an answer alone, the usual case, needs no room for an event.
         Box::pin(event_out(connection, cors, &mut streaming, event)).await?;
+    }
+}
+
+/// Why a wait for the backend was interrupted.
+enum Silence {
+    /// Nothing was said for so long.
+    Long,
+    /// The client left.
+    Gone,
+}
+
+/// Waits. While its backend waits for an answer, a client that leaves is noticed at once.
+async fn silence(connection: &mut Connection, asked: bool) -> Silence {
+    if !asked {
+        connection.pause(limits::SSE_COMMENT_INTERVAL).await;
+        return Silence::Long;
+    }
+    let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
+    match rt::race(silence, Box::pin(connection.closed())).await {
+        rt::Either::Left(()) => Silence::Long,
+        rt::Either::Right(()) => Silence::Gone,
     }
 }
 
@@ -87,11 +121,12 @@ async fn event_out(
 /// Sends a response that is too large to hold, piece by piece; each piece waits for the client.
 async fn stream_on(
     connection: &mut Connection,
-    cors: &str,
+    ask: &Ask,
     streaming: bool,
     len: Option<u64>,
     replies: &mut Replies,
 ) -> io::Result<()> {
+    let cors = ask.cors.as_str();
     if streaming {
         // A JSON body behind an event: only a whole one can be framed as an event.
         let mut whole = Vec::new();
@@ -100,8 +135,12 @@ async fn stream_on(
                 Ok(Some(piece)) if whole.len() + piece.len() <= limits::MESSAGE_BYTES_MAX => {
                     whole.extend_from_slice(&piece);
                 }
-                Ok(None) => return respond(connection, cors, true, whole).await,
+                Ok(None) => {
+                    ask.facts.answered(&whole);
+                    return respond(connection, cors, true, whole).await;
+                }
                 _ => {
+                    ask.facts.failed(&Error::new(Kind::BadAnswer));
                     connection.abort();
                     return Ok(());
                 }
@@ -116,6 +155,7 @@ async fn stream_on(
             Err(error) => {
                 // The status is gone; a body that ends early is the only way left to say it.
                 tracing::debug!(%error, "a streamed answer broke off");
+                ask.facts.failed(&error);
                 connection.abort();
                 return Ok(());
             }
@@ -123,11 +163,17 @@ async fn stream_on(
     }
 }
 
-/// Runs one call of a batch to its end.
-pub(super) async fn collect(mut relay: Relay, out: &rt::local::Sender<(bool, Vec<u8>)>) {
+/// Runs one call of a batch to its end; its answer, if its caller still wants one.
+pub(super) async fn collect(
+    ask: &Ask,
+    mut relay: Relay,
+    out: &rt::local::Sender<(bool, Vec<u8>)>,
+) -> Option<Vec<u8>> {
     let answer = loop {
         match relay.replies.next().await {
-            Ok(Reply::Notification(message)) => drop(out.send((false, message)).await),
+            Ok(Reply::Notification(message) | Reply::Ask(message)) => {
+                drop(out.send((false, message)).await);
+            }
             Ok(Reply::Answer(answer)) => break answer,
             Ok(Reply::Streaming { .. }) => {
                 let mut whole = Vec::new();
@@ -143,9 +189,13 @@ pub(super) async fn collect(mut relay: Relay, out: &rt::local::Sender<(bool, Vec
                 };
                 break error.map_or(whole, |error| error_answer(&error, &relay.id));
             }
-            Err(error) if error.kind() == Kind::Cancelled => return,
-            Err(error) => break error_answer(&error, &relay.id),
+            Err(error) => {
+                ask.facts.failed(&error);
+                let cancelled = error.kind() == Kind::Cancelled;
+                return (!cancelled).then(|| error_answer(&error, &relay.id));
+            }
         }
     };
-    let _ = out.send((true, answer)).await;
+    ask.facts.answered(&answer);
+    Some(answer)
 }

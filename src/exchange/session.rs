@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
-use super::{Ask, admit, method_of};
+use super::{Ask, admit, own};
+use crate::backend::Word;
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
@@ -44,30 +45,36 @@ pub(super) async fn initialize(
         Ok(params) => params,
         Err(fault) => {
             let error = Error::new(Kind::InvalidParams).context(format!("initialize: {fault}"));
+            ask.facts.failed(&error);
             let answer = error_answer(&error, id);
             return connection.answer(200, &with(JSON, &ask.cors), &answer).await;
         }
     };
     let revision = Revision::negotiate(params.protocol_version.as_bytes());
     let record = world.open_session(|id| {
-        SessionRecord::new(
+        let mut record = SessionRecord::new(
             id,
             revision,
             params.capabilities.get().into(),
             params.client_info.get().into(),
         )
+        .among(world.plan.backends.len());
+        record.principal = ask.principal.clone();
+        record
     });
     let record = match record {
         Ok(record) => record,
-        Err(error) => return refuse(connection, &ask.cors, &error, id).await,
+        Err(error) => return refuse(connection, ask, &error, id).await,
     };
+    ask.facts.session(&record);
     let mut result = Vec::with_capacity(512);
     {
         let catalog = world.catalog.borrow();
         result.extend_from_slice(b"{\"protocolVersion\":\"");
         result.extend_from_slice(revision.as_str().as_bytes());
         result.extend_from_slice(b"\",\"capabilities\":");
-        result.extend_from_slice(catalog.capabilities().as_bytes());
+        let capabilities = own::capabilities(world, ask, catalog.capabilities());
+        result.extend_from_slice(capabilities.as_bytes());
         result.extend_from_slice(b",\"serverInfo\":{\"name\":");
         jsonrpc::quote(&world.plan.name, &mut result);
         result.extend_from_slice(b",\"version\":");
@@ -86,6 +93,7 @@ pub(super) async fn initialize(
     let mut answer = Vec::with_capacity(result.len() + 64);
     jsonrpc::result(&mut answer, id, &result);
     let lines = format!("{JSON}{}: {}\r\n{}", header::SESSION, record.id, ask.cors);
+    ask.facts.well();
     connection.answer(200, &lines, &answer).await
 }
 
@@ -109,21 +117,33 @@ pub(super) enum Outcome {
 /// Does what one message of a session asks for, up to the point where a backend has it.
 pub(super) async fn perform(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     message: Vec<u8>,
     envelope: Envelope,
 ) -> Outcome {
-    let method = method_of(&message, &envelope);
+    let method = ask.facts.method();
     match envelope.kind {
         MessageKind::Request => {}
         MessageKind::Notification => {
-            if method == Method::Cancelled {
-                cancelled(world, record, &message, &envelope);
+            match method {
+                Method::Cancelled => cancelled(world, record, &message, &envelope),
+                Method::RootsChanged => world.backends.spread(record, message),
+                Method::Progress => {
+                    if let Some(token) = envelope.progress_token {
+                        world.backends.said(record.id, Word::Progress, message, token);
+                    }
+                }
+                _ => {}
             }
             return Outcome::Accepted;
         }
-        // No request goes to a client yet, so no response can belong to one.
-        MessageKind::Response | MessageKind::ErrorResponse => return Outcome::Accepted,
+        MessageKind::Response | MessageKind::ErrorResponse => {
+            if let Some(id) = envelope.id {
+                world.backends.said(record.id, Word::Answer, message, id);
+            }
+            return Outcome::Accepted;
+        }
     }
     let id = envelope.id.map_or_else(|| b"null".to_vec(), |id| id.of(&message).to_vec());
     if let Err(error) = admit(world) {
@@ -140,7 +160,10 @@ pub(super) async fn perform(
             return Outcome::Answer(answer);
         }
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
-            return match call(world, record, method, message, envelope, &id).await {
+            if let Some(name) = own::called(world, ask, method, &message, &envelope) {
+                return Box::pin(own::call(world, ask, name, &id)).await;
+            }
+            return match call(world, ask, record, method, message, envelope, &id).await {
                 Ok(relay) => Outcome::Relay(relay),
                 Err(error) => {
                     tracing::debug!(%error, "a call failed");
@@ -158,9 +181,12 @@ pub(super) async fn perform(
     match cursor(&message, &envelope) {
         Ok(()) => {
             world.settled().await;
-            let result = world.catalog.borrow().list(list);
+            let result = Box::pin(world.list(record, list)).await;
             let mut answer = Vec::with_capacity(result.len() + id.len() + 48);
             jsonrpc::result(&mut answer, &id, &result);
+            if list == ListKind::Tools {
+                own::list(world, ask, b"]}}", &mut answer);
+            }
             Outcome::Answer(answer)
         }
         Err(error) => Outcome::Answer(error_answer(&error, &id)),
@@ -168,7 +194,7 @@ pub(super) async fn perform(
 }
 
 /// A list has one page, so no cursor was ever given out.
-fn cursor(message: &[u8], envelope: &Envelope) -> Result<()> {
+pub(super) fn cursor(message: &[u8], envelope: &Envelope) -> Result<()> {
     #[derive(serde::Deserialize)]
     struct Params<'a> {
         #[serde(borrow, default)]

@@ -60,6 +60,22 @@ pub(crate) struct Options {
     pub(crate) until_stdin_ends: bool,
     /// Offer the annotated tools of [`ANNOTATED`].
     pub(crate) annotated: bool,
+    /// Understand requests of 2026-07-28.
+    pub(crate) modern: bool,
+    /// Understand nothing else.
+    pub(crate) only_modern: bool,
+    /// 2026-07-28: how long results are good for.
+    pub(crate) ttl_ms: u64,
+    /// 2026-07-28: anybody may see the results.
+    pub(crate) public: bool,
+    /// HTTP: while this file exists, speak no revision of the request era that is known.
+    pub(crate) strange_while: Option<PathBuf>,
+    /// stdio: end at a first message other than `initialize`.
+    pub(crate) shy: bool,
+    /// stdio: do not answer what comes before `initialize`.
+    pub(crate) silent: bool,
+    /// Offer the tools of [`crate::asks`].
+    pub(crate) asks: bool,
     /// Be only a process that sleeps.
     pub(crate) sleep_only: bool,
     /// Be only a client that holds connections.
@@ -94,8 +110,16 @@ impl Options {
                 "--requests-per-connection" => {
                     options.requests_per_connection = number(value()?)?;
                 }
+                "--asks" => options.asks = true,
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
+                "--modern" => (options.modern, options.only_modern) = (true, true),
+                "--dual" => options.modern = true,
+                "--ttl" => options.ttl_ms = number(value()?)? as u64,
+                "--public" => options.public = true,
+                "--strange-while" => options.strange_while = Some(value()?.into()),
+                "--shy" => options.shy = true,
+                "--silent" => options.silent = true,
                 "--sleep-only" => options.sleep_only = true,
                 "--hold" => options.hold = Some((value()?, number(value()?)?)),
                 other => return Err(format!("unknown option {other}")),
@@ -166,14 +190,14 @@ pub(crate) trait Channel {
 
 /// A running call, cancellable.
 #[derive(Default)]
-struct Job {
+pub(crate) struct Job {
     cancelled: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Job {
     /// Waits; false if it was cancelled meanwhile.
-    fn pause(&self, pause: Duration) -> bool {
+    pub(crate) fn pause(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
         let mut cancelled = self.cancelled.lock().unwrap();
         while !*cancelled {
@@ -201,6 +225,7 @@ pub(crate) struct Stub {
     pub(crate) sessions: Mutex<HashMap<String, String>>,
     initialized: Mutex<HashSet<String>>,
     counter: Mutex<u64>,
+    pub(crate) asks: crate::asks::Asks,
 }
 
 impl Stub {
@@ -219,6 +244,7 @@ impl Stub {
             sessions: Mutex::default(),
             initialized: Mutex::default(),
             counter: Mutex::default(),
+            asks: crate::asks::Asks::default(),
         })
     }
 
@@ -234,13 +260,14 @@ impl Stub {
     }
 
     /// Messages for whoever listens, from now on.
-    pub(crate) fn listen(&self) -> Receiver<String> {
+    pub(crate) fn listen(&self, session: &str) -> Receiver<String> {
         let (sender, receiver) = channel();
+        self.asks.listens(session, sender.clone());
         self.listeners.lock().unwrap().push(sender);
         receiver
     }
 
-    fn tell_all(&self, message: &str) {
+    pub(crate) fn tell_all(&self, message: &str) {
         self.listeners.lock().unwrap().retain(|one| one.send(message.to_owned()).is_ok());
     }
 
@@ -261,6 +288,7 @@ impl Stub {
         let params = message.params();
         let Some(method) = message.method.as_deref() else {
             self.note(&format!("response {}", String::from_utf8_lossy(body)));
+            self.asks.answered(session, &message.id_text(), body);
             return Reply::Nothing;
         };
         if message.id.is_none() {
@@ -283,7 +311,7 @@ impl Stub {
                 Reply::Answer(self.read(&id, params["uri"].as_str().unwrap_or_default()))
             }
             "prompts/get" if !self.options.only_tools => Reply::Answer(self.prompt(&id, &params)),
-            _ => match self.list(method, &params) {
+            _ => match self.list(session, method, &params) {
                 Some(Ok(page)) => Reply::Answer(result(&id, &page)),
                 Some(Err(why)) => Reply::Answer(error(&id, -32602, &why)),
                 None => Reply::Answer(error(&id, -32601, "no such method")),
@@ -301,10 +329,7 @@ impl Stub {
                 let id = params["requestId"].to_string();
                 self.note(&format!("cancelled {id} {}", params["reason"].as_str().unwrap_or("")));
                 self.cancelled.lock().unwrap().push(id.clone());
-                if let Some(job) = self.jobs.lock().unwrap().get(&(session.to_owned(), id)) {
-                    *job.cancelled.lock().unwrap() = true;
-                    job.changed.notify_all();
-                }
+                self.cancel(session, &id);
             }
             other => {
                 let params = message.params.map(RawValue::get).unwrap_or_default();
@@ -313,8 +338,21 @@ impl Stub {
         }
     }
 
+    pub(crate) fn was_cancelled(&self, id: &str) -> bool {
+        self.cancelled.lock().unwrap().iter().any(|cancelled| cancelled == id)
+    }
+
+    /// Ends a call that is under way.
+    pub(crate) fn cancel(&self, session: &str, id: &str) {
+        if let Some(job) = self.jobs.lock().unwrap().get(&(session.to_owned(), id.to_owned())) {
+            *job.cancelled.lock().unwrap() = true;
+            job.changed.notify_all();
+        }
+    }
+
     fn initialize(&self, session: &str, id: &str, params: &Value, body: &[u8]) -> String {
         self.note(&format!("initialize {}", String::from_utf8_lossy(body)));
+        self.asks.greeted(session, params);
         *self.executions.lock().unwrap().entry("initialize".into()).or_default() += 1;
         let asked = params["protocolVersion"].as_str().unwrap_or_default();
         let revision = self.options.revision.as_deref().unwrap_or(asked);
@@ -335,7 +373,12 @@ impl Stub {
     }
 
     /// One page of a list; `None` if there is no such list.
-    fn list(&self, method: &str, params: &Value) -> Option<Result<String, String>> {
+    pub(crate) fn list(
+        &self,
+        session: &str,
+        method: &str,
+        params: &Value,
+    ) -> Option<Result<String, String>> {
         let name = &self.options.name;
         let added = |kind: &str| self.added.lock().unwrap().get(kind).cloned().unwrap_or_default();
         let extra = |stem: &str| (0..self.options.extra).map(|n| format!("{stem}{n:04}")).collect();
@@ -344,6 +387,10 @@ impl Stub {
                 let mut names: Vec<String> = TOOLS.iter().map(|name| name.to_string()).collect();
                 names.extend(Vec::<String>::from_iter::<Vec<String>>(extra("t")));
                 names.extend(added("tool"));
+                if self.options.asks {
+                    names.extend(self.asks.tools(session));
+                    self.note("list of tools");
+                }
                 if self.options.annotated {
                     names.extend(ANNOTATED.iter().map(|(name, _)| name.to_string()));
                 }
@@ -408,7 +455,7 @@ impl Stub {
         Some(Ok(format!(r#"{{"{key}":[{}]{cursor}}}"#, entries[start..end].join(","))))
     }
 
-    fn read(&self, id: &str, uri: &str) -> String {
+    pub(crate) fn read(&self, id: &str, uri: &str) -> String {
         let name = &self.options.name;
         let own = uri.strip_prefix("stub://").and_then(|rest| rest.split_once('/'));
         let text = match own {
@@ -427,7 +474,7 @@ impl Stub {
         result(id, &format!(r#"{{"contents":[{{"uri":{uri},"text":{text}}}]}}"#))
     }
 
-    fn prompt(&self, id: &str, params: &Value) -> String {
+    pub(crate) fn prompt(&self, id: &str, params: &Value) -> String {
         let asked = params["name"].as_str().unwrap_or_default();
         self.note(&format!("prompt {asked}"));
         match asked {
@@ -436,7 +483,7 @@ impl Stub {
         }
     }
 
-    fn call(
+    pub(crate) fn call(
         &self,
         session: &str,
         id: &str,
@@ -522,16 +569,25 @@ impl Stub {
                 };
                 let name = name.unwrap_or("added").to_owned();
                 self.added.lock().unwrap().entry(kind).or_default().push(name);
-                self.tell_all(&format!(
-                    r#"{{"jsonrpc":"2.0","method":"notifications/{kind}s/list_changed"}}"#
-                ));
+                if arguments["quiet"] != true {
+                    self.tell_all(&format!(
+                        r#"{{"jsonrpc":"2.0","method":"notifications/{kind}s/list_changed"}}"#
+                    ));
+                }
                 Reply::Answer(said("added"))
             }
             "reads" | "writes" | "adds" | "sets" | "search" => {
                 self.unsteady(id, arguments, body, &job)
             }
             other if self.is_extra(other) => Reply::Answer(said(&format!("{other} called"))),
-            other => Reply::Answer(error(id, -32602, &format!("stub has no tool {other}"))),
+            other => {
+                let asks = self.options.asks.then_some(());
+                let asked =
+                    asks.and_then(|()| crate::asks::call(self, session, id, params, &job, channel));
+                let none =
+                    || Reply::Answer(error(id, -32602, &format!("stub has no tool {other}")));
+                asked.unwrap_or_else(none)
+            }
         };
         self.jobs.lock().unwrap().remove(&key);
         reply
@@ -685,11 +741,11 @@ pub(crate) fn quote(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn text_result(text: &str) -> String {
+pub(crate) fn text_result(text: &str) -> String {
     format!(r#"{{"content":[{{"type":"text","text":{}}}]}}"#, quote(text))
 }
 
-fn result(id: &str, result: &str) -> String {
+pub(crate) fn result(id: &str, result: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 

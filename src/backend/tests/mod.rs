@@ -64,6 +64,7 @@ impl World {
                 origins: OriginRule::Loopback,
                 hosts: HostRule::Loopback,
             },
+            watch: Default::default(),
             backends: vec![Arc::new(backend)],
         });
         let (notes, inbox) = sync_channel(1024);
@@ -120,6 +121,7 @@ impl World {
         .into_bytes();
         let envelope = jsonrpc::scan(&body).unwrap();
         let call = Call {
+            modern: None,
             backend: 0,
             session: ask.session.clone(),
             tool_call: true,
@@ -219,7 +221,7 @@ async fn answer(replies: &mut Replies) -> Result<String> {
     loop {
         match replies.next().await? {
             Reply::Answer(answer) => return Ok(String::from_utf8(answer).unwrap()),
-            Reply::Notification(_) => {}
+            Reply::Notification(_) | Reply::Ask(_) => {}
             Reply::Streaming { .. } => {
                 let mut whole = Vec::new();
                 while let Some(piece) = replies.chunk().await? {
@@ -249,6 +251,7 @@ fn backend(transport: TransportPlan, isolation: Isolation) -> BackendPlan {
         unlisted: false,
         around: Default::default(),
         chain: Default::default(),
+        protocol: crate::plan::Protocol::Legacy,
         isolation,
         startup_timeout: Duration::from_secs(20),
         restart: RestartPlan {
