@@ -7,6 +7,7 @@
 mod answer;
 mod batch;
 mod call;
+mod outlet;
 mod relay;
 mod session;
 mod stream;
@@ -64,7 +65,8 @@ pub async fn exchange(
     }
     match ask.method {
         HttpMethod::Post => post(world, connection, &ask).await,
-        HttpMethod::Get => stream::listen(world, connection, &ask).await,
+        // Boxed, as all that is rare: the exchange of a call has no room for it.
+        HttpMethod::Get => Box::pin(stream::listen(world, connection, &ask, head)).await,
         HttpMethod::Delete => delete(world, connection, &ask).await,
         HttpMethod::Options => options(connection, &ask).await,
         _ => refuse(connection, &ask.cors, &Error::new(Kind::MethodNotAllowed), b"null").await,
@@ -205,7 +207,7 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
     let id = envelope.id.map_or(&b"null"[..], |id| id.of(&body));
     if envelope.kind == MessageKind::Request && method_of(&body, &envelope) == Method::Initialize {
         if let Err(error) = admit(world) {
-            return refused(connection, &ask.cors, false, &error, id).await;
+            return refused(connection, &ask.cors, &error, id).await;
         }
         return session::initialize(world, connection, ask, &body, &envelope).await;
     }
@@ -216,8 +218,8 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
     match session::perform(world, &record, body, envelope).await {
         Outcome::Accepted => connection.answer(202, &ask.cors, b"").await,
         Outcome::Answer(answer) => connection.answer(200, &with(JSON, &ask.cors), &answer).await,
-        Outcome::Refused { error, id } => refused(connection, &ask.cors, false, &error, &id).await,
-        Outcome::Relay(relay) => relay::pass_on(connection, &ask.cors, relay).await,
+        Outcome::Refused { error, id } => refused(connection, &ask.cors, &error, &id).await,
+        Outcome::Relay(relay) => relay::pass_on(world, &record, connection, &ask.cors, relay).await,
     }
 }
 

@@ -18,6 +18,7 @@ mod house;
 mod interop;
 mod isolation;
 mod resilience;
+mod resume;
 mod sessions;
 mod shaping;
 mod shutdown;

@@ -3,14 +3,16 @@
 //! Next: `stream`.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 
-use super::answer::{EVENTS, JSON, error_answer, refuse, with};
+use super::answer::{JSON, error_answer, refuse, with};
+use super::outlet::Outlet;
 use super::relay::collect;
 use super::session::{Outcome, perform};
 use super::{Ask, method_of, session_of};
 use crate::error::{Error, Kind};
-use crate::http::{Connection, sse};
+use crate::http::Connection;
 use crate::jsonrpc::{self, Kind as MessageKind, Span};
 use crate::limits;
 use crate::mcp::method::Method;
@@ -76,30 +78,34 @@ pub(super) async fn batch(
         return connection.answer(202, &ask.cors, b"").await;
     }
     let mut held: Vec<Vec<u8>> = Vec::new();
-    let mut streaming = false;
     while let Some((is_answer, message)) = answers.recv().await {
-        if !is_answer && !streaming {
-            connection.begin(200, &with(EVENTS, &ask.cors), None).await?;
-            streaming = true;
-            for answer in held.drain(..) {
-                let mut event = Vec::new();
-                sse::write(&mut event, None, &answer);
-                connection.chunk(event).await?;
-            }
-        }
-        if streaming {
-            let mut event = Vec::new();
-            sse::write(&mut event, None, &message);
-            connection.chunk(event).await?;
-        } else {
+        if !is_answer {
+            let outlet = Outlet::new(world, &record, connection, &ask.cors);
             held.push(message);
+            return Box::pin(stream_out(outlet, held, answers)).await;
         }
-    }
-    if streaming {
-        return connection.finish().await;
+        held.push(message);
     }
     let mut array = vec![b'['];
     array.extend_from_slice(&held.join(&b','));
     array.push(b']');
     connection.answer(200, &with(JSON, &ask.cors), &array).await
+}
+
+/// Something precedes an answer: all goes out as events.
+async fn stream_out(
+    mut outlet: Outlet<'_>,
+    held: Vec<Vec<u8>>,
+    mut answers: rt::local::Receiver<(bool, Vec<u8>)>,
+) -> io::Result<()> {
+    for message in held {
+        outlet.event(message).await;
+    }
+    loop {
+        match outlet.attend(pin!(answers.recv())).await {
+            Some(Some((_, message))) => outlet.event(message).await,
+            Some(None) => return outlet.finish(None).await,
+            None => return Ok(()),
+        }
+    }
 }

@@ -4,13 +4,18 @@
 
 use std::io;
 use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use super::answer::{EVENTS, JSON, error_answer, refused, respond, with};
+use super::answer::{JSON, error_answer, refused, respond, with};
+use super::outlet::Outlet;
 use crate::backend::{Replies, Reply};
-use crate::error::{Error, Kind};
-use crate::http::{Connection, sse};
+use crate::error::{Error, Kind, Result};
+use crate::http::Connection;
 use crate::limits;
+use crate::mcp::session::SessionRecord;
 use crate::rt;
+use crate::world::World;
 
 /// A call at a backend, and what is needed to answer its caller.
 pub(super) struct Relay {
@@ -23,88 +28,101 @@ pub(super) struct Relay {
 /// Passes a backend's messages on to the client: as JSON when the response comes first, as an
 /// event stream when something precedes it.
 pub(super) async fn pass_on(
+    world: &Rc<World>,
+    record: &Arc<SessionRecord>,
     connection: &mut Connection,
     cors: &str,
     mut relay: Relay,
 ) -> io::Result<()> {
-    let mut streaming = false;
-    loop {
-        let reply = {
-            let mut next = pin!(relay.replies.next());
-            loop {
-                // Long silence: a comment keeps what is between us and the client from cutting it.
-                let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
-                match rt::race(next.as_mut(), silence).await {
-                    rt::Either::Left(reply) => break reply,
-                    rt::Either::Right(()) => {
-                        event_out(connection, cors, &mut streaming, sse::COMMENT.to_vec()).await?;
-                    }
+    let (reply, outlet) = {
+        let mut next = pin!(relay.replies.next());
+        // Long silence: what is between us and the client must not cut the connection.
+        match rt::race(next.as_mut(), rt::time::sleep(limits::SSE_COMMENT_INTERVAL)).await {
+            rt::Either::Left(reply) => (reply, None),
+            rt::Either::Right(()) => {
+                let mut outlet = Box::new(Outlet::new(world, record, connection, cors));
+                let first = Box::pin(async {
+                    outlet.comment().await;
+                    outlet.attend(next).await
+                });
+                match first.await {
+                    Some(reply) => (reply, Some(outlet)),
+                    None => return Ok(()),
                 }
             }
-        };
-        let event = match reply {
-            Ok(Reply::Notification(message)) => {
-                let mut event = Vec::with_capacity(message.len() + 16);
-                sse::write(&mut event, None, &message);
-                event
-            }
-            Ok(Reply::Answer(answer)) => return respond(connection, cors, streaming, answer).await,
-            Ok(Reply::Streaming { len }) => {
-                return stream_on(connection, cors, streaming, len, &mut relay.replies).await;
-            }
-            Err(error) if error.kind() == Kind::Cancelled => {
-                // The client said that it wants no answer (Utilities, Cancellation).
-                if !streaming {
-                    connection.begin(200, &with(EVENTS, cors), None).await?;
-                }
-                return connection.finish().await;
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a call failed");
-                return refused(connection, cors, streaming, &error, &relay.id).await;
-            }
-        };
-        event_out(connection, cors, &mut streaming, event).await?;
+        }
+    };
+    if let Some(outlet) = outlet {
+        return Box::pin(stream_out(*outlet, relay, reply)).await;
+    }
+    match reply {
+        Ok(Reply::Answer(answer)) => respond(connection, cors, answer).await,
+        Ok(Reply::Streaming { len }) => stream_on(connection, cors, len, &mut relay.replies).await,
+        Err(error) if error.kind() != Kind::Cancelled => {
+            tracing::debug!(%error, "a call failed");
+            refused(connection, cors, &error, &relay.id).await
+        }
+        reply => {
+            let outlet = Outlet::new(world, record, connection, cors);
+            Box::pin(stream_out(outlet, relay, reply)).await
+        }
     }
 }
 
-/// Sends one event; the first one begins the stream.
-async fn event_out(
-    connection: &mut Connection,
-    cors: &str,
-    streaming: &mut bool,
-    event: Vec<u8>,
+/// Passes the rest on as events, whatever becomes of the connection.
+async fn stream_out(
+    mut outlet: Outlet<'_>,
+    mut relay: Relay,
+    mut reply: Result<Reply>,
 ) -> io::Result<()> {
-    if std::mem::replace(streaming, true) {
-        return connection.chunk(event).await;
+    loop {
+        match reply {
+            Ok(Reply::Notification(message)) => outlet.event(message).await,
+            Ok(Reply::Answer(answer)) => return outlet.finish(Some(answer)).await,
+            Ok(Reply::Streaming { .. }) => {
+                let answer = whole(&mut relay);
+                return match outlet.attend(pin!(answer)).await {
+                    Some(answer) => outlet.finish(Some(answer)).await,
+                    None => Ok(()),
+                };
+            }
+            // The client said that it wants no answer (Utilities, Cancellation).
+            Err(error) if error.kind() == Kind::Cancelled => return outlet.cancel().await,
+            Err(error) => {
+                tracing::debug!(%error, "a call failed");
+                return outlet.finish(Some(error_answer(&error, &relay.id))).await;
+            }
+        }
+        reply = match outlet.attend(pin!(relay.replies.next())).await {
+            Some(reply) => reply,
+            None => return Ok(()),
+        };
     }
-    connection.begin_with(200, &with(EVENTS, cors), None, &event).await
+}
+
+/// A JSON body behind an event: only a whole one can be framed as an event.
+async fn whole(relay: &mut Relay) -> Vec<u8> {
+    let mut whole = Vec::new();
+    let error = loop {
+        match relay.replies.chunk().await {
+            Ok(Some(piece)) => whole.extend_from_slice(&piece),
+            Ok(None) => return whole,
+            Err(error) => break error,
+        }
+        if whole.len() > limits::MESSAGE_BYTES_MAX {
+            break Error::new(Kind::BadAnswer).context("too large for an event");
+        }
+    };
+    error_answer(&error, &relay.id)
 }
 
 /// Sends a response that is too large to hold, piece by piece; each piece waits for the client.
 async fn stream_on(
     connection: &mut Connection,
     cors: &str,
-    streaming: bool,
     len: Option<u64>,
     replies: &mut Replies,
 ) -> io::Result<()> {
-    if streaming {
-        // A JSON body behind an event: only a whole one can be framed as an event.
-        let mut whole = Vec::new();
-        loop {
-            match replies.chunk().await {
-                Ok(Some(piece)) if whole.len() + piece.len() <= limits::MESSAGE_BYTES_MAX => {
-                    whole.extend_from_slice(&piece);
-                }
-                Ok(None) => return respond(connection, cors, true, whole).await,
-                _ => {
-                    connection.abort();
-                    return Ok(());
-                }
-            }
-        }
-    }
     connection.begin(200, &with(JSON, cors), len).await?;
     loop {
         match replies.chunk().await {
@@ -126,20 +144,7 @@ pub(super) async fn collect(mut relay: Relay, out: &rt::local::Sender<(bool, Vec
         match relay.replies.next().await {
             Ok(Reply::Notification(message)) => drop(out.send((false, message)).await),
             Ok(Reply::Answer(answer)) => break answer,
-            Ok(Reply::Streaming { .. }) => {
-                let mut whole = Vec::new();
-                let error = loop {
-                    match relay.replies.chunk().await {
-                        Ok(Some(piece)) => whole.extend_from_slice(&piece),
-                        Ok(None) => break None,
-                        Err(error) => break Some(error),
-                    }
-                    if whole.len() > limits::MESSAGE_BYTES_MAX {
-                        break Some(Error::new(Kind::BadAnswer).context("too large for a batch"));
-                    }
-                };
-                break error.map_or(whole, |error| error_answer(&error, &relay.id));
-            }
+            Ok(Reply::Streaming { .. }) => break whole(&mut relay).await,
             Err(error) if error.kind() == Kind::Cancelled => return,
             Err(error) => break error_answer(&error, &relay.id),
         }

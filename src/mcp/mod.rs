@@ -3,6 +3,7 @@
 //! Next: `middleware`.
 
 pub mod catalog;
+pub mod event;
 pub mod header;
 pub mod hints;
 pub mod method;

@@ -156,7 +156,10 @@ impl Client {
         let mut events = Events::default();
         let mut messages = Vec::new();
         while let Some(event) = self.conn.event(&mut events) {
-            messages.push(event.data);
+            // One without data primes the stream: it is no message.
+            if !event.data.is_empty() {
+                messages.push(event.data);
+            }
         }
         told.text = messages.pop().expect("a message on the stream");
         told.before = messages;
@@ -253,7 +256,7 @@ impl Client {
             // The deadline is the reader's own; a quiet stream is no fault.
             conn.stream().set_read_timeout(None).expect("timeout");
             while let Some(event) = conn.event(&mut events) {
-                if sender.send(event).is_err() {
+                if !event.data.is_empty() && sender.send(event).is_err() {
                     break;
                 }
             }
