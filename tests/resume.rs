@@ -66,7 +66,7 @@ impl Stream {
 
     fn next(&mut self) -> Option<Event> {
         assert_eq!(self.head.status, 200);
-        self.conn.event(&mut self.events)
+        self.conn.any_event(&mut self.events)
     }
 
     /// Really closes the socket.

@@ -156,10 +156,7 @@ impl Client {
         let mut events = Events::default();
         let mut messages = Vec::new();
         while let Some(event) = self.conn.event(&mut events) {
-            // One without data primes the stream: it is no message.
-            if !event.data.is_empty() {
-                messages.push(event.data);
-            }
+            messages.push(event.data);
         }
         told.text = messages.pop().expect("a message on the stream");
         told.before = messages;
@@ -256,7 +253,7 @@ impl Client {
             // The deadline is the reader's own; a quiet stream is no fault.
             conn.stream().set_read_timeout(None).expect("timeout");
             while let Some(event) = conn.event(&mut events) {
-                if !event.data.is_empty() && sender.send(event).is_err() {
+                if sender.send(event).is_err() {
                     break;
                 }
             }
