@@ -7,10 +7,13 @@
 mod answer;
 mod batch;
 mod call;
+mod complete;
+mod logging;
 mod outlet;
 mod relay;
 mod session;
 mod stream;
+mod subscribe;
 
 use std::fmt::Write;
 use std::io;

@@ -173,6 +173,11 @@ pub const SESSIONS_MAX: usize = 10_000;
 pub const SESSION_IDLE: Duration = Duration::from_secs(1800);
 /// Event streams of one session.
 pub const STREAMS_PER_SESSION_MAX: usize = 8;
+/// Resources of one backend that one session is subscribed to; beyond it -32012.
+pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1024;
+/// Calls that a child may still talk about though nobody waits for them: while there are any, what
+/// it says without naming a call belongs to nobody for sure.
+pub const GHOSTS_MAX: usize = 1024;
 /// A signal to end that follows the first one so soon is its echo, not a second order.
 pub const SIGNAL_ECHO: Duration = Duration::from_millis(100);
 /// Default of `proxy.shutdown_timeout_seconds`.

@@ -2,6 +2,7 @@
 //! Never: I/O; anything another worker may touch, except through mail.
 //! Next: `exchange`, which works on it.
 
+mod clients;
 mod streams;
 pub mod tape;
 

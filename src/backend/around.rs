@@ -99,6 +99,10 @@ fn rows(entry: &Entry) -> &Around {
 }
 
 impl Run {
+    pub(super) fn backend(&self) -> crate::plan::BackendId {
+        self.maker.entry.id
+    }
+
     /// See [`super::Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply> {
         loop {

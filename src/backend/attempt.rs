@@ -20,7 +20,7 @@ use super::{Attempt, Backends, Call, Wire, line, stopped, supervise};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::mcp::session::SessionRecord;
-use crate::plan::Isolation;
+use crate::plan::{BackendId, Isolation};
 use crate::rt;
 
 /// Why there is no reply.
@@ -72,6 +72,10 @@ impl Guard {
             limit: call.timeout,
             _deadline: deadline,
         })
+    }
+
+    pub(super) fn backend(&self) -> BackendId {
+        self.entry.id
     }
 
     /// The time limit begins anew, but does not go beyond `ends`.

@@ -16,6 +16,7 @@ use super::leg::Slot;
 use super::link::Link;
 use super::pool::Pool;
 use super::stdio::Stdio;
+use super::wishes::Wishes;
 use crate::http::ClientConnection;
 use crate::mcp::session::SessionId;
 use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId};
@@ -37,6 +38,8 @@ pub(super) struct Entry {
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
     pub(super) bell: Bell,
+    /// What sessions want of it, as far as this worker keeps that.
+    pub(super) wishes: Wishes,
     pub(super) wire: Wire,
 }
 
@@ -65,6 +68,7 @@ impl Entry {
             waiters: RefCell::default(),
             supervised: Cell::new(false),
             bell: Bell::new(),
+            wishes: Wishes::default(),
             wire: match &plan.transport {
                 TransportPlan::Http(http) => Wire::Http(Http {
                     pool: Pool::new(http.connections_max),

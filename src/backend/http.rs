@@ -19,7 +19,7 @@ use super::judge::{self, Verdict};
 use super::leg::Leg;
 use super::names::{self, Own, Raw};
 use super::relay::{self, Word};
-use super::{Backends, Reply};
+use super::{BackendMail, Backends, Reply, wishes};
 use crate::error::Kind;
 use crate::http::{ClientConnection, Fault, ResponseHead, sse};
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span, Watch};
@@ -499,8 +499,21 @@ impl HttpReplies {
                     let progress = token.and_then(|token| own.progress(&message, token));
                     Ok(progress.map(Reply::Notification))
                 }
+                // In a session that all share: of interest to who subscribed, wherever it came.
+                Word::Updated if self.own.is_some() => {
+                    if let Some(uri) = envelope.uri.and_then(|uri| uri.text(&message)) {
+                        if self.entry.owner == self.backends.me {
+                            wishes::updated(&self.backends, &self.entry, &uri, &message);
+                        } else {
+                            let (backend, uri) = (self.entry.id, uri.as_ref().into());
+                            let mail = BackendMail::Updated { backend, uri, message: message.clone() };
+                            let _ = self.backends.try_send(self.entry.owner, mail);
+                        }
+                    }
+                    Ok(None)
+                }
                 // It came on the stream of this very request.
-                Word::Other => Ok(Some(Reply::Notification(message))),
+                Word::Other | Word::Log | Word::Updated => Ok(Some(Reply::Notification(message))),
             },
             Message::Request => {
                 if let Some(reply) = relay::reply(&envelope, &message) {

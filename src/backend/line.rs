@@ -54,7 +54,7 @@ pub(super) async fn call(
             }
         };
         let own = Own::of(&call.body, call.id, call.progress_token);
-        let waiter = Waiter { route: Route::Here(call.handle.clone()), own };
+        let waiter = Waiter { route: Route::Here(call.handle.clone()), own, client: true };
         let message =
             Outgoing::Rename { body: &call.body, id: call.id, token: call.progress_token };
         link.send(id, waiter, &message, Instant::now())?;
@@ -100,7 +100,7 @@ pub(super) fn send_for(
     let entry = backends.entries[backend].clone();
     let own = Own::of(&body, span, token);
     let send = move |link: &Link| {
-        let waiter = Waiter { route: Route::Worker(from), own };
+        let waiter = Waiter { route: Route::Worker(from), own, client: true };
         link.send(id, waiter, &Outgoing::Rename { body: &body, id: span, token }, Instant::now())
     };
     let refuse = move |backends: &Backends, failure| {

@@ -8,6 +8,7 @@
 //! else: ids are the proxy's own numbers, unknown ones are dropped.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use super::relay::{self, Word};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span};
 use crate::limits;
+use crate::mcp::catalog::Can;
 use crate::plan::WorkerId;
 use crate::rt::child::{Input, Output};
 use crate::rt::local::Event;
@@ -40,9 +42,12 @@ pub(super) struct Waiter {
     pub(super) route: Route,
     /// What the caller calls its call.
     pub(super) own: Own,
+    /// A client is behind it; else the proxy itself.
+    pub(super) client: bool,
 }
 
 /// Where an answer goes.
+#[derive(Clone)]
 pub(super) enum Route {
     /// To a task of this worker.
     Here(Rc<CallHandle>),
@@ -58,6 +63,10 @@ pub(super) trait Outside {
     fn changed(&self, flags: u32);
     /// The child answered something.
     fn answered(&self);
+    /// The child said that a resource was updated.
+    fn updated(&self, uri: &str, message: &[u8]);
+    /// A log message that belongs to no call that is known.
+    fn logged(&self, message: &[u8]);
 }
 
 /// What goes out: a whole message, or a request whose id and token are to be replaced.
@@ -68,9 +77,14 @@ pub(super) enum Outgoing<'a> {
 
 /// A channel to a child.
 pub(super) struct Link {
+    /// What the child promised.
+    pub(super) can: Cell<Can>,
     name: Arc<str>,
     outside: Box<dyn Outside>,
     waiting: RefCell<AHashMap<u64, Waiter>>,
+    /// Calls of clients that nobody waits for any more, and that the child may still be busy with:
+    /// until when that is believed.
+    ghosts: RefCell<VecDeque<(u64, Instant)>>,
     queue: RefCell<Vec<u8>>,
     /// Bytes taken from the queue and not yet taken by the child.
     writing: Cell<usize>,
@@ -92,9 +106,11 @@ impl Link {
     /// A link; its tasks [`Link::write`] and [`Link::read`] are started by the caller.
     pub(super) fn new(name: Arc<str>, outside: Box<dyn Outside>, now: Instant) -> Rc<Link> {
         Rc::new(Link {
+            can: Cell::default(),
             name,
             outside,
             waiting: RefCell::new(AHashMap::new()),
+            ghosts: RefCell::default(),
             queue: RefCell::new(Vec::new()),
             writing: Cell::new(0),
             writing_since: Cell::new(None),
@@ -170,7 +186,31 @@ impl Link {
 
     /// Nobody waits for this answer any more.
     pub(super) fn forget(&self, id: u64) {
-        self.waiting.borrow_mut().remove(&id);
+        let waiter = self.waiting.borrow_mut().remove(&id);
+        if waiter.is_some_and(|waiter| waiter.client) {
+            let mut ghosts = self.ghosts.borrow_mut();
+            if ghosts.len() >= limits::GHOSTS_MAX {
+                ghosts.pop_front();
+            }
+            ghosts.push_back((id, Instant::now() + limits::CALL_TIMEOUT));
+        }
+    }
+
+    /// The only call of a client that the child can be talking about; `None` if there are several,
+    /// or none.
+    fn only_call(&self) -> Option<(u64, Route)> {
+        let mut ghosts = self.ghosts.borrow_mut();
+        if !ghosts.is_empty() {
+            let now = Instant::now();
+            ghosts.retain(|(_, until)| *until > now);
+            if !ghosts.is_empty() {
+                return None;
+            }
+        }
+        let waiting = self.waiting.borrow();
+        let mut calls = waiting.iter().filter(|(_, waiter)| waiter.client);
+        let (id, waiter) = calls.next()?;
+        calls.next().is_none().then(|| (*id, waiter.route.clone()))
     }
 
     /// Cancels a request at the child; its answer, should one come, is still delivered.
@@ -345,7 +385,10 @@ impl Link {
                 let waiter = number
                     .and_then(|number| Some((number, self.waiting.borrow_mut().remove(&number)?)));
                 // Unknown: cancelled, timed out, or never asked. It belongs to nobody.
-                let Some((number, waiter)) = waiter else { return };
+                let Some((number, waiter)) = waiter else {
+                    self.ghosts.borrow_mut().retain(|(ghost, _)| Some(*ghost) != number);
+                    return;
+                };
                 let answer = waiter.own.answer(message, id);
                 self.deliver(number, &waiter.route, Item::Answer(answer));
             }
@@ -360,6 +403,17 @@ impl Link {
                     }
                 }
                 Word::Changed(flags) => self.outside.changed(flags),
+                Word::Log => match self.only_call() {
+                    Some((number, route)) => {
+                        self.deliver(number, &route, Item::Notification(message.to_vec()));
+                    }
+                    None => self.outside.logged(message),
+                },
+                Word::Updated => {
+                    if let Some(uri) = envelope.uri.and_then(|uri| uri.text(message)) {
+                        self.outside.updated(&uri, message);
+                    }
+                }
                 // Whose it is cannot be told on a shared channel.
                 Word::Private | Word::Other => {}
             },
@@ -431,6 +485,14 @@ mod tests {
         }
 
         fn answered(&self) {}
+
+        fn updated(&self, uri: &str, _: &[u8]) {
+            self.0.borrow_mut().push(format!("updated {uri}"));
+        }
+
+        fn logged(&self, _: &[u8]) {
+            self.0.borrow_mut().push("logged".into());
+        }
     }
 
     fn link() -> (Rc<Link>, Seen) {
@@ -442,7 +504,7 @@ mod tests {
         let body = body.as_bytes();
         let envelope = jsonrpc::scan(body).unwrap();
         let (span, token) = (envelope.id.unwrap(), envelope.progress_token);
-        let waiter = Waiter { route: Route::Worker(1), own: Own::of(body, span, token) };
+        let waiter = Waiter { route: Route::Worker(1), own: Own::of(body, span, token), client: true };
         link.send(id, waiter, &Outgoing::Rename { body, id: span, token }, Instant::now())
     }
 

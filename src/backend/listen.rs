@@ -12,7 +12,7 @@ use super::entry::Entry;
 use super::health::Backoff;
 use super::leg::Leg;
 use super::relay::{self, Word};
-use super::{Backends, http, supervise};
+use super::{Backends, http, supervise, wishes};
 use crate::http::head::is_value;
 use crate::http::{ClientConnection, sse};
 use crate::jsonrpc::{self, Kind as Message};
@@ -158,8 +158,15 @@ async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, mess
     let Ok(envelope) = jsonrpc::scan(message) else { return };
     match envelope.kind {
         Message::Notification => {
-            if let Word::Changed(flags) = relay::word(&envelope, message) {
-                entry.bell.ring(flags);
+            match relay::word(&envelope, message) {
+                Word::Changed(flags) => entry.bell.ring(flags),
+                Word::Updated => {
+                    if let Some(uri) = envelope.uri.and_then(|uri| uri.text(message)) {
+                        wishes::updated(backends, entry, &uri, message);
+                    }
+                }
+                // Whose it is cannot be told.
+                Word::Log | Word::Progress | Word::Private | Word::Other => {}
             }
         }
         Message::Request => {

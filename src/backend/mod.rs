@@ -32,10 +32,11 @@ mod relay;
 mod stderr;
 mod stdio;
 mod supervise;
+mod wishes;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ use crate::mcp::catalog::Slice;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
 use crate::rt;
-use crate::rt::local::Event;
+use crate::rt::local::{Event, OneSender};
 use attempt::Guard;
 use entry::Entry;
 use handle::{Clock, Stop};
@@ -65,6 +66,12 @@ pub type Post = Rc<dyn Fn(WorkerId, BackendMail) -> std::result::Result<(), Back
 
 /// What is done on this worker when a backend's lists changed; `None` = they are withdrawn.
 pub type OnSlice = Box<dyn Fn(BackendId, Option<Arc<Slice>>)>;
+
+/// The way from backends to clients, beside answers.
+pub trait Clients {
+    /// Tells a message to the client of a session, on the stream on which it listens.
+    fn tell(&self, session: SessionId, message: Vec<u8>);
+}
 
 /// A request for a backend.
 pub struct Call {
@@ -127,6 +134,14 @@ impl Replies {
         match &mut self.0 {
             Kept::Plain(attempt) => attempt.next().await,
             Kept::Run(run) => Box::pin(run.next()).await,
+        }
+    }
+
+    /// The backend that the call was sent to.
+    pub fn backend(&self) -> BackendId {
+        match &self.0 {
+            Kept::Plain(attempt) => attempt.guard.backend(),
+            Kept::Run(run) => run.backend(),
         }
     }
 
@@ -259,6 +274,44 @@ pub enum BackendMail {
         /// Which backend.
         backend: BackendId,
     },
+    /// To all: a session asked for a log level. Answered with `Wished`.
+    Level {
+        /// The session, that says which.
+        session: Arc<SessionRecord>,
+        /// Comes back with the answer.
+        token: u64,
+    },
+    /// A session wants to hear of a resource, or no more. Answered with `Wished`.
+    Wish {
+        /// Which backend's.
+        backend: BackendId,
+        /// The client's session.
+        session: Arc<SessionRecord>,
+        /// The resource.
+        uri: Box<str>,
+        /// The parameters as the client sent them.
+        params: Vec<u8>,
+        /// Whether it subscribes.
+        on: bool,
+        /// Comes back with the answer.
+        token: u64,
+    },
+    /// What another worker was asked is done.
+    Wished {
+        /// The token of the question.
+        token: u64,
+        /// A raw answer of the backend, if it is of use.
+        outcome: std::result::Result<Vec<u8>, Failure>,
+    },
+    /// A shared session with a backend said that a resource was updated, on the stream of a call.
+    Updated {
+        /// Which backend.
+        backend: BackendId,
+        /// The resource.
+        uri: Box<str>,
+        /// The notification.
+        message: Vec<u8>,
+    },
     /// Something for a backend's supervisor to look at.
     Hint {
         /// Which backend.
@@ -287,6 +340,10 @@ pub struct Backends {
     parked: RefCell<AHashSet<u64>>,
     /// Mail that must not be lost and found a full box. Bounded by the calls in flight.
     backlog: RefCell<VecDeque<(WorkerId, BackendMail)>>,
+    /// What other workers were asked.
+    asked: RefCell<AHashMap<u64, OneSender<std::result::Result<Vec<u8>, Failure>>>>,
+    /// The clients, once they can be reached.
+    clients: OnceCell<Box<dyn Clients>>,
     /// The end has begun.
     stopping: Event,
     /// Supervisors and children of sessions that have not ended.
@@ -319,9 +376,16 @@ impl Backends {
             away: RefCell::new(AHashMap::new()),
             parked: RefCell::new(AHashSet::new()),
             backlog: RefCell::new(VecDeque::new()),
+            asked: RefCell::default(),
+            clients: OnceCell::new(),
             stopping: Event::new(),
             running: Cell::new(0),
         })
+    }
+
+    /// From now on clients can be told what backends say by themselves.
+    pub fn hear(&self, clients: Box<dyn Clients>) {
+        let _ = self.clients.set(clients);
     }
 
     /// Starts the supervisors of the backends that this worker owns, and its clock.
@@ -352,6 +416,7 @@ impl Backends {
     /// workers notice by themselves.
     pub fn end_session(self: &Rc<Self>, session: &Arc<SessionRecord>) {
         for entry in &self.entries {
+            wishes::forget(self, entry, |other| other.id == session.id);
             match &entry.wire {
                 entry::Wire::Http(_) => leg::end(self, entry, session.id),
                 entry::Wire::Stdio(stdio) => stdio.end(session.id),
@@ -412,6 +477,14 @@ impl Backends {
                 leg::told(self, &self.entries[backend], session, leg);
             }
             BackendMail::Place { backend } => around::place_came(self, &self.entries[backend]),
+            BackendMail::Level { session, token } => self.level_for(from, session, token),
+            BackendMail::Wish { backend, session, uri, params, on, token } => {
+                self.wish_for(from, backend, session, uri, params, on, token);
+            }
+            BackendMail::Wished { token, outcome } => self.wished(token, outcome),
+            BackendMail::Updated { backend, uri, message } => {
+                wishes::updated(self, &self.entries[backend], &uri, &message);
+            }
             BackendMail::Hint { backend, flags } => self.entries[backend].bell.ring(flags),
         }
     }
@@ -461,6 +534,7 @@ impl Backends {
                 tracing::error!(backend = entry.name(), "its supervisor ended: started anew");
                 supervise::start(self, entry);
             }
+            wishes::forget(self, entry, SessionRecord::ended);
             match (&entry.wire, &entry.plan.transport) {
                 (entry::Wire::Http(http), TransportPlan::Http(plan)) => {
                     http.pool.reap(now, plan.idle);
@@ -468,7 +542,7 @@ impl Backends {
                     leg::sweep(self, entry);
                 }
                 (entry::Wire::Stdio(stdio), TransportPlan::Stdio(plan)) => {
-                    stdio.sweep(now, plan.idle_stop);
+                    stdio.sweep(now, plan.idle_stop, &entry.wishes);
                 }
                 _ => {}
             }

@@ -16,6 +16,7 @@ use super::names::{Own, Raw};
 use super::{Backends, Reply};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Kind as Message, walk};
+use crate::mcp::catalog::Can;
 use crate::mcp::revision::Revision;
 use crate::plan::Plan;
 
@@ -50,6 +51,14 @@ impl Said {
 }
 
 impl Channel {
+    /// What the backend promised when the channel was opened.
+    pub(super) fn can(&self) -> Can {
+        match self {
+            Channel::Line(link) => link.can.get(),
+            Channel::Leg(leg) => leg.can,
+        }
+    }
+
     /// Asks and waits for the answer, at most for `limit`.
     ///
     /// # Errors
@@ -62,6 +71,21 @@ impl Channel {
         params: Option<&[u8]>,
         limit: Duration,
     ) -> Result<Said, Failure> {
+        said(&self.ask_raw(backends, entry, method, params, limit).await?)
+    }
+
+    /// As [`Channel::ask`]: the answer as it came.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn ask_raw(
+        &self,
+        backends: &Rc<Backends>,
+        entry: &Rc<Entry>,
+        method: &str,
+        params: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, Failure> {
         let now = Instant::now();
         let handle = Rc::new(CallHandle::new());
         let _deadline = backends.clock.arm(&handle, now, limit);
@@ -76,7 +100,7 @@ impl Channel {
             }
             Channel::Line(link) => {
                 let own = Own { id: asked, token: None };
-                let waiter = Waiter { route: Route::Here(handle.clone()), own };
+                let waiter = Waiter { route: Route::Here(handle.clone()), own, client: false };
                 link.send(number, waiter, &Outgoing::Ready(&body), now)?;
                 loop {
                     match handle.arrived().await {
@@ -91,8 +115,7 @@ impl Channel {
                 }
             }
         };
-        let answer = answer.map_err(|ended| failure(ended, method, limit))?;
-        said(&answer)
+        answer.map_err(|ended| failure(ended, method, limit))
     }
 
     /// Sends a notification.

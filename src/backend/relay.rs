@@ -4,6 +4,7 @@
 
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope};
+use crate::mcp::logging;
 
 /// Lists that changed, as flags of a bell.
 pub(super) mod changed {
@@ -20,6 +21,10 @@ pub(super) enum Word {
     Progress,
     /// A list changed: the flag of [`changed`].
     Changed(u32),
+    /// A log message.
+    Log,
+    /// A resource was updated.
+    Updated,
     /// Of use only between the proxy and the server.
     Private,
     /// Anything else.
@@ -33,6 +38,8 @@ pub(super) fn word(envelope: &Envelope, message: &[u8]) -> Word {
         Some("notifications/tools/list_changed") => Word::Changed(changed::TOOLS),
         Some("notifications/resources/list_changed") => Word::Changed(changed::RESOURCES),
         Some("notifications/prompts/list_changed") => Word::Changed(changed::PROMPTS),
+        Some(logging::MESSAGE) => Word::Log,
+        Some("notifications/resources/updated") => Word::Updated,
         // About requests of the server, which were refused at once.
         Some("notifications/cancelled") => Word::Private,
         _ => Word::Other,
@@ -82,7 +89,9 @@ mod tests {
             ("notifications/progress", Word::Progress),
             ("notifications\\/tools\\/list_changed", Word::Changed(changed::TOOLS)),
             ("notifications/prompts/list_changed", Word::Changed(changed::PROMPTS)),
-            ("notifications/message", Word::Other),
+            ("notifications/message", Word::Log),
+            ("notifications/resources/updated", Word::Updated),
+            ("notifications/other", Word::Other),
             ("notifications/cancelled", Word::Private),
         ] {
             let message = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{}}}}"#);

@@ -17,9 +17,11 @@ use super::failure::Failure;
 use super::handle::Item;
 use super::link::{Link, Outside};
 use super::own::{self, Channel};
+use super::wishes::{self, Wishes};
 use super::{BackendMail, Backends, stderr};
 use crate::error::Kind;
 use crate::limits;
+use crate::mcp::catalog::Can;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{StdioPlan, TransportPlan, WorkerId};
@@ -95,7 +97,7 @@ impl Stdio {
     }
 
     /// Looks for children that are stuck or not needed.
-    pub(super) fn sweep(&self, now: Instant, idle_stop: Duration) {
+    pub(super) fn sweep(&self, now: Instant, idle_stop: Duration, wishes: &Wishes) {
         let check = |link: &Link| {
             if link.is_stalled(now) {
                 link.close(Failure::new(Kind::Lost, "the child does not take its input"));
@@ -104,10 +106,12 @@ impl Stdio {
         if let Some(link) = &*self.shared.borrow() {
             check(link);
         }
-        self.sessions.borrow_mut().retain(|_, kid| {
+        self.sessions.borrow_mut().retain(|session, kid| {
             let Some(link) = kid.link.borrow().clone() else { return true };
             check(&link);
-            let idle = link.idle(now).is_some_and(|idle| idle >= idle_stop);
+            // One that has to tell of updates is in use.
+            let idle = link.idle(now).is_some_and(|idle| idle >= idle_stop)
+                && !wishes.has_subscriptions(*session);
             if idle {
                 kid.stop.set();
             }
@@ -211,7 +215,7 @@ async fn nurse(
 ) {
     let _farewell = Farewell { backends: &backends, entry: &entry, session: session.id, kid: &kid };
     let born = Instant::now();
-    let birth = race(bring_up(&backends, &entry, session.revision), kid.stop.wait()).await;
+    let birth = race(bring_up(&backends, &entry, Some(&session)), kid.stop.wait()).await;
     let fault = match birth {
         // The birth is dropped, and with its handle the child is killed.
         Either::Right(()) => None,
@@ -285,9 +289,10 @@ pub(super) struct Newborn {
 pub(super) async fn bring_up(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    revision: Revision,
+    session: Option<&Arc<SessionRecord>>,
 ) -> Result<Newborn, Failure> {
     let (plan, _) = stdio(entry);
+    let revision = session.map_or(Revision::NEWEST, |session| session.revision);
     let limit = entry.plan.startup_timeout;
     let spec = Spec {
         program: plan.command.clone().into(),
@@ -298,7 +303,9 @@ pub(super) async fn bring_up(
     let child = child::spawn(spec).await.map_err(|fault| {
         Failure::new(Kind::Unavailable, format!("cannot start {:?}: {fault}", plan.command))
     })?;
-    let listener = Listener { backends: backends.clone(), entry: entry.clone() };
+    let session_of = session.cloned();
+    let listener =
+        Listener { backends: backends.clone(), entry: entry.clone(), session: session_of };
     let link = Link::new(entry.plan.name.clone(), Box::new(listener), Instant::now());
     let over = Rc::new(Event::new());
     rt::spawn("child writer", link.clone().write(child.stdin));
@@ -306,7 +313,12 @@ pub(super) async fn bring_up(
     rt::spawn("child stderr", stderr::drain(entry.plan.name.clone(), child.stderr, over.clone()));
     let mut newborn = Newborn { link, handle: child.handle, init: Vec::new(), over };
     let channel = Channel::Line(newborn.link.clone());
-    let greeting = own::greet(backends, entry, &channel, revision, limit);
+    let greeting = async {
+        let init = own::greet(backends, entry, &channel, revision, limit).await?;
+        newborn.link.can.set(Can::of(&init));
+        wishes::restore(backends, entry, session, &channel).await;
+        Ok(init)
+    };
     // A child that exits is seen at once even if a grandchild keeps its pipes open.
     let greeted = match race(greeting, newborn.handle.exited()).await {
         Either::Left(greeted) => greeted,
@@ -385,6 +397,8 @@ impl Newborn {
 struct Listener {
     backends: Rc<Backends>,
     entry: Rc<Entry>,
+    /// Whose child it is, if it is not shared.
+    session: Option<Arc<SessionRecord>>,
 }
 
 impl Outside for Listener {
@@ -404,5 +418,21 @@ impl Outside for Listener {
 
     fn answered(&self) {
         self.backends.succeeded(&self.entry);
+    }
+
+    fn updated(&self, uri: &str, message: &[u8]) {
+        match &self.session {
+            None => wishes::updated(&self.backends, &self.entry, uri, message),
+            Some(session) if self.entry.wishes.has_subscriptions(session.id) => {
+                self.backends.tell_client(session.id, message.to_vec());
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn logged(&self, message: &[u8]) {
+        if let Some(session) = &self.session {
+            wishes::logged(&self.backends, &self.entry, session, message);
+        }
     }
 }

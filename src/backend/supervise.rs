@@ -22,7 +22,6 @@ use super::{BackendMail, Backends};
 use crate::error::Kind;
 use crate::limits;
 use crate::mcp::catalog::{Pages, Slice};
-use crate::mcp::revision::Revision;
 use crate::rt::{self, Either, race};
 
 /// A call failed: probe now.
@@ -358,7 +357,7 @@ impl Supervisor {
     async fn raise(&mut self, stdio: &Stdio) -> Result<Option<Newborn>, Failure> {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let newborn = {
-            let birth = stdio::bring_up(&backends, &entry, Revision::NEWEST);
+            let birth = stdio::bring_up(&backends, &entry, None);
             match race(birth, backends.stopping.wait()).await {
                 Either::Left(newborn) => newborn?,
                 // Its handle is dropped with the birth, and the child is killed.

@@ -69,7 +69,7 @@ pub(super) async fn batch(
                 Outcome::Refused { error, id } => {
                     drop(sender.send((true, error_answer(&error, &id))).await);
                 }
-                Outcome::Relay(relay) => collect(relay, &sender).await,
+                Outcome::Relay(relay) => collect(&world, &record, relay, &sender).await,
             }
         });
     }

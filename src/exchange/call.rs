@@ -16,7 +16,7 @@ use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::session::SessionRecord;
-use crate::middleware::{Copy, Known, Request};
+use crate::middleware::{Copy, Known, Request, Row};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
 use crate::world::World;
@@ -62,8 +62,80 @@ pub(super) async fn call(
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
 }
 
+/// Sends a request of any other kind to a backend, as it is.
+pub(super) async fn send(
+    world: &Rc<World>,
+    record: &Arc<SessionRecord>,
+    backend: BackendId,
+    message: Vec<u8>,
+    envelope: Envelope,
+    id: &[u8],
+) -> Result<Relay> {
+    let handle = Rc::new(CallHandle::new());
+    let in_flight = world.enter_call(record.id, id, handle.clone());
+    let call = Call {
+        backend,
+        session: Some(record.clone()),
+        tool_call: false,
+        safe: true,
+        tool: None,
+        again: false,
+        id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
+        progress_token: envelope.progress_token,
+        body: message,
+        timeout: world.plan.backends[backend].request_timeout,
+        handle,
+    };
+    let replies = world.backends.call(call).await?;
+    Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
+}
+
+/// What the rules of a backend say of a name that is only referred to: the backend's own name, or
+/// that it is unknown, which a hidden one is too.
+pub(super) async fn refer(
+    world: &World,
+    backend: BackendId,
+    what: ListKind,
+    called: &str,
+    behind: String,
+) -> Result<String> {
+    let plan = &world.plan.backends[backend];
+    let chain = &plan.chain;
+    if chain.alias.is_none() && chain.filter.is_none() {
+        return Ok(behind);
+    }
+    if chain.filter.is_some() {
+        world.backends.settled_one(plan.id).await;
+    }
+    let slice = world.catalog.borrow().slice(plan.id).cloned();
+    let known = slice.as_ref().and_then(|slice| slice.list(what).behind(&behind));
+    let known = known.map(|(own, hints)| Known { own, hints });
+    let listed = slice.is_some();
+    // The rules look at names, not at what stands around them.
+    let mut message = br#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#.to_vec();
+    let mut envelope = jsonrpc::scan(&message)
+        .map_err(|fault| Error::new(fault.kind()).cause("a message of our own"))?;
+    let mut request = Request {
+        what,
+        called,
+        own: behind,
+        known,
+        listed,
+        message: &mut message,
+        envelope: &mut envelope,
+        copies: Vec::new(),
+    };
+    if let Some(alias) = &chain.alias {
+        alias.request(&mut request)?;
+    }
+    if let Some(filter) = &chain.filter {
+        filter.request(&mut request)?;
+    }
+    Ok(request.own)
+}
+
 /// Finds the backend of a call, and puts the backend's own name into it.
-fn aim(
+pub(super) fn aim(
     world: &World,
     method: Method,
     message: &mut Vec<u8>,

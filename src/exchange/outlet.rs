@@ -19,6 +19,8 @@ use crate::world::{Answering, World};
 
 /// See the head of this file.
 pub(super) struct Outlet<'c> {
+    pub(super) world: &'c Rc<World>,
+    pub(super) record: &'c SessionRecord,
     connection: &'c mut Connection,
     cors: &'c str,
     stream: Answering,
@@ -32,14 +34,14 @@ pub(super) struct Outlet<'c> {
 impl<'c> Outlet<'c> {
     /// A stream that has not begun.
     pub(super) fn new(
-        world: &Rc<World>,
-        record: &SessionRecord,
+        world: &'c Rc<World>,
+        record: &'c SessionRecord,
         connection: &'c mut Connection,
         cors: &'c str,
     ) -> Outlet<'c> {
         let primes = record.revision.primes();
         let stream = world.open_answer(record.id);
-        Outlet { connection, cors, stream, primes, begun: false, here: true }
+        Outlet { world, record, connection, cors, stream, primes, begun: false, here: true }
     }
 
     /// Awaits `next`, whatever becomes of the connection; a comment now and then keeps a silent one

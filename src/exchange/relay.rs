@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::answer::{JSON, error_answer, refused, respond, with};
+use super::logging::noted;
 use super::outlet::Outlet;
 use crate::backend::{Replies, Reply};
 use crate::error::{Error, Kind, Result};
@@ -77,7 +78,12 @@ async fn stream_out(
 ) -> io::Result<()> {
     loop {
         match reply {
-            Ok(Reply::Notification(message)) => outlet.event(message).await,
+            Ok(Reply::Notification(message)) => {
+                let backend = &outlet.world.plan.backends[relay.replies.backend()];
+                if let Some(message) = noted(message, outlet.record, backend) {
+                    outlet.event(message).await;
+                }
+            }
             Ok(Reply::Answer(answer)) => return outlet.finish(Some(answer)).await,
             Ok(Reply::Streaming { .. }) => {
                 let answer = whole(&mut relay);
@@ -139,10 +145,20 @@ async fn stream_on(
 }
 
 /// Runs one call of a batch to its end.
-pub(super) async fn collect(mut relay: Relay, out: &rt::local::Sender<(bool, Vec<u8>)>) {
+pub(super) async fn collect(
+    world: &World,
+    record: &SessionRecord,
+    mut relay: Relay,
+    out: &rt::local::Sender<(bool, Vec<u8>)>,
+) {
+    let backend = &world.plan.backends[relay.replies.backend()];
     let answer = loop {
         match relay.replies.next().await {
-            Ok(Reply::Notification(message)) => drop(out.send((false, message)).await),
+            Ok(Reply::Notification(message)) => {
+                if let Some(message) = noted(message, record, backend) {
+                    drop(out.send((false, message)).await);
+                }
+            }
             Ok(Reply::Answer(answer)) => break answer,
             Ok(Reply::Streaming { .. }) => break whole(&mut relay).await,
             Err(error) if error.kind() == Kind::Cancelled => return,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
-use super::{Ask, admit, method_of};
+use super::{Ask, admit, complete, logging, method_of, subscribe};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
@@ -147,6 +147,19 @@ pub(super) async fn perform(
                     Outcome::Refused { error, id }
                 }
             };
+        }
+        Method::Complete => {
+            let sent = Box::pin(complete::complete(world, record, message, envelope, &id)).await;
+            return sent.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Relay);
+        }
+        Method::SetLevel => {
+            let set = Box::pin(logging::set_level(world, record, &message, &envelope, &id)).await;
+            return set.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Answer);
+        }
+        Method::Subscribe | Method::Unsubscribe => {
+            let asked = subscribe::subscribe(world, record, method, message, envelope, &id);
+            let asked = Box::pin(asked).await;
+            return asked.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Answer);
         }
         _ => {
             let method = envelope.method_name(&message).unwrap_or_default();

@@ -447,11 +447,46 @@ impl Slice {
         }
     }
 
+    /// Whether it tells about updates of resources.
+    pub fn can_subscribe(&self) -> bool {
+        let all = self.capabilities.as_bytes();
+        walk::member(all, "resources").is_some_and(|value| subscribes(value.of(all)))
+    }
+
     /// Whether it has the server capability of that name.
     pub fn can(&self, capability: &str) -> bool {
         walk::member(self.capabilities.as_bytes(), capability)
             .is_some_and(|value| value.of(self.capabilities.as_bytes())[0] == b'{')
     }
+}
+
+/// What a backend promises beside lists and calls, as far as the proxy acts on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Can {
+    /// `logging`
+    pub logging: bool,
+    /// `resources.subscribe`
+    pub subscribe: bool,
+}
+
+impl Can {
+    /// Read from the raw result of `initialize`.
+    pub fn of(initialize_result: &[u8]) -> Can {
+        let Some(span) = walk::member(initialize_result, "capabilities") else {
+            return Can::default();
+        };
+        let all = span.of(initialize_result);
+        let inside = |name: &str| walk::member(all, name).map(|value| value.of(all));
+        Can {
+            logging: inside("logging").is_some_and(|value| value[0] == b'{'),
+            subscribe: inside("resources").is_some_and(subscribes),
+        }
+    }
+}
+
+/// Whether the `resources` capability has subscriptions.
+fn subscribes(resources: &[u8]) -> bool {
+    walk::member(resources, "subscribe").is_some_and(|value| value.of(resources) == b"true")
 }
 
 /// Which lists look different to clients now.
@@ -628,6 +663,19 @@ impl Catalog {
         Some(owner)
     }
 
+    /// The first backend in the file that lists a template of exactly that text.
+    pub fn owner_of_template(&self, text: &str) -> Option<BackendId> {
+        self.places.iter().position(|place| {
+            place.slice.as_ref().is_some_and(|slice| slice.templates.find(text).is_some())
+        })
+    }
+
+    /// Whether some backend has the server capability of that name, or may have it: see
+    /// [`Catalog::capabilities`].
+    pub fn can(&self, capability: &str) -> bool {
+        self.listed().any(|place| place.slice.as_ref().is_none_or(|slice| slice.can(capability)))
+    }
+
     /// Names and URIs that two backends have; at most [`CONFLICTS_KEPT_MAX`] of each list.
     pub fn conflicts(&self) -> impl Iterator<Item = &Conflict> {
         self.lists.iter().flat_map(|list| &list.conflicts)
@@ -671,8 +719,10 @@ impl Catalog {
                 Some(slice) => slice.can(kind.capability()) || !slice.list(kind).is_empty(),
             })
         };
+        let any = |wanted: &dyn Fn(&Slice) -> bool| {
+            self.listed().any(|place| place.slice.as_ref().is_none_or(|slice| wanted(slice)))
+        };
         let mut out = String::from("{");
-        // `subscribe`, `logging` and `completions` join here when they can be kept.
         for (capability, kinds) in [
             ("tools", &[ListKind::Tools][..]),
             ("resources", &[ListKind::Resources, ListKind::Templates]),
@@ -680,7 +730,18 @@ impl Catalog {
         ] {
             if kinds.iter().any(|&kind| offered(kind)) {
                 let comma = if out.len() > 1 { "," } else { "" };
-                out.push_str(&format!(r#"{comma}"{capability}":{{"listChanged":true}}"#));
+                let subscribe = match capability {
+                    "resources" if any(&Slice::can_subscribe) => r#","subscribe":true"#,
+                    _ => "",
+                };
+                let text = format!(r#"{comma}"{capability}":{{"listChanged":true{subscribe}}}"#);
+                out.push_str(&text);
+            }
+        }
+        for capability in ["logging", "completions"] {
+            if any(&|slice| slice.can(capability)) {
+                let comma = if out.len() > 1 { "," } else { "" };
+                out.push_str(&format!(r#"{comma}"{capability}":{{}}"#));
             }
         }
         out.push('}');
@@ -784,16 +845,17 @@ fn bad_answer(fault: jsonrpc::ScanFault) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
+    //! A backend for tests.
+
     use std::time::Duration;
 
-    use super::*;
     use crate::plan::{
-        HostRule, Isolation, ListenPlan, OriginRule, RestartPlan, StdioPlan, TransportPlan,
+        BackendId, BackendPlan, Isolation, RestartPlan, StdioPlan, TransportPlan,
     };
 
-    fn backend(id: BackendId, name: &str, prefix: &str) -> Arc<BackendPlan> {
-        Arc::new(BackendPlan {
+    pub(crate) fn backend(id: BackendId, name: &str, prefix: &str) -> BackendPlan {
+        BackendPlan {
             id,
             name: name.into(),
             prefix: prefix.into(),
@@ -817,7 +879,21 @@ mod tests {
             chain: Default::default(),
             around: Default::default(),
             unlisted: false,
-        })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::plan::{
+        HostRule, Isolation, ListenPlan, OriginRule, RestartPlan, StdioPlan, TransportPlan,
+    };
+
+    fn backend(id: BackendId, name: &str, prefix: &str) -> Arc<BackendPlan> {
+        Arc::new(testing::backend(id, name, prefix))
     }
 
     /// Backends by name and prefix.

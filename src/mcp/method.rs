@@ -23,6 +23,14 @@ pub enum Method {
     PromptsList,
     /// `prompts/get`
     PromptsGet,
+    /// `completion/complete`
+    Complete,
+    /// `logging/setLevel`
+    SetLevel,
+    /// `resources/subscribe`
+    Subscribe,
+    /// `resources/unsubscribe`
+    Unsubscribe,
     /// `notifications/initialized`
     Initialized,
     /// `notifications/cancelled`
@@ -42,6 +50,10 @@ impl Method {
             b"resources/templates/list" => Method::TemplatesList,
             b"prompts/get" => Method::PromptsGet,
             b"prompts/list" => Method::PromptsList,
+            b"completion/complete" => Method::Complete,
+            b"logging/setLevel" => Method::SetLevel,
+            b"resources/subscribe" => Method::Subscribe,
+            b"resources/unsubscribe" => Method::Unsubscribe,
             b"ping" => Method::Ping,
             b"initialize" => Method::Initialize,
             b"notifications/initialized" => Method::Initialized,

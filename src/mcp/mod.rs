@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod event;
 pub mod header;
 pub mod hints;
+pub mod logging;
 pub mod method;
 pub mod name;
 pub mod revision;

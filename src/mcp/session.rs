@@ -3,9 +3,10 @@
 //! Next: `catalog`.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::logging::Level;
 use super::revision::Revision;
 use crate::plan::WorkerId;
 
@@ -67,8 +68,9 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// What any worker may know of a session. Immutable but for two single atomics: a worker that
-/// holds a copy sees the end of the session at once, and the owner sees that it is in use.
+/// What any worker may know of a session. Immutable but for single atomics: a worker that holds a
+/// copy sees the end of the session at once, the owner sees that it is in use, and all see which log
+/// messages it wants.
 #[derive(Debug)]
 pub struct SessionRecord {
     /// Its name.
@@ -82,6 +84,8 @@ pub struct SessionRecord {
     ended: AtomicBool,
     /// Milliseconds since `born`.
     seen: AtomicU64,
+    /// A [`Level`], or 0: none was asked for.
+    level: AtomicU8,
     born: Instant,
 }
 
@@ -100,6 +104,7 @@ impl SessionRecord {
             client_info,
             ended: AtomicBool::new(false),
             seen: AtomicU64::new(0),
+            level: AtomicU8::new(0),
             born: Instant::now(),
         }
     }
@@ -116,6 +121,17 @@ impl SessionRecord {
     pub fn idle(&self, now: Instant) -> std::time::Duration {
         let now = now.saturating_duration_since(self.born);
         now.saturating_sub(std::time::Duration::from_millis(self.seen.load(Ordering::Relaxed)))
+    }
+
+    /// The client wants log messages from this level on.
+    pub fn set_level(&self, level: Level) {
+        self.level.store(level as u8, Ordering::Release);
+    }
+
+    /// The level that the client asked for, if it did.
+    pub fn level(&self) -> Option<Level> {
+        let level = self.level.load(Ordering::Acquire);
+        Level::ALL.into_iter().find(|known| *known as u8 == level)
     }
 
     /// Ends it; true for the caller that did.
