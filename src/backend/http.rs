@@ -506,7 +506,8 @@ impl HttpReplies {
                             wishes::updated(&self.backends, &self.entry, &uri, &message);
                         } else {
                             let (backend, uri) = (self.entry.id, uri.as_ref().into());
-                            let mail = BackendMail::Updated { backend, uri, message: message.clone() };
+                            let mail =
+                                BackendMail::Updated { backend, uri, message: message.clone() };
                             let _ = self.backends.try_send(self.entry.owner, mail);
                         }
                     }

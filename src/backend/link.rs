@@ -504,7 +504,8 @@ mod tests {
         let body = body.as_bytes();
         let envelope = jsonrpc::scan(body).unwrap();
         let (span, token) = (envelope.id.unwrap(), envelope.progress_token);
-        let waiter = Waiter { route: Route::Worker(1), own: Own::of(body, span, token), client: true };
+        let waiter =
+            Waiter { route: Route::Worker(1), own: Own::of(body, span, token), client: true };
         link.send(id, waiter, &Outgoing::Rename { body, id: span, token }, Instant::now())
     }
 

@@ -32,9 +32,9 @@ mod relay;
 mod stderr;
 mod stdio;
 mod supervise;
-mod wishes;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;

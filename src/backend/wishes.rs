@@ -79,7 +79,13 @@ impl Wishes {
         held.filter(|(_, one)| one.asking.is_none()).map(|(uri, _)| uri.clone()).collect()
     }
 
-    fn step(&self, key: Option<SessionId>, session: &Arc<SessionRecord>, uri: &str, on: bool) -> Step {
+    fn step(
+        &self,
+        key: Option<SessionId>,
+        session: &Arc<SessionRecord>,
+        uri: &str,
+        on: bool,
+    ) -> Step {
         let mut all = self.subscriptions.borrow_mut();
         let of_key = all.entry(key).or_default();
         let holds = |one: &Subscription| one.holders.iter().any(|other| other.id == session.id);

@@ -850,9 +850,7 @@ pub(crate) mod testing {
 
     use std::time::Duration;
 
-    use crate::plan::{
-        BackendId, BackendPlan, Isolation, RestartPlan, StdioPlan, TransportPlan,
-    };
+    use crate::plan::{BackendId, BackendPlan, Isolation, RestartPlan, StdioPlan, TransportPlan};
 
     pub(crate) fn backend(id: BackendId, name: &str, prefix: &str) -> BackendPlan {
         BackendPlan {
@@ -1205,7 +1203,7 @@ mod tests {
 
     #[test]
     fn capabilities_promise_what_an_unknown_backend_might_bring() {
-        const ALL: &str = r#"{"tools":{"listChanged":true},"resources":{"listChanged":true},"prompts":{"listChanged":true}}"#;
+        const ALL: &str = r#"{"tools":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"prompts":{"listChanged":true},"logging":{},"completions":{}}"#;
         let plan = plan(&[("a", "a__"), ("b", "b__")]);
         let mut catalog = Catalog::new(&plan);
         assert_eq!(catalog.capabilities(), ALL);

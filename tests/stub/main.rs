@@ -10,6 +10,7 @@ mod http;
 mod server;
 mod stdio;
 mod texts;
+mod utilities;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::texts;
+use crate::utilities::{self, Utilities};
 
 /// How the stub behaves; all off by default.
 #[derive(Default)]
@@ -60,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) until_stdin_ends: bool,
     /// Offer the annotated tools of [`ANNOTATED`].
     pub(crate) annotated: bool,
+    /// Offer completion, logging and subscriptions.
+    pub(crate) utilities: bool,
     /// Be only a process that sleeps.
     pub(crate) sleep_only: bool,
     /// Be only a client that holds connections.
@@ -94,6 +97,7 @@ impl Options {
                 "--requests-per-connection" => {
                     options.requests_per_connection = number(value()?)?;
                 }
+                "--utilities" => options.utilities = true,
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
                 "--sleep-only" => options.sleep_only = true,
@@ -137,7 +141,8 @@ impl<'a> Message<'a> {
 
     /// Whether handling it takes time: stdio runs it beside its reader.
     pub(crate) fn is_slow(&self) -> bool {
-        const QUICK: [&str; 6] = ["echo", "raw", "rich", "rich_error", "stats", "crash"];
+        const QUICK: [&str; 8] =
+            ["echo", "raw", "rich", "rich_error", "stats", "crash", "log", "touch"];
         self.method.as_deref() == Some("tools/call")
             && !self.params()["name"].as_str().is_some_and(|name| QUICK.contains(&name))
     }
@@ -196,7 +201,9 @@ pub(crate) struct Stub {
     executions: Mutex<BTreeMap<String, u64>>,
     cancelled: Mutex<Vec<String>>,
     added: Mutex<BTreeMap<&'static str, Vec<String>>>,
-    listeners: Mutex<Vec<Sender<String>>>,
+    /// With their session.
+    listeners: Mutex<Vec<(String, Sender<String>)>>,
+    utilities: Utilities,
     /// Sessions with their revision.
     pub(crate) sessions: Mutex<HashMap<String, String>>,
     initialized: Mutex<HashSet<String>>,
@@ -216,6 +223,7 @@ impl Stub {
             cancelled: Mutex::default(),
             added: Mutex::default(),
             listeners: Mutex::default(),
+            utilities: Utilities::default(),
             sessions: Mutex::default(),
             initialized: Mutex::default(),
             counter: Mutex::default(),
@@ -234,14 +242,28 @@ impl Stub {
     }
 
     /// Messages for whoever listens, from now on.
-    pub(crate) fn listen(&self) -> Receiver<String> {
+    pub(crate) fn listen(&self, session: &str) -> Receiver<String> {
         let (sender, receiver) = channel();
-        self.listeners.lock().unwrap().push(sender);
+        self.listeners.lock().unwrap().push((session.to_owned(), sender));
         receiver
     }
 
     fn tell_all(&self, message: &str) {
-        self.listeners.lock().unwrap().retain(|one| one.send(message.to_owned()).is_ok());
+        self.listeners.lock().unwrap().retain(|(_, one)| one.send(message.to_owned()).is_ok());
+    }
+
+    /// Tells it to who listens in these sessions; how many that were.
+    pub(crate) fn tell_sessions(&self, message: &str, wants: impl Fn(&String) -> bool) -> usize {
+        let mut told = 0;
+        self.listeners.lock().unwrap().retain(|(session, one)| {
+            if !wants(session) {
+                return true;
+            }
+            let there = one.send(message.to_owned()).is_ok();
+            told += usize::from(there);
+            there
+        });
+        told
     }
 
     pub(crate) fn next_number(&self) -> u64 {
@@ -274,6 +296,11 @@ impl Stub {
         if method != "ping" && !self.initialized.lock().unwrap().contains(session) {
             self.note(&format!("premature {method}"));
             return Reply::Answer(error(&id, -32600, "not initialized"));
+        }
+        if self.options.utilities
+            && let Some(answer) = self.utilities.answer(self, session, &id, method, &params, body)
+        {
+            return Reply::Answer(answer);
         }
         match method {
             "ping" => Reply::Answer(result(&id, "{}")),
@@ -324,6 +351,9 @@ impl Stub {
             capabilities["resources"] = json!({ "listChanged": true });
             capabilities["prompts"] = json!({ "listChanged": true });
         }
+        if self.options.utilities {
+            Utilities::promise(&mut capabilities);
+        }
         let name = &self.options.name;
         let answer = json!({
             "protocolVersion": revision,
@@ -344,6 +374,9 @@ impl Stub {
                 let mut names: Vec<String> = TOOLS.iter().map(|name| name.to_string()).collect();
                 names.extend(Vec::<String>::from_iter::<Vec<String>>(extra("t")));
                 names.extend(added("tool"));
+                if self.options.utilities {
+                    names.extend(utilities::TOOLS.iter().map(|name| name.to_string()));
+                }
                 if self.options.annotated {
                     names.extend(ANNOTATED.iter().map(|(name, _)| name.to_string()));
                 }
@@ -530,6 +563,10 @@ impl Stub {
             "reads" | "writes" | "adds" | "sets" | "search" => {
                 self.unsteady(id, arguments, body, &job)
             }
+            other if self.options.utilities && utilities::TOOLS.contains(&other) => {
+                let said = self.utilities.call(self, session, id, other, arguments, channel);
+                said.map_or(Reply::Silence, Reply::Answer)
+            }
             other if self.is_extra(other) => Reply::Answer(said(&format!("{other} called"))),
             other => Reply::Answer(error(id, -32602, &format!("stub has no tool {other}"))),
         };
@@ -685,11 +722,11 @@ pub(crate) fn quote(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn text_result(text: &str) -> String {
+pub(crate) fn text_result(text: &str) -> String {
     format!(r#"{{"content":[{{"type":"text","text":{}}}]}}"#, quote(text))
 }
 
-fn result(id: &str, result: &str) -> String {
+pub(crate) fn result(id: &str, result: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 
