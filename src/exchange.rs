@@ -14,6 +14,7 @@ mod relay;
 mod session;
 mod stream;
 mod subscribe;
+mod tasks;
 
 use std::fmt::Write;
 use std::io;
@@ -222,7 +223,14 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
         Outcome::Accepted => connection.answer(202, &ask.cors, b"").await,
         Outcome::Answer(answer) => connection.answer(200, &with(JSON, &ask.cors), &answer).await,
         Outcome::Refused { error, id } => refused(connection, &ask.cors, &error, &id).await,
-        Outcome::Relay(relay) => relay::pass_on(world, &record, connection, &ask.cors, relay).await,
+        Outcome::Relay(relay) => {
+            relay::pass_on(world, &record, connection, &ask.cors, relay, None).await
+        }
+        Outcome::Task(task) => {
+            let (relay, shape) = *task;
+            let answer = relay::pass_on(world, &record, connection, &ask.cors, relay, Some(shape));
+            Box::pin(answer).await
+        }
     }
 }
 

@@ -175,6 +175,8 @@ pub const SESSION_IDLE: Duration = Duration::from_secs(1800);
 pub const STREAMS_PER_SESSION_MAX: usize = 8;
 /// Resources of one backend that one session is subscribed to; beyond it -32012.
 pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1024;
+/// Tasks of all sessions at one backend that they share; beyond it the oldest are forgotten.
+pub const TASKS_MAX: usize = 4096;
 /// Calls that a child may still talk about though nobody waits for them: while there are any, what
 /// it says without naming a call belongs to nobody for sure.
 pub const GHOSTS_MAX: usize = 1024;

@@ -24,6 +24,7 @@ use crate::error::Kind;
 use crate::http::{ClientConnection, Fault, ResponseHead, sse};
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span, Watch};
 use crate::limits;
+use crate::plan::Isolation;
 use crate::rt;
 
 /// A request to send.
@@ -500,21 +501,19 @@ impl HttpReplies {
                     Ok(progress.map(Reply::Notification))
                 }
                 // In a session that all share: of interest to who subscribed, wherever it came.
-                Word::Updated if self.own.is_some() => {
-                    if let Some(uri) = envelope.uri.and_then(|uri| uri.text(&message)) {
-                        if self.entry.owner == self.backends.me {
-                            wishes::updated(&self.backends, &self.entry, &uri, &message);
-                        } else {
-                            let (backend, uri) = (self.entry.id, uri.as_ref().into());
-                            let mail =
-                                BackendMail::Updated { backend, uri, message: message.clone() };
-                            let _ = self.backends.try_send(self.entry.owner, mail);
-                        }
+                Word::Updated | Word::Task if self.own.is_some() && self.shared() => {
+                    if self.entry.owner == self.backends.me {
+                        wishes::said_to_all(&self.backends, &self.entry, &message);
+                    } else {
+                        let mail = BackendMail::Said { backend: self.entry.id, message };
+                        let _ = self.backends.try_send(self.entry.owner, mail);
                     }
                     Ok(None)
                 }
                 // It came on the stream of this very request.
-                Word::Other | Word::Log | Word::Updated => Ok(Some(Reply::Notification(message))),
+                Word::Other | Word::Log | Word::Updated | Word::Task => {
+                    Ok(Some(Reply::Notification(message)))
+                }
             },
             Message::Request => {
                 if let Some(reply) = relay::reply(&envelope, &message) {
@@ -523,6 +522,11 @@ impl HttpReplies {
                 Ok(None)
             }
         }
+    }
+
+    /// Whether all clients share the session.
+    fn shared(&self) -> bool {
+        self.entry.plan.isolation == Isolation::Shared
     }
 
     /// A whole answer that was collected.

@@ -63,8 +63,8 @@ pub(super) trait Outside {
     fn changed(&self, flags: u32);
     /// The child answered something.
     fn answered(&self);
-    /// The child said that a resource was updated.
-    fn updated(&self, uri: &str, message: &[u8]);
+    /// The child said something of interest to whom it concerns: an update, the state of a task.
+    fn said(&self, message: &[u8]);
     /// A log message that belongs to no call that is known.
     fn logged(&self, message: &[u8]);
 }
@@ -409,11 +409,7 @@ impl Link {
                     }
                     None => self.outside.logged(message),
                 },
-                Word::Updated => {
-                    if let Some(uri) = envelope.uri.and_then(|uri| uri.text(message)) {
-                        self.outside.updated(&uri, message);
-                    }
-                }
+                Word::Updated | Word::Task => self.outside.said(message),
                 // Whose it is cannot be told on a shared channel.
                 Word::Private | Word::Other => {}
             },
@@ -486,8 +482,8 @@ mod tests {
 
         fn answered(&self) {}
 
-        fn updated(&self, uri: &str, _: &[u8]) {
-            self.0.borrow_mut().push(format!("updated {uri}"));
+        fn said(&self, message: &[u8]) {
+            self.0.borrow_mut().push(String::from_utf8_lossy(message).into_owned());
         }
 
         fn logged(&self, _: &[u8]) {

@@ -160,11 +160,7 @@ async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, mess
         Message::Notification => {
             match relay::word(&envelope, message) {
                 Word::Changed(flags) => entry.bell.ring(flags),
-                Word::Updated => {
-                    if let Some(uri) = envelope.uri.and_then(|uri| uri.text(message)) {
-                        wishes::updated(backends, entry, &uri, message);
-                    }
-                }
+                Word::Updated | Word::Task => wishes::said_to_all(backends, entry, message),
                 // Whose it is cannot be told.
                 Word::Log | Word::Progress | Word::Private | Word::Other => {}
             }

@@ -303,12 +303,23 @@ pub enum BackendMail {
         /// A raw answer of the backend, if it is of use.
         outcome: std::result::Result<Vec<u8>, Failure>,
     },
-    /// A shared session with a backend said that a resource was updated, on the stream of a call.
-    Updated {
+    /// What tasks of this session are there at a backend that sessions share? Answered with `Wished`:
+    /// a JSON array of ids.
+    Tasks {
         /// Which backend.
         backend: BackendId,
-        /// The resource.
-        uri: Box<str>,
+        /// The client's session.
+        session: Arc<SessionRecord>,
+        /// One that has just been created.
+        created: Option<String>,
+        /// Comes back with the answer.
+        token: u64,
+    },
+    /// A session with a backend that all share said something of interest to others, on the stream of
+    /// a call.
+    Said {
+        /// Which backend.
+        backend: BackendId,
         /// The notification.
         message: Vec<u8>,
     },
@@ -482,8 +493,13 @@ impl Backends {
                 self.wish_for(from, backend, session, uri, params, on, token);
             }
             BackendMail::Wished { token, outcome } => self.wished(token, outcome),
-            BackendMail::Updated { backend, uri, message } => {
-                wishes::updated(self, &self.entries[backend], &uri, &message);
+            BackendMail::Tasks { backend, session, created, token } => {
+                let ids = self.entries[backend].wishes.tasks(&session, created);
+                let outcome = Ok(serde_json::to_vec(&ids).unwrap_or_default());
+                self.send(from, BackendMail::Wished { token, outcome });
+            }
+            BackendMail::Said { backend, message } => {
+                wishes::said_to_all(self, &self.entries[backend], &message);
             }
             BackendMail::Hint { backend, flags } => self.entries[backend].bell.ring(flags),
         }

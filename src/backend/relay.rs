@@ -4,7 +4,7 @@
 
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope};
-use crate::mcp::logging;
+use crate::mcp::{logging, tasks};
 
 /// Lists that changed, as flags of a bell.
 pub(super) mod changed {
@@ -25,6 +25,8 @@ pub(super) enum Word {
     Log,
     /// A resource was updated.
     Updated,
+    /// The state of a task changed.
+    Task,
     /// Of use only between the proxy and the server.
     Private,
     /// Anything else.
@@ -40,6 +42,7 @@ pub(super) fn word(envelope: &Envelope, message: &[u8]) -> Word {
         Some("notifications/prompts/list_changed") => Word::Changed(changed::PROMPTS),
         Some(logging::MESSAGE) => Word::Log,
         Some("notifications/resources/updated") => Word::Updated,
+        Some(tasks::STATUS) => Word::Task,
         // About requests of the server, which were refused at once.
         Some("notifications/cancelled") => Word::Private,
         _ => Word::Other,
@@ -91,6 +94,7 @@ mod tests {
             ("notifications/prompts/list_changed", Word::Changed(changed::PROMPTS)),
             ("notifications/message", Word::Log),
             ("notifications/resources/updated", Word::Updated),
+            ("notifications/tasks/status", Word::Task),
             ("notifications/other", Word::Other),
             ("notifications/cancelled", Word::Private),
         ] {

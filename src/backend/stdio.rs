@@ -420,19 +420,16 @@ impl Outside for Listener {
         self.backends.succeeded(&self.entry);
     }
 
-    fn updated(&self, uri: &str, message: &[u8]) {
+    fn said(&self, message: &[u8]) {
         match &self.session {
-            None => wishes::updated(&self.backends, &self.entry, uri, message),
-            Some(session) if self.entry.wishes.has_subscriptions(session.id) => {
-                self.backends.tell_client(session.id, message.to_vec());
-            }
-            Some(_) => {}
+            None => wishes::said_to_all(&self.backends, &self.entry, message),
+            Some(session) => wishes::said_to(&self.backends, &self.entry, session, message),
         }
     }
 
     fn logged(&self, message: &[u8]) {
         if let Some(session) = &self.session {
-            wishes::logged(&self.backends, &self.entry, session, message);
+            wishes::shape_and_tell(&self.backends, &self.entry, session, message);
         }
     }
 }

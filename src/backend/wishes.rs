@@ -8,7 +8,7 @@
 //! become one: the most verbose level, and a subscription as long as anybody wants it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,15 @@ use super::entry::{Entry, Wire};
 use super::failure::Failure;
 use super::leg;
 use super::own::{Channel, said};
+use super::relay::{self, Word};
 use super::stdio;
 use super::{BackendMail, Backends};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc;
 use crate::limits;
-use crate::mcp::logging::{self, Level};
+use crate::mcp::logging::Level;
 use crate::mcp::session::{SessionId, SessionRecord};
+use crate::mcp::{note, tasks};
 use crate::plan::{BackendId, Isolation, WorkerId};
 use crate::rt;
 use crate::rt::local::Event;
@@ -39,6 +41,8 @@ pub(super) struct Wishes {
     told: Cell<Option<Level>>,
     /// By channel: the session whose own it is, `None` = the shared one.
     subscriptions: RefCell<AHashMap<Option<SessionId>, BTreeMap<Box<str>, Subscription>>>,
+    /// Tasks that were created on the shared channel, newest last, with whose they are.
+    tasks: RefCell<VecDeque<(String, Arc<SessionRecord>)>>,
 }
 
 /// A resource of which somebody wants to hear.
@@ -164,6 +168,30 @@ impl Wishes {
         hearers
     }
 
+    /// The tasks of a session, with one that was just created.
+    pub(super) fn tasks(
+        &self,
+        session: &Arc<SessionRecord>,
+        created: Option<String>,
+    ) -> Vec<String> {
+        let mut tasks = self.tasks.borrow_mut();
+        if let Some(created) = created.filter(|_| !session.ended()) {
+            tasks.retain(|(task, _)| *task != created);
+            if tasks.len() >= limits::TASKS_MAX {
+                tasks.pop_front();
+            }
+            tasks.push_back((created, session.clone()));
+        }
+        let own = tasks.iter().filter(|(_, owner)| owner.id == session.id);
+        own.map(|(task, _)| task.clone()).collect()
+    }
+
+    /// Whose task it is.
+    fn owner_of_task(&self, task: &str) -> Option<Arc<SessionRecord>> {
+        let tasks = self.tasks.borrow();
+        tasks.iter().find(|(known, _)| known == task).map(|(_, owner)| owner.clone())
+    }
+
     /// Forgets sessions that `ended` says have ended: URIs that nobody wants any more, and whether the
     /// level may be another one now.
     fn forget(&self, ended: impl Fn(&SessionRecord) -> bool) -> (Vec<Box<str>>, bool) {
@@ -171,6 +199,7 @@ impl Wishes {
         let before = levels.len();
         levels.retain(|_, session| !ended(session));
         let changed = levels.len() != before;
+        self.tasks.borrow_mut().retain(|(_, owner)| !ended(owner));
         let mut unwanted = Vec::new();
         self.subscriptions.borrow_mut().retain(|key, all| {
             all.retain(|uri, one| {
@@ -274,6 +303,33 @@ impl Backends {
             Ok(Some(outcome)) => outcome.map_err(|failure| failure.error(entry.name())),
             Ok(None) => Err(Error::new(Kind::Capacity)),
             Err(_) => Err(Error::new(Kind::Timeout).context(entry.name().to_owned())),
+        }
+    }
+
+    /// The tasks that a session has at a backend that sessions share, with one that was just created;
+    /// `None` where it has a session of its own, and so no other's tasks. Safe to drop.
+    ///
+    /// # Errors
+    /// `Capacity`: the backend's owner cannot be asked.
+    pub async fn tasks_of(
+        self: &Rc<Self>,
+        session: &Arc<SessionRecord>,
+        backend: BackendId,
+        created: Option<String>,
+    ) -> Result<Option<Vec<String>>> {
+        let entry = &self.entries[backend];
+        if entry.plan.isolation == Isolation::Session {
+            return Ok(None);
+        }
+        if entry.owner == self.me {
+            return Ok(Some(entry.wishes.tasks(session, created)));
+        }
+        let token = self.number();
+        let mail = BackendMail::Tasks { backend, session: session.clone(), created, token };
+        let wait = self.ask_worker(entry.owner, token, mail);
+        match rt::time::timeout(limits::SIDE_MESSAGE_TIMEOUT, wait).await {
+            Ok(Some(Ok(ids))) => Ok(serde_json::from_slice(&ids).ok()),
+            _ => Err(Error::new(Kind::Capacity)),
         }
     }
 
@@ -516,16 +572,50 @@ async fn asked(
     }
 }
 
-/// A resource was updated, said a shared channel: tells it to who wants to hear.
-pub(super) fn updated(backends: &Rc<Backends>, entry: &Entry, uri: &str, message: &[u8]) {
-    for session in entry.wishes.hearers(uri) {
-        backends.tell_client(session.id, message.to_vec());
+/// A shared channel said that a resource was updated, or how a task is: tells it to whom it
+/// concerns.
+pub(super) fn said_to_all(backends: &Rc<Backends>, entry: &Entry, message: &[u8]) {
+    let Ok(envelope) = jsonrpc::scan(message) else { return };
+    match relay::word(&envelope, message) {
+        Word::Updated => {
+            let uri = envelope.uri.and_then(|uri| uri.text(message));
+            for session in uri.into_iter().flat_map(|uri| entry.wishes.hearers(&uri)) {
+                backends.tell_client(session.id, message.to_vec());
+            }
+        }
+        Word::Task => {
+            let task = tasks::named(message);
+            if let Some(session) = task.and_then(|task| entry.wishes.owner_of_task(&task)) {
+                shape_and_tell(backends, entry, &session, message);
+            }
+        }
+        _ => {}
     }
 }
 
-/// A log message for the client of a session, on its own stream.
-pub(super) fn logged(backends: &Backends, entry: &Entry, session: &SessionRecord, message: &[u8]) {
-    if let Some(message) = logging::shaped(message.to_vec(), session.level(), &entry.plan) {
+/// The same, said by the child of one session.
+pub(super) fn said_to(
+    backends: &Rc<Backends>,
+    entry: &Entry,
+    session: &SessionRecord,
+    message: &[u8],
+) {
+    let Ok(envelope) = jsonrpc::scan(message) else { return };
+    let is_update = relay::word(&envelope, message) == Word::Updated;
+    if !is_update || entry.wishes.has_subscriptions(session.id) {
+        shape_and_tell(backends, entry, session, message);
+    }
+}
+
+/// A notification for the client of a session, on its own stream.
+pub(super) fn shape_and_tell(
+    backends: &Backends,
+    entry: &Entry,
+    session: &SessionRecord,
+    message: &[u8],
+) {
+    let level = session.level();
+    if let Some(message) = note::shaped(message.to_vec(), level, &backends.plan, entry.id) {
         backends.tell_client(session.id, message);
     }
 }

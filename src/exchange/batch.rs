@@ -69,7 +69,11 @@ pub(super) async fn batch(
                 Outcome::Refused { error, id } => {
                     drop(sender.send((true, error_answer(&error, &id))).await);
                 }
-                Outcome::Relay(relay) => collect(&world, &record, relay, &sender).await,
+                Outcome::Relay(relay) => collect(&world, &record, relay, None, &sender).await,
+                Outcome::Task(task) => {
+                    let (relay, shape) = *task;
+                    collect(&world, &record, relay, Some(shape), &sender).await;
+                }
             }
         });
     }

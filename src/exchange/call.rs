@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::relay::Relay;
 use crate::backend::{Call, CallHandle, Reply};
@@ -16,6 +17,7 @@ use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::session::SessionRecord;
+use crate::mcp::tasks;
 use crate::middleware::{Copy, Known, Request, Row};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
@@ -31,6 +33,9 @@ pub(super) async fn call(
     id: &[u8],
 ) -> Result<Relay> {
     let backend = aim(world, method, &mut message, &mut envelope)?;
+    if envelope.task {
+        related(world, backend, &mut message, &mut envelope)?;
+    }
     let plan = &world.plan.backends[backend];
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
@@ -62,6 +67,21 @@ pub(super) async fn call(
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
 }
 
+/// A request that is to become a task may be related to one.
+fn related(
+    world: &World,
+    backend: BackendId,
+    message: &mut Vec<u8>,
+    envelope: &mut Envelope,
+) -> Result<()> {
+    if envelope.meta.is_some() {
+        *message = tasks::own(std::mem::take(message), &tasks::prefix(&world.plan, backend));
+        *envelope = jsonrpc::scan(message)
+            .map_err(|fault| Error::new(fault.kind()).cause("after renaming"))?;
+    }
+    Ok(())
+}
+
 /// Sends a request of any other kind to a backend, as it is.
 pub(super) async fn send(
     world: &Rc<World>,
@@ -70,6 +90,7 @@ pub(super) async fn send(
     message: Vec<u8>,
     envelope: Envelope,
     id: &[u8],
+    timeout: Duration,
 ) -> Result<Relay> {
     let handle = Rc::new(CallHandle::new());
     let in_flight = world.enter_call(record.id, id, handle.clone());
@@ -83,7 +104,7 @@ pub(super) async fn send(
         id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
         progress_token: envelope.progress_token,
         body: message,
-        timeout: world.plan.backends[backend].request_timeout,
+        timeout,
         handle,
     };
     let replies = world.backends.call(call).await?;

@@ -56,7 +56,8 @@ pub(super) async fn complete(
         envelope = jsonrpc::scan(&message)
             .map_err(|fault| Error::new(fault.kind()).cause("after renaming"))?;
     }
-    send(world, record, backend, message, envelope, id).await
+    let timeout = world.plan.backends[backend].request_timeout;
+    send(world, record, backend, message, envelope, id, timeout).await
 }
 
 /// The backend of a prompt, and its own name there.

@@ -1,15 +1,14 @@
-//! Owns: `logging/setLevel`, and log messages on the stream of a call.
-//! Never: the levels of backends (`backend`).
+//! Owns: `logging/setLevel`.
+//! Never: the levels of backends (`backend`), log messages (`mcp::logging`).
 //! Next: `subscribe`.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
-use crate::mcp::logging::{self, Level};
+use crate::jsonrpc::{self, Envelope};
+use crate::mcp::logging::Level;
 use crate::mcp::session::SessionRecord;
-use crate::plan::BackendPlan;
 use crate::world::World;
 
 /// `logging/setLevel`: the answer. From then on the level holds at all backends that the session
@@ -41,21 +40,4 @@ pub(super) async fn set_level(
     let mut answer = Vec::with_capacity(64);
     jsonrpc::result(&mut answer, id, b"{}");
     Ok(answer)
-}
-
-/// A notification on the stream of a call, as the client of the call shall see it: log messages as
-/// it has asked for them, all else as it is.
-pub(super) fn noted(
-    message: Vec<u8>,
-    record: &SessionRecord,
-    backend: &BackendPlan,
-) -> Option<Vec<u8>> {
-    let is_log = jsonrpc::scan(&message).is_ok_and(|envelope| {
-        envelope.kind == MessageKind::Notification
-            && envelope.method_name(&message).as_deref() == Some(logging::MESSAGE)
-    });
-    match is_log {
-        true => logging::shaped(message, record.level(), backend),
-        false => Some(message),
-    }
 }

@@ -20,7 +20,7 @@ use crate::world::{Answering, World};
 /// See the head of this file.
 pub(super) struct Outlet<'c> {
     pub(super) world: &'c Rc<World>,
-    pub(super) record: &'c SessionRecord,
+    pub(super) record: &'c Arc<SessionRecord>,
     connection: &'c mut Connection,
     cors: &'c str,
     stream: Answering,
@@ -35,7 +35,7 @@ impl<'c> Outlet<'c> {
     /// A stream that has not begun.
     pub(super) fn new(
         world: &'c Rc<World>,
-        record: &'c SessionRecord,
+        record: &'c Arc<SessionRecord>,
         connection: &'c mut Connection,
         cors: &'c str,
     ) -> Outlet<'c> {

@@ -8,13 +8,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::answer::{JSON, error_answer, refused, respond, with};
-use super::logging::noted;
 use super::outlet::Outlet;
+use super::tasks;
 use crate::backend::{Replies, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::limits;
+use crate::mcp::note;
 use crate::mcp::session::SessionRecord;
+use crate::mcp::tasks::Shape;
 use crate::rt;
 use crate::world::World;
 
@@ -34,6 +36,7 @@ pub(super) async fn pass_on(
     connection: &mut Connection,
     cors: &str,
     mut relay: Relay,
+    task: Option<Shape>,
 ) -> io::Result<()> {
     let (reply, outlet) = {
         let mut next = pin!(relay.replies.next());
@@ -54,9 +57,13 @@ pub(super) async fn pass_on(
         }
     };
     if let Some(outlet) = outlet {
-        return Box::pin(stream_out(*outlet, relay, reply)).await;
+        return Box::pin(stream_out(*outlet, relay, task, reply)).await;
     }
     match reply {
+        Ok(reply @ (Reply::Answer(_) | Reply::Streaming { .. })) if task.is_some() => {
+            let answer = Box::pin(taken_apart(world, record, relay, task, reply)).await;
+            respond(connection, cors, answer).await
+        }
         Ok(Reply::Answer(answer)) => respond(connection, cors, answer).await,
         Ok(Reply::Streaming { len }) => stream_on(connection, cors, len, &mut relay.replies).await,
         Err(error) if error.kind() != Kind::Cancelled => {
@@ -65,8 +72,26 @@ pub(super) async fn pass_on(
         }
         reply => {
             let outlet = Outlet::new(world, record, connection, cors);
-            Box::pin(stream_out(outlet, relay, reply)).await
+            Box::pin(stream_out(outlet, relay, task, reply)).await
         }
+    }
+}
+
+/// An answer that is about a task, as its client shall see it.
+async fn taken_apart(
+    world: &Rc<World>,
+    record: &Arc<SessionRecord>,
+    mut relay: Relay,
+    task: Option<Shape>,
+    reply: Reply,
+) -> Vec<u8> {
+    let answer = match reply {
+        Reply::Answer(answer) | Reply::Notification(answer) => answer,
+        Reply::Streaming { .. } => whole(&mut relay.replies, &relay.id).await,
+    };
+    match task {
+        Some(shape) => tasks::answered(world, record, relay.replies.backend(), shape, answer).await,
+        None => answer,
     }
 }
 
@@ -74,19 +99,21 @@ pub(super) async fn pass_on(
 async fn stream_out(
     mut outlet: Outlet<'_>,
     mut relay: Relay,
+    task: Option<Shape>,
     mut reply: Result<Reply>,
 ) -> io::Result<()> {
+    let (world, record) = (outlet.world, outlet.record);
     loop {
         match reply {
             Ok(Reply::Notification(message)) => {
-                let backend = &outlet.world.plan.backends[relay.replies.backend()];
-                if let Some(message) = noted(message, outlet.record, backend) {
+                let backend = relay.replies.backend();
+                let shaped = note::shaped(message, record.level(), &world.plan, backend);
+                if let Some(message) = shaped {
                     outlet.event(message).await;
                 }
             }
-            Ok(Reply::Answer(answer)) => return outlet.finish(Some(answer)).await,
-            Ok(Reply::Streaming { .. }) => {
-                let answer = whole(&mut relay);
+            Ok(answer) => {
+                let answer = taken_apart(world, record, relay, task, answer);
                 return match outlet.attend(pin!(answer)).await {
                     Some(answer) => outlet.finish(Some(answer)).await,
                     None => Ok(()),
@@ -107,10 +134,10 @@ async fn stream_out(
 }
 
 /// A JSON body behind an event: only a whole one can be framed as an event.
-async fn whole(relay: &mut Relay) -> Vec<u8> {
+pub(super) async fn whole(replies: &mut Replies, id: &[u8]) -> Vec<u8> {
     let mut whole = Vec::new();
     let error = loop {
-        match relay.replies.chunk().await {
+        match replies.chunk().await {
             Ok(Some(piece)) => whole.extend_from_slice(&piece),
             Ok(None) => return whole,
             Err(error) => break error,
@@ -119,7 +146,7 @@ async fn whole(relay: &mut Relay) -> Vec<u8> {
             break Error::new(Kind::BadAnswer).context("too large for an event");
         }
     };
-    error_answer(&error, &relay.id)
+    error_answer(&error, id)
 }
 
 /// Sends a response that is too large to hold, piece by piece; each piece waits for the client.
@@ -146,21 +173,22 @@ async fn stream_on(
 
 /// Runs one call of a batch to its end.
 pub(super) async fn collect(
-    world: &World,
-    record: &SessionRecord,
+    world: &Rc<World>,
+    record: &Arc<SessionRecord>,
     mut relay: Relay,
+    task: Option<Shape>,
     out: &rt::local::Sender<(bool, Vec<u8>)>,
 ) {
-    let backend = &world.plan.backends[relay.replies.backend()];
+    let backend = relay.replies.backend();
     let answer = loop {
         match relay.replies.next().await {
             Ok(Reply::Notification(message)) => {
-                if let Some(message) = noted(message, record, backend) {
+                let shaped = note::shaped(message, record.level(), &world.plan, backend);
+                if let Some(message) = shaped {
                     drop(out.send((false, message)).await);
                 }
             }
-            Ok(Reply::Answer(answer)) => break answer,
-            Ok(Reply::Streaming { .. }) => break whole(&mut relay).await,
+            Ok(answer) => break taken_apart(world, record, relay, task, answer).await,
             Err(error) if error.kind() == Kind::Cancelled => return,
             Err(error) => break error_answer(&error, &relay.id),
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
-use super::{Ask, admit, complete, logging, method_of, subscribe};
+use super::{Ask, admit, complete, logging, method_of, subscribe, tasks};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
@@ -19,6 +19,7 @@ use crate::mcp::header;
 use crate::mcp::method::Method;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::SessionRecord;
+use crate::mcp::tasks::Shape;
 use crate::world::World;
 
 /// `initialize`: a session begins on the worker that received it.
@@ -104,6 +105,8 @@ pub(super) enum Outcome {
     },
     /// A backend answers.
     Relay(Relay),
+    /// A backend answers something about a task.
+    Task(Box<(Relay, Shape)>),
 }
 
 /// Does what one message of a session asks for, up to the point where a backend has it.
@@ -140,7 +143,9 @@ pub(super) async fn perform(
             return Outcome::Answer(answer);
         }
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
+            let task = envelope.task && method == Method::ToolsCall;
             return match call(world, record, method, message, envelope, &id).await {
+                Ok(relay) if task => Outcome::Task(Box::new((relay, Shape::Created))),
                 Ok(relay) => Outcome::Relay(relay),
                 Err(error) => {
                     tracing::debug!(%error, "a call failed");
@@ -151,6 +156,19 @@ pub(super) async fn perform(
         Method::Complete => {
             let sent = Box::pin(complete::complete(world, record, message, envelope, &id)).await;
             return sent.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Relay);
+        }
+        Method::TasksGet | Method::TasksResult | Method::TasksCancel => {
+            let sent = tasks::about(world, record, method, message, envelope, &id);
+            return match Box::pin(sent).await {
+                Ok(task) => Outcome::Task(Box::new(task)),
+                Err(error) => Outcome::Refused { error, id },
+            };
+        }
+        Method::TasksList => {
+            return match cursor(&message, &envelope) {
+                Ok(()) => Outcome::Answer(Box::pin(tasks::list(world, record, &id)).await),
+                Err(error) => Outcome::Answer(error_answer(&error, &id)),
+            };
         }
         Method::SetLevel => {
             let set = Box::pin(logging::set_level(world, record, &message, &envelope, &id)).await;

@@ -453,6 +453,21 @@ impl Slice {
         walk::member(all, "resources").is_some_and(|value| subscribes(value.of(all)))
     }
 
+    /// Whether it lists its tasks.
+    pub fn can_list_tasks(&self) -> bool {
+        self.has_tasks(&["list"])
+    }
+
+    /// Whether its capability `tasks` has the object at that path.
+    fn has_tasks(&self, path: &[&str]) -> bool {
+        let mut at = self.capabilities.as_bytes();
+        for name in ["tasks"].iter().chain(path) {
+            let Some(value) = walk::member(at, name) else { return false };
+            at = value.of(at);
+        }
+        at.starts_with(b"{")
+    }
+
     /// Whether it has the server capability of that name.
     pub fn can(&self, capability: &str) -> bool {
         walk::member(self.capabilities.as_bytes(), capability)
@@ -744,6 +759,21 @@ impl Catalog {
                 out.push_str(&format!(r#"{comma}"{capability}":{{}}"#));
             }
         }
+        let mut tasks = String::new();
+        for (path, text) in [
+            (&["list"][..], r#""list":{}"#),
+            (&["cancel"], r#""cancel":{}"#),
+            (&["requests", "tools", "call"], r#""requests":{"tools":{"call":{}}}"#),
+        ] {
+            if any(&|slice| slice.has_tasks(path)) {
+                let comma = if tasks.is_empty() { "" } else { "," };
+                tasks.push_str(&format!("{comma}{text}"));
+            }
+        }
+        if !tasks.is_empty() {
+            let comma = if out.len() > 1 { "," } else { "" };
+            out.push_str(&format!(r#"{comma}"tasks":{{{tasks}}}"#));
+        }
         out.push('}');
         self.capabilities = out;
     }
@@ -886,9 +916,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::plan::{
-        HostRule, Isolation, ListenPlan, OriginRule, RestartPlan, StdioPlan, TransportPlan,
-    };
+    use crate::plan::{HostRule, ListenPlan, OriginRule};
 
     fn backend(id: BackendId, name: &str, prefix: &str) -> Arc<BackendPlan> {
         Arc::new(testing::backend(id, name, prefix))
@@ -1203,7 +1231,7 @@ mod tests {
 
     #[test]
     fn capabilities_promise_what_an_unknown_backend_might_bring() {
-        const ALL: &str = r#"{"tools":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"prompts":{"listChanged":true},"logging":{},"completions":{}}"#;
+        const ALL: &str = r#"{"tools":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"prompts":{"listChanged":true},"logging":{},"completions":{},"tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}}"#;
         let plan = plan(&[("a", "a__"), ("b", "b__")]);
         let mut catalog = Catalog::new(&plan);
         assert_eq!(catalog.capabilities(), ALL);

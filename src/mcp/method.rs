@@ -31,6 +31,14 @@ pub enum Method {
     Subscribe,
     /// `resources/unsubscribe`
     Unsubscribe,
+    /// `tasks/get`
+    TasksGet,
+    /// `tasks/result`
+    TasksResult,
+    /// `tasks/cancel`
+    TasksCancel,
+    /// `tasks/list`
+    TasksList,
     /// `notifications/initialized`
     Initialized,
     /// `notifications/cancelled`
@@ -54,6 +62,10 @@ impl Method {
             b"logging/setLevel" => Method::SetLevel,
             b"resources/subscribe" => Method::Subscribe,
             b"resources/unsubscribe" => Method::Unsubscribe,
+            b"tasks/get" => Method::TasksGet,
+            b"tasks/result" => Method::TasksResult,
+            b"tasks/cancel" => Method::TasksCancel,
+            b"tasks/list" => Method::TasksList,
             b"ping" => Method::Ping,
             b"initialize" => Method::Initialize,
             b"notifications/initialized" => Method::Initialized,

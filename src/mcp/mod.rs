@@ -9,6 +9,8 @@ pub mod hints;
 pub mod logging;
 pub mod method;
 pub mod name;
+pub mod note;
 pub mod revision;
 pub mod session;
+pub mod tasks;
 pub mod template;
