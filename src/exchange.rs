@@ -228,8 +228,8 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
         }
         Outcome::Task(task) => {
             let (relay, shape) = *task;
-            let answer = relay::pass_on(world, &record, connection, &ask.cors, relay, Some(shape));
-            Box::pin(answer).await
+            let (cors, shape) = (&ask.cors, Some(shape));
+            Box::pin(relay::pass_on(world, &record, connection, cors, relay, shape)).await
         }
     }
 }

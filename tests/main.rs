@@ -26,5 +26,6 @@ mod shaping;
 mod shutdown;
 mod subscriptions;
 mod support;
+mod tasks;
 mod tls;
 mod traffic;

@@ -9,6 +9,7 @@ mod hold;
 mod http;
 mod server;
 mod stdio;
+mod tasks;
 mod texts;
 mod utilities;
 

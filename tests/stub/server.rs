@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::tasks::Tasks;
 use crate::texts;
 use crate::utilities::{self, Utilities};
 
@@ -63,6 +64,8 @@ pub(crate) struct Options {
     pub(crate) annotated: bool,
     /// Offer completion, logging and subscriptions.
     pub(crate) utilities: bool,
+    /// Make tasks of calls that ask for it.
+    pub(crate) tasks: bool,
     /// Be only a process that sleeps.
     pub(crate) sleep_only: bool,
     /// Be only a client that holds connections.
@@ -98,6 +101,7 @@ impl Options {
                     options.requests_per_connection = number(value()?)?;
                 }
                 "--utilities" => options.utilities = true,
+                "--tasks" => options.tasks = true,
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
                 "--sleep-only" => options.sleep_only = true,
@@ -204,6 +208,7 @@ pub(crate) struct Stub {
     /// With their session.
     listeners: Mutex<Vec<(String, Sender<String>)>>,
     utilities: Utilities,
+    tasks: Tasks,
     /// Sessions with their revision.
     pub(crate) sessions: Mutex<HashMap<String, String>>,
     initialized: Mutex<HashSet<String>>,
@@ -224,6 +229,7 @@ impl Stub {
             added: Mutex::default(),
             listeners: Mutex::default(),
             utilities: Utilities::default(),
+            tasks: Tasks::default(),
             sessions: Mutex::default(),
             initialized: Mutex::default(),
             counter: Mutex::default(),
@@ -302,6 +308,11 @@ impl Stub {
         {
             return Reply::Answer(answer);
         }
+        if self.options.tasks
+            && let Some(answer) = self.tasks.answer(self, session, &id, method, &params, channel)
+        {
+            return Reply::Answer(answer);
+        }
         match method {
             "ping" => Reply::Answer(result(&id, "{}")),
             "tools/call" => self.call(session, &id, &params, body, channel),
@@ -353,6 +364,9 @@ impl Stub {
         }
         if self.options.utilities {
             Utilities::promise(&mut capabilities);
+        }
+        if self.options.tasks {
+            Tasks::promise(&mut capabilities);
         }
         let name = &self.options.name;
         let answer = json!({
