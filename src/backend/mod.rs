@@ -352,7 +352,7 @@ pub struct Backends {
     /// Mail that must not be lost and found a full box. Bounded by the calls in flight.
     backlog: RefCell<VecDeque<(WorkerId, BackendMail)>>,
     /// What other workers were asked.
-    asked: RefCell<AHashMap<u64, OneSender<std::result::Result<Vec<u8>, Failure>>>>,
+    asked: RefCell<AHashMap<u64, OneSender<wishes::Wished>>>,
     /// The clients, once they can be reached.
     clients: OnceCell<Box<dyn Clients>>,
     /// The end has begun.

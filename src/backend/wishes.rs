@@ -40,10 +40,16 @@ pub(super) struct Wishes {
     /// The level that the shared channel was told last.
     told: Cell<Option<Level>>,
     /// By channel: the session whose own it is, `None` = the shared one.
-    subscriptions: RefCell<AHashMap<Option<SessionId>, BTreeMap<Box<str>, Subscription>>>,
+    subscriptions: RefCell<AHashMap<Option<SessionId>, Subscriptions>>,
     /// Tasks that were created on the shared channel, newest last, with whose they are.
     tasks: RefCell<VecDeque<(String, Arc<SessionRecord>)>>,
 }
+
+/// By URI.
+type Subscriptions = BTreeMap<Box<str>, Subscription>;
+
+/// What another worker says that was asked: a raw answer, if it is of use.
+pub(super) type Wished = std::result::Result<Vec<u8>, Failure>;
 
 /// A resource of which somebody wants to hear.
 #[derive(Default)]
@@ -339,7 +345,7 @@ impl Backends {
         worker: WorkerId,
         token: u64,
         mail: BackendMail,
-    ) -> impl Future<Output = Option<std::result::Result<Vec<u8>, Failure>>> + use<> {
+    ) -> impl Future<Output = Option<Wished>> + use<> {
         let (sender, receiver) = rt::local::oneshot();
         let asked = self.try_send(worker, mail).is_ok();
         if asked {
@@ -352,7 +358,7 @@ impl Backends {
     }
 
     /// What another worker was asked is done.
-    pub(super) fn wished(&self, token: u64, outcome: std::result::Result<Vec<u8>, Failure>) {
+    pub(super) fn wished(&self, token: u64, outcome: Wished) {
         let sender = self.asked.borrow_mut().remove(&token);
         if let Some(sender) = sender {
             sender.send(outcome);
@@ -507,7 +513,7 @@ async fn subscribe_here(
     uri: Box<str>,
     params: &[u8],
     on: bool,
-) -> std::result::Result<Vec<u8>, Failure> {
+) -> Wished {
     let own = (entry.plan.isolation == Isolation::Session).then_some(session);
     let key = own.map(|session| session.id);
     let asking = loop {
@@ -553,7 +559,7 @@ async fn asked(
     own: Option<&Arc<SessionRecord>>,
     params: &[u8],
     on: bool,
-) -> std::result::Result<Vec<u8>, Failure> {
+) -> Wished {
     let method = if on { "resources/subscribe" } else { "resources/unsubscribe" };
     let mut lost = None;
     loop {

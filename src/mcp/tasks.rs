@@ -102,9 +102,12 @@ pub fn named(message: &[u8]) -> Option<String> {
     Some(id?.text(message)?.into_owned())
 }
 
+/// A task in a list: its own id, and its entry as clients see it.
+pub type Listed = (String, Vec<u8>);
+
 /// The entries of a list of tasks as a client shall see them, each with its own id; with the cursor
 /// of the next page, a JSON string.
-pub fn entries(answer: &[u8], prefix: &str) -> (Vec<(String, Vec<u8>)>, Option<Vec<u8>>) {
+pub fn entries(answer: &[u8], prefix: &str) -> (Vec<Listed>, Option<Vec<u8>>) {
     let Some(result) = member(answer, whole(answer), "result") else { return Default::default() };
     let cursor = member(answer, result, "nextCursor").map(|cursor| cursor.of(answer).to_vec());
     let cursor = cursor.filter(|cursor| cursor.starts_with(b"\""));

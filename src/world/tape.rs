@@ -243,19 +243,21 @@ impl Tape {
     pub async fn room(&self) {
         loop {
             let changed = self.changed.notified();
-            let taken = self.taken.get();
-            let kept = self.kept.borrow();
-            let unread: usize =
-                kept.iter().filter(|(number, _)| *number > taken).map(|(_, text)| text.len()).sum();
-            let many = self.last.get() - taken.min(self.last.get());
-            drop(kept);
-            let full = unread > limits::REPLAY_BYTES_MAX / 2
-                || many > limits::REPLAY_MESSAGES_MAX as u64 / 2;
-            if !full || !self.is_read() || self.gone.is_set() {
+            if !self.lags() || !self.is_read() || self.gone.is_set() {
                 return;
             }
             changed.await;
         }
+    }
+
+    /// Whether its reader has not taken half of what can be kept.
+    fn lags(&self) -> bool {
+        let taken = self.taken.get();
+        let kept = self.kept.borrow();
+        let unread = kept.iter().filter(|(number, _)| *number > taken);
+        let bytes: usize = unread.map(|(_, text)| text.len()).sum();
+        let many = self.last.get().saturating_sub(taken);
+        bytes > limits::REPLAY_BYTES_MAX / 2 || many > limits::REPLAY_MESSAGES_MAX as u64 / 2
     }
 
     /// It is not kept any more.
