@@ -156,6 +156,29 @@ fn levels_are_told_again_to_what_is_opened_anew() {
 }
 
 #[test]
+fn what_a_child_of_ones_own_says_of_no_call_is_heard_on_ones_own_stream() {
+    let world = world("isolation = \"session\"\n", "");
+    let mut client = world.proxy.client();
+    let mut stranger = world.proxy.client();
+    let (heard, unheard) = (client.listen(), stranger.listen());
+    set(&mut client, "alert");
+    stranger.call_until_well("pipe__echo", r#"{"payload":"x"}"#);
+    let mut other = client.again();
+    other.send(&message("1", "tools/call", r#"{"name":"pipe__hang","arguments":{}}"#));
+    world.pipe.wait_count("call hang", 1);
+    // Of two calls it is not known which one they belong to; whose child it is, is.
+    assert_eq!(levels(&mut client, "pipe__log").len(), 0);
+    for level in &LEVELS[6..] {
+        let log = heard.wait_for("notifications/message");
+        assert_eq!(
+            (&log["params"]["level"], &log["params"]["logger"]),
+            (&json!(level), &json!("pipe"))
+        );
+    }
+    assert!(unheard.so_far().iter().all(|event| !event.data.contains("notifications/message")));
+}
+
+#[test]
 fn a_child_of_ones_own_and_a_session_that_all_share() {
     let world = world("isolation = \"session\"\n", "isolation = \"shared\"\n");
     let mut one = world.proxy.client();

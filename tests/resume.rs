@@ -300,6 +300,23 @@ fn a_batch_is_resumed_too() {
 }
 
 #[test]
+fn what_is_kept_for_a_session_is_bounded_and_the_newest() {
+    let world = world();
+    let client = world.proxy.client();
+    let mut firsts = Vec::new();
+    for n in 0..120 {
+        let mut stream = begin(&client, n, "web", 1, 0);
+        firsts.push(stream.next().expect("an event").id.expect("its id"));
+        while stream.next().is_some() {}
+    }
+    let kept: Vec<bool> =
+        firsts.iter().map(|id| Stream::resume(&client, id).head.status == 200).collect();
+    // 32 at each worker.
+    assert!(kept.iter().filter(|kept| **kept).count() <= 64, "{kept:?}");
+    assert!(kept[119] && !kept[0], "{kept:?}");
+}
+
+#[test]
 fn what_cannot_be_resumed() {
     let world = world();
     let client = world.proxy.client();

@@ -465,7 +465,7 @@ async fn level_at(
     }
 }
 
-/// Asks and does not care for the answer.
+/// Asks and does not care what the answer is; false if there is none.
 async fn ask(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
@@ -478,7 +478,7 @@ async fn ask(
         Ok(super::own::Said::Result(_)) => true,
         Ok(super::own::Said::Error { code, .. }) => {
             tracing::debug!(backend = entry.name(), method, code, "refused");
-            false
+            true
         }
         Err(failure) => {
             tracing::debug!(backend = entry.name(), method, %failure, "not heard");
@@ -500,7 +500,10 @@ pub(super) async fn restore(
     level_at(backends, entry, session, channel).await;
     if channel.can().subscribe {
         for uri in entry.wishes.uris(session.map(|session| session.id)) {
-            ask(backends, entry, channel, "resources/subscribe", &uri_params(&uri)).await;
+            // One that does not answer is not waited for a thousand times.
+            if !ask(backends, entry, channel, "resources/subscribe", &uri_params(&uri)).await {
+                return;
+            }
         }
     }
 }
@@ -531,7 +534,8 @@ async fn subscribe_here(
         // What became of it is not known; an update that nobody wants reaches nobody.
         Err(_) => false,
     };
-    settle.outcome.set(Some(held && !session.ended()));
+    // If the session has ended meanwhile, the next sweep takes its wish back.
+    settle.outcome.set(Some(held));
     drop(settle);
     drop(asking);
     answer
