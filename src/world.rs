@@ -5,6 +5,7 @@
 mod clients;
 mod streams;
 pub mod tape;
+mod view;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -118,6 +119,8 @@ pub struct World {
     next_token: Cell<u64>,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
+    /// The catalogues of sessions that see other lists than the proxy.
+    views: view::Views,
 }
 
 const TOOLS_CHANGED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
@@ -158,6 +161,7 @@ impl World {
             in_flight: RefCell::default(),
             next_token: Cell::new(1),
             copies: Cell::new(0),
+            views: view::Views::default(),
         }
     }
 
@@ -331,10 +335,18 @@ impl World {
 
     /// Tells every session of this worker that lists changed.
     pub fn announce(&self, changes: Changes) {
+        self.announce_where(changes, |_| true);
+    }
+
+    fn announce_where(&self, changes: Changes, concerns: impl Fn(&SessionRecord) -> bool) {
         if !(changes.tools || changes.resources || changes.prompts) {
             return;
         }
-        let ids: Vec<SessionId> = self.owned.borrow().keys().copied().collect();
+        let ids: Vec<SessionId> = {
+            let owned = self.owned.borrow();
+            let concerned = owned.values().filter(|owned| concerns(&owned.record));
+            concerned.map(|owned| owned.record.id).collect()
+        };
         for id in ids {
             self.announce_to(id, changes);
         }

@@ -19,13 +19,12 @@ use super::handle::CallHandle;
 use super::http::{self, Request};
 use super::names::Raw;
 use super::own::Channel;
-use super::{BackendMail, Backends, own, wishes};
+use super::{BackendMail, Backends, listen, own, wishes};
 use crate::error::Kind;
 use crate::http::request_head;
 use crate::jsonrpc;
 use crate::limits;
 use crate::mcp::catalog::Can;
-use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, HttpPlan, WorkerId};
 use crate::rt;
@@ -49,6 +48,8 @@ pub struct Leg {
     prefix: Box<[u8]>,
     /// The raw result of `initialize`; kept of the proxy's own sessions.
     pub(super) init: Box<[u8]>,
+    /// The client whose it is; `None` = the proxy's own.
+    pub(super) session: Option<Arc<SessionRecord>>,
 }
 
 impl std::fmt::Debug for Leg {
@@ -91,6 +92,7 @@ impl Leg {
             can: Can::of(&init),
             prefix: prefix.into(),
             init,
+            session: None,
         }
     }
 
@@ -275,6 +277,9 @@ fn finish(
         }
         current && !ended
     };
+    if let (Ok(leg), true) = (&result, current) {
+        listen::attend(backends, entry, leg);
+    }
     if let (Ok(leg), false) = (&result, current) {
         // Its client left meanwhile.
         if key.map_or(entry.owner, |session| session.owner()) == backends.me {
@@ -294,15 +299,14 @@ async fn open(
 ) -> Result<Rc<Leg>, Failure> {
     let (plan, _) = entry.http();
     let limit = entry.plan.startup_timeout;
-    let handle = Rc::new(CallHandle::new());
+    let handle = Rc::new(CallHandle::deaf());
     let _deadline = backends.clock.arm(&handle, Instant::now(), limit);
     let provisional = Rc::new(Leg::provisional(plan));
-    let revision = session.map_or(Revision::NEWEST, |session| session.revision);
     let asked = Raw::number(0);
     let mut body = Vec::with_capacity(256);
-    let params = own::hello(&backends.plan, revision);
+    let params = own::hello(&backends.plan, session.map(|session| &**session));
     jsonrpc::request(&mut body, &asked, "initialize", Some(&params));
-    let request = Request { body: &body, rename: None, asked, whole: true };
+    let request = Request { body: &body, rename: None, asked, whole: true, caller: None };
     let answer = own::over_http(backends, entry, &provisional, &request, &handle)
         .await
         .map_err(|ended| own::failure(ended, "initialize", limit))?;
@@ -313,6 +317,7 @@ async fn open(
     let revision = own::revision(&init)?;
     let session_id = provisional.session_id.get().cloned();
     let mut leg = Leg::with(plan, generation, session_id, &revision, init.into());
+    leg.session = session.cloned();
     if session.is_some() {
         // A client's session needs no copy: the catalogue is built from the proxy's own.
         leg.init = Box::default();
@@ -371,6 +376,7 @@ pub(super) fn told(
 
 /// A client session ended: so does its session with this backend.
 pub(super) fn end(backends: &Rc<Backends>, entry: &Rc<Entry>, session: SessionId) {
+    drop(entry.http().1.streams.borrow_mut().remove(&session));
     let slot = {
         let mut legs = entry.http().1.legs.borrow_mut();
         match legs.get(&Some(session)) {
@@ -425,6 +431,7 @@ pub(super) async fn end_all(backends: &Rc<Backends>) {
     for entry in &backends.entries {
         let Wire::Http(http) = &entry.wire else { continue };
         let down = backends.is_down(entry);
+        http.streams.borrow_mut().clear();
         for (key, slot) in http.legs.borrow_mut().drain() {
             let owner = key.map_or(entry.owner, |session| session.owner());
             if let Slot::Open(leg, _) = slot

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 
+use super::asks::Caller;
 use super::bell::Bell;
 use super::failure::Failure;
 use super::frame::Lines;
@@ -39,11 +40,37 @@ const KEEP_BYTES: usize = 256 * 1024;
 
 /// Who waits for an answer.
 pub(super) struct Waiter {
-    pub(super) route: Route,
+    route: Route,
     /// What the caller calls its call.
-    pub(super) own: Own,
-    /// A client is behind it; else the proxy itself.
-    pub(super) client: bool,
+    own: Own,
+    behind: Behind,
+    /// Its place in the order of calls.
+    turn: u64,
+    /// The child has asked its client something.
+    asked: bool,
+}
+
+/// Who is behind a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// A client that listens.
+    Client,
+    /// Nobody who listens: a copy of a client's call, or the proxy among a client's calls.
+    Nobody,
+    /// The proxy itself, with what makes no server talk.
+    Proxy,
+}
+
+impl Behind {
+    pub(super) fn call(deaf: bool) -> Behind {
+        if deaf { Behind::Nobody } else { Behind::Client }
+    }
+}
+
+impl Waiter {
+    pub(super) fn new(route: Route, own: Own, behind: Behind) -> Waiter {
+        Waiter { route, own, behind, turn: 0, asked: false }
+    }
 }
 
 /// Where an answer goes.
@@ -65,8 +92,20 @@ pub(super) trait Outside {
     fn answered(&self);
     /// The child said something of interest to whom it concerns: an update, the state of a task.
     fn said(&self, message: &[u8]);
-    /// A log message that belongs to no call that is known.
-    fn logged(&self, message: &[u8]);
+    /// A log message that belongs to no call for sure; `caller` is the newest.
+    fn logged(&self, message: &[u8], caller: Option<Caller>);
+    /// A request of the child, which the client of `caller` may have to answer: the answer that the
+    /// child gets at once, if it gets one.
+    fn asked(&self, message: &[u8], envelope: &Envelope, caller: Option<Caller>)
+    -> Option<Vec<u8>>;
+    /// The child takes a request back.
+    fn withdrawn(&self, message: &[u8], envelope: &Envelope);
+    /// A notification that names no call; `caller` is the likeliest.
+    fn noted(&self, message: &[u8], caller: Option<Caller>);
+    /// A call that the child has asked about is over, or not wanted any more.
+    fn over(&self, id: u64);
+    /// The child is gone.
+    fn closed(&self);
 }
 
 /// What goes out: a whole message, or a request whose id and token are to be replaced.
@@ -97,6 +136,8 @@ pub(super) struct Link {
     closed: Event,
     failure: RefCell<Option<Failure>>,
     last_used: Cell<Instant>,
+    /// Calls so far.
+    turns: Cell<u64>,
     /// Lines that were no messages, and when the last one was logged.
     noise: Cell<u64>,
     noise_logged: Cell<Option<Instant>>,
@@ -119,6 +160,7 @@ impl Link {
             closed: Event::new(),
             failure: RefCell::new(None),
             last_used: Cell::new(now),
+            turns: Cell::new(0),
             noise: Cell::new(0),
             noise_logged: Cell::new(None),
         })
@@ -163,7 +205,7 @@ impl Link {
     pub(super) fn send(
         &self,
         id: u64,
-        waiter: Waiter,
+        mut waiter: Waiter,
         message: &Outgoing<'_>,
         now: Instant,
     ) -> Result<(), Failure> {
@@ -172,6 +214,8 @@ impl Link {
         }
         self.push(message, id)?;
         self.last_used.set(now);
+        waiter.turn = self.turns.get() + 1;
+        self.turns.set(waiter.turn);
         self.waiting.borrow_mut().insert(id, waiter);
         Ok(())
     }
@@ -187,17 +231,21 @@ impl Link {
     /// Nobody waits for this answer any more.
     pub(super) fn forget(&self, id: u64) {
         let waiter = self.waiting.borrow_mut().remove(&id);
-        if waiter.is_some_and(|waiter| waiter.client) {
+        let Some(waiter) = waiter else { return };
+        if waiter.behind != Behind::Proxy {
             let mut ghosts = self.ghosts.borrow_mut();
             if ghosts.len() >= limits::GHOSTS_MAX {
                 ghosts.pop_front();
             }
             ghosts.push_back((id, Instant::now() + limits::CALL_TIMEOUT));
         }
+        if waiter.asked {
+            self.outside.over(id);
+        }
     }
 
-    /// The only call of a client that the child can be talking about; `None` if there are several,
-    /// or none.
+    /// The only call that the child can be talking about, if a client is behind it; `None` if there
+    /// are several, or none.
     fn only_call(&self) -> Option<(u64, Route)> {
         let mut ghosts = self.ghosts.borrow_mut();
         if !ghosts.is_empty() {
@@ -208,16 +256,30 @@ impl Link {
             }
         }
         let waiting = self.waiting.borrow();
-        let mut calls = waiting.iter().filter(|(_, waiter)| waiter.client);
+        let mut calls = waiting.iter().filter(|(_, waiter)| waiter.behind != Behind::Proxy);
         let (id, waiter) = calls.next()?;
-        calls.next().is_none().then(|| (*id, waiter.route.clone()))
+        let only = calls.next().is_none() && waiter.behind == Behind::Client;
+        only.then(|| (*id, waiter.route.clone()))
     }
 
     /// Cancels a request at the child; its answer, should one come, is still delivered.
     pub(super) fn cancel(&self, id: u64, reason: Option<&str>) {
-        if self.waiting.borrow().contains_key(&id) {
-            self.tell(&names::cancellation(itoa::Buffer::new().format(id).as_bytes(), reason));
+        let asked = match self.waiting.borrow_mut().get_mut(&id) {
+            Some(waiter) => std::mem::take(&mut waiter.asked),
+            None => return,
+        };
+        self.tell(&names::cancellation(itoa::Buffer::new().format(id).as_bytes(), reason));
+        if asked {
+            self.outside.over(id);
         }
+    }
+
+    /// The newest call of a client: what the child says without naming one belongs to it, if to any.
+    fn newest(&self) -> Option<Caller> {
+        let waiting = self.waiting.borrow();
+        let calls = waiting.iter().filter(|(_, waiter)| waiter.behind == Behind::Client);
+        let (id, waiter) = calls.max_by_key(|(_, waiter)| waiter.turn)?;
+        Some(Caller { id: *id, route: waiter.route.clone() })
     }
 
     fn push(&self, message: &Outgoing<'_>, id: u64) -> Result<(), Failure> {
@@ -262,6 +324,7 @@ impl Link {
         for (id, waiter) in waiting {
             self.deliver(id, &waiter.route, Item::Failed(failure.clone()));
         }
+        self.outside.closed();
     }
 
     fn deliver(&self, id: u64, route: &Route, item: Item) {
@@ -391,6 +454,9 @@ impl Link {
                 };
                 let answer = waiter.own.answer(message, id);
                 self.deliver(number, &waiter.route, Item::Answer(answer));
+                if waiter.asked {
+                    self.outside.over(number);
+                }
             }
             Message::Notification => match relay::word(envelope, message) {
                 Word::Progress => {
@@ -407,14 +473,28 @@ impl Link {
                     Some((number, route)) => {
                         self.deliver(number, &route, Item::Notification(message.to_vec()));
                     }
-                    None => self.outside.logged(message),
+                    None => self.outside.logged(message, self.newest()),
                 },
                 Word::Updated | Word::Task => self.outside.said(message),
-                // Whose it is cannot be told on a shared channel.
-                Word::Private | Word::Other => {}
+                Word::Withdrawn => self.outside.withdrawn(message, envelope),
+                Word::Other => self.outside.noted(message, self.newest()),
             },
             Message::Request => {
-                if let Some(reply) = relay::reply(envelope, message) {
+                let reply = match relay::pong(envelope, message) {
+                    None => {
+                        let caller = self.newest();
+                        let id = caller.as_ref().map(|caller| caller.id);
+                        let reply = self.outside.asked(message, envelope, caller);
+                        if let (None, Some(id)) = (&reply, id)
+                            && let Some(waiter) = self.waiting.borrow_mut().get_mut(&id)
+                        {
+                            waiter.asked = true;
+                        }
+                        reply
+                    }
+                    pong => pong,
+                };
+                if let Some(reply) = reply {
                     self.tell(&reply);
                 }
             }
@@ -469,8 +549,10 @@ mod tests {
     impl Outside for Listener {
         fn carry(&self, to: WorkerId, id: u64, item: Item) {
             let text = match item {
-                Item::Notification(message) => String::from_utf8(message).unwrap(),
-                Item::Answer(message) => String::from_utf8(message).unwrap(),
+                Item::Notification(message) | Item::Ask(message) | Item::Answer(message) => {
+                    String::from_utf8(message).unwrap()
+                }
+                Item::Settled => "settled".to_owned(),
                 Item::Failed(failure) => failure.to_string(),
             };
             self.0.borrow_mut().push(format!("{to} {id} {text}"));
@@ -486,9 +568,29 @@ mod tests {
             self.0.borrow_mut().push(String::from_utf8_lossy(message).into_owned());
         }
 
-        fn logged(&self, _: &[u8]) {
-            self.0.borrow_mut().push("logged".into());
+        fn logged(&self, _: &[u8], caller: Option<Caller>) {
+            let caller = caller.map(|caller| caller.id);
+            self.0.borrow_mut().push(format!("logged {caller:?}"));
         }
+
+        fn asked(&self, message: &[u8], _: &Envelope, caller: Option<Caller>) -> Option<Vec<u8>> {
+            let caller = caller.map(|caller| caller.id);
+            self.0.borrow_mut().push(format!("asked {caller:?}"));
+            message.ends_with(br#"refuse"}"#).then(|| b"refused".to_vec())
+        }
+
+        fn withdrawn(&self, _: &[u8], _: &Envelope) {}
+
+        fn noted(&self, _: &[u8], caller: Option<Caller>) {
+            let caller = caller.map(|caller| caller.id);
+            self.0.borrow_mut().push(format!("noted {caller:?}"));
+        }
+
+        fn over(&self, id: u64) {
+            self.0.borrow_mut().push(format!("over {id}"));
+        }
+
+        fn closed(&self) {}
     }
 
     fn link() -> (Rc<Link>, Seen) {
@@ -500,8 +602,7 @@ mod tests {
         let body = body.as_bytes();
         let envelope = jsonrpc::scan(body).unwrap();
         let (span, token) = (envelope.id.unwrap(), envelope.progress_token);
-        let waiter =
-            Waiter { route: Route::Worker(1), own: Own::of(body, span, token), client: true };
+        let waiter = Waiter::new(Route::Worker(1), Own::of(body, span, token), Behind::Client);
         link.send(id, waiter, &Outgoing::Rename { body, id: span, token }, Instant::now())
     }
 
@@ -578,6 +679,47 @@ mod tests {
             "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1,\"reason\":\"enough\"}}\n"
         ));
         assert_eq!(queue.matches("cancelled").count(), 1);
+    }
+
+    #[test]
+    fn what_names_no_call_goes_to_the_newest_and_ends_with_it() {
+        let (link, seen) = link();
+        let note = br#"{"jsonrpc":"2.0","method":"notifications/other","params":{}}"#;
+        let log = br#"{"jsonrpc":"2.0","method":"notifications/message","params":{}}"#;
+        link.line(note);
+        link.line(log);
+        // Numbers of several workers do not tell the order.
+        for id in [9, 4, 6] {
+            ask(&link, id, r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#).unwrap();
+        }
+        link.line(note);
+        link.line(log);
+        link.line(br#"{"jsonrpc":"2.0","id":0,"method":"roots/list"}"#);
+        link.line(br#"{"jsonrpc":"2.0","id":1,"method":"refuse"}"#);
+        assert!(link.queue.borrow().ends_with(
+            b"refused
+"
+        ));
+        link.line(br#"{"jsonrpc":"2.0","id":6,"result":{}}"#);
+        link.line(br#"{"jsonrpc":"2.0","id":2,"method":"roots/list"}"#);
+        link.cancel(4, None);
+        link.forget(4);
+        link.forget(9);
+        assert_eq!(
+            *seen.borrow(),
+            [
+                "noted None",
+                "logged None",
+                "noted Some(6)",
+                "logged Some(6)",
+                "asked Some(6)",
+                "asked Some(6)",
+                r#"1 6 {"jsonrpc":"2.0","id":1,"result":{}}"#,
+                "over 6",
+                "asked Some(4)",
+                "over 4",
+            ]
+        );
     }
 
     #[test]

@@ -14,17 +14,16 @@ use ahash::AHashMap;
 
 use super::entry::{Entry, Wire};
 use super::failure::Failure;
-use super::handle::Item;
-use super::link::{Link, Outside};
+use super::hearing::Hearing;
+use super::link::Link;
 use super::own::{self, Channel};
 use super::wishes::{self, Wishes};
-use super::{BackendMail, Backends, stderr};
+use super::{Backends, stderr, views};
 use crate::error::Kind;
 use crate::limits;
 use crate::mcp::catalog::Can;
-use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::plan::{StdioPlan, TransportPlan, WorkerId};
+use crate::plan::{StdioPlan, TransportPlan};
 use crate::rt::child::{self, Handle, Spec};
 use crate::rt::local::{Event, Notify};
 use crate::rt::{self, Either, race};
@@ -241,6 +240,7 @@ async fn nurse(
         }
     };
     kid.link.borrow_mut().take();
+    views::session_lost(&entry, Some(&session));
     *kid.fault.borrow_mut() = fault;
     kid.ready.set();
     if born.elapsed() < limits::LIVED_WELL {
@@ -292,7 +292,6 @@ pub(super) async fn bring_up(
     session: Option<&Arc<SessionRecord>>,
 ) -> Result<Newborn, Failure> {
     let (plan, _) = stdio(entry);
-    let revision = session.map_or(Revision::NEWEST, |session| session.revision);
     let limit = entry.plan.startup_timeout;
     let spec = Spec {
         program: plan.command.clone().into(),
@@ -303,10 +302,9 @@ pub(super) async fn bring_up(
     let child = child::spawn(spec).await.map_err(|fault| {
         Failure::new(Kind::Unavailable, format!("cannot start {:?}: {fault}", plan.command))
     })?;
-    let session_of = session.cloned();
-    let listener =
-        Listener { backends: backends.clone(), entry: entry.clone(), session: session_of };
-    let link = Link::new(entry.plan.name.clone(), Box::new(listener), Instant::now());
+    let hearing =
+        Hearing { backends: backends.clone(), entry: entry.clone(), session: session.cloned() };
+    let link = Link::new(entry.plan.name.clone(), Box::new(hearing), Instant::now());
     let over = Rc::new(Event::new());
     rt::spawn("child writer", link.clone().write(child.stdin));
     rt::spawn("child reader", link.clone().read(child.stdout));
@@ -314,7 +312,8 @@ pub(super) async fn bring_up(
     let mut newborn = Newborn { link, handle: child.handle, init: Vec::new(), over };
     let channel = Channel::Line(newborn.link.clone());
     let greeting = async {
-        let init = own::greet(backends, entry, &channel, revision, limit).await?;
+        let client = session.map(|session| &**session);
+        let init = own::greet(backends, entry, &channel, client, limit).await?;
         newborn.link.can.set(Can::of(&init));
         wishes::restore(backends, entry, session, &channel).await;
         Ok(init)
@@ -390,46 +389,5 @@ impl Newborn {
             rt::time::sleep(Duration::from_millis(500)).await;
             over.set();
         });
-    }
-}
-
-/// What a child's channel tells the rest of the worker.
-struct Listener {
-    backends: Rc<Backends>,
-    entry: Rc<Entry>,
-    /// Whose child it is, if it is not shared.
-    session: Option<Arc<SessionRecord>>,
-}
-
-impl Outside for Listener {
-    fn carry(&self, to: WorkerId, id: u64, item: Item) {
-        let droppable = matches!(item, Item::Notification(_));
-        let mail = BackendMail::Carry { id, item };
-        if droppable {
-            let _ = self.backends.try_send(to, mail);
-        } else {
-            self.backends.send(to, mail);
-        }
-    }
-
-    fn changed(&self, flags: u32) {
-        self.backends.hint(&self.entry, flags);
-    }
-
-    fn answered(&self) {
-        self.backends.succeeded(&self.entry);
-    }
-
-    fn said(&self, message: &[u8]) {
-        match &self.session {
-            None => wishes::said_to_all(&self.backends, &self.entry, message),
-            Some(session) => wishes::said_to(&self.backends, &self.entry, session, message),
-        }
-    }
-
-    fn logged(&self, message: &[u8]) {
-        if let Some(session) = &self.session {
-            wishes::shape_and_tell(&self.backends, &self.entry, session, message);
-        }
     }
 }

@@ -404,6 +404,11 @@ impl Backends {
             clients.tell(session, message);
         }
     }
+
+    /// Asks the client of a session of this worker; false if it does not listen.
+    pub(super) fn ask_client(&self, session: SessionId, message: Vec<u8>) -> bool {
+        self.clients.get().is_some_and(|clients| clients.ask(session, message))
+    }
 }
 
 /// The channel, if it is open.

@@ -12,7 +12,7 @@ use crate::backend::{Call, CallHandle, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::limits;
-use crate::mcp::catalog::ListKind;
+use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::name::Target;
@@ -32,7 +32,12 @@ pub(super) async fn call(
     mut envelope: Envelope,
     id: &[u8],
 ) -> Result<Relay> {
-    let backend = aim(world, method, &mut message, &mut envelope)?;
+    // Where it is the lists that tell whose a name is, they must be those that the client sees.
+    let view = match method == Method::ResourcesRead || world.names.bare.len() > 1 {
+        true => view_of(world, record).await,
+        false => None,
+    };
+    let backend = aim(world, view.as_deref(), method, &mut message, &mut envelope)?;
     if envelope.task {
         related(world, backend, &mut message, &mut envelope)?;
     }
@@ -40,7 +45,12 @@ pub(super) async fn call(
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
     } else {
-        let shaped = Box::pin(shape(world, plan, method, &mut message, &mut envelope)).await?;
+        let view = match view {
+            None => view_of(world, record).await,
+            view => view,
+        };
+        let shaped = shape(world, plan, view.as_deref(), method, &mut message, &mut envelope);
+        let shaped = Box::pin(shaped).await?;
         for copy in shaped.copies {
             mirror(world, record, method, copy);
         }
@@ -115,6 +125,7 @@ pub(super) async fn send(
 /// that it is unknown, which a hidden one is too.
 pub(super) async fn refer(
     world: &World,
+    view: Option<&Catalog>,
     backend: BackendId,
     what: ListKind,
     called: &str,
@@ -128,7 +139,10 @@ pub(super) async fn refer(
     if chain.filter.is_some() {
         world.backends.settled_one(plan.id).await;
     }
-    let slice = world.catalog.borrow().slice(plan.id).cloned();
+    let slice = match view {
+        Some(view) => view.slice(plan.id).cloned(),
+        None => world.catalog.borrow().slice(plan.id).cloned(),
+    };
     let known = slice.as_ref().and_then(|slice| slice.list(what).behind(&behind));
     let known = known.map(|(own, hints)| Known { own, hints });
     let listed = slice.is_some();
@@ -155,9 +169,18 @@ pub(super) async fn refer(
     Ok(request.own)
 }
 
+/// The catalogue of a session that sees other lists than the proxy.
+pub(super) async fn view_of(world: &World, record: &Arc<SessionRecord>) -> Option<Rc<Catalog>> {
+    match record.may_see_other_lists() {
+        true => Box::pin(world.view(record)).await,
+        false => None,
+    }
+}
+
 /// Finds the backend of a call, and puts the backend's own name into it.
 pub(super) fn aim(
     world: &World,
+    view: Option<&Catalog>,
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
@@ -166,7 +189,11 @@ pub(super) fn aim(
     if method == Method::ResourcesRead {
         let uri = envelope.uri.ok_or_else(|| invalid("uri is required"))?;
         let uri = jsonrpc::unquote(uri.of(message)).ok_or_else(|| invalid("uri is a string"))?;
-        return match world.catalog.borrow().owner_of_uri(&uri) {
+        let owner = match view {
+            Some(view) => view.owner_of_uri(&uri),
+            None => world.catalog.borrow().owner_of_uri(&uri),
+        };
+        return match owner {
             Some(backend) => Ok(backend),
             // With one backend there is no question whose it is, and its own answer is the truth.
             None if world.only.is_some() => Ok(world.only.unwrap_or_default()),
@@ -200,7 +227,10 @@ pub(super) fn aim(
             Ok(backend)
         }
         Target::Bare => {
-            let owner = world.catalog.borrow().owner_of_name(kind, &name);
+            let owner = match view {
+                Some(view) => view.owner_of_name(kind, &name),
+                None => world.catalog.borrow().owner_of_name(kind, &name),
+            };
             Ok(owner.unwrap_or(world.names.bare[0]))
         }
         Target::Unknown => Err(Error::new(unknown).context(name.into_owned())),
@@ -230,7 +260,7 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
         let Copy { backend, mut message, mut envelope } = copy;
         let plan = &world.plan.backends[backend];
         let sent = async {
-            let shaped = shape(&world, plan, method, &mut message, &mut envelope).await?;
+            let shaped = shape(&world, plan, None, method, &mut message, &mut envelope).await?;
             let tool_call = method == Method::ToolsCall;
             let call = Call {
                 backend,
@@ -243,12 +273,13 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
                 timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
                 tool: Some(shaped.own).filter(|_| tool_call),
                 again: false,
-                handle: Rc::new(CallHandle::new()),
+                handle: Rc::new(CallHandle::deaf()),
             };
             let mut replies = world.backends.call(call).await?;
             loop {
                 match replies.next().await? {
                     Reply::Notification(_) => {}
+                    Reply::Ask(question) => world.backends.decline(&question),
                     Reply::Answer(_) => return Ok(()),
                     Reply::Streaming { .. } => {
                         while replies.chunk().await?.is_some() {}
@@ -269,6 +300,7 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
 async fn shape(
     world: &World,
     plan: &BackendPlan,
+    view: Option<&Catalog>,
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
@@ -286,7 +318,10 @@ async fn shape(
         // Whether a tool may be called can depend on what its list says of it.
         world.backends.settled_one(plan.id).await;
     }
-    let slice = world.catalog.borrow().slice(plan.id).cloned();
+    let slice = match view {
+        Some(view) => view.slice(plan.id).cloned(),
+        None => world.catalog.borrow().slice(plan.id).cloned(),
+    };
     let listed = slice.is_some();
     let called = match what {
         ListKind::Resources => name.clone(),

@@ -7,11 +7,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::call::{refer, send};
+use super::call::{refer, send, view_of};
 use super::relay::Relay;
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span, walk};
-use crate::mcp::catalog::ListKind;
+use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::name::Target;
 use crate::mcp::session::SessionRecord;
 use crate::plan::BackendId;
@@ -36,16 +36,18 @@ pub(super) async fn complete(
         let text = span.text(&message).ok_or_else(|| invalid(format!("ref.{name} is a string")))?;
         Ok(Some((span, text.into_owned())))
     };
+    let view = view_of(world, record).await;
+    let view = view.as_deref();
     let kind = text("type")?.map(|(_, kind)| kind);
     let (backend, edit) = match kind.as_deref() {
         Some("ref/prompt") => {
             let (span, name) = text("name")?.ok_or_else(|| invalid("ref.name is required"))?;
-            let (backend, own) = prompt(world, &name).await?;
+            let (backend, own) = prompt(world, view, &name).await?;
             (backend, (own != name).then_some((span, own)))
         }
         Some("ref/resource") => {
             let (_, uri) = text("uri")?.ok_or_else(|| invalid("ref.uri is required"))?;
-            (resource(world, uri).await?, None)
+            (resource(world, view, uri).await?, None)
         }
         _ => return Err(invalid("ref.type is ref/prompt or ref/resource")),
     };
@@ -61,34 +63,46 @@ pub(super) async fn complete(
 }
 
 /// The backend of a prompt, and its own name there.
-async fn prompt(world: &World, called: &str) -> Result<(BackendId, String)> {
+async fn prompt(
+    world: &World,
+    view: Option<&Catalog>,
+    called: &str,
+) -> Result<(BackendId, String)> {
     let unknown = || Error::new(Kind::UnknownPrompt).context(called.to_owned());
     let (backend, behind) = match world.names.resolve(called) {
         Target::Prefixed(backend, prefix) => (backend, &called[prefix..]),
         Target::Bare => {
-            let owner = world.catalog.borrow().owner_of_name(ListKind::Prompts, called);
+            let owner = in_view(world, view, |all| all.owner_of_name(ListKind::Prompts, called));
             (owner.unwrap_or(world.names.bare[0]), called)
         }
         Target::Unknown => return Err(unknown()),
     };
-    let own = refer(world, backend, ListKind::Prompts, called, behind.to_owned()).await?;
+    let own = refer(world, view, backend, ListKind::Prompts, called, behind.to_owned()).await?;
     Ok((backend, own))
 }
 
 /// The backend of a resource, or of a template by its text.
-async fn resource(world: &World, uri: String) -> Result<BackendId> {
+async fn resource(world: &World, view: Option<&Catalog>, uri: String) -> Result<BackendId> {
     let unknown = || invalid(format!("Unknown resource: {uri}"));
-    let template = world.catalog.borrow().owner_of_template(&uri);
+    let template = in_view(world, view, |all| all.owner_of_template(&uri));
     let (backend, what) = match template {
         Some(backend) => (backend, ListKind::Templates),
         None => {
-            let owner = world.catalog.borrow().owner_of_uri(&uri).or(world.only);
+            let owner = in_view(world, view, |all| all.owner_of_uri(&uri)).or(world.only);
             (owner.ok_or_else(unknown)?, ListKind::Resources)
         }
     };
-    match refer(world, backend, what, &uri, uri.clone()).await {
+    match refer(world, view, backend, what, &uri, uri.clone()).await {
         Err(error) if error.kind() == Kind::ResourceNotFound => Err(unknown()),
         outcome => outcome.map(|_| backend),
+    }
+}
+
+/// Asks the catalogue that a client sees; `None` = the common one.
+fn in_view<T>(world: &World, view: Option<&Catalog>, ask: impl Fn(&Catalog) -> T) -> T {
+    match view {
+        Some(view) => ask(view),
+        None => ask(&world.catalog.borrow()),
     }
 }
 

@@ -86,7 +86,7 @@ async fn taken_apart(
     reply: Reply,
 ) -> Vec<u8> {
     let answer = match reply {
-        Reply::Answer(answer) | Reply::Notification(answer) => answer,
+        Reply::Answer(answer) | Reply::Notification(answer) | Reply::Ask(answer) => answer,
         Reply::Streaming { .. } => whole(&mut relay.replies, &relay.id).await,
     };
     match task {
@@ -112,6 +112,7 @@ async fn stream_out(
                     outlet.event(message).await;
                 }
             }
+            Ok(Reply::Ask(question)) => outlet.event(question).await,
             Ok(answer) => {
                 let answer = taken_apart(world, record, relay, task, answer);
                 return match outlet.attend(pin!(answer)).await {
@@ -187,6 +188,9 @@ pub(super) async fn collect(
                 if let Some(message) = shaped {
                     drop(out.send((false, message)).await);
                 }
+            }
+            Ok(Reply::Ask(question)) => {
+                drop(out.send((false, question)).await);
             }
             Ok(answer) => break taken_apart(world, record, relay, task, answer).await,
             Err(error) if error.kind() == Kind::Cancelled => return,

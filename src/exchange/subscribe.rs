@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::call::{aim, refer};
+use super::call::{aim, refer, view_of};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope};
 use crate::mcp::catalog::ListKind;
@@ -22,10 +22,11 @@ pub(super) async fn subscribe(
     mut envelope: Envelope,
     id: &[u8],
 ) -> Result<Vec<u8>> {
-    let backend = aim(world, Method::ResourcesRead, &mut message, &mut envelope)?;
+    let view = view_of(world, record).await;
+    let backend = aim(world, view.as_deref(), Method::ResourcesRead, &mut message, &mut envelope)?;
     let invalid = || Error::new(Kind::InvalidParams).context("uri is required");
     let uri = envelope.uri.and_then(|uri| uri.text(&message)).ok_or_else(invalid)?.into_owned();
-    refer(world, backend, ListKind::Resources, &uri, uri.clone()).await?;
+    refer(world, view.as_deref(), backend, ListKind::Resources, &uri, uri.clone()).await?;
     let params = envelope.params.ok_or_else(invalid)?.of(&message);
     let on = method == Method::Subscribe;
     let answer = world.backends.subscribe(record, backend, &uri, params, on).await?;

@@ -150,12 +150,13 @@ async fn list_one(
             progress_token: None,
             body,
             timeout: world.plan.backends[backend].request_timeout,
-            handle: Rc::new(CallHandle::new()),
+            handle: Rc::new(CallHandle::deaf()),
         };
         let mut replies = world.backends.call(call).await?;
         let answer = loop {
             match replies.next().await? {
                 Reply::Notification(_) => {}
+                Reply::Ask(question) => world.backends.decline(&question),
                 Reply::Answer(answer) => break answer,
                 Reply::Streaming { .. } => break whole(&mut replies, id).await,
             }

@@ -1,4 +1,4 @@
-//! Owns: what backends say by themselves, on its way to clients.
+//! Owns: what backends have to say to clients by themselves, on its way to them.
 //! Never: the streams (`streams`).
 //! Next: `tape`.
 
@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 
 use super::World;
 use crate::backend::Clients;
+use crate::mcp::catalog::Changes;
 use crate::mcp::session::SessionId;
 
 /// The clients of a world, for its backends.
@@ -22,6 +23,24 @@ impl Clients for Hearers {
     fn tell(&self, session: SessionId, message: Vec<u8>) {
         if let Some(world) = self.0.upgrade() {
             world.tell(session, message.into());
+        }
+    }
+
+    fn ask(&self, session: SessionId, message: Vec<u8>) -> bool {
+        let Some(world) = self.0.upgrade() else { return false };
+        // Where nobody reads just now, the backend would wait for who may never come back.
+        world.is_listened(session) && world.say(session, message.into()) == Some(true)
+    }
+
+    fn lists_changed(&self, session: SessionId, changes: Changes) {
+        if let Some(world) = self.0.upgrade() {
+            world.announce_to(session, changes);
+        }
+    }
+
+    fn views_changed(&self, changes: Changes) {
+        if let Some(world) = self.0.upgrade() {
+            world.announce_where(changes, |record| record.may_see_other_lists());
         }
     }
 }

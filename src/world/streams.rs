@@ -402,6 +402,7 @@ impl World {
         if !self.owned.borrow().contains_key(&session) {
             return None;
         }
+        let listened = self.is_listened(session);
         let tape = self.new_tape(StreamKind::Listening, session);
         let reader = tape.attach(0);
         // Connections die unseen; the newest stream is the likeliest to be read.
@@ -414,6 +415,9 @@ impl World {
             Some(owned) => std::mem::take(&mut owned.pending),
             None => return None,
         };
+        if !listened {
+            self.attend(session, true);
+        }
         self.announce_to(session, pending);
         Some((tape.stream, reader))
     }
@@ -422,6 +426,7 @@ impl World {
     fn resumed_here(&self, session: SessionId, stream: u64, after: u64) -> Option<(u64, u64)> {
         let tape = self.streams.tapes.borrow().get(&stream).cloned();
         let tape = tape.filter(|tape| tape.session == session)?;
+        let listened = self.is_listened(session);
         let reader = tape.attach(after);
         if let Some(all) = self.streams.of.borrow_mut().get_mut(&session) {
             all.retain(|other| *other != stream);
@@ -433,6 +438,9 @@ impl World {
             // They stand on the tape.
             owned.pending = Default::default();
         }
+        if tape.kind == StreamKind::Listening && !listened {
+            self.attend(session, true);
+        }
         Some((stream, reader))
     }
 
@@ -442,6 +450,14 @@ impl World {
         let tapes = self.streams.tapes.borrow();
         let tapes: Vec<_> = all.iter().filter_map(|stream| tapes.get(stream).cloned()).collect();
         tapes.into_iter().filter(|tape| tape.kind == StreamKind::Listening && !tape.has_ended())
+    }
+
+    /// The client of a session of this worker has begun to listen, or listens no more.
+    fn attend(&self, session: SessionId, listens: bool) {
+        let record = self.owned.borrow().get(&session).map(|owned| owned.record.clone());
+        if let Some(record) = record {
+            self.backends.attend(&record, listens);
+        }
     }
 
     /// Whether the client of a session of this worker listens.
@@ -474,10 +490,13 @@ impl World {
         let now = rt::time::now();
         if tape.detach(reader, now) {
             self.streams.idle.borrow_mut().push_back((now, tape.stream));
-            if tape.kind == StreamKind::Listening
-                && let Some(owned) = self.owned.borrow().get(&tape.session)
-            {
-                owned.record.touch(now);
+            if tape.kind == StreamKind::Listening {
+                if let Some(owned) = self.owned.borrow().get(&tape.session) {
+                    owned.record.touch(now);
+                }
+                if !self.is_listened(tape.session) {
+                    self.attend(tape.session, false);
+                }
             }
         }
         if tape.is_read() {

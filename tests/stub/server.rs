@@ -66,6 +66,8 @@ pub(crate) struct Options {
     pub(crate) utilities: bool,
     /// Make tasks of calls that ask for it.
     pub(crate) tasks: bool,
+    /// Offer the tools of [`crate::asks`].
+    pub(crate) asks: bool,
     /// Be only a process that sleeps.
     pub(crate) sleep_only: bool,
     /// Be only a client that holds connections.
@@ -102,6 +104,7 @@ impl Options {
                 }
                 "--utilities" => options.utilities = true,
                 "--tasks" => options.tasks = true,
+                "--asks" => options.asks = true,
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
                 "--sleep-only" => options.sleep_only = true,
@@ -175,14 +178,14 @@ pub(crate) trait Channel {
 
 /// A running call, cancellable.
 #[derive(Default)]
-struct Job {
+pub(crate) struct Job {
     cancelled: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Job {
     /// Waits; false if it was cancelled meanwhile.
-    fn pause(&self, pause: Duration) -> bool {
+    pub(crate) fn pause(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
         let mut cancelled = self.cancelled.lock().unwrap();
         while !*cancelled {
@@ -213,6 +216,7 @@ pub(crate) struct Stub {
     pub(crate) sessions: Mutex<HashMap<String, String>>,
     initialized: Mutex<HashSet<String>>,
     counter: Mutex<u64>,
+    pub(crate) asks: crate::asks::Asks,
 }
 
 impl Stub {
@@ -233,6 +237,7 @@ impl Stub {
             sessions: Mutex::default(),
             initialized: Mutex::default(),
             counter: Mutex::default(),
+            asks: crate::asks::Asks::default(),
         })
     }
 
@@ -250,6 +255,7 @@ impl Stub {
     /// Messages for whoever listens, from now on.
     pub(crate) fn listen(&self, session: &str) -> Receiver<String> {
         let (sender, receiver) = channel();
+        self.asks.listens(session, sender.clone());
         self.listeners.lock().unwrap().push((session.to_owned(), sender));
         receiver
     }
@@ -289,6 +295,7 @@ impl Stub {
         let params = message.params();
         let Some(method) = message.method.as_deref() else {
             self.note(&format!("response {}", String::from_utf8_lossy(body)));
+            self.asks.answered(session, &message.id_text(), body);
             return Reply::Nothing;
         };
         if message.id.is_none() {
@@ -321,7 +328,7 @@ impl Stub {
                 Reply::Answer(self.read(&id, params["uri"].as_str().unwrap_or_default()))
             }
             "prompts/get" if !self.options.only_tools => Reply::Answer(self.prompt(&id, &params)),
-            _ => match self.list(method, &params) {
+            _ => match self.list(session, method, &params) {
                 Some(Ok(page)) => Reply::Answer(result(&id, &page)),
                 Some(Err(why)) => Reply::Answer(error(&id, -32602, &why)),
                 None => Reply::Answer(error(&id, -32601, "no such method")),
@@ -353,6 +360,7 @@ impl Stub {
 
     fn initialize(&self, session: &str, id: &str, params: &Value, body: &[u8]) -> String {
         self.note(&format!("initialize {}", String::from_utf8_lossy(body)));
+        self.asks.greeted(session, params);
         *self.executions.lock().unwrap().entry("initialize".into()).or_default() += 1;
         let asked = params["protocolVersion"].as_str().unwrap_or_default();
         let revision = self.options.revision.as_deref().unwrap_or(asked);
@@ -379,7 +387,7 @@ impl Stub {
     }
 
     /// One page of a list; `None` if there is no such list.
-    fn list(&self, method: &str, params: &Value) -> Option<Result<String, String>> {
+    fn list(&self, session: &str, method: &str, params: &Value) -> Option<Result<String, String>> {
         let name = &self.options.name;
         let added = |kind: &str| self.added.lock().unwrap().get(kind).cloned().unwrap_or_default();
         let extra = |stem: &str| (0..self.options.extra).map(|n| format!("{stem}{n:04}")).collect();
@@ -390,6 +398,10 @@ impl Stub {
                 names.extend(added("tool"));
                 if self.options.utilities {
                     names.extend(utilities::TOOLS.iter().map(|name| name.to_string()));
+                }
+                if self.options.asks {
+                    names.extend(self.asks.tools(session));
+                    self.note("list of tools");
                 }
                 if self.options.annotated {
                     names.extend(ANNOTATED.iter().map(|(name, _)| name.to_string()));
@@ -582,7 +594,14 @@ impl Stub {
                 said.map_or(Reply::Silence, Reply::Answer)
             }
             other if self.is_extra(other) => Reply::Answer(said(&format!("{other} called"))),
-            other => Reply::Answer(error(id, -32602, &format!("stub has no tool {other}"))),
+            other => {
+                let asks = self.options.asks.then_some(());
+                let asked =
+                    asks.and_then(|()| crate::asks::call(self, session, id, params, &job, channel));
+                let none =
+                    || Reply::Answer(error(id, -32602, &format!("stub has no tool {other}")));
+                asked.unwrap_or_else(none)
+            }
         };
         self.jobs.lock().unwrap().remove(&key);
         reply
