@@ -3,6 +3,7 @@
 //! Next: `exchange`, which works on it.
 
 mod clients;
+mod ear;
 mod streams;
 pub mod tape;
 mod view;
@@ -26,6 +27,8 @@ use crate::rt;
 use crate::rt::local::{Event, OneSender};
 use streams::Streams;
 pub use streams::{Answering, Reader, StreamMail};
+
+pub use ear::OpenEar;
 
 /// What a worker tells another one about client sessions.
 #[derive(Debug)]
@@ -116,6 +119,7 @@ pub struct World {
     asked: RefCell<AHashMap<u64, OneSender<Known>>>,
     streams: Streams,
     in_flight: RefCell<AHashMap<u64, (SessionId, Rc<CallHandle>)>>,
+    ears: RefCell<AHashMap<u64, Rc<ear::Ear>>>,
     next_token: Cell<u64>,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
@@ -159,6 +163,7 @@ impl World {
             asked: RefCell::default(),
             streams: Streams::default(),
             in_flight: RefCell::default(),
+            ears: RefCell::default(),
             next_token: Cell::new(1),
             copies: Cell::new(0),
             views: view::Views::default(),
@@ -342,6 +347,7 @@ impl World {
         if !(changes.tools || changes.resources || changes.prompts) {
             return;
         }
+        self.tell_ears(changes);
         let ids: Vec<SessionId> = {
             let owned = self.owned.borrow();
             let concerned = owned.values().filter(|owned| concerns(&owned.record));

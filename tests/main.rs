@@ -20,6 +20,7 @@ mod house;
 mod interop;
 mod isolation;
 mod logging;
+mod modern;
 mod resilience;
 mod resume;
 mod sessions;

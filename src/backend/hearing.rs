@@ -75,6 +75,10 @@ impl Outside for Hearing {
         }
     }
 
+    fn is_modern(&self) -> bool {
+        self.entry.era.get().is_modern()
+    }
+
     fn asked(
         &self,
         message: &[u8],

@@ -15,7 +15,7 @@ use super::http::{self, Request};
 use super::leg::Leg;
 use super::link::{Behind, Link, Outgoing, Route, Waiter};
 use super::names::{Own, Raw};
-use super::{Backends, Call, Reply};
+use super::{Backends, Call, Reply, era, modern};
 use crate::error::{Error, Kind};
 use crate::jsonrpc::{self, Kind as Message, walk};
 use crate::limits;
@@ -29,6 +29,10 @@ use crate::plan::Plan;
 pub(super) enum Channel {
     Line(Rc<Link>),
     Leg(Rc<Leg>),
+    /// A child of the request era.
+    ModernLine(Rc<Link>),
+    /// A server of the request era over HTTP: each request stands alone.
+    Posts,
     /// As a call in a client's session, wherever its child or session is.
     Client(Arc<SessionRecord>),
 }
@@ -62,8 +66,8 @@ impl Channel {
         match self {
             Channel::Line(link) => link.can.get(),
             Channel::Leg(leg) => leg.can,
-            // Only its keeper knows.
-            Channel::Client(_) => Can::default(),
+            // Only its keeper knows, or there is nothing of the kind in its era.
+            Channel::Client(_) | Channel::ModernLine(_) | Channel::Posts => Can::default(),
         }
     }
 
@@ -79,14 +83,19 @@ impl Channel {
         params: Option<&[u8]>,
         limit: Duration,
     ) -> Result<Said, Failure> {
-        said(&self.ask_raw(backends, entry, method, params, limit).await?)
+        said(&self.answer(backends, entry, method, params, limit).await?)
     }
 
-    /// As [`Channel::ask`]: the answer as it came.
+    /// Whether its requests are of the request era.
+    pub(super) fn is_modern(&self) -> bool {
+        matches!(self, Channel::ModernLine(_) | Channel::Posts)
+    }
+
+    /// As [`Channel::ask`], with the answer as it came.
     ///
     /// # Errors
     /// As there.
-    pub(super) async fn ask_raw(
+    pub(super) async fn answer(
         &self,
         backends: &Rc<Backends>,
         entry: &Rc<Entry>,
@@ -94,6 +103,8 @@ impl Channel {
         params: Option<&[u8]>,
         limit: Duration,
     ) -> Result<Vec<u8>, Failure> {
+        let wrapped = self.is_modern().then(|| era::own_params(&backends.plan, params));
+        let params = wrapped.as_deref().or(params);
         let now = Instant::now();
         let handle = Rc::new(CallHandle::deaf());
         let number = backends.number();
@@ -114,7 +125,13 @@ impl Channel {
                     Request { body: &body, rename: None, asked, whole: true, caller: None };
                 over_http(backends, entry, leg, &request, &handle).await
             }
-            Channel::Line(link) => {
+            Channel::Posts => {
+                let leg = Rc::new(Leg::modern(entry.http().0, &modern::lines(method, None)));
+                let request =
+                    Request { body: &body, rename: None, asked, whole: true, caller: None };
+                over_http(backends, entry, &leg, &request, &handle).await
+            }
+            Channel::Line(link) | Channel::ModernLine(link) => {
                 let own = Own { id: asked, token: None };
                 let waiter = Waiter::new(Route::Here(handle.clone()), own, Behind::Proxy);
                 link.send(number, waiter, &Outgoing::Ready(&body), now)?;
@@ -152,6 +169,8 @@ impl Channel {
                 Ok(())
             }
             Channel::Leg(leg) => http::tell(backends, entry, leg, &body).await,
+            // Nothing is told to servers of the request era.
+            Channel::ModernLine(_) | Channel::Posts => Ok(()),
             Channel::Client(_) => Ok(()),
         }
     }
@@ -179,6 +198,7 @@ async fn as_client(
         tool: None,
         // Its id must be none that the client could use.
         again: true,
+        modern: None,
         handle,
     };
     let failed = |error: Error| Failure::new(error.kind(), error.to_string());

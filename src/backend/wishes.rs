@@ -273,7 +273,7 @@ impl Backends {
     ///
     /// # Errors
     /// As [`Backends::call`].
-    pub async fn subscribe(
+    pub async fn subscribe_session(
         self: &Rc<Self>,
         session: &Arc<SessionRecord>,
         backend: BackendId,
@@ -282,6 +282,10 @@ impl Backends {
         on: bool,
     ) -> Result<Vec<u8>> {
         let entry = self.entries[backend].clone();
+        if entry.era.get().is_modern() {
+            // There clients listen for updates in another way, and sessions cannot.
+            return Err(Error::new(Kind::MethodNotFound).context(entry.name().to_owned()));
+        }
         let home = match entry.plan.isolation {
             Isolation::Session => session.id.owner(),
             Isolation::Shared => entry.owner,
@@ -577,7 +581,7 @@ async fn asked(
             Wire::Stdio(_) => Channel::Line(stdio::wait_for(backends, entry, own).await?),
         };
         let limit: Duration = entry.plan.request_timeout;
-        match channel.ask_raw(backends, entry, method, Some(params), limit).await {
+        match channel.answer(backends, entry, method, Some(params), limit).await {
             Err(failure) if failure.session_lost && lost.is_none() => {
                 let Channel::Leg(leg) = &channel else { return Err(failure) };
                 lost = Some(leg.generation);

@@ -13,14 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::config::{BackendTable, NamedBackend, ProxyConfig, TlsTable, read_bounded};
 use super::diagnose::{Place, Report, whole_file};
-use super::setting::{GiveUp, Inherit, IsolationKey, Transport, join};
+use super::setting::{GiveUp, Inherit, IsolationKey, ProtocolKey, Transport, join};
 use crate::http::tls::{self, Trust, TrustFault};
 use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::around::Around;
 use crate::plan::{
-    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan,
-    StdioPlan, TransportPlan,
+    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, Protocol,
+    RestartPlan, StdioPlan, TransportPlan,
 };
 
 /// Longest name that model APIs accept for a tool.
@@ -538,6 +538,11 @@ fn plan(
         prefix,
         transport,
         isolation,
+        protocol: match table.protocol {
+            ProtocolKey::Auto => Protocol::Auto,
+            ProtocolKey::Legacy => Protocol::Legacy,
+            ProtocolKey::Modern => Protocol::Modern,
+        },
         startup_timeout: table.startup_timeout_seconds.0,
         restart,
         call_timeout: seconds.unwrap_or(limits::CALL_TIMEOUT),

@@ -787,6 +787,16 @@ choices! {
         Http = "http",
     }
 
+    /// `protocol`.
+    choice ProtocolKey {
+        /// Found out.
+        Auto = "auto",
+        /// With sessions.
+        Legacy = "legacy",
+        /// Without.
+        Modern = "modern",
+    }
+
     /// `isolation`.
     choice IsolationKey {
         /// Own backend session for each client session.

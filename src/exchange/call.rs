@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::relay::Relay;
-use crate::backend::{Call, CallHandle, Reply};
+use crate::backend::{Call, CallHandle, Caller, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::limits;
@@ -52,7 +52,7 @@ pub(super) async fn call(
         let shaped = shape(world, plan, view.as_deref(), method, &mut message, &mut envelope);
         let shaped = Box::pin(shaped).await?;
         for copy in shaped.copies {
-            mirror(world, record, method, copy);
+            mirror(world, Some(record.clone()), None, method, copy);
         }
         Some((shaped.own, shaped.hints))
     };
@@ -63,6 +63,7 @@ pub(super) async fn call(
     let call = Call {
         backend,
         session: Some(record.clone()),
+        modern: None,
         tool_call,
         safe: !tool_call || hints.is_some_and(Hints::repeatable),
         tool: tool.filter(|_| tool_call),
@@ -107,6 +108,7 @@ pub(super) async fn send(
     let call = Call {
         backend,
         session: Some(record.clone()),
+        modern: None,
         tool_call: false,
         safe: true,
         tool: None,
@@ -238,24 +240,30 @@ pub(super) fn aim(
 }
 
 /// What the rules of a backend made of a request.
-struct Shaped {
+pub(super) struct Shaped {
     /// The backend's own name.
-    own: String,
+    pub(super) own: String,
     /// What its tool says about itself.
-    hints: Hints,
+    pub(super) hints: Hints,
     /// For other backends.
-    copies: Vec<Copy>,
+    pub(super) copies: Vec<Copy>,
 }
 
 /// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
 /// it is anybody's answer.
-fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: Copy) {
+pub(super) fn mirror(
+    world: &Rc<World>,
+    session: Option<Arc<SessionRecord>>,
+    modern: Option<Rc<Caller>>,
+    method: Method,
+    copy: Copy,
+) {
     let under_way = world.copies.get();
     if under_way >= limits::COPIES_MAX {
         return;
     }
     world.copies.set(under_way + 1);
-    let (world, record) = (world.clone(), record.clone());
+    let world = world.clone();
     rt::spawn("mirrored call", async move {
         let Copy { backend, mut message, mut envelope } = copy;
         let plan = &world.plan.backends[backend];
@@ -264,7 +272,8 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
             let tool_call = method == Method::ToolsCall;
             let call = Call {
                 backend,
-                session: Some(record),
+                session,
+                modern,
                 tool_call,
                 safe: !tool_call || shaped.hints.repeatable(),
                 id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
@@ -297,7 +306,7 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
 }
 
 /// Takes a request through the rules of its backend.
-async fn shape(
+pub(super) async fn shape(
     world: &World,
     plan: &BackendPlan,
     view: Option<&Catalog>,

@@ -29,7 +29,7 @@ pub(super) async fn subscribe(
     refer(world, view.as_deref(), backend, ListKind::Resources, &uri, uri.clone()).await?;
     let params = envelope.params.ok_or_else(invalid)?.of(&message);
     let on = method == Method::Subscribe;
-    let answer = world.backends.subscribe(record, backend, &uri, params, on).await?;
+    let answer = world.backends.subscribe_session(record, backend, &uri, params, on).await?;
     let found = jsonrpc::scan(&answer).ok().and_then(|envelope| envelope.id);
     let found = found.ok_or_else(|| Error::new(Kind::BadAnswer))?;
     Ok(jsonrpc::splice(&answer, &[(found, id)]))

@@ -141,6 +141,7 @@ async fn list_one(
         let call = Call {
             backend,
             session: Some(record.clone()),
+            modern: None,
             tool_call: false,
             safe: true,
             tool: None,

@@ -2,7 +2,7 @@
 //! Never: parameters or bodies.
 //! Next: `header`.
 
-/// A request or notification method, as a client sends it (session era).
+/// A request or notification method, as a client sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     /// `initialize`
@@ -39,6 +39,10 @@ pub enum Method {
     TasksCancel,
     /// `tasks/list`
     TasksList,
+    /// `server/discover` (2026-07-28)
+    Discover,
+    /// `subscriptions/listen` (2026-07-28)
+    Listen,
     /// `notifications/initialized`
     Initialized,
     /// `notifications/cancelled`
@@ -70,6 +74,8 @@ impl Method {
             b"tasks/result" => Method::TasksResult,
             b"tasks/cancel" => Method::TasksCancel,
             b"tasks/list" => Method::TasksList,
+            b"server/discover" => Method::Discover,
+            b"subscriptions/listen" => Method::Listen,
             b"ping" => Method::Ping,
             b"initialize" => Method::Initialize,
             b"notifications/initialized" => Method::Initialized,

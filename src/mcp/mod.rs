@@ -2,13 +2,16 @@
 //! Never: sockets, backends.
 //! Next: `middleware`.
 
+pub mod cache;
 pub mod capable;
 pub mod catalog;
+pub mod envelope;
 pub mod event;
 pub mod header;
 pub mod hints;
 pub mod logging;
 pub mod method;
+pub mod mirrored;
 pub mod name;
 pub mod note;
 pub mod revision;
