@@ -84,6 +84,13 @@ pub const REPLAY_READER_SILENCE: Duration = Duration::from_secs(60);
 /// Calls of a worker that go on although their client's connection is lost; beyond it they are
 /// abandoned.
 pub const DETACHED_MAX: usize = 256;
+/// A server that ends the stream of an answer asks for a pause before it is taken up again; it is
+/// kept within these.
+pub const RESUME_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// See [`RESUME_PAUSE_MIN`].
+pub const RESUME_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How often in a row the stream of an answer is taken up without an event on it.
+pub const RESUME_TRIES_MAX: u32 = 3;
 /// What clients are told to wait before they open a lost stream again (`retry`).
 pub const SSE_RETRY: Duration = Duration::from_secs(1);
 

@@ -603,3 +603,19 @@ fn a_backend_that_is_down_leaves_the_client_with_what_was_known() {
     let names = client.names("tools/list");
     assert!(names.contains(&"h__ask".to_owned()), "{names:?}");
 }
+
+#[test]
+fn a_task_that_a_question_is_related_to_has_the_name_that_each_side_knows() {
+    let both = both("");
+    let client = both.client(ALL);
+    let meta = |task: &str| json!({ "_meta": { "io.modelcontextprotocol/related-task": { "taskId": task } } });
+    for name in BOTH {
+        let arguments = json!({ "params": meta("t1").to_string() });
+        let mut open = Open::call(&client, "1", &format!("{name}__ask"), &arguments);
+        let question = open.next();
+        assert_eq!(question["params"], meta(&format!("{name}__t1")));
+        answer(&client, &question, &meta(&format!("{name}__t1")).to_string());
+        let told: Value = serde_json::from_str(&open.said()).expect("JSON");
+        assert_eq!(told["result"], meta("t1"));
+    }
+}

@@ -21,6 +21,7 @@ mod interop;
 mod isolation;
 mod logging;
 mod modern;
+mod polling;
 mod resilience;
 mod resume;
 mod sessions;

@@ -198,3 +198,40 @@ fn what_cannot_be_subscribed_to() {
         assert_eq!(told.error(), (-32002, "stub has it not".into()));
     }
 }
+
+#[test]
+fn over_http_updates_come_on_the_streams_of_ones_own_session() {
+    let world = world("", "");
+    let journal = &world.journals[1].1;
+    let mut clients: Vec<Client> = (0..4).map(|_| world.proxy.client()).collect();
+    let before = journal.count("listener");
+    let heard: Vec<Listening> = clients.iter().map(Client::listen).collect();
+    let uri = |n: usize| format!("stub://web/item/{n}");
+    for (n, client) in clients.iter_mut().enumerate() {
+        ask(client, "subscribe", &uri(n));
+        ask(client, "subscribe", "stub://web/fixed");
+    }
+    journal.wait_count("listener", before + 4);
+    let mut other = world.proxy.client();
+    for touched in [uri(0), uri(1), uri(2), uri(3), "stub://web/fixed".to_owned()] {
+        touch(&mut other, "web", &touched);
+    }
+    for (n, heard) in heard.iter().enumerate() {
+        assert_eq!(until(heard, "stub://web/fixed"), [uri(n)]);
+    }
+    // Who ended it hears no more.
+    ask(&mut clients[0], "unsubscribe", &uri(0));
+    for touched in [&uri(0), "stub://web/fixed"] {
+        touch(&mut other, "web", touched);
+    }
+    assert!(until(&heard[0], "stub://web/fixed").is_empty());
+    // A session that is opened anew at the server gets its stream and its subscriptions again.
+    let before = journal.count("listener");
+    world.stub.forget();
+    clients[1].call_until_well("web__echo", r#"{"payload":"x"}"#);
+    journal.wait_count("listener", before + 1);
+    wait_until("an update", || {
+        touch(&mut other, "web", &uri(1));
+        heard[1].so_far().iter().any(|event| event.data.contains(&uri(1)))
+    });
+}

@@ -35,6 +35,7 @@ mod names;
 mod own;
 mod pool;
 mod relay;
+mod resume;
 mod stderr;
 mod stdio;
 mod supervise;
@@ -130,6 +131,12 @@ pub enum Reply {
     /// A whole request of the backend for the client; its id is a number of the proxy's own. Who
     /// cannot bring it there says so with [`Backends::decline`].
     Ask(Vec<u8>),
+    /// The server has ended the stream on purpose, and goes on after this pause: asking for the next
+    /// reply waits for that.
+    Away {
+        /// The pause, if it said one.
+        retry: Option<Duration>,
+    },
     /// The whole answer, result or error; the client's id is in place.
     Answer(Vec<u8>),
     /// The answer is long: it follows through [`Replies::chunk`].

@@ -206,7 +206,7 @@ async fn as_client(
     loop {
         match attempt.next().await.map_err(failed)? {
             Reply::Answer(answer) => return Ok(answer),
-            Reply::Notification(_) => {}
+            Reply::Notification(_) | Reply::Away { .. } => {}
             Reply::Ask(question) => backends.decline(&question),
             Reply::Streaming { .. } => break,
         }
@@ -238,7 +238,7 @@ pub(super) async fn answer(replies: &mut http::HttpReplies) -> Result<Vec<u8>, E
     loop {
         match replies.next().await? {
             Reply::Answer(answer) => return Ok(answer),
-            Reply::Notification(_) | Reply::Ask(_) => {}
+            Reply::Notification(_) | Reply::Ask(_) | Reply::Away { .. } => {}
             Reply::Streaming { .. } => {
                 return Err(Failure::new(Kind::BadAnswer, "not collected whole").into());
             }

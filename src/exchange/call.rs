@@ -287,7 +287,7 @@ pub(super) fn mirror(
             let mut replies = world.backends.call(call).await?;
             loop {
                 match replies.next().await? {
-                    Reply::Notification(_) => {}
+                    Reply::Notification(_) | Reply::Away { .. } => {}
                     Reply::Ask(question) => world.backends.decline(&question),
                     Reply::Answer(_) => return Ok(()),
                     Reply::Streaming { .. } => {

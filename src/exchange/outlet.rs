@@ -9,6 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::answer::{EVENTS, with};
 use crate::http::{Connection, sse};
@@ -21,7 +22,7 @@ use crate::world::{Answering, World};
 pub(super) struct Outlet<'c> {
     pub(super) world: &'c Rc<World>,
     pub(super) record: &'c Arc<SessionRecord>,
-    connection: &'c mut Connection,
+    connection: Option<&'c mut Connection>,
     cors: &'c str,
     stream: Answering,
     /// Whether it begins with a priming event.
@@ -41,15 +42,28 @@ impl<'c> Outlet<'c> {
     ) -> Outlet<'c> {
         let primes = record.revision.primes();
         let stream = world.open_answer(record.id);
+        let connection = Some(connection);
         Outlet { world, record, connection, cors, stream, primes, begun: false, here: true }
+    }
+
+    /// The rest of a stream whose connection has ended.
+    pub(super) fn without(
+        world: &'c Rc<World>,
+        record: &'c Arc<SessionRecord>,
+        stream: Answering,
+    ) -> Outlet<'c> {
+        let (connection, cors) = (None, "");
+        Outlet { world, record, connection, cors, stream, primes: false, begun: true, here: false }
     }
 
     /// Awaits `next`, whatever becomes of the connection; a comment now and then keeps a silent one
     /// open. `None`: it is of no use to wait any longer.
     pub(super) async fn attend<F: Future>(&mut self, mut next: Pin<&mut F>) -> Option<F::Output> {
-        while self.here {
+        while self.here
+            && let Some(connection) = &mut self.connection
+        {
             let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
-            let left = race(self.connection.closed(), self.stream.lost());
+            let left = race(connection.closed(), self.stream.lost());
             match race(next.as_mut(), race(silence, left)).await {
                 Either::Left(output) => return Some(output),
                 Either::Right(Either::Left(())) => self.comment().await,
@@ -88,13 +102,34 @@ impl<'c> Outlet<'c> {
             None => self.opening(),
         };
         self.stream.tape().end();
-        if !self.here {
-            return Ok(());
+        match self.connection {
+            Some(connection) if self.here => end(connection, self.begun, self.cors, &event).await,
+            _ => Ok(()),
         }
-        if !self.begun {
-            self.connection.begin(200, &with(EVENTS, self.cors), None).await?;
+    }
+
+    /// Ends the connection's answer, but not the stream: the client is told to come back for the
+    /// rest, and how long to wait before.
+    pub(super) async fn pause(self, retry: Option<Duration>) -> (io::Result<()>, Answering) {
+        let mut bytes = Vec::new();
+        if self.here {
+            // Before the first event there is the id of the beginning; later the pause has its own.
+            let number = match self.begun {
+                true => self.stream.push(Vec::new().into()),
+                false => 0,
+            };
+            let id = self.stream.tape().id(number).to_string();
+            sse::write_priming(&mut bytes, &id, retry.unwrap_or(limits::SSE_RETRY));
         }
-        self.connection.finish_with(&event).await
+        let written = match self.connection {
+            Some(connection) if self.here => {
+                let written = end(connection, self.begun, self.cors, &bytes).await;
+                self.stream.leave();
+                written
+            }
+            _ => Ok(()),
+        };
+        (written, self.stream)
     }
 
     /// Ends the stream of a request that its client has cancelled: nobody is to come back for it.
@@ -130,10 +165,11 @@ impl<'c> Outlet<'c> {
         let begun = std::mem::replace(&mut self.begun, true);
         let lost = self.stream.lost();
         let lines = with(EVENTS, self.cors);
+        let Some(connection) = &mut self.connection else { return false };
         let written = async {
             match begun {
-                true => self.connection.chunk(bytes).await,
-                false => self.connection.begin_with(200, &lines, None, &bytes).await,
+                true => connection.chunk(bytes).await,
+                false => connection.begin_with(200, &lines, None, &bytes).await,
             }
         };
         // Dropped when another connection has taken the stream over; this one is closed then.
@@ -146,7 +182,22 @@ impl<'c> Outlet<'c> {
 
     fn leave(&mut self) {
         self.here = false;
-        self.connection.abort();
+        if let Some(connection) = &mut self.connection {
+            connection.abort();
+        }
         self.stream.leave();
     }
+}
+
+/// Ends an answer with these events; `begun` says whether its head was sent.
+async fn end(
+    connection: &mut Connection,
+    begun: bool,
+    cors: &str,
+    events: &[u8],
+) -> io::Result<()> {
+    if !begun {
+        connection.begin(200, &with(EVENTS, cors), None).await?;
+    }
+    connection.finish_with(events).await
 }

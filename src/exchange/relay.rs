@@ -18,7 +18,7 @@ use crate::mcp::note;
 use crate::mcp::session::SessionRecord;
 use crate::mcp::tasks::Shape;
 use crate::rt;
-use crate::world::World;
+use crate::world::{Answering, World};
 
 /// A call at a backend, and what is needed to answer its caller.
 pub(super) struct Relay {
@@ -88,6 +88,8 @@ async fn taken_apart(
     let answer = match reply {
         Reply::Answer(answer) | Reply::Notification(answer) | Reply::Ask(answer) => answer,
         Reply::Streaming { .. } => whole(&mut relay.replies, &relay.id).await,
+        // No answer: never asked.
+        Reply::Away { .. } => Vec::new(),
     };
     match task {
         Some(shape) => tasks::answered(world, record, relay.replies.backend(), shape, answer).await,
@@ -113,6 +115,13 @@ async fn stream_out(
                 }
             }
             Ok(Reply::Ask(question)) => outlet.event(question).await,
+            Ok(Reply::Away { retry }) if record.revision.primes() => {
+                let (written, stream) = outlet.pause(retry).await;
+                go_on(world.clone(), record.clone(), relay, task, stream);
+                return written;
+            }
+            // Clients of older revisions would take the end of the stream for that of the call.
+            Ok(Reply::Away { .. }) => {}
             Ok(answer) => {
                 let answer = taken_apart(world, record, relay, task, answer);
                 return match outlet.attend(pin!(answer)).await {
@@ -132,6 +141,23 @@ async fn stream_out(
             None => return Ok(()),
         };
     }
+}
+
+/// Goes on without a connection, which is free for the next request: the client comes back.
+fn go_on(
+    world: Rc<World>,
+    record: Arc<SessionRecord>,
+    mut relay: Relay,
+    task: Option<Shape>,
+    stream: Answering,
+) {
+    rt::spawn("call without a connection", async move {
+        let mut outlet = Outlet::without(&world, &record, stream);
+        let reply = outlet.attend(pin!(relay.replies.next())).await;
+        if let Some(reply) = reply {
+            let _ = stream_out(outlet, relay, task, reply).await;
+        }
+    });
 }
 
 /// A JSON body behind an event: only a whole one can be framed as an event.
@@ -189,6 +215,7 @@ pub(super) async fn collect(
                     drop(out.send((false, message)).await);
                 }
             }
+            Ok(Reply::Away { .. }) => {}
             Ok(Reply::Ask(question)) => {
                 drop(out.send((false, question)).await);
             }

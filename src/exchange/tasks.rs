@@ -156,7 +156,7 @@ async fn list_one(
         let mut replies = world.backends.call(call).await?;
         let answer = loop {
             match replies.next().await? {
-                Reply::Notification(_) => {}
+                Reply::Notification(_) | Reply::Away { .. } => {}
                 Reply::Ask(question) => world.backends.decline(&question),
                 Reply::Answer(answer) => break answer,
                 Reply::Streaming { .. } => break whole(&mut replies, id).await,

@@ -29,10 +29,18 @@ pub fn shaped(
     Some(tasks::shown(message, shape, &tasks::prefix(plan, backend)))
 }
 
-/// A message that may be related to a task: most are not.
-fn related(message: Vec<u8>, plan: &Plan, backend: BackendId) -> Vec<u8> {
+/// A message that may be related to a task: most are not. Its id as the client knows it.
+pub fn related(message: Vec<u8>, plan: &Plan, backend: BackendId) -> Vec<u8> {
     match memchr::memmem::find(&message, b"related-task") {
         None => message,
         Some(_) => tasks::shown(message, tasks::Shape::Related, &tasks::prefix(plan, backend)),
+    }
+}
+
+/// A message of a client likewise, with the backend's own id.
+pub fn own_related(message: Vec<u8>, plan: &Plan, backend: BackendId) -> Vec<u8> {
+    match memchr::memmem::find(&message, b"related-task") {
+        None => message,
+        Some(_) => tasks::own(message, &tasks::prefix(plan, backend)),
     }
 }

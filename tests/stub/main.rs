@@ -9,6 +9,7 @@ mod asks;
 mod hold;
 mod http;
 mod modern;
+mod polling;
 mod server;
 mod stdio;
 mod tasks;

@@ -64,6 +64,8 @@ pub(crate) struct Options {
     pub(crate) annotated: bool,
     /// Offer completion, logging and subscriptions.
     pub(crate) utilities: bool,
+    /// HTTP: offer the tool of [`crate::polling`].
+    pub(crate) polling: bool,
     /// Make tasks of calls that ask for it.
     pub(crate) tasks: bool,
     /// Understand requests of 2026-07-28.
@@ -118,6 +120,7 @@ impl Options {
                 }
                 "--utilities" => options.utilities = true,
                 "--tasks" => options.tasks = true,
+                "--polling" => options.polling = true,
                 "--asks" => options.asks = true,
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
@@ -233,6 +236,7 @@ pub(crate) struct Stub {
     listeners: Mutex<Vec<(String, Sender<String>)>>,
     utilities: Utilities,
     tasks: Tasks,
+    pub(crate) polls: crate::polling::Polls,
     /// Sessions with their revision.
     pub(crate) sessions: Mutex<HashMap<String, String>>,
     initialized: Mutex<HashSet<String>>,
@@ -255,6 +259,7 @@ impl Stub {
             listeners: Mutex::default(),
             utilities: Utilities::default(),
             tasks: Tasks::default(),
+            polls: Default::default(),
             sessions: Mutex::default(),
             initialized: Mutex::default(),
             counter: Mutex::default(),
@@ -433,6 +438,9 @@ impl Stub {
                 names.extend(added("tool"));
                 if self.options.utilities {
                     names.extend(utilities::TOOLS.iter().map(|name| name.to_string()));
+                }
+                if self.options.polling {
+                    names.push("poll".to_owned());
                 }
                 if self.options.asks {
                     names.extend(self.asks.tools(session));
@@ -626,6 +634,7 @@ impl Stub {
             "reads" | "writes" | "adds" | "sets" | "search" => {
                 self.unsteady(id, arguments, body, &job)
             }
+            "poll" if self.options.polling => crate::polling::call(self, id, arguments),
             other if self.options.utilities && utilities::TOOLS.contains(&other) => {
                 let said = self.utilities.call(self, session, id, other, arguments, channel);
                 said.map_or(Reply::Silence, Reply::Answer)

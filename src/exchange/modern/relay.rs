@@ -103,6 +103,7 @@ pub(super) async fn pass_on(
             // No request can be sent to this caller: where a result may ask for input instead, it
             // would be made of this.
             Ok(Reply::Ask(question)) => world.backends.decline(&question),
+            Ok(Reply::Away { .. }) => {}
             Ok(Reply::Answer(answer)) => {
                 let (status, answer) = completed(answer, way.method);
                 if !streaming {
