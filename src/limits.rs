@@ -61,6 +61,39 @@ pub const SSE_QUEUE_BYTES_MAX: usize = 256 * 1024;
 /// Messages queued for one event stream.
 pub const SSE_QUEUE_MESSAGES_MAX: usize = 1024;
 
+/// Messages kept of one event stream, for a client that comes back (`Last-Event-ID`).
+pub const REPLAY_MESSAGES_MAX: usize = 1024;
+/// Bytes kept of one event stream; a single message may be larger while nobody has taken it.
+pub const REPLAY_BYTES_MAX: usize = SSE_QUEUE_BYTES_MAX;
+/// Bytes kept of all streams of one session that nobody reads.
+pub const REPLAY_SESSION_BYTES_MAX: usize = 1024 * 1024;
+/// Streams of one session that are kept while nobody reads them, per worker.
+pub const REPLAY_SESSION_STREAMS_MAX: usize = 32;
+/// Bytes kept of all streams of a worker.
+pub const REPLAY_WORKER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Streams that a worker keeps while nobody reads them.
+pub const REPLAY_WORKER_STREAMS_MAX: usize = 4096;
+/// A stream that nobody reads is kept for this long, or to the end of its call if that is later.
+/// Clients come back within seconds; a machine that slept or changed its network, within minutes.
+pub const REPLAY_TTL: Duration = Duration::from_secs(300);
+/// Bytes of a stream that are handed to its reader at once.
+pub const REPLAY_STEP_BYTES: usize = 64 * 1024;
+/// A reader on another worker that gave no sign for this long has left: it gives one at least with
+/// every [`SSE_COMMENT_INTERVAL`].
+pub const REPLAY_READER_SILENCE: Duration = Duration::from_secs(60);
+/// Calls of a worker that go on although their client's connection is lost; beyond it they are
+/// abandoned.
+pub const DETACHED_MAX: usize = 256;
+/// A server that ends the stream of an answer asks for a pause before it is taken up again; it is
+/// kept within these.
+pub const RESUME_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// See [`RESUME_PAUSE_MIN`].
+pub const RESUME_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How often in a row the stream of an answer is taken up without an event on it.
+pub const RESUME_TRIES_MAX: u32 = 3;
+/// What clients are told to wait before they open a lost stream again (`retry`).
+pub const SSE_RETRY: Duration = Duration::from_secs(1);
+
 /// TCP connect to a backend that was well.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// TCP connect to a backend known to be down: its callers must not wait.
@@ -171,6 +204,13 @@ pub const SESSIONS_MAX: usize = 10_000;
 pub const SESSION_IDLE: Duration = Duration::from_secs(1800);
 /// Event streams of one session.
 pub const STREAMS_PER_SESSION_MAX: usize = 8;
+/// Resources of one backend that one session is subscribed to; beyond it -32012.
+pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1024;
+/// Tasks of all sessions at one backend that they share; beyond it the oldest are forgotten.
+pub const TASKS_MAX: usize = 4096;
+/// Calls that a child may still talk about though nobody waits for them: while there are any, what
+/// it says without naming a call belongs to nobody for sure.
+pub const GHOSTS_MAX: usize = 1024;
 /// Requests of backends that one session has not answered, per worker; a further one is refused.
 pub const ASKS_PER_SESSION_MAX: usize = 64;
 /// A request of a backend that its client has not answered after this long is over: a person may
@@ -272,3 +312,6 @@ const _: () = assert!(BODY_BYTES_MAX <= CHILD_QUEUE_BYTES_MAX);
 const _: () = assert!(BODY_IDLE_TIMEOUT.as_secs() < BODY_READ_TIMEOUT.as_secs());
 const _: () = assert!(CONNECT_TIMEOUT_DOWN.as_millis() < 1000);
 const _: () = assert!(MAIL_BATCH < MAILBOX_LEN);
+const _: () = assert!(REPLAY_BYTES_MAX <= REPLAY_SESSION_BYTES_MAX);
+const _: () = assert!(REPLAY_SESSION_BYTES_MAX <= REPLAY_WORKER_BYTES_MAX);
+const _: () = assert!(SSE_COMMENT_INTERVAL.as_secs() * 2 < REPLAY_READER_SILENCE.as_secs());

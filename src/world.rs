@@ -4,6 +4,8 @@
 
 mod clients;
 mod ear;
+mod streams;
+pub mod tape;
 mod view;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -23,8 +25,10 @@ use crate::mcp::name::Names;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, WorkerId};
 use crate::rt;
-use crate::rt::local::{Event, OneSender, Receiver, Sender};
+use crate::rt::local::{Event, OneSender, Sender};
 use crate::telemetry::{Kit, desk};
+use streams::Streams;
+pub use streams::{Answering, Reader, StreamMail};
 
 pub use ear::OpenEar;
 
@@ -54,27 +58,6 @@ pub enum SessionMail {
         /// The client's words.
         reason: Option<String>,
     },
-    /// To the owner: a worker serves an event stream of a session of yours.
-    StreamOpened {
-        /// Whose stream.
-        id: SessionId,
-        /// Its name on the sending worker.
-        stream: u64,
-    },
-    /// To the owner: that stream is gone.
-    StreamClosed {
-        /// Whose stream.
-        id: SessionId,
-        /// Its name on the sending worker.
-        stream: u64,
-    },
-    /// From the owner: write this to a stream of yours; `None` ends it.
-    Push {
-        /// The stream's name on the receiving worker.
-        stream: u64,
-        /// One message.
-        message: Push,
-    },
     /// Which sessions are yours? Answered with `Roll`.
     RollCall {
         /// Comes back with the answer.
@@ -87,6 +70,8 @@ pub enum SessionMail {
         /// All of them.
         records: Vec<Arc<SessionRecord>>,
     },
+    /// About event streams.
+    Stream(StreamMail),
     /// To the owner: the client deleted this session.
     Delete {
         /// Which one.
@@ -101,8 +86,6 @@ pub enum SessionMail {
 
 /// What its owner knows of a session id.
 type Known = Option<Arc<SessionRecord>>;
-/// One message for an event stream; `None` ends it.
-pub type Push = Option<Arc<[u8]>>;
 /// Sends mail to another worker; gives it back when the box is full.
 pub type SessionPost = Rc<dyn Fn(WorkerId, SessionMail) -> std::result::Result<(), SessionMail>>;
 
@@ -120,8 +103,6 @@ pub struct Counts {
 /// A session of this worker.
 struct Owned {
     record: Arc<SessionRecord>,
-    /// Oldest first; messages go to the newest.
-    streams: Vec<(WorkerId, u64)>,
     /// Changes that found no stream to go to.
     pending: Changes,
 }
@@ -150,7 +131,7 @@ pub struct World {
     owned: RefCell<AHashMap<SessionId, Owned>>,
     known: RefCell<AHashMap<SessionId, Arc<SessionRecord>>>,
     asked: RefCell<AHashMap<u64, OneSender<Known>>>,
-    streams: RefCell<AHashMap<u64, Sender<Push>>>,
+    streams: Streams,
     in_flight: RefCell<AHashMap<u64, (SessionId, Rc<CallHandle>)>>,
     ears: RefCell<AHashMap<u64, Rc<ear::Ear>>>,
     next_token: Cell<u64>,
@@ -203,7 +184,7 @@ impl World {
             owned: RefCell::default(),
             known: RefCell::default(),
             asked: RefCell::default(),
-            streams: RefCell::default(),
+            streams: Streams::default(),
             in_flight: RefCell::default(),
             ears: RefCell::default(),
             next_token: Cell::new(1),
@@ -248,8 +229,7 @@ impl World {
             return Err(Error::new(Kind::Internal).cause("no random bytes"));
         }
         let record = Arc::new(make(SessionId::mint(self.me, random)));
-        let owned =
-            Owned { record: record.clone(), streams: Vec::new(), pending: Changes::default() };
+        let owned = Owned { record: record.clone(), pending: Changes::default() };
         self.owned.borrow_mut().insert(record.id, owned);
         Ok(record)
     }
@@ -307,9 +287,7 @@ impl World {
         let Some(owned) = self.owned.borrow_mut().remove(&id) else { return };
         owned.record.end();
         self.counts.sessions.fetch_sub(1, Ordering::AcqRel);
-        for (worker, stream) in &owned.streams {
-            self.push(*worker, *stream, None);
-        }
+        self.end_streams_of(id);
         for worker in self.workers() {
             let _ = (self.post)(worker, SessionMail::Ended { record: owned.record.clone() });
         }
@@ -324,7 +302,8 @@ impl World {
             .borrow()
             .values()
             .filter(|owned| {
-                owned.record.ended() || (owned.streams.is_empty() && owned.record.idle(now) > idle)
+                owned.record.ended()
+                    || (owned.record.idle(now) > idle && !self.is_listened(owned.record.id))
             })
             .map(|owned| owned.record.id)
             .collect();
@@ -342,6 +321,7 @@ impl World {
         for record in gone {
             self.backends.end_session(&record);
         }
+        self.sweep_streams(now);
     }
 
     fn own_sessions(&self) -> Vec<Arc<SessionRecord>> {
@@ -442,81 +422,7 @@ impl World {
         true
     }
 
-    // Event streams.
-
-    /// Opens an event stream of a session on this worker.
-    pub fn open_stream(
-        self: &Rc<World>,
-        record: &Arc<SessionRecord>,
-    ) -> (OpenStream, Receiver<Push>) {
-        let (sender, receiver) = rt::local::queue(limits::SSE_QUEUE_MESSAGES_MAX);
-        let stream = self.token();
-        self.streams.borrow_mut().insert(stream, sender);
-        self.counts.streams.fetch_add(1, Ordering::Relaxed);
-        let id = record.id;
-        if id.owner() == self.me {
-            self.stream_opened(id, self.me, stream);
-        } else {
-            let _ = (self.post)(id.owner(), SessionMail::StreamOpened { id, stream });
-        }
-        (OpenStream { world: self.clone(), id, stream }, receiver)
-    }
-
-    fn stream_opened(&self, id: SessionId, worker: WorkerId, stream: u64) {
-        let mut first = None;
-        let (evicted, pending) = match self.owned.borrow_mut().get_mut(&id) {
-            None => (Some((worker, stream)), Changes::default()),
-            Some(owned) => {
-                first = owned.streams.is_empty().then(|| owned.record.clone());
-                owned.streams.push((worker, stream));
-                // Connections die unseen; the newest stream is the likeliest to be read.
-                let full = owned.streams.len() > limits::STREAMS_PER_SESSION_MAX;
-                let evicted = full.then(|| owned.streams.remove(0));
-                (evicted, std::mem::take(&mut owned.pending))
-            }
-        };
-        if let Some(record) = first {
-            self.backends.attend(&record, true);
-        }
-        if let Some((worker, stream)) = evicted {
-            self.push(worker, stream, None);
-        }
-        self.announce_to(id, pending);
-    }
-
-    fn stream_closed(&self, id: SessionId, worker: WorkerId, stream: u64) {
-        let mut last = None;
-        if let Some(owned) = self.owned.borrow_mut().get_mut(&id) {
-            owned.streams.retain(|open| *open != (worker, stream));
-            owned.record.touch(rt::time::now());
-            last = owned.streams.is_empty().then(|| owned.record.clone());
-        }
-        if let Some(record) = last {
-            self.backends.attend(&record, false);
-        }
-    }
-
-    /// Hands one message to a stream; false if it cannot take it.
-    fn push(&self, worker: WorkerId, stream: u64, message: Push) -> bool {
-        if worker != self.me {
-            return (self.post)(worker, SessionMail::Push { stream, message }).is_ok();
-        }
-        let end = message.is_none();
-        let pushed = match self.streams.borrow().get(&stream) {
-            Some(sender) => sender.try_send(message).is_ok(),
-            None => false,
-        };
-        // A stream whose queue is full cannot be told to end; without its sender it does.
-        if end && !pushed {
-            self.streams.borrow_mut().remove(&stream);
-        }
-        pushed
-    }
-
-    /// Ends all event streams of this worker, so that their connections can close.
-    pub fn end_streams(&self) {
-        self.streams.borrow_mut().clear();
-    }
+    // Changes of lists.
 
     /// Tells every session of this worker that lists changed.
     pub fn announce(&self, changes: Changes) {
@@ -539,17 +445,14 @@ impl World {
     }
 
     fn announce_to(&self, id: SessionId, changes: Changes) {
-        let newest = match self.owned.borrow().get(&id) {
-            None => return,
-            Some(owned) => owned.streams.last().copied(),
-        };
+        if !self.owned.borrow().contains_key(&id) {
+            return;
+        }
         let mut missed = Changes::default();
         let tell = |changed: bool, message: &'static [u8], missed: &mut bool| {
             if changed {
-                let told = newest.is_some_and(|(worker, stream)| {
-                    self.push(worker, stream, Some(message.into()))
-                });
-                *missed = !told;
+                // On a stream that nobody reads, it is told again to who opens a new one.
+                *missed = self.say(id, message.into()) != Some(true);
             }
         };
         tell(changes.tools, TOOLS_CHANGED, &mut missed.tools);
@@ -589,11 +492,6 @@ impl World {
             SessionMail::Cancel { session, id, reason } => {
                 self.cancel_here(session, &id, reason);
             }
-            SessionMail::StreamOpened { id, stream } => self.stream_opened(id, from, stream),
-            SessionMail::StreamClosed { id, stream } => self.stream_closed(id, from, stream),
-            SessionMail::Push { stream, message } => {
-                self.push(self.me, stream, message);
-            }
             SessionMail::RollCall { token } => {
                 let records = self.own_sessions();
                 let _ = (self.post)(from, SessionMail::Roll { token, records });
@@ -603,9 +501,11 @@ impl World {
                     let _ = sender.try_send(records);
                 }
             }
+            SessionMail::Stream(mail) => self.on_stream_mail(from, mail),
             SessionMail::Delete { id } => self.end_owned(id),
             SessionMail::Ended { record } => {
                 self.known.borrow_mut().remove(&record.id);
+                self.end_streams_of(record.id);
                 self.backends.end_session(&record);
             }
         }
@@ -638,27 +538,6 @@ impl Drop for InFlight {
         // A client that reused the id while it was in flight has put another call here.
         if calls.get(&self.key).is_some_and(|(_, handle)| Rc::ptr_eq(handle, &self.handle)) {
             calls.remove(&self.key);
-        }
-    }
-}
-
-/// An open event stream; unregisters itself.
-pub struct OpenStream {
-    world: Rc<World>,
-    id: SessionId,
-    stream: u64,
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        let world = &self.world;
-        world.streams.borrow_mut().remove(&self.stream);
-        world.counts.streams.fetch_sub(1, Ordering::Relaxed);
-        if self.id.owner() == world.me {
-            world.stream_closed(self.id, world.me, self.stream);
-        } else {
-            let mail = SessionMail::StreamClosed { id: self.id, stream: self.stream };
-            let _ = (world.post)(self.id.owner(), mail);
         }
     }
 }

@@ -26,6 +26,15 @@ impl Open {
         Open { client, events: Events::default() }
     }
 
+    /// The rest of a stream, behind the event that was seen last.
+    fn resume(client: &Client, last: &str) -> Open {
+        let mut client = client.again();
+        let lines = format!("{}Accept: text/event-stream\r\nLast-Event-ID: {last}", client.lines());
+        client.conn.send(format!("GET /mcp HTTP/1.1\r\n{lines}\r\n\r\n").as_bytes());
+        assert!(client.conn.head().is_event_stream());
+        Open { client, events: Events::default() }
+    }
+
     fn text(&mut self) -> String {
         self.client.conn.event(&mut self.events).expect("an event").data
     }
@@ -207,15 +216,27 @@ fn backends_are_told_what_the_client_can_do() {
 }
 
 #[test]
-fn a_server_that_asked_learns_that_its_client_left_or_cancelled() {
+fn a_client_that_was_asked_comes_back_or_cancels_or_ends_its_session() {
     let both = both("");
     let client = both.client(ALL);
     for (name, journal) in BOTH.iter().zip(&both.journals) {
         let tool = format!("{name}__ask");
-        let mut open = Open::call(&client, "1", &tool, &json!({ "id": "11", "stubborn": true }));
-        open.next();
+        // A lost connection is no cancellation: the question stands, and so does its call.
+        let mut open = Open::call(&client, "1", &tool, &json!({ "id": "11" }));
+        let event = open.client.conn.event(&mut open.events).expect("the question");
         drop(open);
-        journal.wait_count(r#"told {"jsonrpc":"2.0","id":11,"error":{"code":-32000"#, 1);
+        let mut back = Open::resume(&client, &event.id.expect("an id"));
+        let question: Value = serde_json::from_str(&event.data).expect("JSON");
+        answer(&client, &question, "{}");
+        assert_eq!(back.said(), r#"{"jsonrpc":"2.0","id":11,"result":{}}"#);
+        // Nor is one that is lost before the question was seen.
+        let mut open = Open::call(&client, "4", &tool, &json!({ "id": "14" }));
+        let first = open.client.conn.any_event(&mut open.events).expect("an event");
+        assert!(first.data.is_empty(), "the priming event: {first:?}");
+        drop(open);
+        let mut back = Open::resume(&client, &first.id.expect("an id"));
+        answer(&client, &back.next(), "{}");
+        assert_eq!(back.said(), r#"{"jsonrpc":"2.0","id":14,"result":{}}"#);
 
         let mut open = Open::call(&client, "2", &tool, &json!({ "id": "12", "stubborn": true }));
         let question = open.next();
@@ -581,4 +602,20 @@ fn a_backend_that_is_down_leaves_the_client_with_what_was_known() {
     let mut client = Client::connect_with(proxy.addr, "2025-11-25", ALL);
     let names = client.names("tools/list");
     assert!(names.contains(&"h__ask".to_owned()), "{names:?}");
+}
+
+#[test]
+fn a_task_that_a_question_is_related_to_has_the_name_that_each_side_knows() {
+    let both = both("");
+    let client = both.client(ALL);
+    let meta = |task: &str| json!({ "_meta": { "io.modelcontextprotocol/related-task": { "taskId": task } } });
+    for name in BOTH {
+        let arguments = json!({ "params": meta("t1").to_string() });
+        let mut open = Open::call(&client, "1", &format!("{name}__ask"), &arguments);
+        let question = open.next();
+        assert_eq!(question["params"], meta(&format!("{name}__t1")));
+        answer(&client, &question, &meta(&format!("{name}__t1")).to_string());
+        let told: Value = serde_json::from_str(&open.said()).expect("JSON");
+        assert_eq!(told["result"], meta("t1"));
+    }
 }

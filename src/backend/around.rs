@@ -99,6 +99,10 @@ fn rows(entry: &Entry) -> &Around {
 }
 
 impl Run {
+    pub(super) fn backend(&self) -> crate::plan::BackendId {
+        self.maker.entry.id
+    }
+
     /// See [`super::Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply> {
         loop {
@@ -269,7 +273,7 @@ impl Maker {
                     current.attempt.restart_clock(self.ends);
                 }
             }
-            Ok(Reply::Ask(_)) => {}
+            Ok(Reply::Ask(_) | Reply::Away { .. }) => {}
             Ok(Reply::Answer(answer)) => self.count(&current.holds, Verdict::of_answer(answer)),
             // What is long is no error.
             Ok(Reply::Streaming { .. }) => self.count(&current.holds, Verdict::of_answer(b"")),
@@ -467,6 +471,8 @@ async fn run_lane(
         match maker.reply(&mut current).await {
             // Progress is a courtesy: what finds no room is dropped.
             Ok(Reply::Notification(message)) => drop(out.try_send((lane, Said::Note(message)))),
+            // Of several attempts one may go on meanwhile.
+            Ok(Reply::Away { .. }) => {}
             Ok(Reply::Ask(question)) => drop(out.send((lane, Said::Asks(question))).await),
             Ok(Reply::Answer(answer)) => return Said::Ended(Ok(answer)),
             Ok(Reply::Streaming { len }) => return Said::Long(Box::new(current), len),

@@ -24,8 +24,8 @@ use super::{BackendMail, Backends, http};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope, Kind as Message, Span};
 use crate::limits;
-use crate::mcp::capable;
 use crate::mcp::session::{SessionId, SessionRecord};
+use crate::mcp::{capable, note};
 
 /// What a server is told that asked for somebody who is gone: the code of the SDKs for a connection
 /// that closed.
@@ -135,6 +135,7 @@ pub(super) fn open(
     let token = envelope.progress_token;
     let mut shown = Vec::with_capacity(message.len() + 32);
     names::renamed(&mut shown, message, id, token, itoa::Buffer::new().format(number).as_bytes());
+    let shown = note::related(shown, &backends.plan, entry.id);
     let ask = Ask {
         entry: entry.clone(),
         session: session.clone(),
@@ -242,13 +243,16 @@ pub(super) fn said(
         Word::Answer => {
             let Some(ask) = asks.take(number) else { return };
             let answer = jsonrpc::splice(&message, &[(at, &ask.id)]);
+            let answer = note::own_related(answer, &backends.plan, ask.entry.id);
             ask.close(backends, answer);
         }
         Word::Progress => {
             let open = asks.open.borrow();
             let Some(ask) = open.get(&number) else { return };
             let Some(token) = &ask.token else { return };
-            ask.tell(backends, jsonrpc::splice(&message, &[(at, token)]));
+            let progress = jsonrpc::splice(&message, &[(at, token)]);
+            let progress = note::own_related(progress, &backends.plan, ask.entry.id);
+            ask.tell(backends, progress);
         }
     }
 }
@@ -336,7 +340,7 @@ pub(super) fn sweep(backends: &Rc<Backends>, now: Instant) {
             }
             // Its stream is in other hands; the client's answer will find nobody.
             Some(_) => {}
-            None => drop(backends.push(ask.session.id, taken_back)),
+            None => backends.tell_client(ask.session.id, taken_back),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::mcp::revision::Era;
 use crate::mcp::session::SessionRecord;
-use crate::plan::Isolation;
+use crate::plan::{BackendId, Isolation};
 use crate::rt;
 
 /// Why there is no reply.
@@ -83,6 +83,10 @@ impl Guard {
             span,
             _deadline: deadline,
         })
+    }
+
+    pub(super) fn backend(&self) -> BackendId {
+        self.entry.id
     }
 
     /// The time limit begins anew, but does not go beyond `ends`.

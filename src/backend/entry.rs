@@ -18,6 +18,7 @@ use super::listen::Listening;
 use super::pool::Pool;
 use super::stdio::Stdio;
 use super::views::Views;
+use super::wishes::Wishes;
 use crate::http::ClientConnection;
 use crate::mcp::catalog::Slice;
 use crate::mcp::revision::Era;
@@ -45,6 +46,8 @@ pub(super) struct Entry {
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
     pub(super) bell: Bell,
+    /// What sessions want of it, as far as this worker keeps that.
+    pub(super) wishes: Wishes,
     /// What it shows to others.
     pub(super) views: Views,
     pub(super) wire: Wire,
@@ -78,6 +81,7 @@ impl Entry {
             era: Cell::default(),
             supervised: Cell::new(false),
             bell: Bell::new(),
+            wishes: Wishes::default(),
             slice: RefCell::default(),
             views: Views::default(),
             wire: match &plan.transport {

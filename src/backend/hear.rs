@@ -205,7 +205,7 @@ async fn stream(
                 };
             }
             // Servers of that era ask nothing.
-            Ok(Reply::Ask(_)) => {}
+            Ok(Reply::Ask(_) | Reply::Away { .. }) => {}
             Ok(Reply::Streaming { .. }) => return End::Refused,
             Err(Ended::Failed(failure)) if (400..500).contains(&failure.status) => {
                 return End::Refused;

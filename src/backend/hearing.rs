@@ -13,7 +13,7 @@ use super::entry::Entry;
 use super::handle::Item;
 use super::link::Outside;
 use super::relay;
-use super::{BackendMail, Backends};
+use super::{BackendMail, Backends, wishes};
 use crate::jsonrpc::Envelope;
 use crate::mcp::session::SessionRecord;
 use crate::plan::WorkerId;
@@ -30,7 +30,7 @@ impl Hearing {
     fn pass_on(&self, session: &SessionRecord, message: Vec<u8>, caller: Option<Caller>) {
         match caller {
             Some(caller) => caller.deliver(&self.backends, Item::Notification(message)),
-            None => drop(self.backends.push(session.id, message)),
+            None => wishes::shape_and_tell(&self.backends, &self.entry, session, &message),
         }
     }
 }
@@ -60,6 +60,21 @@ impl Outside for Hearing {
         self.backends.succeeded(&self.entry);
     }
 
+    fn said(&self, message: &[u8]) {
+        match &self.session {
+            None => wishes::said_to_all(&self.backends, &self.entry, message),
+            Some(session) => wishes::said_to(&self.backends, &self.entry, session, message),
+        }
+    }
+
+    fn logged(&self, message: &[u8], caller: Option<Caller>) {
+        if let Some(session) = &self.session {
+            // Of a call or not, a client that listens hears it where it fits in any case.
+            let listens = self.backends.attended.borrow().contains(&session.id);
+            self.pass_on(session, message.to_vec(), caller.filter(|_| !listens));
+        }
+    }
+
     fn is_modern(&self) -> bool {
         self.entry.era.get().is_modern()
     }
@@ -77,7 +92,7 @@ impl Outside for Hearing {
             Err(refusal) => return Some(refusal),
             Ok(opened) => match to {
                 Some(to) => to.deliver(backends, Item::Ask(opened.message)),
-                None if backends.push(session.id, opened.message) => {}
+                None if backends.ask_client(session.id, opened.message) => {}
                 None => asks::decline(backends, opened.number),
             },
         }

@@ -21,12 +21,14 @@ use super::judge::{self, Verdict};
 use super::leg::Leg;
 use super::names::{self, Own, Raw};
 use super::relay::{self, Word};
-use super::{Backends, Reply};
+use super::resume::{self, Again, Place};
+use super::{BackendMail, Backends, Reply, wishes};
 use crate::error::Kind;
 use crate::http::{ClientConnection, Fault, ResponseHead, sse};
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span, Watch};
 use crate::limits;
 use crate::mcp::session::SessionRecord;
+use crate::plan::Isolation;
 use crate::rt;
 
 /// A request to send.
@@ -77,6 +79,8 @@ pub(super) struct HttpReplies {
     own: Option<Own>,
     whole: bool,
     caller: Option<Arc<SessionRecord>>,
+    /// Where to go on, once its event stream has ended early.
+    place: Option<Box<Place>>,
     mode: Mode,
 }
 
@@ -92,6 +96,8 @@ enum Mode {
         at: usize,
         queue: VecDeque<Vec<u8>>,
     },
+    /// An event stream that ended, and is to be taken up again.
+    Away,
     /// A document that is passed on piece by piece, one piece behind.
     Long {
         watch: Box<Watch>,
@@ -139,6 +145,7 @@ pub(super) async fn post(
         own: request.rename.as_ref().map(|(_, _, own)| own.clone()),
         whole: request.whole,
         caller: request.caller.cloned(),
+        place: None,
         mode: Mode::Waiting,
     });
     replies.begin(reused).await?;
@@ -313,6 +320,10 @@ impl HttpReplies {
                 self.document(length).await
             }
             Mode::Events { .. } => self.event().await,
+            Mode::Away => {
+                Box::pin(self.come_back()).await?;
+                self.event().await
+            }
             Mode::Ready(body) => {
                 let body = std::mem::take(body);
                 self.answered(body)
@@ -357,6 +368,13 @@ impl HttpReplies {
 
     /// The next piece of the body.
     async fn piece(&mut self) -> Result<Option<Vec<u8>>, Ended> {
+        match self.piece_or_fault().await? {
+            Ok(piece) => Ok(piece),
+            Err(fault) => Err(self.lost(fault.to_string()).into()),
+        }
+    }
+
+    async fn piece_or_fault(&mut self) -> Result<Result<Option<Vec<u8>>, Fault>, Ended> {
         let HttpReplies { backends, entry, leg, handle, connection, asked, .. } = self;
         let Some(connection) = connection else {
             return Err(Failure::new(Kind::Lost, "connection closed").into());
@@ -367,8 +385,7 @@ impl HttpReplies {
             handle.watch_telling(piece, tell).await
         };
         match piece {
-            Ok(Ok(piece)) => Ok(piece),
-            Ok(Err(fault)) => Err(self.lost(fault.to_string()).into()),
+            Ok(piece) => Ok(piece),
             Err(stop) => {
                 self.expired();
                 Err(stop.into())
@@ -468,25 +485,106 @@ impl HttpReplies {
             *at = piece.len() - input.len();
             match event {
                 // Without data: a place to resume from, or nothing (2025-11-25, Transports).
-                Ok(Some(event)) if event.data.is_empty() => {}
+                Ok(Some(event)) if event.data.is_empty() => self.goes_on(),
                 Ok(Some(event)) => match split(&event.data) {
-                    Some(messages) => queue.extend(messages),
+                    Some(messages) => {
+                        queue.extend(messages);
+                        self.goes_on();
+                    }
                     None => {
+                        self.goes_on();
                         if let Some(reply) = self.message(event.data)? {
                             return Ok(reply);
                         }
                     }
                 },
                 Ok(None) => {
-                    let next = match self.piece().await? {
-                        Some(next) => next,
-                        None => return Err(self.lost("event stream ended early").into()),
+                    let fault = match self.piece_or_fault().await? {
+                        Ok(Some(next)) => {
+                            if let Mode::Events { piece, at, .. } = &mut self.mode {
+                                (*piece, *at) = (next, 0);
+                            }
+                            continue;
+                        }
+                        Ok(None) => None,
+                        Err(fault) => Some(fault.to_string()),
                     };
-                    if let Mode::Events { piece, at, .. } = &mut self.mode {
-                        (*piece, *at) = (next, 0);
+                    let on_purpose = fault.is_none();
+                    if !self.ended_early() {
+                        let cause = fault.unwrap_or_else(|| "event stream ended early".into());
+                        return Err(self.lost(cause).into());
                     }
+                    if on_purpose {
+                        let retry = self.place.as_ref().and_then(|place| place.retry);
+                        return Ok(Reply::Away { retry });
+                    }
+                    Box::pin(self.come_back()).await?;
                 }
                 Err(fault) => return Err(self.bad(fault.to_string()).into()),
+            }
+        }
+    }
+
+    /// There was an event.
+    fn goes_on(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.tries = 0;
+        }
+    }
+
+    /// The stream has ended without the answer; false if it cannot be taken up again.
+    fn ended_early(&mut self) -> bool {
+        let Mode::Events { reader, .. } = &self.mode else { return false };
+        // A request of the newer era ends with its stream, and before there is a session there is
+        // nothing to come back to.
+        if self.leg.is_modern() || self.leg.is_provisional() {
+            return false;
+        }
+        let place = self.place.get_or_insert_default();
+        if !place.learn(reader) {
+            return false;
+        }
+        self.connection = None;
+        self.mode = Mode::Away;
+        true
+    }
+
+    /// Takes the stream up again behind the last event that came.
+    async fn come_back(&mut self) -> Result<(), Ended> {
+        let mut cause = "event stream ended early".to_owned();
+        loop {
+            let Some(place) = &mut self.place else { return Err(self.lost(cause).into()) };
+            if place.tries >= limits::RESUME_TRIES_MAX {
+                return Err(self.lost(cause).into());
+            }
+            place.tries += 1;
+            let HttpReplies { backends, entry, leg, handle, asked, place, .. } = self;
+            let Some(place) = place else { continue };
+            let tell = || cancel(backends, entry, leg, handle, asked);
+            let again = {
+                let again = pin!(resume::open(backends, entry, leg, place));
+                handle.watch_telling(again, tell).await
+            };
+            match again {
+                Ok(Again::Open(connection)) => {
+                    self.connection = Some(connection);
+                    self.mode = Mode::Events {
+                        reader: Box::default(),
+                        piece: Vec::new(),
+                        at: 0,
+                        queue: VecDeque::new(),
+                    };
+                    return Ok(());
+                }
+                Ok(Again::Refused(status)) => {
+                    cause = format!("event stream ended early, and is refused: HTTP {status}");
+                    return Err(self.lost(cause).into());
+                }
+                Ok(Again::Failed(why)) => cause = format!("event stream ended early: {why}"),
+                Err(stop) => {
+                    self.expired();
+                    return Err(stop.into());
+                }
             }
         }
     }
@@ -520,8 +618,20 @@ impl HttpReplies {
                     let progress = token.and_then(|token| own.progress(&message, token));
                     Ok(progress.map(Reply::Notification))
                 }
+                // In a session that all share: of interest to who subscribed, wherever it came.
+                Word::Updated | Word::Task if self.own.is_some() && self.shared() => {
+                    if self.entry.owner == self.backends.me {
+                        wishes::said_to_all(&self.backends, &self.entry, &message);
+                    } else {
+                        let mail = BackendMail::Heard { backend: self.entry.id, message };
+                        let _ = self.backends.try_send(self.entry.owner, mail);
+                    }
+                    Ok(None)
+                }
                 // It came on the stream of this very request.
-                Word::Other => Ok(Some(Reply::Notification(message))),
+                Word::Other | Word::Log | Word::Updated | Word::Task => {
+                    Ok(Some(Reply::Notification(message)))
+                }
             },
             // In the request era servers send none, and take no answers.
             Message::Request if self.leg.is_modern() => Ok(None),
@@ -533,6 +643,11 @@ impl HttpReplies {
                 }
             },
         }
+    }
+
+    /// Whether all clients share the session.
+    fn shared(&self) -> bool {
+        self.entry.plan.isolation == Isolation::Shared
     }
 
     /// The client that a message on this stream is for.

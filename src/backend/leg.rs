@@ -18,11 +18,13 @@ use super::failure::Failure;
 use super::handle::CallHandle;
 use super::http::{self, Request};
 use super::names::Raw;
-use super::{BackendMail, Backends, listen, own};
+use super::own::Channel;
+use super::{BackendMail, Backends, listen, own, wishes};
 use crate::error::Kind;
 use crate::http::request_head;
 use crate::jsonrpc;
 use crate::limits;
+use crate::mcp::catalog::Can;
 use crate::mcp::revision::MODERN;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, HttpPlan, WorkerId};
@@ -41,6 +43,8 @@ pub struct Leg {
     bad_session_id: Cell<bool>,
     /// What its server answered to `initialize`; goes into `MCP-Protocol-Version`.
     revision: Box<str>,
+    /// What its server promised.
+    pub(super) can: Can,
     /// Head of every POST, up to its Content-Length.
     prefix: Box<[u8]>,
     /// The raw result of `initialize`; kept of the proxy's own sessions.
@@ -89,6 +93,7 @@ impl Leg {
             session_id: session_id.map_or_else(OnceCell::new, OnceCell::from),
             bad_session_id: Cell::new(false),
             revision: revision.into(),
+            can: Can::of(&init),
             prefix: prefix.into(),
             init,
             session: None,
@@ -113,6 +118,7 @@ impl Leg {
             session_id: OnceCell::new(),
             bad_session_id: Cell::new(false),
             revision: MODERN.into(),
+            can: Can::default(),
             prefix: prefix.into(),
             init: Box::default(),
             session: None,
@@ -344,14 +350,17 @@ async fn open(
     }
     let revision = own::revision(&init)?;
     let session_id = provisional.session_id.get().cloned();
-    // A client's session needs no copy: the catalogue is built from the proxy's own.
-    let init = if session.is_none() { init.into() } else { Box::default() };
-    let mut leg = Leg::with(plan, generation, session_id, &revision, init);
+    let mut leg = Leg::with(plan, generation, session_id, &revision, init.into());
     leg.session = session.cloned();
+    if session.is_some() {
+        // A client's session needs no copy: the catalogue is built from the proxy's own.
+        leg.init = Box::default();
+    }
     let leg = Rc::new(leg);
     let mut body = Vec::with_capacity(64);
     jsonrpc::notification(&mut body, "notifications/initialized", None);
     http::tell(backends, entry, &leg, &body).await?;
+    wishes::restore(backends, entry, session, &Channel::Leg(leg.clone())).await;
     Ok(leg)
 }
 

@@ -10,7 +10,7 @@ use super::attempt::Ended;
 use super::entry::Entry;
 use super::failure::Failure;
 use super::handle::{CallHandle, Item, Stop};
-use super::link::{Link, Outgoing, Route, Waiter};
+use super::link::{Behind, Link, Outgoing, Route, Waiter};
 use super::names::Own;
 use super::{BackendMail, Backends, Call, Reply, stdio};
 use crate::error::Kind;
@@ -44,6 +44,7 @@ pub(super) async fn call(
     let session = call.session.filter(|_| entry.plan.isolation == Isolation::Session);
     let owner = session.as_ref().map_or(entry.owner, |session| session.id.owner());
     let id = backends.number();
+    let behind = Behind::call(call.handle.is_deaf());
     let place = if owner == backends.me {
         let key = session.as_ref().map(|session| session.id);
         let link = match entry.link(key) {
@@ -54,7 +55,7 @@ pub(super) async fn call(
             }
         };
         let own = Own::of(&call.body, call.id, call.progress_token);
-        let waiter = Waiter::new(Route::Here(call.handle.clone()), own, call.handle.is_deaf());
+        let waiter = Waiter::new(Route::Here(call.handle.clone()), own, behind);
         let message =
             Outgoing::Rename { body: &call.body, id: call.id, token: call.progress_token };
         link.send(id, waiter, &message, Instant::now())?;
@@ -68,7 +69,7 @@ pub(super) async fn call(
             body: call.body,
             span: call.id,
             token: call.progress_token,
-            deaf: call.handle.is_deaf(),
+            behind,
         };
         backends.try_send(owner, mail).map_err(|_| {
             Failure::new(Kind::Capacity, "the mailbox of the child's owner is full")
@@ -97,12 +98,12 @@ pub(super) fn send_for(
     body: Vec<u8>,
     span: Span,
     token: Option<Span>,
-    deaf: bool,
+    behind: Behind,
 ) {
     let entry = backends.entries[backend].clone();
     let own = Own::of(&body, span, token);
     let send = move |link: &Link| {
-        let waiter = Waiter::new(Route::Worker(from), own, deaf);
+        let waiter = Waiter::new(Route::Worker(from), own, behind);
         link.send(id, waiter, &Outgoing::Rename { body: &body, id: span, token }, Instant::now())
     };
     let refuse = move |backends: &Backends, failure| {

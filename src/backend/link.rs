@@ -8,6 +8,7 @@
 //! else: ids are the proxy's own numbers, unknown ones are dropped.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use super::relay::{self, Word};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span};
 use crate::limits;
+use crate::mcp::catalog::Can;
 use crate::mcp::envelope::subscription;
 use crate::plan::WorkerId;
 use crate::rt::child::{Input, Output};
@@ -42,17 +44,33 @@ pub(super) struct Waiter {
     route: Route,
     /// What the caller calls its call.
     own: Own,
-    /// No client is behind it.
-    deaf: bool,
+    behind: Behind,
     /// Its place in the order of calls.
     turn: u64,
     /// The child has asked its client something.
     asked: bool,
 }
 
+/// Who is behind a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// A client that listens.
+    Client,
+    /// Nobody who listens: a copy of a client's call, or the proxy among a client's calls.
+    Nobody,
+    /// The proxy itself, with what makes no server talk.
+    Proxy,
+}
+
+impl Behind {
+    pub(super) fn call(deaf: bool) -> Behind {
+        if deaf { Behind::Nobody } else { Behind::Client }
+    }
+}
+
 impl Waiter {
-    pub(super) fn new(route: Route, own: Own, deaf: bool) -> Waiter {
-        Waiter { route, own, deaf, turn: 0, asked: false }
+    pub(super) fn new(route: Route, own: Own, behind: Behind) -> Waiter {
+        Waiter { route, own, behind, turn: 0, asked: false }
     }
 }
 
@@ -73,6 +91,10 @@ pub(super) trait Outside {
     fn changed(&self, flags: u32);
     /// The child answered something.
     fn answered(&self);
+    /// The child said something of interest to whom it concerns: an update, the state of a task.
+    fn said(&self, message: &[u8]);
+    /// A log message that belongs to no call for sure; `caller` is the newest.
+    fn logged(&self, message: &[u8], caller: Option<Caller>);
     /// Whether the child speaks the request era.
     fn is_modern(&self) -> bool;
     /// A request of the child, which the client of `caller` may have to answer: the answer that the
@@ -97,9 +119,14 @@ pub(super) enum Outgoing<'a> {
 
 /// A channel to a child.
 pub(super) struct Link {
+    /// What the child promised.
+    pub(super) can: Cell<Can>,
     name: Arc<str>,
     outside: Box<dyn Outside>,
     waiting: RefCell<AHashMap<u64, Waiter>>,
+    /// Calls of clients that nobody waits for any more, and that the child may still be busy with:
+    /// until when that is believed.
+    ghosts: RefCell<VecDeque<(u64, Instant)>>,
     queue: RefCell<Vec<u8>>,
     /// Bytes taken from the queue and not yet taken by the child.
     writing: Cell<usize>,
@@ -123,9 +150,11 @@ impl Link {
     /// A link; its tasks [`Link::write`] and [`Link::read`] are started by the caller.
     pub(super) fn new(name: Arc<str>, outside: Box<dyn Outside>, now: Instant) -> Rc<Link> {
         Rc::new(Link {
+            can: Cell::default(),
             name,
             outside,
             waiting: RefCell::new(AHashMap::new()),
+            ghosts: RefCell::default(),
             queue: RefCell::new(Vec::new()),
             writing: Cell::new(0),
             writing_since: Cell::new(None),
@@ -205,9 +234,35 @@ impl Link {
     /// Nobody waits for this answer any more.
     pub(super) fn forget(&self, id: u64) {
         let waiter = self.waiting.borrow_mut().remove(&id);
-        if waiter.is_some_and(|waiter| waiter.asked) {
+        let Some(waiter) = waiter else { return };
+        if waiter.behind != Behind::Proxy {
+            let mut ghosts = self.ghosts.borrow_mut();
+            if ghosts.len() >= limits::GHOSTS_MAX {
+                ghosts.pop_front();
+            }
+            ghosts.push_back((id, Instant::now() + limits::CALL_TIMEOUT));
+        }
+        if waiter.asked {
             self.outside.over(id);
         }
+    }
+
+    /// The only call that the child can be talking about, if a client is behind it; `None` if there
+    /// are several, or none.
+    fn only_call(&self) -> Option<(u64, Route)> {
+        let mut ghosts = self.ghosts.borrow_mut();
+        if !ghosts.is_empty() {
+            let now = Instant::now();
+            ghosts.retain(|(_, until)| *until > now);
+            if !ghosts.is_empty() {
+                return None;
+            }
+        }
+        let waiting = self.waiting.borrow();
+        let mut calls = waiting.iter().filter(|(_, waiter)| waiter.behind != Behind::Proxy);
+        let (id, waiter) = calls.next()?;
+        let only = calls.next().is_none() && waiter.behind == Behind::Client;
+        only.then(|| (*id, waiter.route.clone()))
     }
 
     /// Cancels a request at the child; its answer, should one come, is still delivered.
@@ -225,7 +280,7 @@ impl Link {
     /// The newest call of a client: what the child says without naming one belongs to it, if to any.
     fn newest(&self) -> Option<Caller> {
         let waiting = self.waiting.borrow();
-        let calls = waiting.iter().filter(|(_, waiter)| !waiter.deaf);
+        let calls = waiting.iter().filter(|(_, waiter)| waiter.behind == Behind::Client);
         let (id, waiter) = calls.max_by_key(|(_, waiter)| waiter.turn)?;
         Some(Caller { id: *id, route: waiter.route.clone() })
     }
@@ -396,7 +451,10 @@ impl Link {
                 let waiter = number
                     .and_then(|number| Some((number, self.waiting.borrow_mut().remove(&number)?)));
                 // Unknown: cancelled, timed out, or never asked. It belongs to nobody.
-                let Some((number, waiter)) = waiter else { return };
+                let Some((number, waiter)) = waiter else {
+                    self.ghosts.borrow_mut().retain(|(ghost, _)| Some(*ghost) != number);
+                    return;
+                };
                 let answer = waiter.own.answer(message, id);
                 self.deliver(number, &waiter.route, Item::Answer(answer));
                 if waiter.asked {
@@ -415,7 +473,16 @@ impl Link {
                 }
                 Word::Changed(flags) => self.outside.changed(flags),
                 Word::Withdrawn if self.outside.is_modern() => self.torn_down(message, envelope),
-                Word::Other if self.outside.is_modern() => self.subscribed(message, envelope),
+                Word::Updated | Word::Task | Word::Other if self.outside.is_modern() => {
+                    self.subscribed(message, envelope);
+                }
+                Word::Log => match self.only_call() {
+                    Some((number, route)) => {
+                        self.deliver(number, &route, Item::Notification(message.to_vec()));
+                    }
+                    None => self.outside.logged(message, self.newest()),
+                },
+                Word::Updated | Word::Task => self.outside.said(message),
                 Word::Withdrawn => self.outside.withdrawn(message, envelope),
                 Word::Other => self.outside.noted(message, self.newest()),
             },
@@ -524,9 +591,19 @@ mod tests {
 
         fn answered(&self) {}
 
+        fn said(&self, message: &[u8]) {
+            self.0.borrow_mut().push(String::from_utf8_lossy(message).into_owned());
+        }
+
+        fn logged(&self, _: &[u8], caller: Option<Caller>) {
+            let caller = caller.map(|caller| caller.id);
+            self.0.borrow_mut().push(format!("logged {caller:?}"));
+        }
+
         fn is_modern(&self) -> bool {
             self.1
         }
+
         fn asked(&self, message: &[u8], _: &Envelope, caller: Option<Caller>) -> Option<Vec<u8>> {
             let caller = caller.map(|caller| caller.id);
             self.0.borrow_mut().push(format!("asked {caller:?}"));
@@ -561,7 +638,7 @@ mod tests {
         let body = body.as_bytes();
         let envelope = jsonrpc::scan(body).unwrap();
         let (span, token) = (envelope.id.unwrap(), envelope.progress_token);
-        let waiter = Waiter::new(Route::Worker(1), Own::of(body, span, token), false);
+        let waiter = Waiter::new(Route::Worker(1), Own::of(body, span, token), Behind::Client);
         link.send(id, waiter, &Outgoing::Rename { body, id: span, token }, Instant::now())
     }
 
@@ -665,7 +742,7 @@ mod tests {
                     format!("1 4 {}", updated("4")),
                     "1 4 Backend connection lost (the child ended the stream)".to_owned(),
                 ],
-                false => vec!["noted Some(6)".to_owned(); 3],
+                false => ["4", "5", "\"4\""].map(updated).to_vec(),
             };
             assert_eq!(*seen.borrow(), heard);
         }
@@ -674,13 +751,16 @@ mod tests {
     #[test]
     fn what_names_no_call_goes_to_the_newest_and_ends_with_it() {
         let (link, seen) = link();
-        let note = br#"{"jsonrpc":"2.0","method":"notifications/message","params":{}}"#;
+        let note = br#"{"jsonrpc":"2.0","method":"notifications/other","params":{}}"#;
+        let log = br#"{"jsonrpc":"2.0","method":"notifications/message","params":{}}"#;
         link.line(note);
+        link.line(log);
         // Numbers of several workers do not tell the order.
         for id in [9, 4, 6] {
             ask(&link, id, r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#).unwrap();
         }
         link.line(note);
+        link.line(log);
         link.line(br#"{"jsonrpc":"2.0","id":0,"method":"roots/list"}"#);
         link.line(br#"{"jsonrpc":"2.0","id":1,"method":"refuse"}"#);
         assert!(link.queue.borrow().ends_with(
@@ -696,7 +776,9 @@ mod tests {
             *seen.borrow(),
             [
                 "noted None",
+                "logged None",
                 "noted Some(6)",
+                "logged Some(6)",
                 "asked Some(6)",
                 "asked Some(6)",
                 r#"1 6 {"jsonrpc":"2.0","id":1,"result":{}}"#,

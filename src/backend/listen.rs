@@ -15,7 +15,7 @@ use super::entry::{Entry, Wire};
 use super::health::Backoff;
 use super::leg::{self, Leg};
 use super::relay::{self, Word};
-use super::{Backends, http, supervise, views};
+use super::{Backends, http, supervise, views, wishes};
 use crate::http::head::is_value;
 use crate::http::{ClientConnection, sse};
 use crate::jsonrpc::{self, Envelope, Kind as Message};
@@ -214,17 +214,21 @@ async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, mess
                     clients.lists_changed(session.id, relay::changes(flags));
                 }
             }
+            (Word::Updated | Word::Task, None) => wishes::said_to_all(backends, entry, message),
+            (Word::Updated | Word::Task, Some(session)) => {
+                wishes::said_to(backends, entry, session, message);
+            }
             // Whom it concerns cannot be told.
             (_, None) => {}
             (Word::Withdrawn, Some(session)) => {
                 let leg = Some(leg);
                 let found = asks::withdrawn(backends, entry, session, leg, message, &envelope);
                 if let Some((message, _)) = found {
-                    backends.push(session.id, message);
+                    backends.tell_client(session.id, message);
                 }
             }
-            (Word::Progress | Word::Other, Some(session)) => {
-                backends.push(session.id, message.to_vec());
+            (Word::Progress | Word::Log | Word::Other, Some(session)) => {
+                wishes::shape_and_tell(backends, entry, session, message);
             }
         },
         (Message::Request, _) => {
@@ -255,7 +259,7 @@ fn question(
     match asks::open(backends, entry, session, back, None, message, envelope) {
         Err(refusal) => return Some(refusal),
         Ok(opened) => {
-            if !backends.push(session.id, opened.message) {
+            if !backends.ask_client(session.id, opened.message) {
                 asks::decline(backends, opened.number);
             }
         }

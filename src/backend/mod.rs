@@ -35,6 +35,7 @@ mod names;
 mod own;
 mod pool;
 mod relay;
+mod resume;
 mod stderr;
 mod stdio;
 mod supervise;
@@ -42,6 +43,7 @@ mod supervise;
 mod tests;
 mod trail;
 mod views;
+mod wishes;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -56,6 +58,7 @@ pub use failure::Failure;
 pub use handle::{CallHandle, Item};
 pub use hear::{Heard, Subscription};
 pub use leg::Leg;
+pub use link::Behind;
 pub use modern::Caller;
 pub use trail::{AttemptSpan, Traced, Trail};
 pub use views::{Seen, Whose};
@@ -68,7 +71,7 @@ use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
 use crate::rt;
-use crate::rt::local::Event;
+use crate::rt::local::{Event, OneSender};
 use attempt::Guard;
 use entry::Entry;
 use handle::{Clock, Stop};
@@ -80,10 +83,13 @@ pub type Post = Rc<dyn Fn(WorkerId, BackendMail) -> std::result::Result<(), Back
 /// What is done on this worker when a backend's lists changed; `None` = they are withdrawn.
 pub type OnSlice = Box<dyn Fn(BackendId, Option<Arc<Slice>>)>;
 
-/// The clients behind the sessions that a worker owns, as backends see them.
+/// The way from backends to clients, beside answers.
 pub trait Clients {
-    /// Gives a message to the newest event stream of a session; false if it cannot.
-    fn push(&self, session: SessionId, message: Vec<u8>) -> bool;
+    /// Tells a message to the client of a session, on the stream on which it listens, or on one to
+    /// which it may come back.
+    fn tell(&self, session: SessionId, message: Vec<u8>);
+    /// Asks the client of a session that this worker owns; false if it does not listen just now.
+    fn ask(&self, session: SessionId, message: Vec<u8>) -> bool;
     /// A backend said in a session that its lists changed.
     fn lists_changed(&self, session: SessionId, changes: Changes);
     /// Lists may have changed for all sessions that may see others than the proxy.
@@ -127,6 +133,12 @@ pub enum Reply {
     /// A whole request of the backend for the client; its id is a number of the proxy's own. Who
     /// cannot bring it there says so with [`Backends::decline`].
     Ask(Vec<u8>),
+    /// The server has ended the stream on purpose, and goes on after this pause: asking for the next
+    /// reply waits for that.
+    Away {
+        /// The pause, if it said one.
+        retry: Option<Duration>,
+    },
     /// The whole answer, result or error; the client's id is in place.
     Answer(Vec<u8>),
     /// The answer is long: it follows through [`Replies::chunk`].
@@ -156,6 +168,14 @@ impl Replies {
         match &mut self.0 {
             Kept::Plain(attempt) => attempt.next().await,
             Kept::Run(run) => Box::pin(run.next()).await,
+        }
+    }
+
+    /// The backend that the call was sent to.
+    pub fn backend(&self) -> BackendId {
+        match &self.0 {
+            Kept::Plain(attempt) => attempt.guard.backend(),
+            Kept::Run(run) => run.backend(),
         }
     }
 
@@ -248,8 +268,8 @@ pub enum BackendMail {
         span: Span,
         /// Where the token stands.
         token: Option<Span>,
-        /// No client is behind it.
-        deaf: bool,
+        /// Who is behind it.
+        behind: Behind,
     },
     /// A client said something about a request that a backend sent it.
     Said {
@@ -346,6 +366,55 @@ pub enum BackendMail {
         /// Which backend.
         backend: BackendId,
     },
+    /// To all: a session asked for a log level. Answered with `Wished`.
+    Level {
+        /// The session, that says which.
+        session: Arc<SessionRecord>,
+        /// Comes back with the answer.
+        token: u64,
+    },
+    /// A session wants to hear of a resource, or no more. Answered with `Wished`.
+    Wish {
+        /// Which backend's.
+        backend: BackendId,
+        /// The client's session.
+        session: Arc<SessionRecord>,
+        /// The resource.
+        uri: Box<str>,
+        /// The parameters as the client sent them.
+        params: Vec<u8>,
+        /// Whether it subscribes.
+        on: bool,
+        /// Comes back with the answer.
+        token: u64,
+    },
+    /// What another worker was asked is done.
+    Wished {
+        /// The token of the question.
+        token: u64,
+        /// A raw answer of the backend, if it is of use.
+        outcome: std::result::Result<Vec<u8>, Failure>,
+    },
+    /// What tasks of this session are there at a backend that sessions share? Answered with `Wished`:
+    /// a JSON array of ids.
+    Tasks {
+        /// Which backend.
+        backend: BackendId,
+        /// The client's session.
+        session: Arc<SessionRecord>,
+        /// One that has just been created.
+        created: Option<String>,
+        /// Comes back with the answer.
+        token: u64,
+    },
+    /// A session with a backend that all share said something of interest to others, on the stream of
+    /// a call.
+    Heard {
+        /// Which backend.
+        backend: BackendId,
+        /// The notification.
+        message: Vec<u8>,
+    },
     /// Something for a backend's supervisor to look at.
     Hint {
         /// Which backend.
@@ -384,6 +453,8 @@ pub struct Backends {
     parked: RefCell<AHashSet<u64>>,
     /// Mail that must not be lost and found a full box. Bounded by the calls in flight.
     backlog: RefCell<VecDeque<(WorkerId, BackendMail)>>,
+    /// What other workers were asked.
+    asked: RefCell<AHashMap<u64, OneSender<wishes::Wished>>>,
     /// The end has begun.
     stopping: Event,
     /// Supervisors and children of sessions that have not ended.
@@ -421,9 +492,15 @@ impl Backends {
             views_version: Cell::new(0),
             parked: RefCell::new(AHashSet::new()),
             backlog: RefCell::new(VecDeque::new()),
+            asked: RefCell::default(),
             stopping: Event::new(),
             running: Cell::new(0),
         })
+    }
+
+    /// Whom to tell what backends say by themselves; nobody is told before it is called.
+    pub fn hear(&self, clients: Box<dyn Clients>) {
+        let _ = self.clients.set(clients);
     }
 
     /// Starts the supervisors of the backends that this worker owns, and its clock.
@@ -456,17 +533,13 @@ impl Backends {
         asks::session_over(self, session.id);
         self.attended.borrow_mut().remove(&session.id);
         for entry in &self.entries {
+            wishes::forget(self, entry, |other| other.id == session.id);
             views::end(entry, session.id);
             match &entry.wire {
                 entry::Wire::Http(_) => leg::end(self, entry, session.id),
                 entry::Wire::Stdio(stdio) => stdio.end(session.id),
             }
         }
-    }
-
-    /// Whom to tell what backends say by themselves; nobody is told before it is called.
-    pub fn hear(&self, clients: Box<dyn Clients>) {
-        let _ = self.clients.set(clients);
     }
 
     /// A client said something about a request of a backend; `at` is where the number stands that
@@ -562,8 +635,8 @@ impl Backends {
             BackendMail::Slice { backend, slice } => self.sliced(backend, slice),
             BackendMail::Era { backend, era } => self.entries[backend].era.set(era),
             BackendMail::Settled { backend } => self.entries[backend].settled.set(),
-            BackendMail::Send { backend, session, id, body, span, token, deaf } => {
-                line::send_for(self, from, backend, session, id, body, span, token, deaf);
+            BackendMail::Send { backend, session, id, body, span, token, behind } => {
+                line::send_for(self, from, backend, session, id, body, span, token, behind);
             }
             BackendMail::Said { session, word, message, at } => {
                 self.said(session, word, message, at);
@@ -608,6 +681,19 @@ impl Backends {
                 leg::told(self, &self.entries[backend], session, leg);
             }
             BackendMail::Place { backend } => around::place_came(self, &self.entries[backend]),
+            BackendMail::Level { session, token } => self.level_for(from, session, token),
+            BackendMail::Wish { backend, session, uri, params, on, token } => {
+                self.wish_for(from, backend, session, uri, params, on, token);
+            }
+            BackendMail::Wished { token, outcome } => self.wished(token, outcome),
+            BackendMail::Tasks { backend, session, created, token } => {
+                let ids = self.entries[backend].wishes.tasks(&session, created);
+                let outcome = Ok(serde_json::to_vec(&ids).unwrap_or_default());
+                self.send(from, BackendMail::Wished { token, outcome });
+            }
+            BackendMail::Heard { backend, message } => {
+                wishes::said_to_all(self, &self.entries[backend], &message);
+            }
             BackendMail::Hint { backend, flags } => self.entries[backend].bell.ring(flags),
         }
     }
@@ -665,6 +751,7 @@ impl Backends {
                 tracing::error!(backend = entry.name(), "its supervisor ended: started anew");
                 supervise::start(self, entry);
             }
+            wishes::forget(self, entry, SessionRecord::ended);
             match (&entry.wire, &entry.plan.transport) {
                 (entry::Wire::Http(http), TransportPlan::Http(plan)) => {
                     http.pool.reap(now, plan.idle);
@@ -672,16 +759,11 @@ impl Backends {
                     leg::sweep(self, entry);
                 }
                 (entry::Wire::Stdio(stdio), TransportPlan::Stdio(plan)) => {
-                    stdio.sweep(now, plan.idle_stop);
+                    stdio.sweep(now, plan.idle_stop, &entry.wishes);
                 }
                 _ => {}
             }
         }
-    }
-
-    /// Gives a message to the newest event stream of a session of this worker.
-    fn push(&self, session: SessionId, message: Vec<u8>) -> bool {
-        self.clients.get().is_some_and(|clients| clients.push(session, message))
     }
 
     /// Time since a moment that is the same for all workers.

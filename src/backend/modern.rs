@@ -53,7 +53,9 @@ pub(super) async fn wire(
         let carried = envelope::carried(capabilities.as_bytes());
         let carried = carried.as_deref().map(String::from_utf8_lossy);
         let capabilities = carried.as_deref().unwrap_or(capabilities);
-        let with = envelope::members(capabilities, client, None);
+        let level = session.and_then(|session| session.level());
+        let level = level.map(|level| format!("\"{}\"", level.as_str()));
+        let with = envelope::members(capabilities, client, level.as_deref());
         call.body = envelope::wrap(&call.body, &scan(&call.body)?, &with);
     }
     let wire = up(backends, entry, call, crossed).await?;

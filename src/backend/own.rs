@@ -13,12 +13,13 @@ use super::failure::Failure;
 use super::handle::{CallHandle, Item};
 use super::http::{self, Request};
 use super::leg::Leg;
-use super::link::{Link, Outgoing, Route, Waiter};
+use super::link::{Behind, Link, Outgoing, Route, Waiter};
 use super::names::{Own, Raw};
 use super::{Backends, Call, Reply, era, modern};
 use crate::error::{Error, Kind};
 use crate::jsonrpc::{self, Kind as Message, walk};
 use crate::limits;
+use crate::mcp::catalog::Can;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::SessionRecord;
 use crate::plan::Plan;
@@ -60,6 +61,16 @@ impl Said {
 }
 
 impl Channel {
+    /// What the backend promised when the channel was opened.
+    pub(super) fn can(&self) -> Can {
+        match self {
+            Channel::Line(link) => link.can.get(),
+            Channel::Leg(leg) => leg.can,
+            // Only its keeper knows, or there is nothing of the kind in its era.
+            Channel::Client(_) | Channel::ModernLine(_) | Channel::Posts => Can::default(),
+        }
+    }
+
     /// Asks and waits for the answer, at most for `limit`.
     ///
     /// # Errors
@@ -122,7 +133,7 @@ impl Channel {
             }
             Channel::Line(link) | Channel::ModernLine(link) => {
                 let own = Own { id: asked, token: None };
-                let waiter = Waiter::new(Route::Here(handle.clone()), own, true);
+                let waiter = Waiter::new(Route::Here(handle.clone()), own, Behind::Proxy);
                 link.send(number, waiter, &Outgoing::Ready(&body), now)?;
                 loop {
                     match handle.arrived().await {
@@ -195,7 +206,7 @@ async fn as_client(
     loop {
         match attempt.next().await.map_err(failed)? {
             Reply::Answer(answer) => return Ok(answer),
-            Reply::Notification(_) => {}
+            Reply::Notification(_) | Reply::Away { .. } => {}
             Reply::Ask(question) => backends.decline(&question),
             Reply::Streaming { .. } => break,
         }
@@ -227,7 +238,7 @@ pub(super) async fn answer(replies: &mut http::HttpReplies) -> Result<Vec<u8>, E
     loop {
         match replies.next().await? {
             Reply::Answer(answer) => return Ok(answer),
-            Reply::Notification(_) | Reply::Ask(_) => {}
+            Reply::Notification(_) | Reply::Ask(_) | Reply::Away { .. } => {}
             Reply::Streaming { .. } => {
                 return Err(Failure::new(Kind::BadAnswer, "not collected whole").into());
             }

@@ -5,6 +5,7 @@
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope};
 use crate::mcp::catalog::Changes;
+use crate::mcp::{logging, tasks};
 
 /// Lists that changed, as flags of a bell.
 pub(super) mod changed {
@@ -30,6 +31,12 @@ pub(super) enum Word {
     Progress,
     /// A list changed: the flag of [`changed`].
     Changed(u32),
+    /// A log message.
+    Log,
+    /// A resource was updated.
+    Updated,
+    /// The state of a task changed.
+    Task,
     /// The server takes back a request of its own.
     Withdrawn,
     /// Anything else.
@@ -43,6 +50,9 @@ pub(super) fn word(envelope: &Envelope, message: &[u8]) -> Word {
         Some("notifications/tools/list_changed") => Word::Changed(changed::TOOLS),
         Some("notifications/resources/list_changed") => Word::Changed(changed::RESOURCES),
         Some("notifications/prompts/list_changed") => Word::Changed(changed::PROMPTS),
+        Some(logging::MESSAGE) => Word::Log,
+        Some("notifications/resources/updated") => Word::Updated,
+        Some(tasks::STATUS) => Word::Task,
         Some("notifications/cancelled") => Word::Withdrawn,
         _ => Word::Other,
     }
@@ -100,7 +110,10 @@ mod tests {
             ("notifications/progress", Word::Progress),
             ("notifications\\/tools\\/list_changed", Word::Changed(changed::TOOLS)),
             ("notifications/prompts/list_changed", Word::Changed(changed::PROMPTS)),
-            ("notifications/message", Word::Other),
+            ("notifications/message", Word::Log),
+            ("notifications/resources/updated", Word::Updated),
+            ("notifications/tasks/status", Word::Task),
+            ("notifications/other", Word::Other),
             ("notifications/cancelled", Word::Withdrawn),
         ] {
             let message = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{}}}}"#);

@@ -16,9 +16,12 @@ use super::entry::{Entry, Wire};
 use super::failure::Failure;
 use super::hearing::Hearing;
 use super::link::Link;
+use super::own::Channel;
+use super::wishes::{self, Wishes};
 use super::{Backends, era, stderr, views};
 use crate::error::Kind;
 use crate::limits;
+use crate::mcp::catalog::Can;
 use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{Protocol, StdioPlan, TransportPlan};
@@ -97,7 +100,7 @@ impl Stdio {
     }
 
     /// Looks for children that are stuck or not needed.
-    pub(super) fn sweep(&self, now: Instant, idle_stop: Duration) {
+    pub(super) fn sweep(&self, now: Instant, idle_stop: Duration, wishes: &Wishes) {
         let check = |link: &Link| {
             if link.is_stalled(now) {
                 link.close(Failure::new(Kind::Lost, "the child does not take its input"));
@@ -106,10 +109,12 @@ impl Stdio {
         if let Some(link) = &*self.shared.borrow() {
             check(link);
         }
-        self.sessions.borrow_mut().retain(|_, kid| {
+        self.sessions.borrow_mut().retain(|session, kid| {
             let Some(link) = kid.link.borrow().clone() else { return true };
             check(&link);
-            let idle = link.idle(now).is_some_and(|idle| idle >= idle_stop);
+            // One that has to tell of updates is in use.
+            let idle = link.idle(now).is_some_and(|idle| idle >= idle_stop)
+                && !wishes.has_subscriptions(*session);
             if idle {
                 kid.stop.set();
             }
@@ -345,7 +350,15 @@ async fn raise(
     let mut newborn =
         Newborn { link, handle: child.handle, init: Vec::new(), era: Era::Session, over };
     let link = newborn.link.clone();
-    let greeting = Box::pin(era::greet(backends, entry, &link, how, session, probing));
+    let greeting = Box::pin(async {
+        let (era, init) = era::greet(backends, entry, &link, how, session, probing).await?;
+        if era == Era::Session {
+            link.can.set(Can::of(&init));
+            let channel = Channel::Line(link.clone());
+            wishes::restore(backends, entry, session, &channel).await;
+        }
+        Ok((era, init))
+    });
     // A child that exits is seen at once even if a grandchild keeps its pipes open.
     let greeted = match race(greeting, newborn.handle.exited()).await {
         Either::Left(greeted) => greeted,

@@ -7,7 +7,7 @@ use std::io;
 
 use super::Ask;
 use crate::error::{Error, Kind};
-use crate::http::{Connection, sse};
+use crate::http::Connection;
 use crate::jsonrpc;
 use crate::mcp::revision::MODERN;
 
@@ -19,7 +19,6 @@ pub(super) const EVENTS: &str = "Content-Type: text/event-stream\r\nCache-Contro
 pub(super) async fn refused(
     connection: &mut Connection,
     ask: &Ask,
-    streaming: bool,
     error: &Error,
     id: &[u8],
 ) -> io::Result<()> {
@@ -27,12 +26,12 @@ pub(super) async fn refused(
     let cors = ask.cors.as_str();
     let answer = error_answer(error, id);
     match error.wait() {
-        Some(wait) if !streaming => {
+        Some(wait) => {
             let seconds = wait.as_millis().div_ceil(1000).max(1);
             let lines = format!("{JSON}{cors}Retry-After: {seconds}\r\n");
             connection.answer(200, &lines, &answer).await
         }
-        _ => respond(connection, cors, streaming, answer).await,
+        None => respond(connection, cors, answer).await,
     }
 }
 
@@ -40,15 +39,9 @@ pub(super) async fn refused(
 pub(super) async fn respond(
     connection: &mut Connection,
     cors: &str,
-    streaming: bool,
     answer: Vec<u8>,
 ) -> io::Result<()> {
-    if !streaming {
-        return connection.answer(200, &with(JSON, cors), &answer).await;
-    }
-    let mut event = Vec::with_capacity(answer.len() + 16);
-    sse::write(&mut event, None, &answer);
-    connection.finish_with(&event).await
+    connection.answer(200, &with(JSON, cors), &answer).await
 }
 
 /// `lines`, and what CORS adds to them.

@@ -4,15 +4,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 
-use super::answer::{EVENTS, JSON, error_answer, refuse, with};
+use super::answer::{JSON, error_answer, refuse, with};
 use super::facts::Ends;
+use super::outlet::Outlet;
 use super::relay::collect;
 use super::session::{Outcome, perform};
 use super::{Ask, method_of, session_of};
 use crate::error::{Error, Kind};
-use crate::http::{Connection, sse};
+use crate::http::Connection;
 use crate::jsonrpc::{self, Kind as MessageKind, Span};
 use crate::limits;
 use crate::mcp::method::Method;
@@ -86,7 +88,11 @@ pub(super) async fn batch(
                     ask.facts.failed(&error);
                     Some(error_answer(&error, &id))
                 }
-                Outcome::Relay(relay) => collect(&ask, relay, &sender).await,
+                Outcome::Relay(relay) => collect(&world, &ask, &record, relay, None, &sender).await,
+                Outcome::Task(task) => {
+                    let (relay, shape) = *task;
+                    collect(&world, &ask, &record, relay, Some(shape), &sender).await
+                }
             };
             account(&world, &ask, peer, answer.as_ref().map_or(0, Vec::len));
             if let Some(answer) = answer {
@@ -99,27 +105,13 @@ pub(super) async fn batch(
         return connection.answer(202, &ask.cors, b"").await;
     }
     let mut held: Vec<Vec<u8>> = Vec::new();
-    let mut streaming = false;
     while let Some((is_answer, message)) = answers.recv().await {
-        if !is_answer && !streaming {
-            connection.begin(200, &with(EVENTS, &ask.cors), None).await?;
-            streaming = true;
-            for answer in held.drain(..) {
-                let mut event = Vec::new();
-                sse::write(&mut event, None, &answer);
-                connection.chunk(event).await?;
-            }
-        }
-        if streaming {
-            let mut event = Vec::new();
-            sse::write(&mut event, None, &message);
-            connection.chunk(event).await?;
-        } else {
+        if !is_answer {
+            let outlet = Outlet::new(world, &record, connection, &ask.cors);
             held.push(message);
+            return Box::pin(stream_out(outlet, held, answers)).await;
         }
-    }
-    if streaming {
-        return connection.finish().await;
+        held.push(message);
     }
     let mut array = vec![b'['];
     array.extend_from_slice(&held.join(&b','));
@@ -131,4 +123,22 @@ pub(super) async fn batch(
 fn account(world: &World, ask: &Ask, peer: SocketAddr, bytes_out: usize) {
     let principal = ask.principal.as_deref();
     ask.facts.account(world, &Ends { peer, principal, bytes_out: bytes_out as u64 });
+}
+
+/// Something precedes an answer: all goes out as events.
+async fn stream_out(
+    mut outlet: Outlet<'_>,
+    held: Vec<Vec<u8>>,
+    mut answers: rt::local::Receiver<(bool, Vec<u8>)>,
+) -> io::Result<()> {
+    for message in held {
+        outlet.event(message).await;
+    }
+    loop {
+        match outlet.attend(pin!(answers.recv())).await {
+            Some(Some((_, message))) => outlet.event(message).await,
+            Some(None) => return outlet.finish(None).await,
+            None => return Ok(()),
+        }
+    }
 }

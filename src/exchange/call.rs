@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Ask;
 use super::relay::Relay;
@@ -17,7 +18,8 @@ use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::session::SessionRecord;
-use crate::middleware::{Copy, Known, Request};
+use crate::mcp::tasks;
+use crate::middleware::{Copy, Known, Request, Row};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
 use crate::telemetry::metrics::{AttemptKind, Reason};
@@ -40,6 +42,9 @@ pub(super) async fn call(
     };
     let backend = aim(world, view.as_deref(), method, &mut message, &mut envelope)?;
     ask.facts.aimed(world, backend, &message, &envelope);
+    if envelope.task {
+        related(world, backend, &mut message, &mut envelope)?;
+    }
     let plan = &world.plan.backends[backend];
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
@@ -85,8 +90,101 @@ pub(super) async fn call(
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
 }
 
+/// A request that is to become a task may be related to one.
+fn related(
+    world: &World,
+    backend: BackendId,
+    message: &mut Vec<u8>,
+    envelope: &mut Envelope,
+) -> Result<()> {
+    if envelope.meta.is_some() {
+        *message = tasks::own(std::mem::take(message), &tasks::prefix(&world.plan, backend));
+        *envelope = jsonrpc::scan(message)
+            .map_err(|fault| Error::new(fault.kind()).cause("after renaming"))?;
+    }
+    Ok(())
+}
+
+/// Sends a request of any other kind to a backend, as it is.
+pub(super) async fn send(
+    world: &Rc<World>,
+    record: &Arc<SessionRecord>,
+    backend: BackendId,
+    message: Vec<u8>,
+    envelope: Envelope,
+    id: &[u8],
+    timeout: Duration,
+) -> Result<Relay> {
+    let handle = Rc::new(CallHandle::new());
+    let in_flight = world.enter_call(record.id, id, handle.clone());
+    let call = Call {
+        backend,
+        session: Some(record.clone()),
+        modern: None,
+        tool_call: false,
+        safe: true,
+        tool: None,
+        again: false,
+        id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
+        progress_token: envelope.progress_token,
+        body: message,
+        timeout,
+        handle,
+    };
+    let replies = world.backends.call(call).await?;
+    Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
+}
+
+/// What the rules of a backend say of a name that is only referred to: the backend's own name, or
+/// that it is unknown, which a hidden one is too.
+pub(super) async fn refer(
+    world: &World,
+    view: Option<&Catalog>,
+    backend: BackendId,
+    what: ListKind,
+    called: &str,
+    behind: String,
+) -> Result<String> {
+    let plan = &world.plan.backends[backend];
+    let chain = &plan.chain;
+    if chain.alias.is_none() && chain.filter.is_none() {
+        return Ok(behind);
+    }
+    if chain.filter.is_some() {
+        world.backends.settled_one(plan.id).await;
+    }
+    let slice = match view {
+        Some(view) => view.slice(plan.id).cloned(),
+        None => world.catalog.borrow().slice(plan.id).cloned(),
+    };
+    let known = slice.as_ref().and_then(|slice| slice.list(what).behind(&behind));
+    let known = known.map(|(own, hints)| Known { own, hints });
+    let listed = slice.is_some();
+    // The rules look at names, not at what stands around them.
+    let mut message = br#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#.to_vec();
+    let mut envelope = jsonrpc::scan(&message)
+        .map_err(|fault| Error::new(fault.kind()).cause("a message of our own"))?;
+    let mut request = Request {
+        what,
+        called,
+        own: behind,
+        known,
+        listed,
+        message: &mut message,
+        envelope: &mut envelope,
+        copies: Vec::new(),
+    };
+    if let Some(alias) = &chain.alias {
+        alias.request(&mut request)?;
+    }
+    if let Some(filter) = &chain.filter {
+        filter.request(&mut request)?;
+    }
+    Ok(request.own)
+}
+
 /// The catalogue of a session that sees other lists than the proxy.
-async fn view_of(world: &World, record: &Arc<SessionRecord>) -> Option<Rc<Catalog>> {
+pub(super) async fn view_of(world: &World, record: &Arc<SessionRecord>) -> Option<Rc<Catalog>> {
     match record.may_see_other_lists() {
         true => Box::pin(world.view(record)).await,
         false => None,
@@ -205,7 +303,7 @@ pub(super) fn mirror(
             let mut replies = world.backends.call(call).await?;
             loop {
                 match replies.next().await? {
-                    Reply::Notification(_) => {}
+                    Reply::Notification(_) | Reply::Away { .. } => {}
                     Reply::Ask(question) => world.backends.decline(&question),
                     Reply::Answer(_) => return Ok(()),
                     Reply::Streaming { .. } => {

@@ -4,14 +4,22 @@
 
 use std::io;
 use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use super::Ask;
-use super::answer::{EVENTS, JSON, error_answer, refused, respond, with};
+use super::answer::{JSON, error_answer, refused, respond, with};
+use super::facts::Facts;
+use super::outlet::Outlet;
+use super::{Ask, tasks};
 use crate::backend::{Replies, Reply};
-use crate::error::{Error, Kind};
-use crate::http::{Connection, sse};
+use crate::error::{Error, Kind, Result};
+use crate::http::Connection;
 use crate::limits;
+use crate::mcp::note;
+use crate::mcp::session::SessionRecord;
+use crate::mcp::tasks::Shape;
 use crate::rt;
+use crate::world::{Answering, World};
 
 /// A call at a backend, and what is needed to answer its caller.
 pub(super) struct Relay {
@@ -24,130 +32,187 @@ pub(super) struct Relay {
 /// Passes a backend's messages on to the client: as JSON when the response comes first, as an
 /// event stream when something precedes it.
 pub(super) async fn pass_on(
-    connection: &mut Connection,
+    world: &Rc<World>,
     ask: &Ask,
+    record: &Arc<SessionRecord>,
+    connection: &mut Connection,
     mut relay: Relay,
+    task: Option<Shape>,
 ) -> io::Result<()> {
-    let cors = ask.cors.as_str();
-    let mut streaming = false;
-    // The backend has asked the client something.
-    let mut asked = false;
+    let facts = Some(&ask.facts);
+    let (reply, outlet) = {
+        let mut next = pin!(relay.replies.next());
+        // Long silence: what is between us and the client must not cut the connection.
+        let pause = connection.pause(limits::SSE_COMMENT_INTERVAL);
+        let first = rt::race(next.as_mut(), pause).await;
+        match first {
+            rt::Either::Left(reply) => (reply, None),
+            rt::Either::Right(()) => {
+                let mut outlet = Box::new(Outlet::new(world, record, connection, &ask.cors));
+                let first = Box::pin(async {
+                    outlet.comment().await;
+                    outlet.attend(next).await
+                });
+                match first.await {
+                    Some(reply) => (reply, Some(outlet)),
+                    None => return Ok(()),
+                }
+            }
+        }
+    };
+    if let Some(outlet) = outlet {
+        return Box::pin(stream_out(*outlet, facts, relay, task, reply)).await;
+    }
+    match reply {
+        Ok(reply @ (Reply::Answer(_) | Reply::Streaming { .. })) if task.is_some() => {
+            let answer = Box::pin(taken_apart(world, record, relay, task, reply)).await;
+            ask.facts.answered(&answer);
+            respond(connection, &ask.cors, answer).await
+        }
+        Ok(Reply::Answer(answer)) => {
+            ask.facts.answered(&answer);
+            respond(connection, &ask.cors, answer).await
+        }
+        Ok(Reply::Streaming { len }) => {
+            ask.facts.well();
+            Box::pin(stream_on(connection, ask, len, &mut relay.replies)).await
+        }
+        Err(error) if error.kind() != Kind::Cancelled => {
+            tracing::debug!(%error, "a call failed");
+            refused(connection, ask, &error, &relay.id).await
+        }
+        reply => {
+            let outlet = Outlet::new(world, record, connection, &ask.cors);
+            Box::pin(stream_out(outlet, facts, relay, task, reply)).await
+        }
+    }
+}
+
+/// An answer that is about a task, as its client shall see it.
+async fn taken_apart(
+    world: &Rc<World>,
+    record: &Arc<SessionRecord>,
+    mut relay: Relay,
+    task: Option<Shape>,
+    reply: Reply,
+) -> Vec<u8> {
+    let answer = match reply {
+        Reply::Answer(answer) | Reply::Notification(answer) | Reply::Ask(answer) => answer,
+        Reply::Streaming { .. } => whole(&mut relay.replies, &relay.id).await,
+        // No answer: never asked.
+        Reply::Away { .. } => Vec::new(),
+    };
+    match task {
+        Some(shape) => tasks::answered(world, record, relay.replies.backend(), shape, answer).await,
+        None => answer,
+    }
+}
+
+/// Passes the rest on as events, whatever becomes of the connection; without `facts` the message
+/// has been accounted for.
+async fn stream_out(
+    mut outlet: Outlet<'_>,
+    facts: Option<&Facts>,
+    mut relay: Relay,
+    task: Option<Shape>,
+    mut reply: Result<Reply>,
+) -> io::Result<()> {
+    let (world, record) = (outlet.world, outlet.record);
     loop {
-        let reply = {
-            let mut next = pin!(relay.replies.next());
-            loop {
-                // Long silence: a comment keeps what is between us and the client from cutting it.
-                match rt::race(next.as_mut(), silence(connection, asked)).await {
-                    rt::Either::Left(reply) => break reply,
-                    rt::Either::Right(Silence::Gone) => {
-                        connection.abort();
-                        return Ok(());
-                    }
-                    rt::Either::Right(Silence::Long) => {
-                        let comment = sse::COMMENT.to_vec();
-                        Box::pin(event_out(connection, cors, &mut streaming, comment)).await?;
-                    }
+        match reply {
+            Ok(Reply::Notification(message)) => {
+                let backend = relay.replies.backend();
+                let shaped = note::shaped(message, record.level(), &world.plan, backend);
+                if let Some(message) = shaped {
+                    outlet.event(message).await;
                 }
             }
-        };
-        asked |= matches!(reply, Ok(Reply::Ask(_)));
-        let event = match reply {
-            Ok(Reply::Notification(message) | Reply::Ask(message)) => {
-                let mut event = Vec::with_capacity(message.len() + 16);
-                sse::write(&mut event, None, &message);
-                event
+            Ok(Reply::Ask(question)) => outlet.event(question).await,
+            Ok(Reply::Away { retry }) if record.revision.primes() => {
+                if let Some(facts) = facts {
+                    facts.well();
+                }
+                let (written, stream) = outlet.pause(retry).await;
+                go_on(world.clone(), record.clone(), relay, task, stream);
+                return written;
             }
-            Ok(Reply::Answer(answer)) => {
-                ask.facts.answered(&answer);
-                return respond(connection, cors, streaming, answer).await;
+            // Clients of older revisions would take the end of the stream for that of the call.
+            Ok(Reply::Away { .. }) => {}
+            Ok(answer) => {
+                let answer = taken_apart(world, record, relay, task, answer);
+                return match outlet.attend(pin!(answer)).await {
+                    Some(answer) => {
+                        if let Some(facts) = facts {
+                            facts.answered(&answer);
+                        }
+                        outlet.finish(Some(answer)).await
+                    }
+                    None => Ok(()),
+                };
             }
-            Ok(Reply::Streaming { len }) => {
-                ask.facts.well();
-                let replies = &mut relay.replies;
-                return Box::pin(stream_on(connection, ask, streaming, len, replies)).await;
-            }
+            // The client said that it wants no answer (Utilities, Cancellation).
             Err(error) if error.kind() == Kind::Cancelled => {
-                // The client said that it wants no answer (Utilities, Cancellation).
-                ask.facts.failed(&error);
-                if !streaming {
-                    Box::pin(connection.begin(200, &with(EVENTS, cors), None)).await?;
+                if let Some(facts) = facts {
+                    facts.failed(&error);
                 }
-                return connection.finish().await;
+                return outlet.cancel().await;
             }
             Err(error) => {
                 tracing::debug!(%error, "a call failed");
-                return refused(connection, ask, streaming, &error, &relay.id).await;
+                if let Some(facts) = facts {
+                    facts.failed(&error);
+                }
+                return outlet.finish(Some(error_answer(&error, &relay.id))).await;
             }
+        }
+        reply = match outlet.attend(pin!(relay.replies.next())).await {
+            Some(reply) => reply,
+            None => return Ok(()),
         };
-        // Boxed: an answer alone, the usual case, needs no room for an event.
-        Box::pin(event_out(connection, cors, &mut streaming, event)).await?;
     }
 }
 
-/// Why a wait for the backend was interrupted.
-enum Silence {
-    /// Nothing was said for so long.
-    Long,
-    /// The client left.
-    Gone,
+/// Goes on without a connection, which is free for the next request: the client comes back.
+fn go_on(
+    world: Rc<World>,
+    record: Arc<SessionRecord>,
+    mut relay: Relay,
+    task: Option<Shape>,
+    stream: Answering,
+) {
+    rt::spawn("call without a connection", async move {
+        let mut outlet = Outlet::without(&world, &record, stream);
+        let reply = outlet.attend(pin!(relay.replies.next())).await;
+        if let Some(reply) = reply {
+            let _ = stream_out(outlet, None, relay, task, reply).await;
+        }
+    });
 }
 
-/// Waits. While its backend waits for an answer, a client that leaves is noticed at once.
-async fn silence(connection: &mut Connection, asked: bool) -> Silence {
-    if !asked {
-        connection.pause(limits::SSE_COMMENT_INTERVAL).await;
-        return Silence::Long;
-    }
-    let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
-    match rt::race(silence, Box::pin(connection.closed())).await {
-        rt::Either::Left(()) => Silence::Long,
-        rt::Either::Right(()) => Silence::Gone,
-    }
-}
-
-/// Sends one event; the first one begins the stream.
-async fn event_out(
-    connection: &mut Connection,
-    cors: &str,
-    streaming: &mut bool,
-    event: Vec<u8>,
-) -> io::Result<()> {
-    if std::mem::replace(streaming, true) {
-        return connection.chunk(event).await;
-    }
-    connection.begin_with(200, &with(EVENTS, cors), None, &event).await
+/// A JSON body behind an event: only a whole one can be framed as an event.
+pub(super) async fn whole(replies: &mut Replies, id: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    let error = loop {
+        match replies.chunk().await {
+            Ok(Some(piece)) => whole.extend_from_slice(&piece),
+            Ok(None) => return whole,
+            Err(error) => break error,
+        }
+        if whole.len() > limits::MESSAGE_BYTES_MAX {
+            break Error::new(Kind::BadAnswer).context("too large for an event");
+        }
+    };
+    error_answer(&error, id)
 }
 
 /// Sends a response that is too large to hold, piece by piece; each piece waits for the client.
 async fn stream_on(
     connection: &mut Connection,
     ask: &Ask,
-    streaming: bool,
     len: Option<u64>,
     replies: &mut Replies,
 ) -> io::Result<()> {
-    let cors = ask.cors.as_str();
-    if streaming {
-        // A JSON body behind an event: only a whole one can be framed as an event.
-        let mut whole = Vec::new();
-        loop {
-            match replies.chunk().await {
-                Ok(Some(piece)) if whole.len() + piece.len() <= limits::MESSAGE_BYTES_MAX => {
-                    whole.extend_from_slice(&piece);
-                }
-                Ok(None) => {
-                    ask.facts.answered(&whole);
-                    return respond(connection, cors, true, whole).await;
-                }
-                _ => {
-                    ask.facts.failed(&Error::new(Kind::BadAnswer));
-                    connection.abort();
-                    return Ok(());
-                }
-            }
-        }
-    }
-    connection.begin(200, &with(JSON, cors), len).await?;
+    connection.begin(200, &with(JSON, &ask.cors), len).await?;
     loop {
         match replies.chunk().await {
             Ok(Some(piece)) => connection.chunk(piece).await?,
@@ -165,30 +230,27 @@ async fn stream_on(
 
 /// Runs one call of a batch to its end; its answer, if its caller still wants one.
 pub(super) async fn collect(
+    world: &Rc<World>,
     ask: &Ask,
+    record: &Arc<SessionRecord>,
     mut relay: Relay,
+    task: Option<Shape>,
     out: &rt::local::Sender<(bool, Vec<u8>)>,
 ) -> Option<Vec<u8>> {
+    let backend = relay.replies.backend();
     let answer = loop {
         match relay.replies.next().await {
-            Ok(Reply::Notification(message) | Reply::Ask(message)) => {
-                drop(out.send((false, message)).await);
+            Ok(Reply::Notification(message)) => {
+                let shaped = note::shaped(message, record.level(), &world.plan, backend);
+                if let Some(message) = shaped {
+                    drop(out.send((false, message)).await);
+                }
             }
-            Ok(Reply::Answer(answer)) => break answer,
-            Ok(Reply::Streaming { .. }) => {
-                let mut whole = Vec::new();
-                let error = loop {
-                    match relay.replies.chunk().await {
-                        Ok(Some(piece)) => whole.extend_from_slice(&piece),
-                        Ok(None) => break None,
-                        Err(error) => break Some(error),
-                    }
-                    if whole.len() > limits::MESSAGE_BYTES_MAX {
-                        break Some(Error::new(Kind::BadAnswer).context("too large for a batch"));
-                    }
-                };
-                break error.map_or(whole, |error| error_answer(&error, &relay.id));
+            Ok(Reply::Away { .. }) => {}
+            Ok(Reply::Ask(question)) => {
+                drop(out.send((false, question)).await);
             }
+            Ok(answer) => break taken_apart(world, record, relay, task, answer).await,
             Err(error) => {
                 ask.facts.failed(&error);
                 let cancelled = error.kind() == Kind::Cancelled;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
-use super::{Ask, admit, own};
+use super::{Ask, admit, complete, logging, own, subscribe, tasks};
 use crate::backend::Word;
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
@@ -20,6 +20,7 @@ use crate::mcp::header;
 use crate::mcp::method::Method;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::SessionRecord;
+use crate::mcp::tasks::Shape;
 use crate::world::World;
 
 /// `initialize`: a session begins on the worker that received it.
@@ -112,6 +113,8 @@ pub(super) enum Outcome {
     },
     /// A backend answers.
     Relay(Relay),
+    /// A backend answers something about a task.
+    Task(Box<(Relay, Shape)>),
 }
 
 /// Does what one message of a session asks for, up to the point where a backend has it.
@@ -163,13 +166,41 @@ pub(super) async fn perform(
             if let Some(name) = own::called(world, ask, method, &message, &envelope) {
                 return Box::pin(own::call(world, ask, name, &id)).await;
             }
+            let task = envelope.task && method == Method::ToolsCall;
             return match call(world, ask, record, method, message, envelope, &id).await {
+                Ok(relay) if task => Outcome::Task(Box::new((relay, Shape::Created))),
                 Ok(relay) => Outcome::Relay(relay),
                 Err(error) => {
                     tracing::debug!(%error, "a call failed");
                     Outcome::Refused { error, id }
                 }
             };
+        }
+        Method::Complete => {
+            let sent = Box::pin(complete::complete(world, record, message, envelope, &id)).await;
+            return sent.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Relay);
+        }
+        Method::TasksGet | Method::TasksResult | Method::TasksCancel => {
+            let sent = tasks::about(world, record, method, message, envelope, &id);
+            return match Box::pin(sent).await {
+                Ok(task) => Outcome::Task(Box::new(task)),
+                Err(error) => Outcome::Refused { error, id },
+            };
+        }
+        Method::TasksList => {
+            return match cursor(&message, &envelope) {
+                Ok(()) => Outcome::Answer(Box::pin(tasks::list(world, record, &id)).await),
+                Err(error) => Outcome::Answer(error_answer(&error, &id)),
+            };
+        }
+        Method::SetLevel => {
+            let set = Box::pin(logging::set_level(world, record, &message, &envelope, &id)).await;
+            return set.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Answer);
+        }
+        Method::Subscribe | Method::Unsubscribe => {
+            let asked = subscribe::subscribe(world, record, method, message, envelope, &id);
+            let asked = Box::pin(asked).await;
+            return asked.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Answer);
         }
         _ => {
             let method = envelope.method_name(&message).unwrap_or_default();

@@ -295,6 +295,16 @@ impl Reader {
     }
 }
 
+/// Appends an event that carries no message: the id to resume from, and how long to wait before.
+pub fn write_priming(out: &mut Vec<u8>, id: &str, retry: std::time::Duration) {
+    debug_assert!(!id.bytes().any(|b| matches!(b, b'\r' | b'\n' | 0)));
+    out.extend_from_slice(b"id: ");
+    out.extend_from_slice(id.as_bytes());
+    out.extend_from_slice(b"\nretry: ");
+    out.extend_from_slice(itoa::Buffer::new().format(retry.as_millis() as u64).as_bytes());
+    out.extend_from_slice(b"\ndata: \n\n");
+}
+
 /// Appends one event of the default type. Line ends within `data` become several data lines, which
 /// a reader joins with LF; an id that an event cannot carry is left out.
 pub fn write(out: &mut Vec<u8>, id: Option<&str>, data: &[u8]) {
@@ -438,6 +448,16 @@ mod tests {
         // Comments and unknown fields are not kept and so need no bound.
         let wire = format!(":{0}\nx: {0}\ndata: a\n\n", "1".repeat(LABEL_BYTES_MAX + 1));
         assert_eq!(run(wire.as_bytes(), 100).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_priming_event_has_an_id_and_nothing_to_say() {
+        let mut wire = Vec::new();
+        write_priming(&mut wire, "a1", std::time::Duration::from_millis(1500));
+        let events = every_split(&wire);
+        let expected =
+            Event { event: None, id: Some(b"a1".to_vec()), data: Vec::new(), retry: Some(1500) };
+        assert_eq!(events, [expected]);
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub enum Kind {
 pub struct Envelope {
     /// Request, notification, response or error response.
     pub kind: Kind,
+    /// Whether `params` has a member `task`: the request is to become one.
+    pub task: bool,
     /// String or number; `null` in an error response alone.
     pub id: Option<Span>,
     /// String.
@@ -119,6 +121,7 @@ impl Envelope {
     pub fn follow(&mut self, edit: Span, length: u32) {
         let Envelope {
             kind: _,
+            task: _,
             id,
             method,
             params,

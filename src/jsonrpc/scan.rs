@@ -92,6 +92,7 @@ pub(super) mod bits {
     pub(super) const TOKEN: u32 = 1 << 10;
     pub(super) const REQUEST_ID: u32 = 1 << 11;
     pub(super) const META_TOKEN: u32 = 1 << 12;
+    pub(super) const TASK: u32 = 1 << 13;
 }
 
 use bits::*;
@@ -101,7 +102,8 @@ const ENVELOPE: &[&str] = &["jsonrpc", "id", "method", "params", "result", "erro
 /// Names of the members of `params` that a request is routed and judged by.
 const ROUTING: &[&str] = &["name", "uri", "arguments", "_meta"];
 /// All names of `params` that are acted on.
-const OF_PARAMS: &[&str] = &["name", "uri", "arguments", "_meta", "progressToken", "requestId"];
+const OF_PARAMS: &[&str] =
+    &["name", "uri", "arguments", "_meta", "progressToken", "requestId", "task"];
 /// The same of `params._meta`.
 const OF_META: &[&str] = &["progressToken"];
 
@@ -129,6 +131,7 @@ fn params_bit(inside: &[u8]) -> u32 {
         b"_meta" => META,
         b"progressToken" => TOKEN,
         b"requestId" => REQUEST_ID,
+        b"task" => TASK,
         _ => 0,
     }
 }
@@ -225,6 +228,7 @@ impl Found {
             if kind == Kind::Notification { self.token } else { None }.or(self.meta_token);
         Ok(Envelope {
             kind,
+            task: self.seen & TASK != 0,
             id: self.id,
             method: self.method,
             params: self.params,

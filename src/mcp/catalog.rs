@@ -481,6 +481,30 @@ impl Slice {
         }
     }
 
+    /// Whether sessions can subscribe to its resources.
+    fn takes_subscriptions(&self) -> bool {
+        if self.revision == MODERN {
+            return false;
+        }
+        let all = self.capabilities.as_bytes();
+        walk::member(all, "resources").is_some_and(|value| subscribes(value.of(all)))
+    }
+
+    /// Whether it lists its tasks.
+    pub fn can_list_tasks(&self) -> bool {
+        self.has_tasks(&["list"])
+    }
+
+    /// Whether its capability `tasks` has the object at that path.
+    fn has_tasks(&self, path: &[&str]) -> bool {
+        let mut at = self.capabilities.as_bytes();
+        for name in ["tasks"].iter().chain(path) {
+            let Some(value) = walk::member(at, name) else { return false };
+            at = value.of(at);
+        }
+        at.starts_with(b"{")
+    }
+
     /// Whether clients would see the same in every list.
     pub fn has_the_lists_of(&self, other: &Slice) -> bool {
         ListKind::ALL.into_iter().all(|kind| self.list(kind).text == other.list(kind).text)
@@ -499,6 +523,35 @@ impl Slice {
         let subscribe = |resources| walk::member(resources, "subscribe").map(|s| s.of(resources));
         self.revision == MODERN && resources.and_then(subscribe) == Some(b"true")
     }
+}
+
+/// What a backend promises beside lists and calls, as far as the proxy acts on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Can {
+    /// `logging`
+    pub logging: bool,
+    /// `resources.subscribe`
+    pub subscribe: bool,
+}
+
+impl Can {
+    /// Read from the raw result of `initialize`.
+    pub fn of(initialize_result: &[u8]) -> Can {
+        let Some(span) = walk::member(initialize_result, "capabilities") else {
+            return Can::default();
+        };
+        let all = span.of(initialize_result);
+        let inside = |name: &str| walk::member(all, name).map(|value| value.of(all));
+        Can {
+            logging: inside("logging").is_some_and(|value| value[0] == b'{'),
+            subscribe: inside("resources").is_some_and(subscribes),
+        }
+    }
+}
+
+/// Whether the `resources` capability has subscriptions.
+fn subscribes(resources: &[u8]) -> bool {
+    walk::member(resources, "subscribe").is_some_and(|value| value.of(resources) == b"true")
 }
 
 /// Which lists look different to clients now.
@@ -766,6 +819,19 @@ impl Catalog {
         Some(owner)
     }
 
+    /// The first backend in the file that lists a template of exactly that text.
+    pub fn owner_of_template(&self, text: &str) -> Option<BackendId> {
+        self.places.iter().position(|place| {
+            place.slice.as_ref().is_some_and(|slice| slice.templates.find(text).is_some())
+        })
+    }
+
+    /// Whether some backend has the server capability of that name, or may have it: see
+    /// [`Catalog::capabilities`].
+    pub fn can(&self, capability: &str) -> bool {
+        self.listed().any(|place| place.slice.as_ref().is_none_or(|slice| slice.can(capability)))
+    }
+
     /// Names and URIs that two backends have; at most [`CONFLICTS_KEPT_MAX`] of each list.
     pub fn conflicts(&self) -> impl Iterator<Item = &Conflict> {
         self.lists.iter().flat_map(|list| &list.conflicts)
@@ -804,8 +870,10 @@ impl Catalog {
     /// Renders [`Catalog::capabilities`].
     fn promise(&mut self) {
         let offered = |kind: ListKind| self.offers(kind);
+        let any = |wanted: &dyn Fn(&Slice) -> bool| {
+            self.listed().any(|place| place.slice.as_ref().is_none_or(|slice| wanted(slice)))
+        };
         let mut out = String::from("{");
-        // `subscribe`, `logging` and `completions` join here when they can be kept.
         for (capability, kinds) in [
             ("tools", &[ListKind::Tools][..]),
             ("resources", &[ListKind::Resources, ListKind::Templates]),
@@ -813,8 +881,34 @@ impl Catalog {
         ] {
             if kinds.iter().any(|&kind| offered(kind)) {
                 let comma = if out.len() > 1 { "," } else { "" };
-                out.push_str(&format!(r#"{comma}"{capability}":{{"listChanged":true}}"#));
+                let subscribe = match capability {
+                    "resources" if any(&Slice::takes_subscriptions) => r#","subscribe":true"#,
+                    _ => "",
+                };
+                let text = format!(r#"{comma}"{capability}":{{"listChanged":true{subscribe}}}"#);
+                out.push_str(&text);
             }
+        }
+        for capability in ["logging", "completions"] {
+            if any(&|slice| slice.can(capability)) {
+                let comma = if out.len() > 1 { "," } else { "" };
+                out.push_str(&format!(r#"{comma}"{capability}":{{}}"#));
+            }
+        }
+        let mut tasks = String::new();
+        for (path, text) in [
+            (&["list"][..], r#""list":{}"#),
+            (&["cancel"], r#""cancel":{}"#),
+            (&["requests", "tools", "call"], r#""requests":{"tools":{"call":{}}}"#),
+        ] {
+            if any(&|slice| slice.has_tasks(path)) {
+                let comma = if tasks.is_empty() { "" } else { "," };
+                tasks.push_str(&format!("{comma}{text}"));
+            }
+        }
+        if !tasks.is_empty() {
+            let comma = if out.len() > 1 { "," } else { "" };
+            out.push_str(&format!(r#"{comma}"tasks":{{{tasks}}}"#));
         }
         out.push('}');
         self.capabilities = out;
@@ -917,16 +1011,15 @@ fn bad_answer(fault: jsonrpc::ScanFault) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
+    //! A backend for tests.
+
     use std::time::Duration;
 
-    use super::*;
-    use crate::plan::{
-        HostRule, Isolation, ListenPlan, OriginRule, RestartPlan, StdioPlan, TransportPlan,
-    };
+    use crate::plan::{BackendId, BackendPlan, Isolation, RestartPlan, StdioPlan, TransportPlan};
 
-    fn backend(id: BackendId, name: &str, prefix: &str) -> Arc<BackendPlan> {
-        Arc::new(BackendPlan {
+    pub(crate) fn backend(id: BackendId, name: &str, prefix: &str) -> BackendPlan {
+        BackendPlan {
             id,
             name: name.into(),
             prefix: prefix.into(),
@@ -951,7 +1044,19 @@ mod tests {
             chain: Default::default(),
             around: Default::default(),
             unlisted: false,
-        })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::plan::{HostRule, ListenPlan, OriginRule};
+
+    fn backend(id: BackendId, name: &str, prefix: &str) -> Arc<BackendPlan> {
+        Arc::new(testing::backend(id, name, prefix))
     }
 
     /// Backends by name and prefix.
@@ -1264,7 +1369,7 @@ mod tests {
 
     #[test]
     fn capabilities_promise_what_an_unknown_backend_might_bring() {
-        const ALL: &str = r#"{"tools":{"listChanged":true},"resources":{"listChanged":true},"prompts":{"listChanged":true}}"#;
+        const ALL: &str = r#"{"tools":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"prompts":{"listChanged":true},"logging":{},"completions":{},"tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}}"#;
         let plan = plan(&[("a", "a__"), ("b", "b__")]);
         let mut catalog = Catalog::new(&plan);
         assert_eq!(catalog.capabilities(), ALL);

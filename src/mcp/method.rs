@@ -25,6 +25,20 @@ pub enum Method {
     PromptsGet,
     /// `completion/complete`
     Complete,
+    /// `logging/setLevel`
+    SetLevel,
+    /// `resources/subscribe`
+    Subscribe,
+    /// `resources/unsubscribe`
+    Unsubscribe,
+    /// `tasks/get`
+    TasksGet,
+    /// `tasks/result`
+    TasksResult,
+    /// `tasks/cancel`
+    TasksCancel,
+    /// `tasks/list`
+    TasksList,
     /// `server/discover` (2026-07-28)
     Discover,
     /// `subscriptions/listen` (2026-07-28)
@@ -41,6 +55,9 @@ pub enum Method {
     Other,
 }
 
+/// A method without a name would end the exchange that counts it.
+const _: () = assert!(Method::Other as usize + 1 == Method::NAMES.len());
+
 impl Method {
     /// Their names, in the order of the variants; `other` stands for all the rest.
     pub const NAMES: &'static [&'static str] = &[
@@ -54,6 +71,13 @@ impl Method {
         "prompts/list",
         "prompts/get",
         "completion/complete",
+        "logging/setLevel",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "tasks/get",
+        "tasks/result",
+        "tasks/cancel",
+        "tasks/list",
         "server/discover",
         "subscriptions/listen",
         "notifications/initialized",
@@ -84,6 +108,13 @@ impl Method {
             b"prompts/get" => Method::PromptsGet,
             b"prompts/list" => Method::PromptsList,
             b"completion/complete" => Method::Complete,
+            b"logging/setLevel" => Method::SetLevel,
+            b"resources/subscribe" => Method::Subscribe,
+            b"resources/unsubscribe" => Method::Unsubscribe,
+            b"tasks/get" => Method::TasksGet,
+            b"tasks/result" => Method::TasksResult,
+            b"tasks/cancel" => Method::TasksCancel,
+            b"tasks/list" => Method::TasksList,
             b"server/discover" => Method::Discover,
             b"subscriptions/listen" => Method::Listen,
             b"ping" => Method::Ping,

@@ -103,6 +103,12 @@ impl Revision {
         matches!(self, Revision::V2025_03_26)
     }
 
+    /// Whether a stream begins with an event that has an id and no data: older clients would take it
+    /// for a message (2025-11-25, Transports, Sending Messages to the Server).
+    pub fn primes(self) -> bool {
+        self >= Revision::V2025_11_25
+    }
+
     /// Whether requests after `initialize` must carry `MCP-Protocol-Version`.
     pub fn version_header(self) -> bool {
         self >= Revision::V2025_06_18

@@ -4,10 +4,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::capable;
+use super::logging::Level;
 use super::revision::Revision;
 use crate::plan::{BackendId, WorkerId};
 
@@ -76,8 +77,8 @@ impl fmt::Debug for SessionId {
 }
 
 /// What any worker may know of a session. Immutable but for single atomics: a worker that holds a
-/// copy sees the end of the session at once, the owner sees that it is in use, and all see when a
-/// backend said in this very session that its lists changed.
+/// copy sees the end of the session at once, the owner sees that it is in use, and all see which log
+/// messages it wants, and when a backend said in this very session that its lists changed.
 #[derive(Debug)]
 pub struct SessionRecord {
     /// Its name.
@@ -99,6 +100,8 @@ pub struct SessionRecord {
     ended: AtomicBool,
     /// Milliseconds since `born`.
     seen: AtomicU64,
+    /// A [`Level`], or 0: none was asked for.
+    level: AtomicU8,
     born: Instant,
 }
 
@@ -121,6 +124,7 @@ impl SessionRecord {
             changed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             seen: AtomicU64::new(0),
+            level: AtomicU8::new(0),
             born: Instant::now(),
         }
     }
@@ -171,6 +175,17 @@ impl SessionRecord {
     /// How long ago it began.
     pub fn age(&self, now: Instant) -> std::time::Duration {
         now.saturating_duration_since(self.born)
+    }
+
+    /// The client wants log messages from this level on.
+    pub fn set_level(&self, level: Level) {
+        self.level.store(level as u8, Ordering::Release);
+    }
+
+    /// The level that the client asked for, if it did.
+    pub fn level(&self) -> Option<Level> {
+        let level = self.level.load(Ordering::Acquire);
+        Level::ALL.into_iter().find(|known| *known as u8 == level)
     }
 
     /// Ends it; true for the caller that did.

@@ -140,6 +140,7 @@ async fn work(seat: Seat) -> io::Result<()> {
             }
         });
     }
+    this.listen_to_backends();
     backends.start();
     let door = Door::new(this.clone(), connections_max);
     rt::spawn("accept", door.clone().run(listener.clone()));

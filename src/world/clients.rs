@@ -1,6 +1,6 @@
-//! Owns: what backends have to say to clients by themselves.
-//! Never: the streams (`world`).
-//! Next: `view`.
+//! Owns: what backends have to say to clients by themselves, on its way to them.
+//! Never: the streams (`streams`).
+//! Next: `tape`.
 
 use std::rc::{Rc, Weak};
 
@@ -10,20 +10,26 @@ use crate::mcp::catalog::Changes;
 use crate::mcp::session::SessionId;
 
 /// The clients of a world, for its backends.
-pub(super) struct Hearers(Weak<World>);
+struct Hearers(Weak<World>);
 
 impl World {
-    /// From now on backends can reach the clients of this worker's sessions.
+    /// From now on backends can reach clients.
     pub fn listen_to_backends(self: &Rc<World>) {
         self.backends.hear(Box::new(Hearers(Rc::downgrade(self))));
     }
 }
 
 impl Clients for Hearers {
-    fn push(&self, session: SessionId, message: Vec<u8>) -> bool {
+    fn tell(&self, session: SessionId, message: Vec<u8>) {
+        if let Some(world) = self.0.upgrade() {
+            world.tell(session, message.into());
+        }
+    }
+
+    fn ask(&self, session: SessionId, message: Vec<u8>) -> bool {
         let Some(world) = self.0.upgrade() else { return false };
-        let newest = world.owned.borrow().get(&session).and_then(|o| o.streams.last().copied());
-        newest.is_some_and(|(worker, stream)| world.push(worker, stream, Some(message.into())))
+        // Where nobody reads just now, the backend would wait for who may never come back.
+        world.is_listened(session) && world.say(session, message.into()) == Some(true)
     }
 
     fn lists_changed(&self, session: SessionId, changes: Changes) {

@@ -330,6 +330,11 @@ fn get(stub: &Stub, mut out: &TcpStream, request: &Request) -> io::Result<bool> 
         return Ok(true);
     }
     let Some(session) = session(stub, out, request)?.map(str::to_owned) else { return Ok(true) };
+    if let Some(done) =
+        crate::polling::resume(stub, out, request.field("last-event-id").unwrap_or(""))
+    {
+        return done;
+    }
     let listening = stub.listen(&session);
     out.write_all(
         head(200, "text/event-stream", None, "Transfer-Encoding: chunked\r\n").as_bytes(),

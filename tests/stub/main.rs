@@ -9,9 +9,12 @@ mod asks;
 mod hold;
 mod http;
 mod modern;
+mod polling;
 mod server;
 mod stdio;
+mod tasks;
 mod texts;
+mod utilities;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -13,7 +13,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::tasks::Tasks;
 use crate::texts;
+use crate::utilities::{self, Utilities};
 
 /// How the stub behaves; all off by default.
 #[derive(Default)]
@@ -60,6 +62,12 @@ pub(crate) struct Options {
     pub(crate) until_stdin_ends: bool,
     /// Offer the annotated tools of [`ANNOTATED`].
     pub(crate) annotated: bool,
+    /// Offer completion, logging and subscriptions.
+    pub(crate) utilities: bool,
+    /// HTTP: offer the tool of [`crate::polling`].
+    pub(crate) polling: bool,
+    /// Make tasks of calls that ask for it.
+    pub(crate) tasks: bool,
     /// Understand requests of 2026-07-28.
     pub(crate) modern: bool,
     /// Understand nothing else.
@@ -110,6 +118,9 @@ impl Options {
                 "--requests-per-connection" => {
                     options.requests_per_connection = number(value()?)?;
                 }
+                "--utilities" => options.utilities = true,
+                "--tasks" => options.tasks = true,
+                "--polling" => options.polling = true,
                 "--asks" => options.asks = true,
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
@@ -161,7 +172,8 @@ impl<'a> Message<'a> {
 
     /// Whether handling it takes time: stdio runs it beside its reader.
     pub(crate) fn is_slow(&self) -> bool {
-        const QUICK: [&str; 6] = ["echo", "raw", "rich", "rich_error", "stats", "crash"];
+        const QUICK: [&str; 8] =
+            ["echo", "raw", "rich", "rich_error", "stats", "crash", "log", "touch"];
         self.method.as_deref() == Some("tools/call")
             && !self.params()["name"].as_str().is_some_and(|name| QUICK.contains(&name))
     }
@@ -220,7 +232,11 @@ pub(crate) struct Stub {
     executions: Mutex<BTreeMap<String, u64>>,
     cancelled: Mutex<Vec<String>>,
     added: Mutex<BTreeMap<&'static str, Vec<String>>>,
-    listeners: Mutex<Vec<Sender<String>>>,
+    /// With their session.
+    listeners: Mutex<Vec<(String, Sender<String>)>>,
+    utilities: Utilities,
+    tasks: Tasks,
+    pub(crate) polls: crate::polling::Polls,
     /// Sessions with their revision.
     pub(crate) sessions: Mutex<HashMap<String, String>>,
     initialized: Mutex<HashSet<String>>,
@@ -241,6 +257,9 @@ impl Stub {
             cancelled: Mutex::default(),
             added: Mutex::default(),
             listeners: Mutex::default(),
+            utilities: Utilities::default(),
+            tasks: Tasks::default(),
+            polls: Default::default(),
             sessions: Mutex::default(),
             initialized: Mutex::default(),
             counter: Mutex::default(),
@@ -263,12 +282,26 @@ impl Stub {
     pub(crate) fn listen(&self, session: &str) -> Receiver<String> {
         let (sender, receiver) = channel();
         self.asks.listens(session, sender.clone());
-        self.listeners.lock().unwrap().push(sender);
+        self.listeners.lock().unwrap().push((session.to_owned(), sender));
         receiver
     }
 
     pub(crate) fn tell_all(&self, message: &str) {
-        self.listeners.lock().unwrap().retain(|one| one.send(message.to_owned()).is_ok());
+        self.listeners.lock().unwrap().retain(|(_, one)| one.send(message.to_owned()).is_ok());
+    }
+
+    /// Tells it to who listens in these sessions; how many that were.
+    pub(crate) fn tell_sessions(&self, message: &str, wants: impl Fn(&String) -> bool) -> usize {
+        let mut told = 0;
+        self.listeners.lock().unwrap().retain(|(session, one)| {
+            if !wants(session) {
+                return true;
+            }
+            let there = one.send(message.to_owned()).is_ok();
+            told += usize::from(there);
+            there
+        });
+        told
     }
 
     pub(crate) fn next_number(&self) -> u64 {
@@ -302,6 +335,16 @@ impl Stub {
         if method != "ping" && !self.initialized.lock().unwrap().contains(session) {
             self.note(&format!("premature {method}"));
             return Reply::Answer(error(&id, -32600, "not initialized"));
+        }
+        if self.options.utilities
+            && let Some(answer) = self.utilities.answer(self, session, &id, method, &params, body)
+        {
+            return Reply::Answer(answer);
+        }
+        if self.options.tasks
+            && let Some(answer) = self.tasks.answer(self, session, &id, method, &params, channel)
+        {
+            return Reply::Answer(answer);
         }
         match method {
             "ping" => Reply::Answer(result(&id, "{}")),
@@ -362,6 +405,12 @@ impl Stub {
             capabilities["resources"] = json!({ "listChanged": true });
             capabilities["prompts"] = json!({ "listChanged": true });
         }
+        if self.options.utilities {
+            Utilities::promise(&mut capabilities);
+        }
+        if self.options.tasks {
+            Tasks::promise(&mut capabilities);
+        }
         let name = &self.options.name;
         let answer = json!({
             "protocolVersion": revision,
@@ -387,6 +436,12 @@ impl Stub {
                 let mut names: Vec<String> = TOOLS.iter().map(|name| name.to_string()).collect();
                 names.extend(Vec::<String>::from_iter::<Vec<String>>(extra("t")));
                 names.extend(added("tool"));
+                if self.options.utilities {
+                    names.extend(utilities::TOOLS.iter().map(|name| name.to_string()));
+                }
+                if self.options.polling {
+                    names.push("poll".to_owned());
+                }
                 if self.options.asks {
                     names.extend(self.asks.tools(session));
                     self.note("list of tools");
@@ -578,6 +633,11 @@ impl Stub {
             }
             "reads" | "writes" | "adds" | "sets" | "search" => {
                 self.unsteady(id, arguments, body, &job)
+            }
+            "poll" if self.options.polling => crate::polling::call(self, id, arguments),
+            other if self.options.utilities && utilities::TOOLS.contains(&other) => {
+                let said = self.utilities.call(self, session, id, other, arguments, channel);
+                said.map_or(Reply::Silence, Reply::Answer)
             }
             other if self.is_extra(other) => Reply::Answer(said(&format!("{other} called"))),
             other => {

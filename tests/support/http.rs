@@ -227,8 +227,19 @@ impl Conn {
         self.take(usize::MAX)
     }
 
-    /// The data of the next event of an event stream; comments are skipped. `None` at its end.
+    /// The next event of an event stream that has data; one without primes the stream. `None` at its
+    /// end.
     pub(crate) fn event(&mut self, events: &mut Events) -> Option<Event> {
+        loop {
+            let event = self.any_event(events)?;
+            if !event.data.is_empty() {
+                return Some(event);
+            }
+        }
+    }
+
+    /// The next event of an event stream; comments are skipped. `None` at its end.
+    pub(crate) fn any_event(&mut self, events: &mut Events) -> Option<Event> {
         loop {
             if let Some(event) = events.next() {
                 return Some(event);

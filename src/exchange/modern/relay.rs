@@ -104,6 +104,7 @@ pub(super) async fn pass_on(
             // No request can be sent to this caller: where a result may ask for input instead, it
             // would be made of this.
             Ok(Reply::Ask(question)) => world.backends.decline(&question),
+            Ok(Reply::Away { .. }) => {}
             Ok(Reply::Answer(answer)) => {
                 let (status, answer) = completed(answer, way.method);
                 ask.facts.answered(&answer);
@@ -144,8 +145,10 @@ pub(super) async fn own(
             let (status, lines, answer) = failed(ask, &error, &id);
             connection.answer(status, &lines, &answer).await
         }
-        // Neither is what such a tool does.
-        Outcome::Accepted | Outcome::Relay(_) => connection.answer(202, &ask.cors, b"").await,
+        // None of these is what such a tool does.
+        Outcome::Accepted | Outcome::Relay(_) | Outcome::Task(_) => {
+            connection.answer(202, &ask.cors, b"").await
+        }
     }
 }
 

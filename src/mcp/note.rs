@@ -1,0 +1,46 @@
+//! Owns: notifications of backends as a client shall see them.
+//! Never: who gets them.
+//! Next: `session`.
+
+use super::{logging, tasks};
+use crate::jsonrpc::{self, Kind};
+use crate::plan::{BackendId, Plan};
+
+/// A notification of a backend on its way to a client that asked for log messages from `least` on:
+/// names the backend in log messages and task ids. `None`: it is not for this client.
+pub fn shaped(
+    message: Vec<u8>,
+    least: Option<logging::Level>,
+    plan: &Plan,
+    backend: BackendId,
+) -> Option<Vec<u8>> {
+    let Ok(envelope) = jsonrpc::scan(&message) else { return Some(message) };
+    if envelope.kind != Kind::Notification {
+        return Some(message);
+    }
+    let shape = match envelope.method_name(&message).as_deref() {
+        Some(logging::MESSAGE) => {
+            let message = logging::shaped(message, least, &plan.backends[backend])?;
+            return Some(related(message, plan, backend));
+        }
+        Some(tasks::STATUS) => tasks::Shape::State,
+        _ => return Some(related(message, plan, backend)),
+    };
+    Some(tasks::shown(message, shape, &tasks::prefix(plan, backend)))
+}
+
+/// A message that may be related to a task: most are not. Its id as the client knows it.
+pub fn related(message: Vec<u8>, plan: &Plan, backend: BackendId) -> Vec<u8> {
+    match memchr::memmem::find(&message, b"related-task") {
+        None => message,
+        Some(_) => tasks::shown(message, tasks::Shape::Related, &tasks::prefix(plan, backend)),
+    }
+}
+
+/// A message of a client likewise, with the backend's own id.
+pub fn own_related(message: Vec<u8>, plan: &Plan, backend: BackendId) -> Vec<u8> {
+    match memchr::memmem::find(&message, b"related-task") {
+        None => message,
+        Some(_) => tasks::own(message, &tasks::prefix(plan, backend)),
+    }
+}

@@ -1,0 +1,237 @@
+//! `resources/subscribe`: who hears of an update, and what the backend is asked
+//! (MCP 2025-11-25, Resources, Subscriptions).
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::client::{Client, Listening};
+use crate::support::process::{HttpStub, Journal, Proxy, scratch, stdio_backend};
+use crate::support::wait_until;
+
+struct World {
+    proxy: Proxy,
+    journals: [(&'static str, Journal); 2],
+    stub: HttpStub,
+    _scratch: tempfile::TempDir,
+}
+
+fn world(pipe_keys: &str, web_keys: &str) -> World {
+    let scratch = scratch();
+    let (pipe, web) = (Journal::new(&scratch, "pipe"), Journal::new(&scratch, "web"));
+    let stub = HttpStub::start("web", &["--utilities", "--journal", web.path()]);
+    let proxy = Proxy::start(&[
+        stdio_backend("pipe", &["--utilities", "--journal", pipe.path()]) + pipe_keys,
+        stub.backend("web") + web_keys,
+    ]);
+    proxy.client_seeing(&["pipe__touch", "web__touch"]);
+    World { proxy, journals: [("pipe", pipe), ("web", web)], stub, _scratch: scratch }
+}
+
+fn ask(client: &mut Client, what: &str, uri: &str) -> Value {
+    client.ask(&format!("resources/{what}"), &json!({ "uri": uri }).to_string()).result()
+}
+
+/// Waits for updates of `marker`; those of other resources that came before it.
+fn until(listening: &Listening, marker: &str) -> Vec<String> {
+    let mut before = Vec::new();
+    loop {
+        let update = listening.wait_for("notifications/resources/updated");
+        let uri = update["params"]["uri"].as_str().expect("uri").to_owned();
+        if uri == marker {
+            return before;
+        }
+        before.push(uri);
+    }
+}
+
+fn touch(client: &mut Client, backend: &str, uri: &str) {
+    client.call_until_well(&format!("{backend}__touch"), &json!({ "uri": uri }).to_string());
+}
+
+#[test]
+fn on_a_shared_channel_each_hears_what_it_wants_and_the_backend_is_asked_once() {
+    let world = world("", "isolation = \"shared\"\n");
+    for (backend, journal) in &world.journals {
+        let uri = |path: &str| format!("stub://{backend}/{path}");
+        let (fixed, item, end) = (uri("fixed"), uri("item/1"), uri("item/end"));
+        let mut clients: Vec<Client> = (0..4).map(|_| world.proxy.client()).collect();
+        assert_eq!(clients[0].hello["capabilities"]["resources"]["subscribe"], true);
+        journal.wait_count("initialized", 1);
+        let heard: Vec<Listening> = clients.iter().map(Client::listen).collect();
+        // The fourth wants to hear only of the end.
+        for client in &mut clients {
+            ask(client, "subscribe", &end);
+        }
+        for client in &mut clients[..3] {
+            for _ in 0..2 {
+                ask(&mut client.again(), "subscribe", &fixed);
+            }
+        }
+        ask(&mut clients[0], "subscribe", &item);
+        assert_eq!(journal.count(&format!("subscribe {fixed}")), 1);
+        let mut other = world.proxy.client();
+        for touched in [&fixed, &item, &format!("{item}/part"), &end] {
+            touch(&mut other, backend, touched);
+        }
+        let part = format!("{item}/part");
+        assert_eq!(until(&heard[0], &end), [fixed.clone(), item.clone(), part]);
+        assert_eq!(until(&heard[1], &end), std::slice::from_ref(&fixed));
+        assert_eq!(until(&heard[2], &end), std::slice::from_ref(&fixed));
+        assert_eq!(until(&heard[3], &end), [""; 0]);
+        // Who takes its word back hears no more; the backend is told by the last.
+        ask(&mut clients[0], "unsubscribe", &fixed);
+        ask(&mut clients[0], "unsubscribe", &item);
+        assert_eq!(journal.count(&format!("unsubscribe {item}")), 1);
+        for touched in [&fixed, &item, &end] {
+            touch(&mut other, backend, touched);
+        }
+        assert_eq!(until(&heard[0], &end), [""; 0]);
+        assert_eq!(until(&heard[1], &end), std::slice::from_ref(&fixed));
+        ask(&mut clients[1], "unsubscribe", &fixed);
+        assert_eq!(journal.count(&format!("unsubscribe {fixed}")), 0);
+        // The end of a session is the end of what it wants.
+        clients[2].delete();
+        journal.wait_count(&format!("unsubscribe {fixed}"), 1);
+        // Once more from the start.
+        ask(&mut clients[3], "subscribe", &fixed);
+        assert_eq!(journal.count(&format!("subscribe {fixed}")), 2);
+        touch(&mut other, backend, &fixed);
+        touch(&mut other, backend, &end);
+        assert_eq!(until(&heard[3], &end), [""; 0], "the second round");
+        assert_eq!(until(&heard[3], &end), std::slice::from_ref(&fixed));
+    }
+}
+
+#[test]
+fn a_child_that_was_started_anew_is_asked_again() {
+    let world = world("", "isolation = \"shared\"\n");
+    let mut client = world.proxy.client();
+    let heard = client.listen();
+    let (pipe, web) = ("stub://pipe/fixed", "stub://web/fixed");
+    ask(&mut client, "subscribe", pipe);
+    ask(&mut client, "subscribe", web);
+    client.call("pipe__crash", "{}").error();
+    world.journals[0].1.wait_count(&format!("subscribe {pipe}"), 2);
+    touch(&mut client, "pipe", pipe);
+    until(&heard, pipe);
+    world.stub.forget();
+    client.call_until_well("web__echo", r#"{"payload":"x"}"#);
+    world.journals[1].1.wait_count(&format!("subscribe {web}"), 2);
+    wait_until("an update", || {
+        touch(&mut client, "web", web);
+        std::thread::sleep(Duration::from_millis(50));
+        heard.so_far().iter().any(|event| event.data.contains(web))
+    });
+}
+
+#[test]
+fn in_sessions_of_their_own_each_asks_for_itself() {
+    let world = world("isolation = \"session\"\n", "");
+    for (backend, journal) in &world.journals {
+        let uri = format!("stub://{backend}/fixed");
+        let mut clients: Vec<Client> = (0..2).map(|_| world.proxy.client()).collect();
+        for client in &mut clients {
+            let told = ask(client, "subscribe", &uri);
+            assert_eq!(told, json!({ "x": 1.0 }), "the backend's own answer");
+        }
+        assert_eq!(journal.count(&format!("subscribe {uri}")), 2);
+        ask(&mut clients[1], "unsubscribe", &uri);
+        assert_eq!(journal.count(&format!("unsubscribe {uri}")), 1);
+        if *backend == "web" {
+            // Both sessions are opened anew; one of them is subscribed.
+            world.stub.forget();
+            for client in &mut clients {
+                client.call_until_well("web__echo", r#"{"payload":"x"}"#);
+            }
+            assert_eq!(journal.count(&format!("subscribe {uri}")), 3);
+        }
+    }
+}
+
+#[test]
+fn a_child_of_ones_own_tells_nobody_else() {
+    let world = world("isolation = \"session\"\nidle_stop_seconds = 1\n", "");
+    let mut clients: Vec<Client> = (0..4).map(|_| world.proxy.client()).collect();
+    let heard: Vec<Listening> = clients.iter().map(Client::listen).collect();
+    let uri = |n: usize| format!("stub://pipe/item/{n}");
+    for (n, client) in clients.iter_mut().enumerate() {
+        ask(client, "subscribe", &uri(n));
+        ask(client, "subscribe", "stub://pipe/fixed");
+    }
+    // One that is subscribed to is not idle.
+    std::thread::sleep(Duration::from_secs(3));
+    let starts = world.journals[0].1.count("start ");
+    for (n, client) in clients.iter_mut().enumerate() {
+        for other in 0..4 {
+            touch(client, "pipe", &uri(other));
+        }
+        touch(client, "pipe", "stub://pipe/fixed");
+        assert_eq!(until(&heard[n], "stub://pipe/fixed"), [uri(n)]);
+    }
+    assert_eq!(world.journals[0].1.count("start "), starts);
+}
+
+#[test]
+fn what_cannot_be_subscribed_to() {
+    let hide = "hide_resources = [\"*item*\"]\n";
+    let world = world(hide, hide);
+    let mut client = world.proxy.client();
+    for (backend, journal) in &world.journals {
+        for uri in [format!("stub://{backend}/item/1"), "nobody://x".to_owned()] {
+            for what in ["subscribe", "unsubscribe"] {
+                let told =
+                    client.ask(&format!("resources/{what}"), &json!({ "uri": uri }).to_string());
+                assert_eq!(told.error().0, -32002, "{uri}: {told:?}");
+            }
+        }
+        assert_eq!(journal.count("subscribe "), 0);
+    }
+    let told = client.ask("resources/subscribe", "{}");
+    assert_eq!(told.error().0, -32602);
+
+    // What the backend refuses is refused, and may be asked for again.
+    let only = Proxy::start(&[stdio_backend("pipe", &["--utilities"])]);
+    let mut client = only.client_seeing(&["pipe__echo"]);
+    for _ in 0..2 {
+        let told = client.ask("resources/subscribe", r#"{"uri":"stub://pipe/nothing"}"#);
+        assert_eq!(told.error(), (-32002, "stub has it not".into()));
+    }
+}
+
+#[test]
+fn over_http_updates_come_on_the_streams_of_ones_own_session() {
+    let world = world("", "");
+    let journal = &world.journals[1].1;
+    let mut clients: Vec<Client> = (0..4).map(|_| world.proxy.client()).collect();
+    let before = journal.count("listener");
+    let heard: Vec<Listening> = clients.iter().map(Client::listen).collect();
+    let uri = |n: usize| format!("stub://web/item/{n}");
+    for (n, client) in clients.iter_mut().enumerate() {
+        ask(client, "subscribe", &uri(n));
+        ask(client, "subscribe", "stub://web/fixed");
+    }
+    journal.wait_count("listener", before + 4);
+    let mut other = world.proxy.client();
+    for touched in [uri(0), uri(1), uri(2), uri(3), "stub://web/fixed".to_owned()] {
+        touch(&mut other, "web", &touched);
+    }
+    for (n, heard) in heard.iter().enumerate() {
+        assert_eq!(until(heard, "stub://web/fixed"), [uri(n)]);
+    }
+    // Who ended it hears no more.
+    ask(&mut clients[0], "unsubscribe", &uri(0));
+    for touched in [&uri(0), "stub://web/fixed"] {
+        touch(&mut other, "web", touched);
+    }
+    assert!(until(&heard[0], "stub://web/fixed").is_empty());
+    // A session that is opened anew at the server gets its stream and its subscriptions again.
+    let before = journal.count("listener");
+    world.stub.forget();
+    clients[1].call_until_well("web__echo", r#"{"payload":"x"}"#);
+    journal.wait_count("listener", before + 1);
+    wait_until("an update", || {
+        touch(&mut other, "web", &uri(1));
+        heard[1].so_far().iter().any(|event| event.data.contains(&uri(1)))
+    });
+}
