@@ -159,6 +159,19 @@ pub const POOL_CONNECTIONS_MAX: usize = 256;
 pub const POOL_IDLE: Duration = Duration::from_secs(60);
 /// Default of `max_children`: a script interpreter takes some 50 MiB.
 pub const CHILDREN_MAX: usize = 64;
+/// Default of `max_children` where each is an event stream: a connection here and there.
+pub const SSE_STREAMS_MAX: usize = 1024;
+/// A server of the older transport names its endpoint within this.
+pub const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of the endpoint that such a server names.
+pub const ENDPOINT_BYTES_MAX: usize = 2 * 1024;
+/// Messages of one event stream that are being posted at once.
+pub const POSTS_MAX: usize = 256;
+/// A message that is no request waits this long for the requests posted before it to be accepted:
+/// servers accept at once, and none may hold up a cancellation.
+pub const POST_ORDER_WAIT: Duration = Duration::from_millis(250);
+/// A server that has not accepted a message within this may still answer it.
+pub const POST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default of `idle_stop_seconds`.
 pub const CHILD_IDLE_STOP: Duration = Duration::from_secs(300);
 

@@ -21,6 +21,7 @@ mod resilience;
 mod sessions;
 mod shaping;
 mod shutdown;
+mod sse_backend;
 mod support;
 mod tls;
 mod traffic;

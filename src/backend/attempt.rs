@@ -123,8 +123,10 @@ async fn wire(
         let _ = call.handle.watch(Box::pin(settled)).await?;
     }
     match &entry.wire {
-        entry::Wire::Http(_) => over_http(backends, entry, &call).await.map(Wire::Http),
-        entry::Wire::Stdio(_) => line::call(backends, entry, call).await.map(Wire::Line),
+        entry::Wire::Http(http) if !http.is_sse.get() => {
+            over_http(backends, entry, &call).await.map(Wire::Http)
+        }
+        _ => line::call(backends, entry, call).await.map(Wire::Line),
     }
 }
 

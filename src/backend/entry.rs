@@ -15,7 +15,7 @@ use super::bell::Bell;
 use super::leg::Slot;
 use super::link::Link;
 use super::pool::Pool;
-use super::stdio::Stdio;
+use super::stdio::Channels;
 use crate::http::ClientConnection;
 use crate::mcp::session::SessionId;
 use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId};
@@ -43,7 +43,7 @@ pub(super) struct Entry {
 /// What depends on how it is reached.
 pub(super) enum Wire {
     Http(Http),
-    Stdio(Stdio),
+    Stdio(Channels),
 }
 
 /// A backend over HTTP.
@@ -52,6 +52,10 @@ pub(super) struct Http {
     pub(super) addresses: Rc<Addresses>,
     /// Sessions with it, by client session; `None` = the proxy's own.
     pub(super) legs: RefCell<AHashMap<Option<SessionId>, Slot>>,
+    /// It is spoken to over event streams (HTTP with SSE); its owner says so.
+    pub(super) is_sse: Cell<bool>,
+    /// Those streams.
+    pub(super) channels: Channels,
 }
 
 impl Entry {
@@ -70,8 +74,10 @@ impl Entry {
                     pool: Pool::new(http.connections_max),
                     addresses: Addresses::new(&http.host, http.port),
                     legs: RefCell::new(AHashMap::new()),
+                    is_sse: Cell::new(http.sse.only),
+                    channels: Channels::new(),
                 }),
-                TransportPlan::Stdio(_) => Wire::Stdio(Stdio::new()),
+                TransportPlan::Stdio(_) => Wire::Stdio(Channels::new()),
             },
         }
     }
@@ -92,11 +98,16 @@ impl Entry {
         }
     }
 
-    /// The open channel to its child, shared or of one session.
-    pub(super) fn link(&self, session: Option<SessionId>) -> Option<Rc<Link>> {
+    /// Its channels, to children or over event streams.
+    pub(super) fn channels(&self) -> &Channels {
         match &self.wire {
-            Wire::Stdio(stdio) => stdio.link(session),
-            Wire::Http(_) => None,
+            Wire::Stdio(channels) => channels,
+            Wire::Http(http) => &http.channels,
         }
+    }
+
+    /// The open channel that all share, or that of one session.
+    pub(super) fn link(&self, session: Option<SessionId>) -> Option<Rc<Link>> {
+        self.channels().link(session)
     }
 }

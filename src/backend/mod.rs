@@ -14,6 +14,7 @@ mod address;
 mod around;
 mod attempt;
 mod bell;
+mod endpoint;
 mod entry;
 mod failure;
 mod frame;
@@ -29,6 +30,7 @@ mod names;
 mod own;
 mod pool;
 mod relay;
+mod sse;
 mod stderr;
 mod stdio;
 mod supervise;
@@ -259,6 +261,13 @@ pub enum BackendMail {
         /// Which backend.
         backend: BackendId,
     },
+    /// How a backend over HTTP is spoken to from now on.
+    Spoken {
+        /// Which backend.
+        backend: BackendId,
+        /// Over event streams (HTTP with SSE); else Streamable HTTP.
+        sse: bool,
+    },
     /// Something for a backend's supervisor to look at.
     Hint {
         /// Which backend.
@@ -352,10 +361,10 @@ impl Backends {
     /// workers notice by themselves.
     pub fn end_session(self: &Rc<Self>, session: &Arc<SessionRecord>) {
         for entry in &self.entries {
-            match &entry.wire {
-                entry::Wire::Http(_) => leg::end(self, entry, session.id),
-                entry::Wire::Stdio(stdio) => stdio.end(session.id),
+            if let entry::Wire::Http(_) = &entry.wire {
+                leg::end(self, entry, session.id);
             }
+            entry.channels().end(session.id);
         }
     }
 
@@ -412,6 +421,9 @@ impl Backends {
                 leg::told(self, &self.entries[backend], session, leg);
             }
             BackendMail::Place { backend } => around::place_came(self, &self.entries[backend]),
+            BackendMail::Spoken { backend, sse } => {
+                self.spoken(&self.entries[backend], sse);
+            }
             BackendMail::Hint { backend, flags } => self.entries[backend].bell.ring(flags),
         }
     }
@@ -423,9 +435,7 @@ impl Backends {
         self.stopping.set();
         for entry in &self.entries {
             entry.bell.ring(supervise::STOP);
-            if let entry::Wire::Stdio(stdio) = &entry.wire {
-                stdio.end_all();
-            }
+            entry.channels().end_all();
         }
         leg::end_all(self).await;
         let patience = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER + Duration::from_secs(2);
@@ -466,6 +476,7 @@ impl Backends {
                     http.pool.reap(now, plan.idle);
                     self.board.set_idle(self.me, entry.id, http.pool.len());
                     leg::sweep(self, entry);
+                    http.channels.sweep(now, plan.sse.idle_stop);
                 }
                 (entry::Wire::Stdio(stdio), TransportPlan::Stdio(plan)) => {
                     stdio.sweep(now, plan.idle_stop);
@@ -526,6 +537,16 @@ impl Backends {
         for worker in (0..self.plan.workers).filter(|worker| *worker != self.me) {
             self.send(worker, mail());
         }
+    }
+
+    /// A backend over HTTP is spoken to in this way from now on; true if it was not before.
+    fn spoken(&self, entry: &Entry, sse: bool) -> bool {
+        let entry::Wire::Http(http) = &entry.wire else { return false };
+        let changed = http.is_sse.replace(sse) != sse;
+        if changed && !sse {
+            http.channels.end_all();
+        }
+        changed
     }
 
     /// Wakes a backend's supervisor, wherever it is.

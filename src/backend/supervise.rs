@@ -17,7 +17,8 @@ use super::listen;
 use super::listing;
 use super::own::{Channel, Said};
 use super::relay::changed;
-use super::stdio::{self, Newborn, Stdio};
+use super::sse;
+use super::stdio::{self, Channels, Newborn};
 use super::{BackendMail, Backends};
 use crate::error::Kind;
 use crate::limits;
@@ -40,6 +41,16 @@ enum End {
     /// It does not know our session any more; a new one is needed, nothing else.
     SessionLost,
     Failed(Failure),
+}
+
+/// How a channel fared.
+struct Lived {
+    /// What ended it.
+    failure: Failure,
+    /// It was up.
+    up: bool,
+    /// It was, for long enough to be called well.
+    well: bool,
 }
 
 /// The supervisor of one backend, on its owner.
@@ -86,8 +97,8 @@ async fn run(backends: Rc<Backends>, entry: Rc<Entry>) {
         told: String::new(),
     };
     match &entry.wire {
-        Wire::Http(_) => supervisor.over_http(seed).await,
-        Wire::Stdio(stdio) => supervisor.child(stdio).await,
+        Wire::Http(http) if !http.is_sse.get() => supervisor.over_http(seed).await,
+        _ => supervisor.over_channel().await,
     }
     supervisor.settle();
     supervisor.show(State::Stopped, None);
@@ -230,6 +241,7 @@ impl Supervisor {
             let failure = match self.open(lost).await {
                 Ok(leg) => {
                     lost = None;
+                    self.speak(false);
                     if ups > 0 {
                         self.backends.board.count_restart(self.entry.id);
                     }
@@ -265,9 +277,22 @@ impl Supervisor {
                         }
                     }
                 }
+                Err(refusal) if self.was_refused(&refusal) => {
+                    // A server of 2024-11-05, perhaps; if it is none, the refusal says more.
+                    match Box::pin(self.live()).await {
+                        Some(Lived { failure, up: true, .. }) => {
+                            ups += 1;
+                            failure
+                        }
+                        Some(_) => refusal,
+                        None => return,
+                    }
+                }
                 Err(failure) => failure,
             };
-            if failure.session_lost
+            // No server with sessions answers a POST so: it is another one now.
+            let is_another = matches!(failure.status, 404 | 405);
+            if (failure.session_lost || is_another)
                 && let Some(leg) = leg::known(&self.entry, None, None)
             {
                 lost = Some(leg.generation);
@@ -303,49 +328,38 @@ impl Supervisor {
         }
     }
 
-    // ---- a child ----
+    /// Whether `initialize` was refused as servers of the older transport do.
+    fn was_refused(&self, failure: &Failure) -> bool {
+        sse::may_be_older(failure) && leg::known(&self.entry, None, None).is_none()
+    }
 
-    async fn child(&mut self, stdio: &Stdio) {
+    /// From now on the backend is spoken to over event streams, or (`sse` = false) not.
+    fn speak(&self, sse: bool) {
+        if self.backends.spoken(&self.entry, sse) {
+            let backend = self.entry.id;
+            tracing::debug!(backend = self.entry.name(), sse, "the transport is another one now");
+            self.backends.broadcast(|| BackendMail::Spoken { backend, sse });
+        }
+    }
+
+    // ---- over a channel: a child, or an event stream ----
+
+    async fn over_channel(&mut self) {
         let mut starts = 0u32;
         while !self.backends.stopping.is_set() {
             if starts > 0 {
                 self.backends.board.count_restart(self.entry.id);
             }
             starts += 1;
-            let began = Instant::now();
-            stdio.rising.set(true);
-            let risen = self.raise(stdio).await;
-            stdio.rising.set(false);
-            let (failure, max) = match risen {
-                Ok(Some(newborn)) => {
-                    self.rise();
-                    let channel = Channel::Line(newborn.link.clone());
-                    let entry = self.entry.clone();
-                    let gone = race(newborn.link.closed(), newborn.handle.exited());
-                    let end = race(gone, self.watch_over(&channel)).await;
-                    let failure = match end {
-                        Either::Left(_) => newborn.end(&entry).await,
-                        Either::Right(End::Failed(failure)) => {
-                            newborn.end(&entry).await;
-                            failure
-                        }
-                        Either::Right(_) => {
-                            stdio.share(None);
-                            newborn.stop(&entry).await;
-                            return;
-                        }
-                    };
-                    if began.elapsed() >= limits::LIVED_WELL {
-                        self.backoff.reset();
-                    }
-                    (failure, limits::RESTART_AFTER_UP_MAX)
-                }
-                Ok(None) => return,
-                Err(failure) => (failure, Duration::MAX),
+            let Some(lived) = self.live().await else { return };
+            let max = match &self.entry.wire {
+                // To open a stream costs a server next to nothing.
+                Wire::Http(_) if lived.up && lived.well => continue,
+                Wire::Http(_) => limits::HTTP_RETRY_MAX,
+                Wire::Stdio(_) if lived.up => limits::RESTART_AFTER_UP_MAX,
+                Wire::Stdio(_) => Duration::MAX,
             };
-            *stdio.fault.borrow_mut() = Some(failure.clone());
-            stdio.share(None);
-            let Some(pause) = self.fall(&failure, max) else {
+            let Some(pause) = self.fall(&lived.failure, max) else {
                 return self.wait_for_the_end().await;
             };
             if !self.pause(pause, 0).await {
@@ -354,28 +368,68 @@ impl Supervisor {
         }
     }
 
-    /// Starts the child and reads its lists; `None` if the proxy stops meanwhile.
-    async fn raise(&mut self, stdio: &Stdio) -> Result<Option<Newborn>, Failure> {
+    /// One life of the channel that all share, from its start to its end; `None` if the proxy stops.
+    async fn live(&mut self) -> Option<Lived> {
+        let entry = self.entry.clone();
+        let channels = entry.channels();
+        let began = Instant::now();
+        channels.rising.set(true);
+        let risen = self.raise(channels).await;
+        channels.rising.set(false);
+        let mut up = false;
+        let failure = match risen {
+            Ok(Some(newborn)) => {
+                up = true;
+                self.rise();
+                let channel = Channel::Line(newborn.link.clone());
+                match race(newborn.gone(), self.watch_over(&channel)).await {
+                    Either::Left(()) => newborn.end(&entry).await,
+                    Either::Right(End::Failed(failure)) => {
+                        newborn.end(&entry).await;
+                        failure
+                    }
+                    Either::Right(_) => {
+                        channels.share(None);
+                        newborn.stop(&entry).await;
+                        return None;
+                    }
+                }
+            }
+            Ok(None) => return None,
+            Err(failure) => failure,
+        };
+        let well = up && began.elapsed() >= limits::LIVED_WELL;
+        if well {
+            self.backoff.reset();
+        }
+        *channels.fault.borrow_mut() = Some(failure.clone());
+        channels.share(None);
+        Some(Lived { failure, up, well })
+    }
+
+    /// Brings a channel up and reads the lists; `None` if the proxy stops meanwhile.
+    async fn raise(&mut self, channels: &Channels) -> Result<Option<Newborn>, Failure> {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let newborn = {
             let birth = stdio::bring_up(&backends, &entry, Revision::NEWEST);
             match race(birth, backends.stopping.wait()).await {
                 Either::Left(newborn) => newborn?,
-                // Its handle is dropped with the birth, and the child is killed.
+                // What it holds is dropped with the birth: a child is killed, a stream closed.
                 Either::Right(()) => return Ok(None),
             }
         };
         // From here on it takes calls.
-        stdio.share(Some(newborn.link.clone()));
+        self.speak(true);
+        channels.share(Some(newborn.link.clone()));
         let channel = Channel::Line(newborn.link.clone());
         let reading =
             rt::time::timeout(entry.plan.startup_timeout, self.read_all(&channel, &newborn.init));
-        let gone = race(newborn.handle.exited(), backends.stopping.wait());
+        let gone = race(newborn.gone(), backends.stopping.wait());
         let failure = match race(reading, gone).await {
             Either::Left(Ok(Ok(()))) => return Ok(Some(newborn)),
             Either::Left(Ok(Err(failure))) => failure,
             Either::Left(Err(_)) => Failure::new(Kind::Timeout, "lists not read in time"),
-            Either::Right(Either::Left(_)) => Failure::new(Kind::Lost, ""),
+            Either::Right(Either::Left(())) => Failure::new(Kind::Lost, ""),
             Either::Right(Either::Right(())) => {
                 newborn.stop(&entry).await;
                 return Ok(None);

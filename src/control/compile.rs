@@ -19,7 +19,7 @@ use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::around::Around;
 use crate::plan::{
-    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan,
+    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan, SsePlan,
     StdioPlan, TransportPlan,
 };
 
@@ -303,19 +303,21 @@ impl Compiler<'_> {
     }
 
     fn transport(&mut self, backend: &NamedBackend) -> Option<TransportPlan> {
-        const STDIO_ONLY: [&str; 7] =
-            ["command", "args", "env", "cwd", "inherit_env", "max_children", "idle_stop_seconds"];
+        const STDIO_ONLY: [&str; 5] = ["command", "args", "env", "cwd", "inherit_env"];
+        // Of sessions that have a child or a stream of their own.
+        const CHANNEL_ONLY: [&str; 2] = ["max_children", "idle_stop_seconds"];
         const HTTP_ONLY: [&str; 6] =
             ["url", "bearer_token", "headers", "tls", "max_connections", "idle_seconds"];
         // Which keys belong there is only known if the transport is.
         if self.report.blames(&format!("{}.transport", backend.path)) {
             return None;
         }
-        let (alien, transport): (&[&str], _) = match backend.table.transport {
-            Transport::Stdio => (&HTTP_ONLY, "stdio"),
-            Transport::Http => (&STDIO_ONLY, "http"),
+        let (alien, more, transport): (&[&str], &[&str], _) = match backend.table.transport {
+            Transport::Stdio => (&HTTP_ONLY, &[], "stdio"),
+            Transport::Http => (&STDIO_ONLY, &CHANNEL_ONLY, "http"),
+            Transport::Sse => (&STDIO_ONLY, &[], "sse"),
         };
-        for key in alien {
+        for key in alien.iter().chain(more) {
             let path = format!("{}.{key}", backend.path);
             if self.config.spots.has(&path) {
                 let message = format!("not accepted with transport = \"{transport}\"");
@@ -324,7 +326,7 @@ impl Compiler<'_> {
         }
         match backend.table.transport {
             Transport::Stdio => self.stdio(backend).map(TransportPlan::Stdio),
-            Transport::Http => self.http(backend).map(TransportPlan::Http),
+            Transport::Http | Transport::Sse => self.http(backend).map(TransportPlan::Http),
         }
     }
 
@@ -363,7 +365,7 @@ impl Compiler<'_> {
             args: table.args.clone(),
             env,
             cwd,
-            children_max: table.max_children.0 as usize,
+            children_max: table.max_children.map_or(limits::CHILDREN_MAX, |max| max.0 as usize),
             idle_stop: table.idle_stop_seconds.0,
         })
     }
@@ -398,7 +400,12 @@ impl Compiler<'_> {
         let authority = url.authority();
         let connections_max = table.max_connections.0 as usize;
         let idle = table.idle_seconds.0;
-        (url.https, &authority, &url.target, &header_lines, connections_max, idle)
+        let sse = SsePlan {
+            only: table.transport == Transport::Sse,
+            streams_max: table.max_children.map_or(limits::SSE_STREAMS_MAX, |max| max.0 as usize),
+            idle_stop: table.idle_stop_seconds.0,
+        };
+        (url.https, &authority, &url.target, &header_lines, connections_max, idle, sse)
             .hash(&mut hasher);
         Some(HttpPlan {
             authority,
@@ -409,6 +416,7 @@ impl Compiler<'_> {
             tls,
             connections_max,
             idle,
+            sse,
             fingerprint: hasher.finish(),
         })
     }
@@ -528,7 +536,9 @@ fn plan(
     around: Around,
 ) -> BackendPlan {
     let isolation = match (table.isolation, table.transport) {
-        (Some(IsolationKey::Session), _) | (None, Transport::Http) => Isolation::Session,
+        (Some(IsolationKey::Session), _) | (None, Transport::Http | Transport::Sse) => {
+            Isolation::Session
+        }
         (Some(IsolationKey::Shared), _) | (None, Transport::Stdio) => Isolation::Shared,
     };
     let seconds = table.timeout.seconds.map(|seconds| seconds.0);

@@ -152,7 +152,8 @@ tables! {
         /// Whether the backend is used at all.
         enabled: bool = true;
         /// "stdio" starts a command and speaks over its standard input and output, "http" calls a
-        /// server (Streamable HTTP).
+        /// server (Streamable HTTP, or HTTP with SSE if that is all it has), "sse" one that is known
+        /// to speak HTTP with SSE. What is said of http below holds for sse too.
         transport: Transport = Transport::Stdio;
         /// stdio: the program; looked up in PATH when it has no slash. "mcp-proxy" is this very
         /// executable, wherever it is installed.
@@ -178,15 +179,17 @@ tables! {
         max_connections: Count<1, 65_536> = Count(limits::POOL_CONNECTIONS_MAX as u64);
         /// http: a pooled connection without a call for this long is closed.
         idle_seconds: Seconds<1, 86_400> = Seconds(limits::POOL_IDLE);
-        /// "session" gives every client session its own backend session (http) or child (stdio),
-        /// "shared" lets all clients share one. Default: "session" for http, "shared" for stdio.
+        /// "session" gives every client session its own backend session (http), event stream (sse)
+        /// or child (stdio), "shared" lets all clients share one. Default: "shared" for stdio, else
+        /// "session".
         isolation: Option<IsolationKey> = None;
         /// A start that takes longer is given up and tried again.
         startup_timeout_seconds: Seconds<1, 3_600> = Seconds(limits::STARTUP_TIMEOUT);
-        /// stdio: children at most, where each session has its own.
-        max_children: Count<1, 100_000> = Count(limits::CHILDREN_MAX as u64);
-        /// stdio: a session's own child without a call for this long is stopped; the next call
-        /// starts it again.
+        /// stdio, sse: children or event streams at most, where each session has its own. Default: 64
+        /// for stdio, 1024 for sse.
+        max_children: Option<Count<1, 100_000>> = None;
+        /// stdio, sse: a session's own child or stream without a call for this long is stopped; the
+        /// next call starts it again.
         idle_stop_seconds: Seconds<1, 31_536_000> = Seconds(limits::CHILD_IDLE_STOP);
         /// Pauses between attempts to bring the backend up.
         restart: RestartTable = RestartTable::default();
@@ -731,7 +734,7 @@ mod tests {
         assert_eq!(files.restart.give_up_after, GiveUp::After(7));
         assert_eq!((files.restart.initial_ms, files.restart.max_ms), (Count(5), Count(6)));
         assert_eq!(files.timeout.seconds, Some(Millis(Duration::from_millis(250))));
-        assert_eq!((files.max_children, files.idle_stop_seconds.0.as_secs()), (Count(3), 4));
+        assert_eq!((files.max_children, files.idle_stop_seconds.0.as_secs()), (Some(Count(3)), 4));
         let web = &config.backends[1].table;
         assert_eq!(web.transport, Transport::Http);
         assert_eq!(web.bearer_token.as_ref().unwrap().expose(), "t");
@@ -770,7 +773,7 @@ p.toml:7:1: proxy.listen.hots: unknown key, did you mean `host`?
 p.toml:11:11: backends[0].command: found an array, accepted: a string
 p.toml:12:14: backends[0].args[1]: found 1, accepted: a string
 p.toml:12:22: backends[0].args[3]: found true, accepted: a string
-p.toml:15:13: backends[1].transport: found "carrier", accepted: "stdio" or "http"
+p.toml:15:13: backends[1].transport: found "carrier", accepted: "stdio", "http" or "sse"
 p.toml:16:1: backends[2].name: missing, and there is no default
 p.toml:18:7: backends[2].url: found the scheme ftp, accepted: http[s]://host[:port]/path
 p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;

@@ -785,6 +785,8 @@ choices! {
         Stdio = "stdio",
         /// A server over HTTP or HTTPS.
         Http = "http",
+        /// The same, by the transport of 2024-11-05.
+        Sse = "sse",
     }
 
     /// `isolation`.
