@@ -36,6 +36,8 @@ struct Ask {
     cors: String,
     /// `None`: no session was named; `Some(None)`: one that cannot exist.
     session: Option<Option<SessionId>>,
+    /// Who asks; `None` without `[auth]`.
+    principal: Option<Arc<str>>,
     /// `Some(None)`: a revision that is not spoken.
     version: Option<Option<Revision>>,
     json: bool,
@@ -97,6 +99,7 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
         method: head.method(),
         cors,
         session: head.field(header::SESSION).map(SessionId::parse),
+        principal: None,
         version: head.field(header::VERSION).map(Revision::parse),
         json: head.field("content-type").is_some_and(header::is_json),
         accepts_json: header::accepts(head.fields("accept"), "application", "json"),

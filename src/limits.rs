@@ -172,6 +172,14 @@ pub const POSTS_MAX: usize = 256;
 pub const POST_ORDER_WAIT: Duration = Duration::from_millis(250);
 /// A server that has not accepted a message within this may still answer it.
 pub const POST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of the parameters of a call whose answer may be reused.
+pub const REUSE_KEY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of an answer that is kept in a cache.
+pub const CACHED_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Defaults of `cache.max_entries` and `cache.max_bytes`, for each backend.
+pub const CACHE_ENTRIES_MAX: u64 = 1000;
+/// See [`CACHE_ENTRIES_MAX`].
+pub const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Default of `idle_stop_seconds`.
 pub const CHILD_IDLE_STOP: Duration = Duration::from_secs(300);
 

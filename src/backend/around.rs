@@ -242,7 +242,7 @@ impl Maker {
             session: self.call.session.clone(),
             body: self.call.body.clone(),
             tool: None,
-            again: self.begun.replace(true),
+            again: self.begun.replace(true) || self.call.again,
             ..self.call
         };
         let holds = Holds { pass, _place: place };

@@ -15,6 +15,7 @@ use super::bell::Bell;
 use super::leg::Slot;
 use super::link::Link;
 use super::pool::Pool;
+use super::shelf::Shelf;
 use super::stdio::Channels;
 use crate::http::ClientConnection;
 use crate::mcp::session::SessionId;
@@ -38,6 +39,8 @@ pub(super) struct Entry {
     /// Its supervisor's, of use on the owner alone.
     pub(super) bell: Bell,
     pub(super) wire: Wire,
+    /// Answers that are kept (`cache`).
+    pub(super) shelf: Option<Shelf>,
 }
 
 /// What depends on how it is reached.
@@ -69,6 +72,10 @@ impl Entry {
             waiters: RefCell::default(),
             supervised: Cell::new(false),
             bell: Bell::new(),
+            shelf: {
+                let reuse = plan.chain.reuse.as_ref();
+                reuse.and_then(|reuse| reuse.cache.as_ref()).map(Shelf::new)
+            },
             wire: match &plan.transport {
                 TransportPlan::Http(http) => Wire::Http(Http {
                     pool: Pool::new(http.connections_max),

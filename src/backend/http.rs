@@ -486,8 +486,12 @@ impl HttpReplies {
             }
             Message::Notification => match relay::word(&envelope, &message) {
                 Word::Changed(flags) => {
-                    self.backends.hint(&self.entry, flags);
+                    self.backends.changed(&self.entry, flags);
                     Ok(None)
+                }
+                Word::Updated => {
+                    self.backends.board.outdate(self.entry.id, false, true);
+                    Ok(Some(Reply::Notification(message)))
                 }
                 Word::Private => Ok(None),
                 Word::Progress => {
@@ -503,6 +507,7 @@ impl HttpReplies {
                 Word::Other => Ok(Some(Reply::Notification(message))),
             },
             Message::Request => {
+                self.backends.board.asked(self.entry.id);
                 if let Some(reply) = relay::reply(&envelope, &message) {
                     send(&self.backends, &self.entry, &self.leg, reply);
                 }

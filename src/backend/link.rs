@@ -57,6 +57,10 @@ pub(super) trait Outside {
     fn carry(&self, to: WorkerId, id: u64, item: Item);
     /// The child said that lists changed.
     fn changed(&self, flags: u32);
+    /// The child said that a resource changed.
+    fn updated(&self);
+    /// The child asked a client for something.
+    fn asked(&self);
     /// The child answered something.
     fn answered(&self);
 }
@@ -382,10 +386,12 @@ impl Link {
                     }
                 }
                 Word::Changed(flags) => self.outside.changed(flags),
+                Word::Updated => self.outside.updated(),
                 // Whose it is cannot be told on a shared channel.
                 Word::Private | Word::Other => {}
             },
             Message::Request => {
+                self.outside.asked();
                 if let Some(reply) = relay::reply(envelope, message) {
                     self.tell(&reply);
                 }
@@ -452,6 +458,10 @@ mod tests {
         fn changed(&self, flags: u32) {
             self.0.borrow_mut().push(format!("changed {flags}"));
         }
+
+        fn updated(&self) {}
+
+        fn asked(&self) {}
 
         fn answered(&self) {}
     }

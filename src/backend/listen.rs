@@ -157,12 +157,13 @@ async fn events(
 async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, message: &[u8]) {
     let Ok(envelope) = jsonrpc::scan(message) else { return };
     match envelope.kind {
-        Message::Notification => {
-            if let Word::Changed(flags) = relay::word(&envelope, message) {
-                entry.bell.ring(flags);
-            }
-        }
+        Message::Notification => match relay::word(&envelope, message) {
+            Word::Changed(flags) => backends.changed(entry, flags),
+            Word::Updated => backends.board.outdate(entry.id, false, true),
+            Word::Progress | Word::Private | Word::Other => {}
+        },
         Message::Request => {
+            backends.board.asked(entry.id);
             if let Some(reply) = relay::reply(&envelope, message)
                 && let Err(failure) = http::tell(backends, entry, leg, &reply).await
             {

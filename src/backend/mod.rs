@@ -17,6 +17,7 @@ mod bell;
 mod endpoint;
 mod entry;
 mod failure;
+mod flight;
 mod frame;
 mod handle;
 mod http;
@@ -30,6 +31,7 @@ mod names;
 mod own;
 mod pool;
 mod relay;
+mod shelf;
 mod sse;
 mod stderr;
 mod stdio;
@@ -46,17 +48,20 @@ use std::time::{Duration, Instant};
 use ahash::{AHashMap, AHashSet};
 
 pub use failure::Failure;
+pub use flight::{Fault, FlightMail, Landed, Sent};
 pub use handle::{CallHandle, Item};
 pub use leg::Leg;
+pub use shelf::Kept as KeptAnswer;
 
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::Span;
 use crate::limits;
 use crate::mcp::catalog::Slice;
 use crate::mcp::session::{SessionId, SessionRecord};
+use crate::middleware::reuse::{Held, Reusable};
 use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
 use crate::rt;
-use crate::rt::local::Event;
+use crate::rt::local::{Event, Sender};
 use attempt::Guard;
 use entry::Entry;
 use handle::{Clock, Stop};
@@ -117,9 +122,20 @@ enum Kept {
     /// Nothing stands around the call.
     Plain(Attempt),
     Run(Box<around::Run>),
+    /// Answered from memory.
+    Ready(Vec<u8>),
+    /// Its answer is kept when it comes.
+    Tapped(Box<flight::Tap>),
+    /// It runs together with others.
+    Joined(Box<flight::Joined>),
 }
 
 impl Replies {
+    /// A whole answer that needs no backend.
+    pub fn ready(answer: Vec<u8>) -> Replies {
+        Replies(Kept::Ready(answer))
+    }
+
     /// The next reply; not to be called again after the answer. A drop loses nothing but the place
     /// in the stream: drop the whole.
     ///
@@ -129,6 +145,9 @@ impl Replies {
         match &mut self.0 {
             Kept::Plain(attempt) => attempt.next().await,
             Kept::Run(run) => Box::pin(run.next()).await,
+            Kept::Ready(answer) => Ok(Reply::Answer(std::mem::take(answer))),
+            Kept::Tapped(tap) => Box::pin(tap.next()).await,
+            Kept::Joined(joined) => Box::pin(joined.next()).await,
         }
     }
 
@@ -141,6 +160,9 @@ impl Replies {
         match &mut self.0 {
             Kept::Plain(attempt) => attempt.chunk().await,
             Kept::Run(run) => run.chunk().await,
+            Kept::Ready(_) => Ok(None),
+            Kept::Tapped(tap) => Box::pin(tap.chunk()).await,
+            Kept::Joined(joined) => Box::pin(joined.chunk()).await,
         }
     }
 }
@@ -261,6 +283,17 @@ pub enum BackendMail {
         /// Which backend.
         backend: BackendId,
     },
+    /// An answer that the sender keeps, for you to keep too.
+    Keep {
+        /// Of which backend.
+        backend: BackendId,
+        /// Under which it is found.
+        key: Arc<[u8]>,
+        /// The answer.
+        kept: Box<KeptAnswer>,
+    },
+    /// About a call that runs for several callers.
+    Flight(Box<FlightMail>),
     /// How a backend over HTTP is spoken to from now on.
     Spoken {
         /// Which backend.
@@ -294,6 +327,10 @@ pub struct Backends {
     away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
     /// Requests of other workers that wait here for their child to start.
     parked: RefCell<AHashSet<u64>>,
+    /// Calls that run here for several callers, by what makes them the same.
+    flights: RefCell<AHashMap<Arc<[u8]>, Rc<flight::Flight>>>,
+    /// Calls of this worker that wait for such a one.
+    seats: RefCell<AHashMap<u64, Sender<flight::News>>>,
     /// Mail that must not be lost and found a full box. Bounded by the calls in flight.
     backlog: RefCell<VecDeque<(WorkerId, BackendMail)>>,
     /// The end has begun.
@@ -327,6 +364,8 @@ impl Backends {
             dice: Cell::new(ahash::RandomState::new().hash_one(me)),
             away: RefCell::new(AHashMap::new()),
             parked: RefCell::new(AHashSet::new()),
+            flights: RefCell::default(),
+            seats: RefCell::default(),
             backlog: RefCell::new(VecDeque::new()),
             stopping: Event::new(),
             running: Cell::new(0),
@@ -355,6 +394,25 @@ impl Backends {
         }
         // In a box of its own: the place is not kept in every connection's task.
         Box::pin(around::call(self, call)).await.map(|run| Replies(Kept::Run(run)))
+    }
+
+    /// As [`Backends::call`], of a call whose answer may serve others.
+    ///
+    /// # Errors
+    /// As for [`Backends::call`].
+    pub async fn call_reusing(
+        self: &Rc<Self>,
+        call: Call,
+        reusable: Box<Reusable>,
+    ) -> Result<Replies> {
+        flight::call(self, call, reusable).await
+    }
+
+    /// The answer that is kept for such a call of a backend, if there is one.
+    pub fn held(&self, backend: BackendId, reusable: &Reusable) -> Option<Held> {
+        let held = shelf::find(self, &self.entries[backend], reusable);
+        self.board.count_cache(self.me, backend, held.is_some());
+        held
     }
 
     /// A client session ended: what it had at backends ends. To be called on its owner; other
@@ -421,6 +479,10 @@ impl Backends {
                 leg::told(self, &self.entries[backend], session, leg);
             }
             BackendMail::Place { backend } => around::place_came(self, &self.entries[backend]),
+            BackendMail::Keep { backend, key, kept } => {
+                shelf::came(self, &self.entries[backend], key, *kept);
+            }
+            BackendMail::Flight(mail) => flight::receive(self, from, *mail),
             BackendMail::Spoken { backend, sse } => {
                 self.spoken(&self.entries[backend], sse);
             }
@@ -471,6 +533,7 @@ impl Backends {
                 tracing::error!(backend = entry.name(), "its supervisor ended: started anew");
                 supervise::start(self, entry);
             }
+            shelf::sweep(self, entry);
             match (&entry.wire, &entry.plan.transport) {
                 (entry::Wire::Http(http), TransportPlan::Http(plan)) => {
                     http.pool.reap(now, plan.idle);
@@ -547,6 +610,14 @@ impl Backends {
             http.channels.end_all();
         }
         changed
+    }
+
+    /// A backend says that lists changed: what is kept of it is old, and its supervisor looks.
+    fn changed(&self, entry: &Entry, flags: u32) {
+        let about = |flag| flags & flag != 0;
+        let (tools, resources) = (about(relay::changed::TOOLS), about(relay::changed::RESOURCES));
+        self.board.outdate(entry.id, tools, resources);
+        self.hint(entry, flags);
     }
 
     /// Wakes a backend's supervisor, wherever it is.

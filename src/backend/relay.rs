@@ -20,6 +20,8 @@ pub(super) enum Word {
     Progress,
     /// A list changed: the flag of [`changed`].
     Changed(u32),
+    /// A resource changed.
+    Updated,
     /// Of use only between the proxy and the server.
     Private,
     /// Anything else.
@@ -33,6 +35,7 @@ pub(super) fn word(envelope: &Envelope, message: &[u8]) -> Word {
         Some("notifications/tools/list_changed") => Word::Changed(changed::TOOLS),
         Some("notifications/resources/list_changed") => Word::Changed(changed::RESOURCES),
         Some("notifications/prompts/list_changed") => Word::Changed(changed::PROMPTS),
+        Some("notifications/resources/updated") => Word::Updated,
         // About requests of the server, which were refused at once.
         Some("notifications/cancelled") => Word::Private,
         _ => Word::Other,

@@ -446,7 +446,15 @@ impl Outside for Listener {
     }
 
     fn changed(&self, flags: u32) {
-        self.backends.hint(&self.entry, flags);
+        self.backends.changed(&self.entry, flags);
+    }
+
+    fn updated(&self) {
+        self.backends.board.outdate(self.entry.id, false, true);
+    }
+
+    fn asked(&self) {
+        self.backends.board.asked(self.entry.id);
     }
 
     fn answered(&self) {

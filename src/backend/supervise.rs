@@ -128,6 +128,8 @@ impl Supervisor {
     fn publish(&mut self, slice: Option<Slice>) {
         let slice = slice.map(Arc::new);
         let tools = slice.as_ref().map_or(0, |slice| slice.tools.len());
+        // A server that offers something else, or is another one, may answer otherwise too.
+        self.backends.board.outdate(self.entry.id, true, true);
         self.backends.board.set_tools(self.entry.id, tools);
         self.slice = slice.clone();
         let backend = self.entry.id;

@@ -44,6 +44,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     compiler.text("proxy.version", &proxy.version);
     compiler.separator();
     let listen = compiler.listen();
+    compiler.performance();
     let backends = compiler.backends();
     if report.faults.len() > before || !report.is_ok() {
         return None;
@@ -212,7 +213,7 @@ impl Compiler<'_> {
             }
             let transport = self.transport(backend);
             let restart = self.restart(backend);
-            let chain = self.chain(backend);
+            let chain = self.chain(backend, plans.len());
             let around = self.around(backend, &mut ward);
             if let (true, Some(transport)) = (backend.table.enabled, transport) {
                 let table = &backend.table;

@@ -19,7 +19,7 @@ use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
     Args, Count, EnvValue, GiveUp, Glob, Inherit, IsolationKey, KeyDoc, Millis, Node, Reader,
-    Seconds, Secret, Setting, Share, Transport, Value, join, table,
+    ScopeKey, Seconds, Secret, Setting, Share, Transport, Value, join, table,
 };
 use crate::limits;
 
@@ -88,6 +88,8 @@ tables! {
         proxy: ProxyTable = ProxyTable::default();
         /// What is refused.
         security: SecurityTable = SecurityTable::default();
+        /// What is done once instead of several times.
+        performance: PerformanceTable = PerformanceTable::default();
         /// The servers behind it, in the order in which lists show them.
         backends: Vec<BackendTable> = Vec::new();
     }
@@ -140,6 +142,16 @@ tables! {
         /// Bytes that the arguments of a tool call may have, as the client wrote them. Default: only
         /// the whole request is bounded.
         max_argument_size: Option<Count<2, 1_073_741_824>> = None;
+    }
+
+    /// `[performance]`: what is done once instead of several times.
+    table PerformanceTable needs [], {
+        /// Identical calls of one caller at the same time run once, and all get the answer: reads,
+        /// calls of tools that are annotated read-only or idempotent or whose answers are cached.
+        coalesce_requests: bool = false;
+        /// Tools for which that holds too, by the names that clients see; patterns as in
+        /// expose_tools.
+        coalesce_tools: Vec<Glob> = Vec::new();
     }
 
     /// `[[backends]]`: one server behind the proxy.
@@ -218,6 +230,10 @@ tables! {
         mirror_percent: Count<0, 100> = Count(100);
         /// Ejects a backend that fails several times in a row; failures as for circuit_breaker.
         outlier_detection: Option<OutlierTable> = None;
+        /// Keeps answers for a while, so that the same call again is answered from memory; off unless
+        /// one of the two times is set. Errors, results that say isError, and answers for which the
+        /// server asked its client something are not kept. A list or resource that changes ends it.
+        cache: Option<CacheTable> = None;
         /// Only these tools are shown. A pattern matches the backend's own names: * is any run of
         /// characters, ? is one, [a-z] one of a set; behind "re:" stands a regular expression for
         /// the whole name. What is not shown cannot be called.
@@ -375,6 +391,24 @@ tables! {
         tools: Vec<Glob> = Vec::new();
     }
 
+    /// `[backends.cache]`: keeps answers for a while.
+    table CacheTable needs [], {
+        /// How long results of tools are kept. Default: they are not.
+        tool_ttl_seconds: Option<Millis<1, 31_536_000_000>> = None;
+        /// How long resources are kept. Default: they are not.
+        resource_ttl_seconds: Option<Millis<1, 31_536_000_000>> = None;
+        /// Answers at most.
+        max_entries: Count<1, 1_000_000> = Count(limits::CACHE_ENTRIES_MAX);
+        /// Their bytes at most; an answer of more than 1 MiB is not kept.
+        max_bytes: Count<1, 1_099_511_627_776> = Count(limits::CACHE_BYTES_MAX);
+        /// Tools whose results are kept; patterns as in expose_tools. Of those that are annotated
+        /// readOnlyHint = false or destructiveHint = true only such as another pattern than * names.
+        tools: Vec<Glob> = vec![Glob::all()];
+        /// "principal" keeps answers for the caller who got them, "shared" for all. Without
+        /// authentication all callers are one.
+        scope: ScopeKey = ScopeKey::Principal;
+    }
+
     /// `[backends.outlier_detection]`: ejects a backend that fails several times in a row.
     table OutlierTable needs [], {
         /// Failures in a row; a success in between begins anew.
@@ -423,6 +457,7 @@ pub(super) const MOVED: &[(&str, &str, &str)] = &[
 pub struct ProxyConfig {
     pub(super) proxy: ProxyTable,
     pub(super) security: SecurityTable,
+    pub(super) performance: PerformanceTable,
     pub(super) backends: Vec<NamedBackend>,
     /// Where each key stands.
     pub(super) spots: Spots,
@@ -523,6 +558,7 @@ impl ProxyConfig {
         ProxyConfig {
             proxy: ProxyTable::default(),
             security: SecurityTable::default(),
+            performance: PerformanceTable::default(),
             backends: Vec::new(),
             spots: Spots::default(),
             file: file.to_owned(),
@@ -573,6 +609,7 @@ fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<Pr
     let root = Root::read(&document, "", &mut reader).unwrap_or_default();
     config.proxy = root.proxy;
     config.security = root.security;
+    config.performance = root.performance;
     let folder = &world.folder;
     config.backends = root
         .backends
@@ -773,7 +810,7 @@ p.toml:7:1: proxy.listen.hots: unknown key, did you mean `host`?
 p.toml:11:11: backends[0].command: found an array, accepted: a string
 p.toml:12:14: backends[0].args[1]: found 1, accepted: a string
 p.toml:12:22: backends[0].args[3]: found true, accepted: a string
-p.toml:15:13: backends[1].transport: found "carrier", accepted: "stdio", "http" or "sse"
+p.toml:15:13: backends[1].transport: found "carrier", accepted: "stdio" or "http" or "sse"
 p.toml:16:1: backends[2].name: missing, and there is no default
 p.toml:18:7: backends[2].url: found the scheme ftp, accepted: http[s]://host[:port]/path
 p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::relay::Relay;
-use crate::backend::{Call, CallHandle, Reply};
+use crate::backend::{Call, CallHandle, Replies, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::limits;
@@ -16,6 +16,7 @@ use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::session::SessionRecord;
+use crate::middleware::reuse::{Held, Reusable};
 use crate::middleware::{Copy, Known, Request};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
@@ -32,13 +33,22 @@ pub(super) async fn call(
 ) -> Result<Relay> {
     let backend = aim(world, method, &mut message, &mut envelope)?;
     let plan = &world.plan.backends[backend];
+    let mut reusable = None;
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
     } else {
-        let shaped = Box::pin(shape(world, plan, method, &mut message, &mut envelope)).await?;
+        let look = |reusable: &Reusable| world.backends.held(backend, reusable);
+        let shaped = shape(world, record, plan, method, &look, &mut message, &mut envelope);
+        let shaped = Box::pin(shaped).await?;
+        if let Some(held) = shaped.held {
+            let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
+            let replies = Replies::ready(held.to(id));
+            return Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight });
+        }
         for copy in shaped.copies {
             mirror(world, record, method, copy);
         }
+        reusable = shaped.reusable;
         Some((shaped.own, shaped.hints))
     };
     let (tool, hints) = own.unzip();
@@ -58,7 +68,10 @@ pub(super) async fn call(
         timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
         handle,
     };
-    let replies = world.backends.call(call).await?;
+    let replies = match reusable {
+        None => world.backends.call(call).await?,
+        Some(reusable) => Box::pin(world.backends.call_reusing(call, reusable)).await?,
+    };
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
 }
 
@@ -122,6 +135,10 @@ struct Shaped {
     hints: Hints,
     /// For other backends.
     copies: Vec<Copy>,
+    /// The answer that is kept for it.
+    held: Option<Held>,
+    /// What may be done with its answer.
+    reusable: Option<Box<Reusable>>,
 }
 
 /// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
@@ -137,7 +154,10 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
         let Copy { backend, mut message, mut envelope } = copy;
         let plan = &world.plan.backends[backend];
         let sent = async {
-            let shaped = shape(&world, plan, method, &mut message, &mut envelope).await?;
+            // A copy is to be heard: no answer that is kept stands in for it.
+            let look = |_: &Reusable| None;
+            let shaped =
+                shape(&world, &record, plan, method, &look, &mut message, &mut envelope).await?;
             let tool_call = method == Method::ToolsCall;
             let call = Call {
                 backend,
@@ -175,8 +195,10 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
 /// Takes a request through the rules of its backend.
 async fn shape(
     world: &World,
+    record: &SessionRecord,
     plan: &BackendPlan,
     method: Method,
+    look: &dyn Fn(&Reusable) -> Option<Held>,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
 ) -> Result<Shaped> {
@@ -210,8 +232,14 @@ async fn shape(
         message,
         envelope,
         copies: Vec::new(),
+        principal: record.principal.as_deref(),
+        revision: record.revision.as_str(),
+        look,
+        held: None,
+        reusable: None,
     };
     plan.chain.request(&mut request)?;
     let hints = request.hints();
-    Ok(Shaped { own: request.own, hints, copies: request.copies })
+    let Request { own, copies, held, reusable, .. } = request;
+    Ok(Shaped { own, hints, copies, held, reusable })
 }

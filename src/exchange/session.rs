@@ -53,6 +53,7 @@ pub(super) async fn initialize(
         SessionRecord::new(
             id,
             revision,
+            ask.principal.clone(),
             params.capabilities.get().into(),
             params.client_info.get().into(),
         )
