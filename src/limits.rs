@@ -165,6 +165,9 @@ pub const SSE_STREAMS_MAX: usize = 1024;
 pub const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of the endpoint that such a server names.
 pub const ENDPOINT_BYTES_MAX: usize = 2 * 1024;
+/// Pings in a row that may stay without an answer on an event stream before it is opened anew: a
+/// busy server keeps its callers, a stream that something on the way has forgotten must end.
+pub const SSE_MUTE_PINGS: u32 = 3;
 /// Messages of one event stream that are being posted at once.
 pub const POSTS_MAX: usize = 256;
 /// A message that is no request waits this long for the requests posted before it to be accepted:

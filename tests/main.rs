@@ -4,6 +4,7 @@
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
 mod attacks;
+mod cache;
 mod calls;
 mod capacity;
 mod catalog;

@@ -411,6 +411,26 @@ mod tests {
     }
 
     #[test]
+    fn caches_are_counted_and_cleared() {
+        let board = Board::new(2, 2, Box::new(|_| {}));
+        board.count_cache(0, 1, true);
+        board.count_cache(1, 1, false);
+        board.count_merged(1, 1);
+        board.set_cache(0, 1, 3, 300);
+        board.set_cache(1, 1, 4, 400);
+        let stats = CacheStats { hits: 1, misses: 1, merged: 1, entries: 4, bytes: 400 };
+        assert_eq!((board.cache(0), board.cache(1)), (CacheStats::default(), stats));
+        let (tools, resources) = (board.age(1, false), board.age(1, true));
+        board.outdate(1, false, true);
+        assert_eq!((board.age(1, false), board.age(1, true)), (tools, resources + 1));
+        board.set_cache(0, 1, 3, 300);
+        assert_eq!(board.cache(1).entries, 3, "what the other one has is old");
+        board.clear_caches();
+        assert!(board.age(1, false) > tools);
+        assert_eq!(board.cache(1), CacheStats { entries: 0, bytes: 0, ..stats });
+    }
+
+    #[test]
     fn pauses_double_up_to_the_bound_and_are_spread() {
         for seed in 0..200 {
             let mut backoff = Backoff::new(plan(None), seed);

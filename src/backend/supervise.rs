@@ -450,6 +450,8 @@ impl Supervisor {
         let mut due = probed + self.backoff.jitter(limits::PING_INTERVAL);
         // A call has failed since the last ping.
         let mut suspect = false;
+        // Pings in a row that were not answered in time.
+        let mut mute = 0;
         loop {
             let now = Instant::now();
             let flags = if due > now {
@@ -484,6 +486,7 @@ impl Supervisor {
                 if quiet || suspect || backends.board.state(entry.id) != State::Up {
                     (probed, suspect) = (now, false);
                     outcome = self.ping(channel).await;
+                    mute = if outcome.is_ok() { 0 } else { mute };
                 }
             }
             match outcome {
@@ -493,7 +496,8 @@ impl Supervisor {
                     }
                 }
                 Err(failure) if failure.session_lost => return End::SessionLost,
-                Err(failure) if self.is_patient_with(&failure) => {
+                Err(failure) if self.is_patient_with(channel, &failure, mute) => {
+                    mute += 1;
                     // A child that is busy or frozen keeps what it was sent; killing it would cost
                     // its callers more than waiting.
                     if backends.board.state(entry.id) == State::Up {
@@ -526,9 +530,13 @@ impl Supervisor {
         self.read_all(channel, &leg.init).await
     }
 
-    fn is_patient_with(&self, failure: &Failure) -> bool {
-        matches!(self.entry.wire, Wire::Stdio(_))
-            && matches!(failure.kind, Kind::Timeout | Kind::Busy)
+    fn is_patient_with(&self, channel: &Channel, failure: &Failure, mute: u32) -> bool {
+        let kept = match (channel, &self.entry.wire) {
+            (Channel::Leg(_), _) => false,
+            (Channel::Line(_), Wire::Stdio(_)) => true,
+            (Channel::Line(_), Wire::Http(_)) => mute < limits::SSE_MUTE_PINGS,
+        };
+        kept && matches!(failure.kind, Kind::Timeout | Kind::Busy)
     }
 
     /// Any answer to a ping is a sign of life, an error too.

@@ -1034,8 +1034,36 @@ mod tests {
             "backends[0].tls: not accepted with an http url",
         );
         refuses("[[backends]]\nname='a'\ntransport='stdio'", "backends[0].command: missing");
+        refuses(&http("http://h", "max_children=3"), "backends[0].max_children: not accepted");
+        refuses(
+            "[[backends]]\nname='a'\ntransport='sse'\nurl='http://h'\ncommand='c'",
+            "backends[0].command: not accepted with transport = \"sse\"",
+        );
+        refuses("[[backends]]\nname='a'\ntransport='sse'", "backends[0].url: missing");
         refuses("[[backends]]\nname='a'\ntransport='http'", "backends[0].url: missing");
         refuses("[[backends]]\nname='a'\nurl='x'", "backends[0].transport: missing");
+    }
+
+    #[test]
+    fn streams_of_the_older_transport_are_bounded_as_children_are() {
+        let plan = |lines: &str| {
+            let text =
+                format!("[[backends]]\nname='a'\ntransport='sse'\nurl='http://h/sse'\n{lines}");
+            let (mut plan, _) = proxy(&text).unwrap();
+            let backend = Arc::into_inner(plan.backends.remove(0)).unwrap();
+            assert_eq!(backend.isolation, Isolation::Session);
+            match backend.transport {
+                TransportPlan::Http(plan) => plan,
+                TransportPlan::Stdio(_) => panic!("stdio"),
+            }
+        };
+        let sse = plan("max_children=3\nidle_stop_seconds=7\nbearer_token='t'\nheaders={A='b'}");
+        let wanted =
+            SsePlan { only: true, streams_max: 3, idle_stop: std::time::Duration::from_secs(7) };
+        assert_eq!((sse.sse, sse.target.as_str()), (wanted, "/sse"));
+        assert_eq!(sse.header_lines, "A: b\r\nAuthorization: Bearer t\r\n");
+        assert_eq!(plan("").sse.streams_max, limits::SSE_STREAMS_MAX);
+        assert!(!http_plan("http://h/sse", "").sse.only);
     }
 
     #[test]

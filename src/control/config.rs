@@ -841,7 +841,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
             ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
             ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
-            ("[auth]", "auth: unknown key, accepted: proxy, security, backends"),
+            ("[auth]", "auth: unknown key, accepted: proxy, security, performance, backends"),
             ("[servers]", "servers: unknown key, the right one is [[backends]]"),
             ("[backends]", "backends: found a table, accepted: an array of tables"),
             (

@@ -356,6 +356,39 @@ mod tests {
         ProxyConfig::parse(&text).map(|_| String::new()).unwrap_or_else(|r| r.to_string())
     }
 
+    /// The warnings of a backend with these keys, one a line.
+    fn warnings(keys: &str) -> String {
+        let text = format!(
+            "[proxy]\nname = \"p\"\n[[backends]]\nname = \"a\"\ntransport = \"http\"\n\
+             url = \"http://localhost/\"\n{keys}"
+        );
+        let warnings = ProxyConfig::parse(&text).expect("no faults").warnings();
+        warnings.iter().map(|warning| format!("{warning}\n")).collect()
+    }
+
+    #[test]
+    fn a_cache_that_may_surprise_is_warned_about() {
+        let cache = "[backends.cache]\ntool_ttl_seconds = 60\n";
+        assert_eq!(warnings(cache), "");
+        for (keys, expected) in [
+            ("[backends.cache]\n".to_owned(), "backends[0].cache: keeps nothing without"),
+            (format!("isolation = \"shared\"\n{cache}"), "cache: all clients share one session"),
+            (format!("isolation = \"session\"\n{cache}"), "cache: each session has a state"),
+            (format!("{cache}scope = \"shared\""), "cache.scope: answers that one caller got"),
+            (
+                "[performance]\ncoalesce_tools = [\"a\"]".to_owned(),
+                "performance.coalesce_tools: has no effect without",
+            ),
+            (
+                "[performance]\ncoalesce_requests = true\ncoalesce_tools = [\"*\"]".to_owned(),
+                "performance.coalesce_tools[0]: \"*\" runs identical calls",
+            ),
+        ] {
+            let found = warnings(&keys);
+            assert!(found.contains(expected), "{keys}\n{found}");
+        }
+    }
+
     #[test]
     fn rules_that_cannot_be_followed_are_faults_with_their_place() {
         for (keys, expected) in [

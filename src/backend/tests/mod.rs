@@ -145,6 +145,8 @@ impl World {
         self.board.in_flight(0) == 0
             && self.workers.iter().all(|worker| {
                 worker.away.borrow().is_empty()
+                    && worker.flights.borrow().is_empty()
+                    && worker.seats.borrow().is_empty()
                     && worker.parked.borrow().is_empty()
                     && worker.backlog.borrow().is_empty()
             })
