@@ -376,6 +376,29 @@ fn listed_tools_run_once_too_and_every_caller_sees_the_progress() {
 }
 
 #[test]
+fn a_mirror_hears_what_runs_and_nothing_else() {
+    let scratch = scratch();
+    let (own, copy) = (Journal::new(&scratch, "a"), Journal::new(&scratch, "b"));
+    let stubs = [
+        HttpStub::start("a", &["--annotated", "--journal", own.path()]),
+        HttpStub::start("b", &["--annotated", "--journal", copy.path()]),
+    ];
+    let mirror = stubs[1].backend("b") + "mirror_of = \"a\"\n";
+    let backends = stubs[0].backend("a") + CACHE + &mirror;
+    let proxy = Setup { backends, proxy: MERGE.into(), ..Setup::default() }.start();
+    proxy.client_seeing(&["a__reads"]);
+    let mut clients: Vec<Client> = (0..8).map(|_| proxy.client()).collect();
+    begin(&mut clients, &own, "a__reads", r#"{"key":"m","ms":1500}"#, "unsteady m ");
+    answers(clients.iter_mut().enumerate());
+    for client in &mut clients {
+        client.call("a__reads", r#"{"key":"m","ms":1500}"#).said();
+    }
+    clients[0].call("a__reads", r#"{"key":"end"}"#).said();
+    copy.wait_count("unsteady end ", 1);
+    assert_eq!((own.count("unsteady m "), copy.count("unsteady m ")), (1, 1));
+}
+
+#[test]
 fn with_both_a_burst_runs_once_and_later_calls_not_at_all() {
     let world = world(MERGE, CACHE);
     for (backend, journal) in &world.journals {

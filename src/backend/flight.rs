@@ -47,6 +47,11 @@ pub enum FlightMail {
         /// It was cancelled, for this reason.
         cancelled: Option<Option<String>>,
     },
+    /// From the owner: yours is the call that runs for all.
+    Leads {
+        /// The call's number.
+        token: u64,
+    },
     /// From the owner: how far it is.
     Note {
         /// The call's number.
@@ -126,12 +131,18 @@ pub(super) struct Joined {
     handle: Rc<CallHandle>,
     /// Should it have to run alone.
     call: Option<Call>,
+    /// To be done if it is the one that runs.
+    lead: Option<Lead>,
     alone: Option<Box<Replies>>,
     done: bool,
 }
 
+/// What is done once for calls that run together.
+pub type Lead = Box<dyn FnOnce()>;
+
 /// What a waiting call hears.
 pub(super) enum News {
+    Leads,
     Note(Arc<[u8]>),
     Landed(Landed),
 }
@@ -157,9 +168,11 @@ pub(super) async fn call(
     backends: &Rc<Backends>,
     call: Call,
     reusable: Box<Reusable>,
+    lead: Lead,
 ) -> Result<Replies> {
     let entry = backends.entries[call.backend].clone();
     let Some(key) = reusable.flight.clone() else {
+        lead();
         let moment = Moment::now(backends, &entry, &reusable);
         let replies = backends.call(call).await?;
         let backends = backends.clone();
@@ -179,6 +192,7 @@ pub(super) async fn call(
         own: Own::of(&call.body, call.id, call.progress_token),
         handle: call.handle.clone(),
         call: None,
+        lead: Some(lead),
         alone: None,
         done: false,
     });
@@ -221,6 +235,7 @@ pub(super) fn receive(backends: &Rc<Backends>, from: WorkerId, mail: FlightMail)
         FlightMail::Leave { token, key, cancelled } => {
             leave(backends, from, token, &key, cancelled);
         }
+        FlightMail::Leads { token } => tell(backends, token, News::Leads),
         FlightMail::Note { token, message } => tell(backends, token, News::Note(message)),
         FlightMail::Landed { token, landed } => tell(backends, token, News::Landed(landed)),
     }
@@ -229,7 +244,7 @@ pub(super) fn receive(backends: &Rc<Backends>, from: WorkerId, mail: FlightMail)
 /// Tells a waiting call of this worker.
 fn tell(backends: &Backends, token: u64, news: News) {
     let sender = match news {
-        News::Note(_) => backends.seats.borrow().get(&token).cloned(),
+        News::Leads | News::Note(_) => backends.seats.borrow().get(&token).cloned(),
         News::Landed(_) => backends.seats.borrow_mut().remove(&token),
     };
     let Some(sender) = sender else { return };
@@ -260,6 +275,11 @@ fn join(backends: &Rc<Backends>, from: WorkerId, token: u64, reusable: Box<Reusa
         deserted: Event::new(),
     });
     backends.flights.borrow_mut().insert(key, flight.clone());
+    if from == backends.me {
+        tell(backends, token, News::Leads);
+    } else {
+        backends.send(from, BackendMail::Flight(Box::new(FlightMail::Leads { token })));
+    }
     rt::spawn("shared call", fly(backends.clone(), entry, flight));
 }
 
@@ -428,6 +448,11 @@ impl Joined {
                 return Box::pin(alone.next()).await;
             }
             match self.handle.watch(self.inbox.recv()).await {
+                Ok(Some(News::Leads)) => {
+                    if let Some(lead) = self.lead.take() {
+                        lead();
+                    }
+                }
                 Ok(Some(News::Note(message))) => {
                     if let Some(message) = self.note(&message) {
                         return Ok(Reply::Notification(message));

@@ -48,7 +48,7 @@ use std::time::{Duration, Instant};
 use ahash::{AHashMap, AHashSet};
 
 pub use failure::Failure;
-pub use flight::{Fault, FlightMail, Landed, Sent};
+pub use flight::{Fault, FlightMail, Landed, Lead, Sent};
 pub use handle::{CallHandle, Item};
 pub use leg::Leg;
 pub use shelf::Kept as KeptAnswer;
@@ -396,7 +396,8 @@ impl Backends {
         Box::pin(around::call(self, call)).await.map(|run| Replies(Kept::Run(run)))
     }
 
-    /// As [`Backends::call`], of a call whose answer may serve others.
+    /// As [`Backends::call`], of a call whose answer may serve others; `lead` is done by the one of
+    /// several that runs.
     ///
     /// # Errors
     /// As for [`Backends::call`].
@@ -404,8 +405,9 @@ impl Backends {
         self: &Rc<Self>,
         call: Call,
         reusable: Box<Reusable>,
+        lead: Lead,
     ) -> Result<Replies> {
-        flight::call(self, call, reusable).await
+        flight::call(self, call, reusable, lead).await
     }
 
     /// The answer that is kept for such a call of a backend, if there is one.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::relay::Relay;
-use crate::backend::{Call, CallHandle, Replies, Reply};
+use crate::backend::{Call, CallHandle, Lead, Replies, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::limits;
@@ -45,10 +45,14 @@ pub(super) async fn call(
             let replies = Replies::ready(held.to(id));
             return Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight });
         }
-        for copy in shaped.copies {
-            mirror(world, record, method, copy);
+        let (world, record, copies) = (world.clone(), record.clone(), shaped.copies);
+        let mirrors =
+            move || copies.into_iter().for_each(|copy| mirror(&world, &record, method, copy));
+        match shaped.reusable {
+            None => mirrors(),
+            // Of calls that run together a mirror hears one.
+            Some(found) => reusable = Some((found, Box::new(mirrors) as Lead)),
         }
-        reusable = shaped.reusable;
         Some((shaped.own, shaped.hints))
     };
     let (tool, hints) = own.unzip();
@@ -70,7 +74,7 @@ pub(super) async fn call(
     };
     let replies = match reusable {
         None => world.backends.call(call).await?,
-        Some(reusable) => Box::pin(world.backends.call_reusing(call, reusable)).await?,
+        Some((found, lead)) => Box::pin(world.backends.call_reusing(call, found, lead)).await?,
     };
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
 }
