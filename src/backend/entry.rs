@@ -14,10 +14,13 @@ use super::around::Waiter;
 use super::bell::Bell;
 use super::leg::Slot;
 use super::link::Link;
+use super::listen::Listening;
 use super::pool::Pool;
 use super::shelf::Shelf;
 use super::stdio::Channels;
+use super::views::Views;
 use crate::http::ClientConnection;
+use crate::mcp::catalog::Slice;
 use crate::mcp::session::SessionId;
 use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId};
 use crate::rt::local::Event;
@@ -38,6 +41,10 @@ pub(super) struct Entry {
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
     pub(super) bell: Bell,
+    /// What it shows to the proxy.
+    pub(super) slice: RefCell<Option<Arc<Slice>>>,
+    /// What it shows to others.
+    pub(super) views: Views,
     pub(super) wire: Wire,
     /// Answers that are kept (`cache`).
     pub(super) shelf: Option<Shelf>,
@@ -59,6 +66,8 @@ pub(super) struct Http {
     pub(super) is_sse: Cell<bool>,
     /// Those streams.
     pub(super) channels: Channels,
+    /// Streams of sessions that this worker owns and whose clients listen.
+    pub(super) streams: RefCell<AHashMap<SessionId, Listening>>,
 }
 
 impl Entry {
@@ -76,6 +85,8 @@ impl Entry {
                 let reuse = plan.chain.reuse.as_ref();
                 reuse.and_then(|reuse| reuse.cache.as_ref()).map(Shelf::new)
             },
+            slice: RefCell::default(),
+            views: Views::default(),
             wire: match &plan.transport {
                 TransportPlan::Http(http) => Wire::Http(Http {
                     pool: Pool::new(http.connections_max),
@@ -83,6 +94,7 @@ impl Entry {
                     legs: RefCell::new(AHashMap::new()),
                     is_sse: Cell::new(http.sse.only),
                     channels: Channels::new(),
+                    streams: RefCell::new(AHashMap::new()),
                 }),
                 TransportPlan::Stdio(_) => Wire::Stdio(Channels::new()),
             },

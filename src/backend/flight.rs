@@ -411,6 +411,8 @@ async fn run(
                     }
                 }
             }
+            // Whose client is to be asked cannot be told.
+            Ok(Reply::Ask(question)) => backends.decline(&question),
             Ok(Reply::Answer(answer)) => break answer,
             Ok(Reply::Streaming { .. }) => {
                 let mut whole = Vec::new();
@@ -537,7 +539,7 @@ impl Tap {
                 let fits = len.is_none_or(|len| len <= limits::CACHED_ANSWER_BYTES_MAX as u64);
                 self.seen = fits.then(Vec::new);
             }
-            Reply::Notification(_) => {}
+            Reply::Notification(_) | Reply::Ask(_) => {}
         }
         Ok(reply)
     }

@@ -18,12 +18,11 @@ use super::failure::Failure;
 use super::handle::CallHandle;
 use super::http::{self, Request};
 use super::names::Raw;
-use super::{BackendMail, Backends, own};
+use super::{BackendMail, Backends, listen, own};
 use crate::error::Kind;
 use crate::http::request_head;
 use crate::jsonrpc;
 use crate::limits;
-use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, HttpPlan, WorkerId};
 use crate::rt;
@@ -45,6 +44,8 @@ pub struct Leg {
     prefix: Box<[u8]>,
     /// The raw result of `initialize`; kept of the proxy's own sessions.
     pub(super) init: Box<[u8]>,
+    /// The client whose it is; `None` = the proxy's own.
+    pub(super) session: Option<Arc<SessionRecord>>,
 }
 
 impl std::fmt::Debug for Leg {
@@ -86,6 +87,7 @@ impl Leg {
             revision: revision.into(),
             prefix: prefix.into(),
             init,
+            session: None,
         }
     }
 
@@ -216,7 +218,7 @@ fn start(
             let generation = backends.number();
             let mut end = Finish { backends, entry, opening, result: None };
             let session = end.opening.session.clone();
-            let result = open(&end.backends, &end.entry, session.as_deref(), generation).await;
+            let result = open(&end.backends, &end.entry, session.as_ref(), generation).await;
             end.result = Some(result);
         });
     } else {
@@ -270,6 +272,9 @@ fn finish(
         }
         current && !ended
     };
+    if let (Ok(leg), true) = (&result, current) {
+        listen::attend(backends, entry, leg);
+    }
     if let (Ok(leg), false) = (&result, current) {
         // Its client left meanwhile.
         if key.map_or(entry.owner, |session| session.owner()) == backends.me {
@@ -284,20 +289,19 @@ fn finish(
 async fn open(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    session: Option<&SessionRecord>,
+    session: Option<&Arc<SessionRecord>>,
     generation: u64,
 ) -> Result<Rc<Leg>, Failure> {
     let (plan, _) = entry.http();
     let limit = entry.plan.startup_timeout;
-    let handle = Rc::new(CallHandle::new());
+    let handle = Rc::new(CallHandle::deaf());
     let _deadline = backends.clock.arm(&handle, Instant::now(), limit);
     let provisional = Rc::new(Leg::provisional(plan));
-    let revision = session.map_or(Revision::NEWEST, |session| session.revision);
     let asked = Raw::number(0);
     let mut body = Vec::with_capacity(256);
-    let params = own::hello(&backends.plan, revision);
+    let params = own::hello(&backends.plan, session.map(|session| &**session));
     jsonrpc::request(&mut body, &asked, "initialize", Some(&params));
-    let request = Request { body: &body, rename: None, asked, whole: true };
+    let request = Request { body: &body, rename: None, asked, whole: true, caller: None };
     let answer = own::over_http(backends, entry, &provisional, &request, &handle)
         .await
         .map_err(|ended| own::failure(ended, "initialize", limit))?;
@@ -309,7 +313,9 @@ async fn open(
     let session_id = provisional.session_id.get().cloned();
     // A client's session needs no copy: the catalogue is built from the proxy's own.
     let init = if session.is_none() { init.into() } else { Box::default() };
-    let leg = Rc::new(Leg::with(plan, generation, session_id, &revision, init));
+    let mut leg = Leg::with(plan, generation, session_id, &revision, init);
+    leg.session = session.cloned();
+    let leg = Rc::new(leg);
     let mut body = Vec::with_capacity(64);
     jsonrpc::notification(&mut body, "notifications/initialized", None);
     http::tell(backends, entry, &leg, &body).await?;
@@ -362,6 +368,7 @@ pub(super) fn told(
 
 /// A client session ended: so does its session with this backend.
 pub(super) fn end(backends: &Rc<Backends>, entry: &Rc<Entry>, session: SessionId) {
+    drop(entry.http().1.streams.borrow_mut().remove(&session));
     let slot = {
         let mut legs = entry.http().1.legs.borrow_mut();
         match legs.get(&Some(session)) {
@@ -416,6 +423,7 @@ pub(super) async fn end_all(backends: &Rc<Backends>) {
     for entry in &backends.entries {
         let Wire::Http(http) = &entry.wire else { continue };
         let down = backends.is_down(entry);
+        http.streams.borrow_mut().clear();
         for (key, slot) in http.legs.borrow_mut().drain() {
             let owner = key.map_or(entry.owner, |session| session.owner());
             if let Slot::Open(leg, _) = slot

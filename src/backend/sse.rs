@@ -11,6 +11,7 @@
 use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::entry::Entry;
@@ -24,7 +25,7 @@ use crate::error::Kind;
 use crate::http::{ClientConnection, Fault, request_head, sse};
 use crate::jsonrpc::{self, Kind as Message};
 use crate::limits;
-use crate::mcp::revision::Revision;
+use crate::mcp::session::SessionRecord;
 use crate::plan::HttpPlan;
 use crate::rt::local::Notify;
 use crate::rt::{self, Either, race};
@@ -71,14 +72,14 @@ pub(super) async fn bring_up(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     plan: &HttpPlan,
-    revision: Revision,
+    session: Option<&Arc<SessionRecord>>,
 ) -> Result<Newborn, Failure> {
     let limit = entry.plan.startup_timeout;
     let opening = open(backends, entry, plan);
     let stream = rt::time::timeout(limits::ENDPOINT_TIMEOUT.min(limit), opening)
         .await
         .map_err(|_| Failure::new(Kind::Timeout, "no endpoint on the event stream"))??;
-    let link = stdio::link(backends, entry);
+    let link = stdio::link(backends, entry, session);
     let hangup = Hangup(link.clone());
     let poster = Rc::new(Poster {
         backends: backends.clone(),
@@ -91,7 +92,8 @@ pub(super) async fn bring_up(
     rt::spawn("event stream writer", poster.write());
     rt::spawn("event stream", read(link.clone(), stream.connection, stream.reader, stream.rest));
     let channel = Channel::Line(link.clone());
-    let init = own::greet(backends, entry, &channel, revision, limit).await?;
+    let init =
+        own::greet(backends, entry, &channel, session.map(|session| &**session), limit).await?;
     Ok(Newborn { link, life: Life::Stream(hangup), init })
 }
 

@@ -14,15 +14,14 @@ use ahash::AHashMap;
 
 use super::entry::Entry;
 use super::failure::Failure;
-use super::handle::Item;
-use super::link::{Link, Outside};
+use super::hearing::Hearing;
+use super::link::Link;
 use super::own::{self, Channel};
-use super::{BackendMail, Backends, sse, stderr};
+use super::{Backends, sse, stderr, views};
 use crate::error::Kind;
 use crate::limits;
-use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::plan::{StdioPlan, TransportPlan, WorkerId};
+use crate::plan::{StdioPlan, TransportPlan};
 use crate::rt::child::{self, Handle, Spec};
 use crate::rt::local::{Event, Notify};
 use crate::rt::{self, Either, race};
@@ -212,7 +211,7 @@ async fn nurse(
 ) {
     let _farewell = Farewell { backends: &backends, entry: &entry, session: session.id, kid: &kid };
     let born = Instant::now();
-    let birth = race(bring_up(&backends, &entry, session.revision), kid.stop.wait()).await;
+    let birth = race(bring_up(&backends, &entry, Some(&session)), kid.stop.wait()).await;
     let fault = match birth {
         // The birth is dropped, and with its handle the child is killed.
         Either::Right(()) => None,
@@ -237,6 +236,7 @@ async fn nurse(
         }
     };
     kid.link.borrow_mut().take();
+    views::session_lost(&entry, Some(&session));
     *kid.fault.borrow_mut() = fault;
     kid.ready.set();
     if born.elapsed() < limits::LIVED_WELL {
@@ -294,11 +294,11 @@ pub(super) enum Life {
 pub(super) async fn bring_up(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    revision: Revision,
+    session: Option<&Arc<SessionRecord>>,
 ) -> Result<Newborn, Failure> {
     match &entry.plan.transport {
-        TransportPlan::Stdio(plan) => child(backends, entry, plan, revision).await,
-        TransportPlan::Http(plan) => Box::pin(sse::bring_up(backends, entry, plan, revision)).await,
+        TransportPlan::Stdio(plan) => child(backends, entry, plan, session).await,
+        TransportPlan::Http(plan) => Box::pin(sse::bring_up(backends, entry, plan, session)).await,
     }
 }
 
@@ -310,7 +310,7 @@ async fn child(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     plan: &StdioPlan,
-    revision: Revision,
+    session: Option<&Arc<SessionRecord>>,
 ) -> Result<Newborn, Failure> {
     let limit = entry.plan.startup_timeout;
     let spec = Spec {
@@ -322,7 +322,7 @@ async fn child(
     let child = child::spawn(spec).await.map_err(|fault| {
         Failure::new(Kind::Unavailable, format!("cannot start {:?}: {fault}", plan.command))
     })?;
-    let link = link(backends, entry);
+    let link = link(backends, entry, session);
     let over = Rc::new(Event::new());
     rt::spawn("child writer", link.clone().write(child.stdin));
     rt::spawn("child reader", link.clone().read(child.stdout));
@@ -331,7 +331,7 @@ async fn child(
     let life = Life::Child { handle: child.handle, over };
     let mut newborn = Newborn { link, life, init: Vec::new() };
     let channel = Channel::Line(newborn.link.clone());
-    let greeting = own::greet(backends, entry, &channel, revision, limit);
+    let greeting = own::greet(backends, entry, &channel, session.map(|session| &**session), limit);
     // A child that exits is seen at once even if a grandchild keeps its pipes open.
     let greeted = match race(greeting, handle.exited()).await {
         Either::Left(greeted) => greeted,
@@ -353,10 +353,15 @@ async fn child(
     }
 }
 
-/// A link that tells the rest of this worker what it hears.
-pub(super) fn link(backends: &Rc<Backends>, entry: &Rc<Entry>) -> Rc<Link> {
-    let listener = Listener { backends: backends.clone(), entry: entry.clone() };
-    Link::new(entry.plan.name.clone(), Box::new(listener), Instant::now())
+/// A link that tells the rest of this worker, and the client of its session, what it hears.
+pub(super) fn link(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    session: Option<&Arc<SessionRecord>>,
+) -> Rc<Link> {
+    let hearing =
+        Hearing { backends: backends.clone(), entry: entry.clone(), session: session.cloned() };
+    Link::new(entry.plan.name.clone(), Box::new(hearing), Instant::now())
 }
 
 impl Newborn {
@@ -426,38 +431,4 @@ async fn kill(entry: &Entry, handle: &Handle, over: &Rc<Event>) {
         rt::time::sleep(Duration::from_millis(500)).await;
         over.set();
     });
-}
-
-/// What a channel tells the rest of the worker.
-struct Listener {
-    backends: Rc<Backends>,
-    entry: Rc<Entry>,
-}
-
-impl Outside for Listener {
-    fn carry(&self, to: WorkerId, id: u64, item: Item) {
-        let droppable = matches!(item, Item::Notification(_));
-        let mail = BackendMail::Carry { id, item };
-        if droppable {
-            let _ = self.backends.try_send(to, mail);
-        } else {
-            self.backends.send(to, mail);
-        }
-    }
-
-    fn changed(&self, flags: u32) {
-        self.backends.changed(&self.entry, flags);
-    }
-
-    fn updated(&self) {
-        self.backends.board.outdate(self.entry.id, false, true);
-    }
-
-    fn asked(&self) {
-        self.backends.board.asked(self.entry.id);
-    }
-
-    fn answered(&self) {
-        self.backends.succeeded(&self.entry);
-    }
 }

@@ -19,11 +19,10 @@ use super::own::{Channel, Said};
 use super::relay::changed;
 use super::sse;
 use super::stdio::{self, Channels, Newborn};
-use super::{BackendMail, Backends};
+use super::{BackendMail, Backends, views};
 use crate::error::Kind;
 use crate::limits;
 use crate::mcp::catalog::{Pages, Slice};
-use crate::mcp::revision::Revision;
 use crate::rt::{self, Either, race};
 
 /// A call failed: probe now.
@@ -132,6 +131,7 @@ impl Supervisor {
         self.backends.board.outdate(self.entry.id, true, true);
         self.backends.board.set_tools(self.entry.id, tools);
         self.slice = slice.clone();
+        *self.entry.slice.borrow_mut() = slice.clone();
         let backend = self.entry.id;
         self.backends.broadcast(|| BackendMail::Slice { backend, slice: slice.clone() });
         (self.backends.on_slice)(backend, slice.clone());
@@ -148,17 +148,22 @@ impl Supervisor {
             let slice = Slice::build(&entry.plan, init, &pages).map_err(bad)?;
             (self.init, self.pages) = (init.into(), pages);
             self.publish(Some(slice));
+            views::outdated(&backends, &entry, changed::ANY, false);
+        } else {
+            views::outdated(&backends, &entry, changed::ANY, true);
         }
         Ok(())
     }
 
     /// Reads the lists that changed.
     async fn read_changed(&mut self, channel: &Channel, flags: u32) -> Result<(), Failure> {
-        let Some(slice) = self.slice.clone() else { return Ok(()) };
+        let Some(slice) = self.slice.clone().filter(|_| flags != 0) else { return Ok(()) };
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let mut pages = self.pages.clone();
         listing::read(&backends, &entry, channel, &slice, flags, &mut pages).await?;
         if same(&self.pages, &pages) {
+            // Not for the proxy, but perhaps for clients that can do more.
+            views::outdated(&backends, &entry, flags, true);
             return Ok(());
         }
         let mut fresh = Slice::clone(&slice);
@@ -173,6 +178,7 @@ impl Supervisor {
         }
         self.pages = pages;
         self.publish(Some(fresh));
+        views::outdated(&backends, &entry, flags, false);
         self.show(self.backends.board.state(self.entry.id), None);
         Ok(())
     }
@@ -413,7 +419,7 @@ impl Supervisor {
     async fn raise(&mut self, channels: &Channels) -> Result<Option<Newborn>, Failure> {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let newborn = {
-            let birth = stdio::bring_up(&backends, &entry, Revision::NEWEST);
+            let birth = stdio::bring_up(&backends, &entry, None);
             match race(birth, backends.stopping.wait()).await {
                 Either::Left(newborn) => newborn?,
                 // What it holds is dropped with the birth: a child is killed, a stream closed.
@@ -532,7 +538,7 @@ impl Supervisor {
 
     fn is_patient_with(&self, channel: &Channel, failure: &Failure, mute: u32) -> bool {
         let kept = match (channel, &self.entry.wire) {
-            (Channel::Leg(_), _) => false,
+            (Channel::Leg(_) | Channel::Client(_), _) => false,
             (Channel::Line(_), Wire::Stdio(_)) => true,
             (Channel::Line(_), Wire::Http(_)) => mute < limits::SSE_MUTE_PINGS,
         };

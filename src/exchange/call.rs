@@ -11,7 +11,7 @@ use crate::backend::{Call, CallHandle, Lead, Replies, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::limits;
-use crate::mcp::catalog::ListKind;
+use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::name::Target;
@@ -31,14 +31,24 @@ pub(super) async fn call(
     mut envelope: Envelope,
     id: &[u8],
 ) -> Result<Relay> {
-    let backend = aim(world, method, &mut message, &mut envelope)?;
+    // Where it is the lists that tell whose a name is, they must be those that the client sees.
+    let view = match method == Method::ResourcesRead || world.names.bare.len() > 1 {
+        true => view_of(world, record).await,
+        false => None,
+    };
+    let backend = aim(world, view.as_deref(), method, &mut message, &mut envelope)?;
     let plan = &world.plan.backends[backend];
     let mut reusable = None;
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
     } else {
+        let view = match view {
+            None => view_of(world, record).await,
+            view => view,
+        };
         let look = |reusable: &Reusable| world.backends.held(backend, reusable);
-        let shaped = shape(world, record, plan, method, &look, &mut message, &mut envelope);
+        let view = view.as_deref();
+        let shaped = shape(world, record, plan, view, method, &look, &mut message, &mut envelope);
         let shaped = Box::pin(shaped).await?;
         if let Some(held) = shaped.held {
             let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
@@ -79,9 +89,18 @@ pub(super) async fn call(
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
 }
 
+/// The catalogue of a session that sees other lists than the proxy.
+async fn view_of(world: &World, record: &Arc<SessionRecord>) -> Option<Rc<Catalog>> {
+    match record.may_see_other_lists() {
+        true => Box::pin(world.view(record)).await,
+        false => None,
+    }
+}
+
 /// Finds the backend of a call, and puts the backend's own name into it.
 fn aim(
     world: &World,
+    view: Option<&Catalog>,
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
@@ -90,7 +109,11 @@ fn aim(
     if method == Method::ResourcesRead {
         let uri = envelope.uri.ok_or_else(|| invalid("uri is required"))?;
         let uri = jsonrpc::unquote(uri.of(message)).ok_or_else(|| invalid("uri is a string"))?;
-        return match world.catalog.borrow().owner_of_uri(&uri) {
+        let owner = match view {
+            Some(view) => view.owner_of_uri(&uri),
+            None => world.catalog.borrow().owner_of_uri(&uri),
+        };
+        return match owner {
             Some(backend) => Ok(backend),
             // With one backend there is no question whose it is, and its own answer is the truth.
             None if world.only.is_some() => Ok(world.only.unwrap_or_default()),
@@ -124,7 +147,10 @@ fn aim(
             Ok(backend)
         }
         Target::Bare => {
-            let owner = world.catalog.borrow().owner_of_name(kind, &name);
+            let owner = match view {
+                Some(view) => view.owner_of_name(kind, &name),
+                None => world.catalog.borrow().owner_of_name(kind, &name),
+            };
             Ok(owner.unwrap_or(world.names.bare[0]))
         }
         Target::Unknown => Err(Error::new(unknown).context(name.into_owned())),
@@ -161,7 +187,8 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
             // A copy is to be heard: no answer that is kept stands in for it.
             let look = |_: &Reusable| None;
             let shaped =
-                shape(&world, &record, plan, method, &look, &mut message, &mut envelope).await?;
+                shape(&world, &record, plan, None, method, &look, &mut message, &mut envelope);
+            let shaped = shaped.await?;
             let tool_call = method == Method::ToolsCall;
             let call = Call {
                 backend,
@@ -174,12 +201,13 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
                 timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
                 tool: Some(shaped.own).filter(|_| tool_call),
                 again: false,
-                handle: Rc::new(CallHandle::new()),
+                handle: Rc::new(CallHandle::deaf()),
             };
             let mut replies = world.backends.call(call).await?;
             loop {
                 match replies.next().await? {
                     Reply::Notification(_) => {}
+                    Reply::Ask(question) => world.backends.decline(&question),
                     Reply::Answer(_) => return Ok(()),
                     Reply::Streaming { .. } => {
                         while replies.chunk().await?.is_some() {}
@@ -197,10 +225,12 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
 }
 
 /// Takes a request through the rules of its backend.
+#[expect(clippy::too_many_arguments, reason = "the parts of one request")]
 async fn shape(
     world: &World,
     record: &SessionRecord,
     plan: &BackendPlan,
+    view: Option<&Catalog>,
     method: Method,
     look: &dyn Fn(&Reusable) -> Option<Held>,
     message: &mut Vec<u8>,
@@ -219,7 +249,10 @@ async fn shape(
         // Whether a tool may be called can depend on what its list says of it.
         world.backends.settled_one(plan.id).await;
     }
-    let slice = world.catalog.borrow().slice(plan.id).cloned();
+    let slice = match view {
+        Some(view) => view.slice(plan.id).cloned(),
+        None => world.catalog.borrow().slice(plan.id).cloned(),
+    };
     let listed = slice.is_some();
     let called = match what {
         ListKind::Resources => name.clone(),

@@ -76,7 +76,7 @@ fn get(stub: &Arc<Stub>, mut out: &TcpStream, request: &Request) -> io::Result<(
         return plain(out, 406, None, "Not Acceptable");
     }
     let session = format!("{}-{}-{}", stub.options.name, std::process::id(), stub.next_number());
-    let listening = stub.listen();
+    let listening = stub.listen(&session);
     out.write_all(
         head(200, "text/event-stream", None, "Transfer-Encoding: chunked\r\n").as_bytes(),
     )?;

@@ -71,6 +71,11 @@ impl Client {
 
     /// Initialises at `revision`, which must be the one agreed on.
     pub(crate) fn connect_at(addr: SocketAddr, revision: &str) -> Client {
+        Client::connect_with(addr, revision, "{}")
+    }
+
+    /// Initialises as a client that can do this.
+    pub(crate) fn connect_with(addr: SocketAddr, revision: &str, capabilities: &str) -> Client {
         let mut client = Client {
             addr,
             conn: Conn::open(addr),
@@ -80,7 +85,7 @@ impl Client {
             next_id: 1,
         };
         let params = format!(
-            r#"{{"protocolVersion":"{revision}","capabilities":{{}},"clientInfo":{{"name":"test","version":"0"}}}}"#
+            r#"{{"protocolVersion":"{revision}","capabilities":{capabilities},"clientInfo":{{"name":"test","version":"0"}}}}"#
         );
         client.send(&message("0", "initialize", &params));
         let head = client.conn.head();
@@ -92,6 +97,18 @@ impl Client {
         client.revision = revision.to_owned();
         client.notify("notifications/initialized", "{}");
         client
+    }
+
+    /// A session that exists, on a connection of its own.
+    pub(crate) fn in_session(addr: SocketAddr, revision: &str, session: &str) -> Client {
+        Client {
+            addr,
+            conn: Conn::open(addr),
+            session: session.to_owned(),
+            revision: revision.to_owned(),
+            hello: Value::Null,
+            next_id: 1_000_000,
+        }
     }
 
     /// The same session on a connection of its own.
