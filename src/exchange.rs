@@ -7,6 +7,7 @@
 mod answer;
 mod batch;
 mod call;
+mod modern;
 mod relay;
 mod session;
 mod stream;
@@ -20,9 +21,10 @@ use crate::error::{Error, Kind, Result};
 use crate::http::{BodyFault, Connection, Method as HttpMethod, RequestHead};
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind, Shape};
 use crate::limits;
+use crate::mcp::envelope::names_version;
 use crate::mcp::header;
 use crate::mcp::method::Method;
-use crate::mcp::revision::Revision;
+use crate::mcp::revision::{MODERN, Revision};
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::rt;
 use crate::world::World;
@@ -40,6 +42,8 @@ struct Ask {
     principal: Option<Arc<str>>,
     /// `Some(None)`: a revision that is not spoken.
     version: Option<Option<Revision>>,
+    /// The revision named is one of the request era.
+    modern: bool,
     json: bool,
     accepts_json: bool,
     accepts_events: bool,
@@ -65,7 +69,10 @@ pub async fn exchange(
         _ => return refuse(connection, &ask.cors, &Error::new(Kind::NotFound), b"null").await,
     }
     match ask.method {
-        HttpMethod::Post => post(world, connection, &ask).await,
+        HttpMethod::Post => post(world, connection, &ask, head).await,
+        HttpMethod::Get | HttpMethod::Delete if ask.modern => {
+            refuse(connection, &ask.cors, &Error::new(Kind::NotPost), b"null").await
+        }
         HttpMethod::Get => stream::listen(world, connection, &ask).await,
         HttpMethod::Delete => delete(world, connection, &ask).await,
         HttpMethod::Options => options(connection, &ask).await,
@@ -95,12 +102,14 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
     if refusal.is_none() && !world.plan.listen.hosts.allows(head.field("host").unwrap_or(b"")) {
         refusal = Some(Error::new(Kind::Forbidden).context("Host not allowed"));
     }
+    let version = head.field(header::VERSION);
     let ask = Ask {
         method: head.method(),
         cors,
         session: head.field(header::SESSION).map(SessionId::parse),
         principal: None,
-        version: head.field(header::VERSION).map(Revision::parse),
+        version: version.map(Revision::parse),
+        modern: version == Some(MODERN.as_bytes()),
         json: head.field("content-type").is_some_and(header::is_json),
         accepts_json: header::accepts(head.fields("accept"), "application", "json"),
         accepts_events: header::accepts(head.fields("accept"), "text", "event-stream"),
@@ -132,9 +141,11 @@ async fn options(connection: &mut Connection, ask: &Ask) -> io::Result<()> {
             lines,
             "Access-Control-Allow-Methods: GET, POST, DELETE, OPTIONS\r\n\
              Access-Control-Allow-Headers: Content-Type, Accept, Authorization, Last-Event-ID, \
-             {}, {}\r\nAccess-Control-Max-Age: 7200\r\n",
+             {}, {}, {}, {}\r\nAccess-Control-Max-Age: 7200\r\n",
             header::SESSION,
-            header::VERSION
+            header::VERSION,
+            header::METHOD,
+            header::NAME
         );
     }
     connection.answer(204, &lines, b"").await
@@ -173,7 +184,12 @@ async fn delete(world: &World, connection: &mut Connection, ask: &Ask) -> io::Re
 }
 
 /// `POST`: one message, or in 2025-03-26 an array of them.
-async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::Result<()> {
+async fn post(
+    world: &Rc<World>,
+    connection: &mut Connection,
+    ask: &Ask,
+    head: &RequestHead,
+) -> io::Result<()> {
     let refusal = if !ask.json {
         Some(Kind::MediaType)
     } else if !(ask.accepts_json && ask.accepts_events) {
@@ -199,6 +215,10 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
     };
     let envelope = match jsonrpc::shape(&body) {
         Ok(Shape::One(envelope)) => envelope,
+        Ok(Shape::Batch(_)) if ask.modern => {
+            let error = Error::new(Kind::InvalidRequest).context("one message for each POST");
+            return refuse(connection, &ask.cors, &error, b"null").await;
+        }
         Ok(Shape::Batch(messages)) => {
             let messages = messages.take(limits::BATCH_MAX + 1).collect();
             return batch::batch(world, connection, ask, &body, messages).await;
@@ -206,7 +226,13 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
         Err(fault) => return refuse(connection, &ask.cors, &fault.into(), b"null").await,
     };
     let id = envelope.id.map_or(&b"null"[..], |id| id.of(&body));
-    if envelope.kind == MessageKind::Request && method_of(&body, &envelope) == Method::Initialize {
+    let method = method_of(&body, &envelope);
+    let names_version = || envelope.meta.is_some_and(|meta| names_version(meta.of(&body)));
+    // `initialize` begins a session, unless it says itself that it does not.
+    if names_version() || (ask.modern && method != Method::Initialize) {
+        return Box::pin(modern::post(world, connection, ask, head, body, envelope)).await;
+    }
+    if envelope.kind == MessageKind::Request && method == Method::Initialize {
         if let Err(error) = admit(world) {
             return refused(connection, &ask.cors, false, &error, id).await;
         }

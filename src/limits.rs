@@ -141,6 +141,30 @@ pub const BACKEND_SESSION_ID_BYTES_MAX: usize = 1024;
 /// Bytes of one line of a child's stderr; what is longer is cut.
 pub const STDERR_LINE_BYTES_MAX: usize = 4 * 1024;
 
+/// A server that says nothing to `server/discover` for this long is taken for one of the session
+/// era: such servers may stay silent before `initialize`.
+pub const PROBE_SILENCE: Duration = Duration::from_secs(3);
+/// Backend sessions kept for callers without sessions, per worker; the one that was idle for the
+/// longest time makes room.
+pub const BRIDGES_MAX: usize = 1000;
+/// Resources that one listening client may name.
+pub const SUBSCRIPTIONS_MAX: usize = 1000;
+/// Messages of backends that wait for one listening client; beyond it the backend is not read. One of
+/// more than [`SSE_QUEUE_BYTES_MAX`] is dropped.
+pub const HEARD_MAX: usize = 16;
+/// A client that listens is told what it will hear after this time, whichever backends have
+/// agreed by then.
+pub const LISTEN_ACK_WAIT: Duration = Duration::from_secs(5);
+/// Between two reads of the lists of a backend that neither says how long they are good for nor
+/// that they changed.
+pub const LIST_POLL: Duration = Duration::from_secs(60);
+/// Lists are not read more often than this, however short they are good for.
+pub const LIST_TTL_MIN: Duration = Duration::from_secs(5);
+/// Arguments of one tool that are repeated in fields of the head.
+pub const MIRRORED_MAX: usize = 32;
+/// Bytes of the capabilities and the name of one caller, as kept for its backend sessions.
+pub const CALLER_BYTES_MAX: usize = 64 * 1024;
+
 /// Client sessions: default of `proxy.max_sessions`.
 pub const SESSIONS_MAX: usize = 10_000;
 /// Default of `proxy.session_idle_seconds`.

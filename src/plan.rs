@@ -89,6 +89,8 @@ pub struct BackendPlan {
     pub transport: TransportPlan,
     /// Who shares a session of it.
     pub isolation: Isolation,
+    /// Which era it is spoken to in.
+    pub protocol: Protocol,
     /// `startup_timeout_seconds`.
     pub startup_timeout: Duration,
     /// `restart`.
@@ -103,6 +105,17 @@ pub struct BackendPlan {
     pub around: Around,
     /// What its rules do to lists and messages.
     pub chain: Chain,
+}
+
+/// `protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Whatever it turns out to speak.
+    Auto,
+    /// `initialize`, without a question.
+    Legacy,
+    /// 2026-07-28 alone.
+    Modern,
 }
 
 /// `isolation`.

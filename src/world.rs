@@ -3,6 +3,7 @@
 //! Next: `exchange`, which works on it.
 
 mod clients;
+mod ear;
 mod view;
 
 use std::cell::{Cell, RefCell};
@@ -23,6 +24,8 @@ use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Receiver, Sender};
+
+pub use ear::OpenEar;
 
 /// What a worker tells another one about client sessions.
 #[derive(Debug)]
@@ -136,6 +139,7 @@ pub struct World {
     asked: RefCell<AHashMap<u64, OneSender<Known>>>,
     streams: RefCell<AHashMap<u64, Sender<Push>>>,
     in_flight: RefCell<AHashMap<u64, (SessionId, Rc<CallHandle>)>>,
+    ears: RefCell<AHashMap<u64, Rc<ear::Ear>>>,
     next_token: Cell<u64>,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
@@ -179,6 +183,7 @@ impl World {
             asked: RefCell::default(),
             streams: RefCell::default(),
             in_flight: RefCell::default(),
+            ears: RefCell::default(),
             next_token: Cell::new(1),
             copies: Cell::new(0),
             views: view::Views::default(),
@@ -437,6 +442,7 @@ impl World {
         if !(changes.tools || changes.resources || changes.prompts) {
             return;
         }
+        self.tell_ears(changes);
         let ids: Vec<SessionId> = {
             let owned = self.owned.borrow();
             let concerned = owned.values().filter(|owned| concerns(&owned.record));

@@ -19,6 +19,7 @@ mod harness;
 mod house;
 mod interop;
 mod isolation;
+mod modern;
 mod resilience;
 mod sessions;
 mod shaping;

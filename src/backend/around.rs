@@ -243,6 +243,7 @@ impl Maker {
             session: self.call.session.clone(),
             body: self.call.body.clone(),
             tool: None,
+            modern: self.call.modern.clone(),
             again: self.begun.replace(true) || self.call.again,
             ..self.call
         };

@@ -16,9 +16,10 @@ use super::handle::{CallHandle, Deadline, Stop};
 use super::http::{self, Broken, HttpReplies, Request};
 use super::leg::{self, Leg};
 use super::names::{Own, Raw};
-use super::{Attempt, Backends, Call, Wire, line, stopped, supervise, views};
+use super::{Attempt, Backends, Call, Wire, line, modern, stopped, supervise, views};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::mcp::revision::Era;
 use crate::mcp::session::SessionRecord;
 use crate::plan::Isolation;
 use crate::rt;
@@ -122,6 +123,9 @@ async fn wire(
         let settled = rt::time::timeout(entry.plan.startup_timeout, entry.settled.wait());
         let _ = call.handle.watch(Box::pin(settled)).await?;
     }
+    if call.modern.is_some() || entry.era.get() == Era::Request {
+        return Box::pin(modern::wire(backends, entry, call)).await;
+    }
     match &entry.wire {
         entry::Wire::Http(http) if !http.is_sse.get() => {
             over_http(backends, entry, &call).await.map(Wire::Http)
@@ -170,7 +174,7 @@ async fn over_http(
 }
 
 /// The session to use with the backend, unless the caller stops waiting for it.
-async fn open(
+pub(super) async fn open(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     session: Option<&Arc<SessionRecord>>,

@@ -390,6 +390,8 @@ async fn run(
         timeout: sent.timeout,
         // Its id is one caller's, who may be gone and have used it again.
         again: true,
+        // What stands alone never comes here.
+        modern: None,
         handle,
     };
     let failed = |error: Error| Landed::Failed(Fault::of(&error));

@@ -186,8 +186,8 @@ impl CallHandle {
         self.cancelled.get() && !self.told.get()
     }
 
-    /// The time limit passed.
-    fn expire(&self) {
+    /// The time limit passed, or nothing may come any more.
+    pub(super) fn expire(&self) {
         self.expired.set(true);
         self.wake();
     }

@@ -15,12 +15,15 @@ mod around;
 mod asks;
 mod attempt;
 mod bell;
+mod bridge;
 mod endpoint;
 mod entry;
+mod era;
 mod failure;
 mod flight;
 mod frame;
 mod handle;
+mod hear;
 mod hearing;
 mod http;
 mod judge;
@@ -29,6 +32,7 @@ mod line;
 mod link;
 mod listen;
 mod listing;
+mod modern;
 mod names;
 mod own;
 mod pool;
@@ -54,7 +58,9 @@ pub use asks::Word;
 pub use failure::Failure;
 pub use flight::{Fault, FlightMail, Landed, Lead, Sent};
 pub use handle::{CallHandle, Item};
+pub use hear::{Heard, Subscription};
 pub use leg::Leg;
+pub use modern::Caller;
 pub use shelf::Kept as KeptAnswer;
 pub use views::{Seen, Whose};
 
@@ -62,6 +68,7 @@ use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::Span;
 use crate::limits;
 use crate::mcp::catalog::{Changes, Slice};
+use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::middleware::reuse::{Held, Reusable};
 use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
@@ -109,6 +116,8 @@ pub struct Call {
     pub timeout: Duration,
     /// The tool's own name, where something stands around the calls of the backend.
     pub tool: Option<String>,
+    /// Who calls, if the request is one of the request era: it has no session then.
+    pub modern: Option<Rc<Caller>>,
     /// It is not the first attempt: its id has been used in the client's own session before.
     pub again: bool,
     /// To cancel it with; made for this call alone.
@@ -195,6 +204,8 @@ struct Attempt {
 enum Wire {
     Http(Box<http::HttpReplies>),
     Line(line::LineReplies),
+    /// A caller with a session, a backend without.
+    Crossed(Box<modern::Crossed>),
 }
 
 impl Attempt {
@@ -203,6 +214,7 @@ impl Attempt {
         let reply = match &mut self.wire {
             Wire::Http(http) => http.next().await,
             Wire::Line(line) => line.next().await,
+            Wire::Crossed(crossed) => Box::pin(crossed.next()).await,
         };
         self.guard.judge(reply)
     }
@@ -216,7 +228,8 @@ impl Attempt {
     async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         let chunk = match &mut self.wire {
             Wire::Http(http) => http.chunk().await,
-            Wire::Line(_) => Ok(None),
+            // Both are whole.
+            Wire::Line(_) | Wire::Crossed(_) => Ok(None),
         };
         self.guard.judge(chunk)
     }
@@ -230,6 +243,13 @@ pub enum BackendMail {
         backend: BackendId,
         /// The new ones.
         slice: Option<Arc<Slice>>,
+    },
+    /// It was found out what a backend speaks.
+    Era {
+        /// Which backend.
+        backend: BackendId,
+        /// What.
+        era: Era,
     },
     /// A backend's first start ended, well or not.
     Settled {
@@ -388,6 +408,8 @@ pub struct Backends {
     serial: Cell<u64>,
     /// See [`Backends::chance`].
     dice: Cell<u64>,
+    /// Backend sessions of callers that have none.
+    bridges: bridge::Bridges,
     /// Calls of this worker at children of other workers.
     away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
     /// Requests of backends that wait here for an answer of a client.
@@ -435,6 +457,7 @@ impl Backends {
             clock: Clock::new(Instant::now()),
             serial: Cell::new(0),
             dice: Cell::new(ahash::RandomState::new().hash_one(me)),
+            bridges: bridge::Bridges::default(),
             away: RefCell::new(AHashMap::new()),
             asks: asks::Asks::default(),
             clients: OnceCell::new(),
@@ -550,15 +573,11 @@ impl Backends {
         listen::attended(self, session, listens);
     }
 
-    /// What a session sees of a backend, if that is known; `Err`: it would have to be fetched.
-    pub fn view_at_hand(
-        &self,
-        backend: BackendId,
-        session: &SessionRecord,
-    ) -> std::result::Result<Seen, ()> {
+    /// What a session sees of a backend; `None`: it would have to be fetched.
+    pub fn view_at_hand(&self, backend: BackendId, session: &SessionRecord) -> Option<Seen> {
         match views::at_hand(&self.entries[backend], session) {
-            views::Hand::Seen(seen) => Ok(seen),
-            views::Hand::Failed | views::Hand::Missing => Err(()),
+            views::Hand::Seen(seen) => Some(seen),
+            views::Hand::Failed | views::Hand::Missing => None,
         }
     }
 
@@ -603,10 +622,8 @@ impl Backends {
     /// Takes mail from the backends of another worker.
     pub fn on_mail(self: &Rc<Self>, from: WorkerId, mail: BackendMail) {
         match mail {
-            BackendMail::Slice { backend, slice } => {
-                *self.entries[backend].slice.borrow_mut() = slice.clone();
-                (self.on_slice)(backend, slice);
-            }
+            BackendMail::Slice { backend, slice } => self.sliced(backend, slice),
+            BackendMail::Era { backend, era } => self.entries[backend].era.set(era),
             BackendMail::Settled { backend } => self.entries[backend].settled.set(),
             BackendMail::Send { backend, session, id, body, span, token, deaf } => {
                 line::send_for(self, from, backend, session, id, body, span, token, deaf);
@@ -665,6 +682,12 @@ impl Backends {
         }
     }
 
+    /// A backend offers something else now.
+    fn sliced(&self, backend: BackendId, slice: Option<Arc<Slice>>) {
+        self.entries[backend].slice.borrow_mut().clone_from(&slice);
+        (self.on_slice)(backend, slice);
+    }
+
     /// Ends everything: children are stopped and reaped, sessions ended, connections closed. Calls
     /// still in flight fail. Returns when that is done, at the latest after the time that a child
     /// is given to end.
@@ -703,6 +726,7 @@ impl Backends {
     }
 
     fn sweep(self: &Rc<Self>, now: Instant) {
+        bridge::sweep(self, now);
         asks::sweep(self, now);
         for entry in &self.entries {
             if entry.owner == self.me && !entry.supervised.get() && !self.stopping.is_set() {

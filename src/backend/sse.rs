@@ -25,6 +25,7 @@ use crate::error::Kind;
 use crate::http::{ClientConnection, Fault, request_head, sse};
 use crate::jsonrpc::{self, Kind as Message};
 use crate::limits;
+use crate::mcp::revision::Era;
 use crate::mcp::session::SessionRecord;
 use crate::plan::HttpPlan;
 use crate::rt::local::Notify;
@@ -94,7 +95,7 @@ pub(super) async fn bring_up(
     let channel = Channel::Line(link.clone());
     let init =
         own::greet(backends, entry, &channel, session.map(|session| &**session), limit).await?;
-    Ok(Newborn { link, life: Life::Stream(hangup), init })
+    Ok(Newborn { link, life: Life::Stream(hangup), init, era: Era::Session })
 }
 
 /// The GET, up to the event that names the endpoint.

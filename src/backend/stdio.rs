@@ -16,12 +16,12 @@ use super::entry::Entry;
 use super::failure::Failure;
 use super::hearing::Hearing;
 use super::link::Link;
-use super::own::{self, Channel};
-use super::{Backends, sse, stderr, views};
+use super::{Backends, era, sse, stderr, views};
 use crate::error::Kind;
 use crate::limits;
+use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::plan::{StdioPlan, TransportPlan};
+use crate::plan::{Protocol, StdioPlan, TransportPlan};
 use crate::rt::child::{self, Handle, Spec};
 use crate::rt::local::{Event, Notify};
 use crate::rt::{self, Either, race};
@@ -36,6 +36,8 @@ pub(super) struct Channels {
     pub(super) fault: RefCell<Option<Failure>>,
     /// The shared one came up, or failed to.
     turn: Notify,
+    /// The child ends when it is asked what it does not know: it is greeted with `initialize`.
+    shy: Cell<bool>,
     /// Of the sessions that this worker owns.
     sessions: RefCell<AHashMap<SessionId, Rc<Kid>>>,
     /// Those of sessions that have not ended, stopped ones included.
@@ -59,6 +61,7 @@ impl Channels {
             rising: Cell::new(false),
             fault: RefCell::new(None),
             turn: Notify::new(),
+            shy: Cell::new(false),
             sessions: RefCell::new(AHashMap::new()),
             alive: Cell::new(0),
         }
@@ -211,7 +214,13 @@ async fn nurse(
 ) {
     let _farewell = Farewell { backends: &backends, entry: &entry, session: session.id, kid: &kid };
     let born = Instant::now();
-    let birth = race(bring_up(&backends, &entry, Some(&session)), kid.stop.wait()).await;
+    // As the shared one of its kind, which has been asked.
+    let how = match entry.era.get() {
+        Era::Session => Protocol::Legacy,
+        _ => Protocol::Modern,
+    };
+    let birth = bring_up(&backends, &entry, Some(&session), how);
+    let birth = race(birth, kid.stop.wait()).await;
     let fault = match birth {
         // The birth is dropped, and with its handle the child is killed.
         Either::Right(()) => None,
@@ -272,8 +281,10 @@ impl Drop for Farewell<'_> {
 pub(super) struct Newborn {
     pub(super) link: Rc<Link>,
     pub(super) life: Life,
-    /// The raw result of its `initialize`.
+    /// The raw result of its `initialize`, or what stands for it.
     pub(super) init: Vec<u8>,
+    /// What it speaks.
+    pub(super) era: Era,
 }
 
 /// What stands behind a channel.
@@ -286,7 +297,7 @@ pub(super) enum Life {
     Stream(sse::Hangup),
 }
 
-/// Brings a channel up, whatever it leads to.
+/// Brings a channel up, whatever it leads to; an event stream is always of the session era.
 ///
 /// # Errors
 /// It could not be opened, ended, or the handshake was not complete within the start-up deadline;
@@ -295,9 +306,10 @@ pub(super) async fn bring_up(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     session: Option<&Arc<SessionRecord>>,
+    how: Protocol,
 ) -> Result<Newborn, Failure> {
     match &entry.plan.transport {
-        TransportPlan::Stdio(plan) => child(backends, entry, plan, session).await,
+        TransportPlan::Stdio(plan) => child(backends, entry, plan, session, how).await,
         TransportPlan::Http(plan) => Box::pin(sse::bring_up(backends, entry, plan, session)).await,
     }
 }
@@ -311,8 +323,35 @@ async fn child(
     entry: &Rc<Entry>,
     plan: &StdioPlan,
     session: Option<&Arc<SessionRecord>>,
+    how: Protocol,
 ) -> Result<Newborn, Failure> {
-    let limit = entry.plan.startup_timeout;
+    let shy = &entry.channels().shy;
+    if how != Protocol::Auto || shy.get() {
+        let how = if how == Protocol::Auto { Protocol::Legacy } else { how };
+        return raise(backends, entry, plan, session, how, &Cell::new(false)).await;
+    }
+    let probing = Cell::new(false);
+    match raise(backends, entry, plan, session, how, &probing).await {
+        Err(failure) if probing.get() && failure.kind == Kind::Lost => {
+            // It ended at a question that it does not know, or for a reason of its own.
+            tracing::debug!(backend = entry.name(), %failure, "the child ended at server/discover");
+            let again = raise(backends, entry, plan, session, Protocol::Legacy, &probing).await;
+            shy.set(again.is_ok());
+            again
+        }
+        outcome => outcome,
+    }
+}
+
+/// One birth. `probing` is left true if the child ended while it was asked what it speaks.
+async fn raise(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    plan: &StdioPlan,
+    session: Option<&Arc<SessionRecord>>,
+    how: Protocol,
+    probing: &Cell<bool>,
+) -> Result<Newborn, Failure> {
     let spec = Spec {
         program: plan.command.clone().into(),
         args: plan.args.iter().map(Into::into).collect(),
@@ -329,17 +368,17 @@ async fn child(
     rt::spawn("child stderr", stderr::drain(entry.plan.name.clone(), child.stderr, over.clone()));
     let handle = child.handle.clone();
     let life = Life::Child { handle: child.handle, over };
-    let mut newborn = Newborn { link, life, init: Vec::new() };
-    let channel = Channel::Line(newborn.link.clone());
-    let greeting = own::greet(backends, entry, &channel, session.map(|session| &**session), limit);
+    let mut newborn = Newborn { link, life, init: Vec::new(), era: Era::Session };
+    let link = newborn.link.clone();
+    let greeting = Box::pin(era::greet(backends, entry, &link, how, session, probing));
     // A child that exits is seen at once even if a grandchild keeps its pipes open.
     let greeted = match race(greeting, handle.exited()).await {
         Either::Left(greeted) => greeted,
         Either::Right(_) => Err(newborn.end(entry).await),
     };
     match greeted {
-        Ok(init) => {
-            newborn.init = init;
+        Ok((era, init)) => {
+            (newborn.era, newborn.init) = (era, init);
             Ok(newborn)
         }
         Err(fault) => {

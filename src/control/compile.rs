@@ -13,14 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::config::{BackendTable, NamedBackend, ProxyConfig, TlsTable, read_bounded};
 use super::diagnose::{Place, Report, whole_file};
-use super::setting::{GiveUp, Inherit, IsolationKey, Transport, join};
+use super::setting::{GiveUp, Inherit, IsolationKey, ProtocolKey, Transport, join};
 use crate::http::tls::{self, Trust, TrustFault};
 use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::around::Around;
 use crate::plan::{
-    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan, SsePlan,
-    StdioPlan, TransportPlan,
+    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, Protocol,
+    RestartPlan, SsePlan, StdioPlan, TransportPlan,
 };
 
 /// Longest name that model APIs accept for a tool.
@@ -325,6 +325,12 @@ impl Compiler<'_> {
                 self.key_fault(&path, message);
             }
         }
+        if let (Transport::Sse, ProtocolKey::Modern) =
+            (backend.table.transport, backend.table.protocol)
+        {
+            let message = "\"modern\" is not spoken over event streams (transport = \"sse\")";
+            self.key_fault(&format!("{}.protocol", backend.path), message.to_owned());
+        }
         match backend.table.transport {
             Transport::Stdio => self.stdio(backend).map(TransportPlan::Stdio),
             Transport::Http | Transport::Sse => self.http(backend).map(TransportPlan::Http),
@@ -549,6 +555,11 @@ fn plan(
         prefix,
         transport,
         isolation,
+        protocol: match table.protocol {
+            ProtocolKey::Auto => Protocol::Auto,
+            ProtocolKey::Legacy => Protocol::Legacy,
+            ProtocolKey::Modern => Protocol::Modern,
+        },
         startup_timeout: table.startup_timeout_seconds.0,
         restart,
         call_timeout: seconds.unwrap_or(limits::CALL_TIMEOUT),
@@ -1040,6 +1051,10 @@ mod tests {
             "backends[0].command: not accepted with transport = \"sse\"",
         );
         refuses("[[backends]]\nname='a'\ntransport='sse'", "backends[0].url: missing");
+        refuses(
+            "[[backends]]\nname='a'\ntransport='sse'\nurl='http://h'\nprotocol='modern'",
+            "backends[0].protocol: \"modern\" is not spoken over event streams",
+        );
         refuses("[[backends]]\nname='a'\ntransport='http'", "backends[0].url: missing");
         refuses("[[backends]]\nname='a'\nurl='x'", "backends[0].transport: missing");
     }

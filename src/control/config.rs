@@ -18,8 +18,8 @@ use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
-    Args, Count, EnvValue, GiveUp, Glob, Inherit, IsolationKey, KeyDoc, Millis, Node, Reader,
-    ScopeKey, Seconds, Secret, Setting, Share, Transport, Value, join, table,
+    Args, Count, EnvValue, GiveUp, Glob, Inherit, IsolationKey, KeyDoc, Millis, Node, ProtocolKey,
+    Reader, ScopeKey, Seconds, Secret, Setting, Share, Transport, Value, join, table,
 };
 use crate::limits;
 
@@ -195,6 +195,9 @@ tables! {
         /// or child (stdio), "shared" lets all clients share one. Default: "shared" for stdio, else
         /// "session".
         isolation: Option<IsolationKey> = None;
+        /// Which revisions of MCP it is spoken to in: "legacy" with sessions (up to 2025-11-25),
+        /// "modern" without (2026-07-28), "auto" finds out, each time the backend comes up.
+        protocol: ProtocolKey = ProtocolKey::Auto;
         /// A start that takes longer is given up and tried again.
         startup_timeout_seconds: Seconds<1, 3_600> = Seconds(limits::STARTUP_TIMEOUT);
         /// stdio, sse: children or event streams at most, where each session has its own. Default: 64

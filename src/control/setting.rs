@@ -804,6 +804,16 @@ choices! {
         Shared = "shared",
     }
 
+    /// `protocol`.
+    choice ProtocolKey {
+        /// Found out.
+        Auto = "auto",
+        /// With sessions.
+        Legacy = "legacy",
+        /// Without.
+        Modern = "modern",
+    }
+
     /// `isolation`.
     choice IsolationKey {
         /// Own backend session for each client session.

@@ -8,6 +8,7 @@ use std::io;
 use crate::error::{Error, Kind};
 use crate::http::{Connection, sse};
 use crate::jsonrpc;
+use crate::mcp::revision::MODERN;
 
 pub(super) const JSON: &str = "Content-Type: application/json\r\n";
 pub(super) const EVENTS: &str = "Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\n\
@@ -56,9 +57,17 @@ pub(super) fn with<'a>(lines: &'a str, cors: &str) -> Cow<'a, str> {
 pub(super) fn error_answer(error: &Error, id: &[u8]) -> Vec<u8> {
     let mut answer = Vec::with_capacity(128);
     let mut data = Vec::new();
-    if error.kind() == Kind::ResourceNotFound {
+    if matches!(error.kind(), Kind::ResourceNotFound | Kind::UnknownResource) {
         // 2025-11-25, Server Features, Resources, Error Handling.
         data.extend_from_slice(b"{\"uri\":");
+        jsonrpc::quote(error.public_context(), &mut data);
+        data.push(b'}');
+    } else if error.kind() == Kind::UnsupportedVersion {
+        // 2026-07-28, Versioning, Protocol Version Negotiation.
+        let _ = io::Write::write_fmt(
+            &mut data,
+            format_args!("{{\"supported\":[\"{MODERN}\"],\"requested\":"),
+        );
         jsonrpc::quote(error.public_context(), &mut data);
         data.push(b'}');
     } else if let Some(wait) = error.wait() {
@@ -81,6 +90,7 @@ pub(super) async fn refuse(
     let mut lines = format!("{JSON}{cors}");
     match error.kind() {
         Kind::MethodNotAllowed => lines.push_str("Allow: GET, POST, DELETE, OPTIONS\r\n"),
+        Kind::NotPost => lines.push_str("Allow: POST, OPTIONS\r\n"),
         Kind::Capacity => lines.push_str("Retry-After: 1\r\n"),
         _ => {}
     }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::relay::Relay;
-use crate::backend::{Call, CallHandle, Lead, Replies, Reply};
+use crate::backend::{Call, CallHandle, Caller, Lead, Replies, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::limits;
@@ -47,8 +47,13 @@ pub(super) async fn call(
             view => view,
         };
         let look = |reusable: &Reusable| world.backends.held(backend, reusable);
+        let who = Who {
+            principal: record.principal.as_deref(),
+            revision: record.revision.as_str(),
+            look: &look,
+        };
         let view = view.as_deref();
-        let shaped = shape(world, record, plan, view, method, &look, &mut message, &mut envelope);
+        let shaped = shape(world, &who, plan, view, method, &mut message, &mut envelope);
         let shaped = Box::pin(shaped).await?;
         if let Some(held) = shaped.held {
             let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
@@ -56,8 +61,11 @@ pub(super) async fn call(
             return Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight });
         }
         let (world, record, copies) = (world.clone(), record.clone(), shaped.copies);
-        let mirrors =
-            move || copies.into_iter().for_each(|copy| mirror(&world, &record, method, copy));
+        let mirrors = move || {
+            for copy in copies {
+                mirror(&world, Some(record.clone()), None, method, copy);
+            }
+        };
         match shaped.reusable {
             None => mirrors(),
             // Of calls that run together a mirror hears one.
@@ -72,6 +80,7 @@ pub(super) async fn call(
     let call = Call {
         backend,
         session: Some(record.clone()),
+        modern: None,
         tool_call,
         safe: !tool_call || hints.is_some_and(Hints::repeatable),
         tool: tool.filter(|_| tool_call),
@@ -98,7 +107,7 @@ async fn view_of(world: &World, record: &Arc<SessionRecord>) -> Option<Rc<Catalo
 }
 
 /// Finds the backend of a call, and puts the backend's own name into it.
-fn aim(
+pub(super) fn aim(
     world: &World,
     view: Option<&Catalog>,
     method: Method,
@@ -157,42 +166,63 @@ fn aim(
     }
 }
 
+/// For whom a request goes through the rules of a backend.
+pub(super) struct Who<'a> {
+    principal: Option<&'a str>,
+    revision: &'a str,
+    /// Looks for an answer that is kept.
+    look: &'a dyn Fn(&Reusable) -> Option<Held>,
+}
+
+impl Who<'_> {
+    /// Nobody whose answer is kept, or taken from what is kept.
+    pub(super) fn fresh() -> Who<'static> {
+        Who { principal: None, revision: "", look: &|_| None }
+    }
+}
+
 /// What the rules of a backend made of a request.
-struct Shaped {
+pub(super) struct Shaped {
     /// The backend's own name.
-    own: String,
+    pub(super) own: String,
     /// What its tool says about itself.
-    hints: Hints,
+    pub(super) hints: Hints,
     /// For other backends.
-    copies: Vec<Copy>,
+    pub(super) copies: Vec<Copy>,
     /// The answer that is kept for it.
-    held: Option<Held>,
+    pub(super) held: Option<Held>,
     /// What may be done with its answer.
-    reusable: Option<Box<Reusable>>,
+    pub(super) reusable: Option<Box<Reusable>>,
 }
 
 /// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
 /// it is anybody's answer.
-fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: Copy) {
+pub(super) fn mirror(
+    world: &Rc<World>,
+    session: Option<Arc<SessionRecord>>,
+    modern: Option<Rc<Caller>>,
+    method: Method,
+    copy: Copy,
+) {
     let under_way = world.copies.get();
     if under_way >= limits::COPIES_MAX {
         return;
     }
     world.copies.set(under_way + 1);
-    let (world, record) = (world.clone(), record.clone());
+    let world = world.clone();
     rt::spawn("mirrored call", async move {
         let Copy { backend, mut message, mut envelope } = copy;
         let plan = &world.plan.backends[backend];
         let sent = async {
             // A copy is to be heard: no answer that is kept stands in for it.
-            let look = |_: &Reusable| None;
-            let shaped =
-                shape(&world, &record, plan, None, method, &look, &mut message, &mut envelope);
+            let who = Who::fresh();
+            let shaped = shape(&world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = shaped.await?;
             let tool_call = method == Method::ToolsCall;
             let call = Call {
                 backend,
-                session: Some(record),
+                session,
+                modern,
                 tool_call,
                 safe: !tool_call || shaped.hints.repeatable(),
                 id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
@@ -225,14 +255,12 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
 }
 
 /// Takes a request through the rules of its backend.
-#[expect(clippy::too_many_arguments, reason = "the parts of one request")]
-async fn shape(
+pub(super) async fn shape(
     world: &World,
-    record: &SessionRecord,
+    who: &Who<'_>,
     plan: &BackendPlan,
     view: Option<&Catalog>,
     method: Method,
-    look: &dyn Fn(&Reusable) -> Option<Held>,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
 ) -> Result<Shaped> {
@@ -269,9 +297,9 @@ async fn shape(
         message,
         envelope,
         copies: Vec::new(),
-        principal: record.principal.as_deref(),
-        revision: record.revision.as_str(),
-        look,
+        principal: who.principal,
+        revision: who.revision,
+        look: who.look,
         held: None,
         reusable: None,
     };

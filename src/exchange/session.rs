@@ -182,7 +182,7 @@ pub(super) async fn perform(
 }
 
 /// A list has one page, so no cursor was ever given out.
-fn cursor(message: &[u8], envelope: &Envelope) -> Result<()> {
+pub(super) fn cursor(message: &[u8], envelope: &Envelope) -> Result<()> {
     #[derive(serde::Deserialize)]
     struct Params<'a> {
         #[serde(borrow, default)]

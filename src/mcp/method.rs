@@ -2,7 +2,7 @@
 //! Never: parameters or bodies.
 //! Next: `header`.
 
-/// A request or notification method, as a client sends it (session era).
+/// A request or notification method, as a client sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     /// `initialize`
@@ -23,6 +23,12 @@ pub enum Method {
     PromptsList,
     /// `prompts/get`
     PromptsGet,
+    /// `completion/complete`
+    Complete,
+    /// `server/discover` (2026-07-28)
+    Discover,
+    /// `subscriptions/listen` (2026-07-28)
+    Listen,
     /// `notifications/initialized`
     Initialized,
     /// `notifications/cancelled`
@@ -46,6 +52,9 @@ impl Method {
             b"resources/templates/list" => Method::TemplatesList,
             b"prompts/get" => Method::PromptsGet,
             b"prompts/list" => Method::PromptsList,
+            b"completion/complete" => Method::Complete,
+            b"server/discover" => Method::Discover,
+            b"subscriptions/listen" => Method::Listen,
             b"ping" => Method::Ping,
             b"initialize" => Method::Initialize,
             b"notifications/initialized" => Method::Initialized,

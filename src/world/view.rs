@@ -65,7 +65,7 @@ impl World {
         }
         let all = 0..self.plan.backends.len();
         // All at once: each may take its time.
-        let missing = |backend: &BackendId| self.backends.view_at_hand(*backend, record).is_err();
+        let missing = |backend: &BackendId| self.backends.view_at_hand(*backend, record).is_none();
         let wanted: Vec<BackendId> = all.clone().filter(missing).collect();
         wanted.iter().for_each(|backend| self.backends.want_view(*backend, record));
         for backend in &wanted {
@@ -76,9 +76,9 @@ impl World {
         let mut whole = true;
         for backend in all {
             match self.backends.view_at_hand(backend, record) {
-                Ok(Seen::Same) => {}
-                Ok(Seen::Other(slice)) => others.push((backend, slice)),
-                Err(()) => whole = false,
+                Some(Seen::Same) => {}
+                Some(Seen::Other(slice)) => others.push((backend, slice)),
+                None => whole = false,
             }
         }
         let catalog = (!others.is_empty()).then(|| self.merged(others));

@@ -120,6 +120,7 @@ impl World {
         .into_bytes();
         let envelope = jsonrpc::scan(&body).unwrap();
         let call = Call {
+            modern: None,
             backend: 0,
             session: ask.session.clone(),
             tool_call: true,
@@ -252,6 +253,7 @@ fn backend(transport: TransportPlan, isolation: Isolation) -> BackendPlan {
         unlisted: false,
         around: Default::default(),
         chain: Default::default(),
+        protocol: crate::plan::Protocol::Legacy,
         isolation,
         startup_timeout: Duration::from_secs(20),
         restart: RestartPlan {
