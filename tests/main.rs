@@ -3,8 +3,10 @@
 //!
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
+mod admin;
 mod asks;
 mod attacks;
+mod audit;
 mod cache;
 mod calls;
 mod capacity;
@@ -19,6 +21,7 @@ mod harness;
 mod house;
 mod interop;
 mod isolation;
+mod metrics;
 mod modern;
 mod resilience;
 mod sessions;
@@ -27,4 +30,5 @@ mod shutdown;
 mod sse_backend;
 mod support;
 mod tls;
+mod traces;
 mod traffic;

@@ -44,6 +44,7 @@ mod stdio;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod views;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -62,6 +63,7 @@ pub use hear::{Heard, Subscription};
 pub use leg::Leg;
 pub use modern::Caller;
 pub use shelf::Kept as KeptAnswer;
+pub use trail::{AttemptSpan, Traced, Trail};
 pub use views::{Seen, Whose};
 
 use crate::error::{Error, Kind, Result};

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Ask;
 use super::relay::Relay;
 use crate::backend::{Call, CallHandle, Caller, Lead, Replies, Reply};
 use crate::error::{Error, Kind, Result};
@@ -20,11 +21,13 @@ use crate::middleware::reuse::{Held, Reusable};
 use crate::middleware::{Copy, Known, Request};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
+use crate::telemetry::metrics::{AttemptKind, Reason};
 use crate::world::World;
 
 /// Sends a call, read or get to the backend that owns its target.
 pub(super) async fn call(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     method: Method,
     mut message: Vec<u8>,
@@ -37,6 +40,7 @@ pub(super) async fn call(
         false => None,
     };
     let backend = aim(world, view.as_deref(), method, &mut message, &mut envelope)?;
+    ask.facts.aimed(world, backend, &message, &envelope);
     let plan = &world.plan.backends[backend];
     let mut reusable = None;
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
@@ -54,7 +58,7 @@ pub(super) async fn call(
         };
         let view = view.as_deref();
         let shaped = shape(world, &who, plan, view, method, &mut message, &mut envelope);
-        let shaped = Box::pin(shaped).await?;
+        let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
         if let Some(held) = shaped.held {
             let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
             let replies = Replies::ready(held.to(id));
@@ -75,6 +79,14 @@ pub(super) async fn call(
     };
     let (tool, hints) = own.unzip();
     let handle = Rc::new(CallHandle::new());
+    ask.facts.called(&handle);
+    if let Some(detail) = ask.facts.detail.get() {
+        let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
+        ask.facts.own_name(tool.as_deref().or(name.as_deref()));
+        if let Some(tracing) = &detail.tracing {
+            tracing.pass_on(&mut message, &mut envelope, &handle)?;
+        }
+    }
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let tool_call = method == Method::ToolsCall;
     let call = Call {
@@ -217,7 +229,10 @@ pub(super) fn mirror(
             // A copy is to be heard: no answer that is kept stands in for it.
             let who = Who::fresh();
             let shaped = shape(&world, &who, plan, None, method, &mut message, &mut envelope);
-            let shaped = shaped.await?;
+            let shaped = shaped.await.map_err(|(error, _)| error)?;
+            if world.kit.meter.enabled() {
+                world.kit.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
+            }
             let tool_call = method == Method::ToolsCall;
             let call = Call {
                 backend,
@@ -254,7 +269,7 @@ pub(super) fn mirror(
     });
 }
 
-/// Takes a request through the rules of its backend.
+/// Takes a request through the rules of its backend. A refusal says which kind of rule it was.
 pub(super) async fn shape(
     world: &World,
     who: &Who<'_>,
@@ -263,14 +278,15 @@ pub(super) async fn shape(
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
-) -> Result<Shaped> {
+) -> std::result::Result<Shaped, (Error, Option<Reason>)> {
     let (what, span) = match method {
         Method::ToolsCall => (ListKind::Tools, envelope.name),
         Method::ResourcesRead => (ListKind::Resources, envelope.uri),
         _ => (ListKind::Prompts, envelope.name),
     };
     let Some(name) = span.and_then(|span| jsonrpc::unquote(span.of(message))) else {
-        return Err(Error::new(Kind::InvalidParams).context("a name or uri is required"));
+        let error = Error::new(Kind::InvalidParams).context("a name or uri is required");
+        return Err((error, None));
     };
     let name = name.into_owned();
     if plan.chain.filter.is_some() {
@@ -303,7 +319,20 @@ pub(super) async fn shape(
         held: None,
         reusable: None,
     };
-    plan.chain.request(&mut request)?;
+    if let Err(error) = plan.chain.request(&mut request) {
+        let reason = match error.kind() {
+            Kind::UnknownTool | Kind::UnknownPrompt | Kind::ResourceNotFound => {
+                Some(Reason::Filter)
+            }
+            Kind::InvalidParams => {
+                let size = request.arguments().map_or(0, <[u8]>::len);
+                let max = plan.chain.validation.as_ref().map_or(usize::MAX, |max| max.0);
+                (what == ListKind::Tools && size > max).then_some(Reason::Size)
+            }
+            _ => None,
+        };
+        return Err((error, reason));
+    }
     let hints = request.hints();
     let Request { own, copies, held, reusable, .. } = request;
     Ok(Shaped { own, hints, copies, held, reusable })

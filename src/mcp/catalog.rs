@@ -972,6 +972,7 @@ mod tests {
                 origins: OriginRule::Loopback,
                 hosts: HostRule::Any,
             },
+            watch: Default::default(),
             backends: backends
                 .iter()
                 .enumerate()
