@@ -240,6 +240,30 @@ pub const POOL_CONNECTIONS_MAX: usize = 256;
 pub const POOL_IDLE: Duration = Duration::from_secs(60);
 /// Default of `max_children`: a script interpreter takes some 50 MiB.
 pub const CHILDREN_MAX: usize = 64;
+/// Default of `max_children` where each is an event stream: a connection here and there.
+pub const SSE_STREAMS_MAX: usize = 1024;
+/// A server of the older transport names its endpoint within this.
+pub const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of the endpoint that such a server names.
+pub const ENDPOINT_BYTES_MAX: usize = 2 * 1024;
+/// Pings in a row that may stay without an answer on an event stream before it is opened anew: a
+/// busy server keeps its callers, a stream that something on the way has forgotten must end.
+pub const SSE_MUTE_PINGS: u32 = 3;
+/// Messages of one event stream that are being posted at once.
+pub const POSTS_MAX: usize = 256;
+/// A message that is no request waits this long for the requests posted before it to be accepted:
+/// servers accept at once, and none may hold up a cancellation.
+pub const POST_ORDER_WAIT: Duration = Duration::from_millis(250);
+/// A server that has not accepted a message within this may still answer it.
+pub const POST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of the parameters of a call whose answer may be reused.
+pub const REUSE_KEY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of an answer that is kept in a cache.
+pub const CACHED_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Defaults of `cache.max_entries` and `cache.max_bytes`, for each backend.
+pub const CACHE_ENTRIES_MAX: u64 = 1000;
+/// See [`CACHE_ENTRIES_MAX`].
+pub const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Default of `idle_stop_seconds`.
 pub const CHILD_IDLE_STOP: Duration = Duration::from_secs(300);
 

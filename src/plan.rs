@@ -170,7 +170,7 @@ pub enum Isolation {
 pub enum TransportPlan {
     /// A child process, one JSON-RPC message a line.
     Stdio(StdioPlan),
-    /// Streamable HTTP.
+    /// Streamable HTTP, or HTTP with SSE.
     Http(HttpPlan),
 }
 
@@ -201,6 +201,17 @@ impl std::fmt::Debug for StdioPlan {
     }
 }
 
+/// The transport of 2024-11-05, HTTP with SSE: where a server has no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SsePlan {
+    /// `transport = "sse"`: nothing else is tried.
+    pub only: bool,
+    /// Streams at most under isolation `session`.
+    pub streams_max: usize,
+    /// A session's stream without a call for this long is closed; opened again on demand.
+    pub idle_stop: Duration,
+}
+
 /// A server over HTTP or HTTPS.
 pub struct HttpPlan {
     /// Host name or address literal (IPv6 without brackets).
@@ -219,6 +230,8 @@ pub struct HttpPlan {
     pub connections_max: usize,
     /// A pooled connection that is idle for this long is closed.
     pub idle: Duration,
+    /// How its older transport is spoken.
+    pub sse: SsePlan,
     /// What it was compiled from, so that a reload can tell whether it changed.
     pub fingerprint: u64,
 }

@@ -1,23 +1,30 @@
 //! No answer ever reaches another caller.
 
 use crate::support::client::{call_params, message};
-use crate::support::process::{HttpStub, Proxy, stdio_backend};
+use crate::support::process::{HttpStub, Proxy, sse_backend, stdio_backend};
 
 const CLIENTS: usize = 64;
 const CALLS: usize = 100_000;
 
 #[test]
 fn equal_ids_equal_tokens_distinct_payloads() {
-    let stubs =
-        [HttpStub::start("h", &[]), HttpStub::start("e", &["--sse"]), HttpStub::start("g", &[])];
+    let stubs = [
+        HttpStub::start("h", &[]),
+        HttpStub::start("e", &["--sse"]),
+        HttpStub::start("g", &[]),
+        HttpStub::start("o", &["--old"]),
+        HttpStub::start("p", &["--old"]),
+    ];
     let proxy = Proxy::start(&[
         stdio_backend("s", &[]),
         stdio_backend("t", &[]),
         stubs[0].backend("h"),
         stubs[1].backend("e"),
         stubs[2].backend("g") + "isolation = \"shared\"\n",
+        sse_backend("o", stubs[3].addr),
+        sse_backend("p", stubs[4].addr) + "isolation = \"shared\"\n",
     ]);
-    let backends = ["s", "h", "t", "e", "g"];
+    let backends = ["s", "h", "t", "e", "g", "o", "p"];
     proxy.client_seeing(
         &backends.map(|name| format!("{name}__echo")).each_ref().map(String::as_str),
     );

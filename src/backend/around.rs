@@ -251,7 +251,7 @@ impl Maker {
             body: self.call.body.clone(),
             tool: None,
             modern: self.call.modern.clone(),
-            again: self.begun.replace(true),
+            again: self.begun.replace(true) || self.call.again,
             ..self.call
         };
         let holds = Holds { pass, _place: place };

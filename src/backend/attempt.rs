@@ -161,8 +161,10 @@ async fn wire(
         return Box::pin(modern::wire(backends, entry, call)).await;
     }
     match &entry.wire {
-        entry::Wire::Http(_) => over_http(backends, entry, &call).await.map(Wire::Http),
-        entry::Wire::Stdio(_) => line::call(backends, entry, call).await.map(Wire::Line),
+        entry::Wire::Http(http) if !http.is_sse.get() => {
+            over_http(backends, entry, &call).await.map(Wire::Http)
+        }
+        _ => line::call(backends, entry, call).await.map(Wire::Line),
     }
 }
 

@@ -84,7 +84,8 @@ pub(super) fn record(
             .map_err(|_| Failure::new(Kind::Internal, "no random bytes"))?;
         let id = SessionId::mint(backends.me, random);
         // Requests of servers do not reach these callers yet, so no capability is promised.
-        Ok(SessionRecord::new(id, Revision::NEWEST, "{}".into(), caller.client.clone()))
+        let (who, client) = (caller.principal.clone(), caller.client.clone());
+        Ok(SessionRecord::new(id, Revision::NEWEST, who, "{}".into(), client))
     })?;
     if let Some(evicted) = evicted {
         end(backends, &evicted);
@@ -119,7 +120,7 @@ mod tests {
         SystemRandom::new().fill(&mut random).unwrap();
         let make = || {
             let id = SessionId::mint(0, random);
-            Ok(SessionRecord::new(id, Revision::NEWEST, "{}".into(), "{}".into()))
+            Ok(SessionRecord::new(id, Revision::NEWEST, None, "{}".into(), "{}".into()))
         };
         bridges.of(key, now, make).unwrap().0.id
     }

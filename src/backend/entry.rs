@@ -16,7 +16,8 @@ use super::leg::Slot;
 use super::link::Link;
 use super::listen::Listening;
 use super::pool::Pool;
-use super::stdio::Stdio;
+use super::shelf::Shelf;
+use super::stdio::Channels;
 use super::views::Views;
 use super::wishes::Wishes;
 use crate::http::ClientConnection;
@@ -51,12 +52,14 @@ pub(super) struct Entry {
     /// What it shows to others.
     pub(super) views: Views,
     pub(super) wire: Wire,
+    /// Answers that are kept (`cache`).
+    pub(super) shelf: Option<Shelf>,
 }
 
 /// What depends on how it is reached.
 pub(super) enum Wire {
     Http(Http),
-    Stdio(Stdio),
+    Stdio(Channels),
 }
 
 /// A backend over HTTP.
@@ -65,6 +68,10 @@ pub(super) struct Http {
     pub(super) addresses: Rc<Addresses>,
     /// Sessions with it, by client session; `None` = the proxy's own.
     pub(super) legs: RefCell<AHashMap<Option<SessionId>, Slot>>,
+    /// It is spoken to over event streams (HTTP with SSE); its owner says so.
+    pub(super) is_sse: Cell<bool>,
+    /// Those streams.
+    pub(super) channels: Channels,
     /// Streams of sessions that this worker owns and whose clients listen.
     pub(super) streams: RefCell<AHashMap<SessionId, Listening>>,
 }
@@ -82,6 +89,10 @@ impl Entry {
             supervised: Cell::new(false),
             bell: Bell::new(),
             wishes: Wishes::default(),
+            shelf: {
+                let reuse = plan.chain.reuse.as_ref();
+                reuse.and_then(|reuse| reuse.cache.as_ref()).map(Shelf::new)
+            },
             slice: RefCell::default(),
             views: Views::default(),
             wire: match &plan.transport {
@@ -89,9 +100,11 @@ impl Entry {
                     pool: Pool::new(http.connections_max),
                     addresses: Addresses::new(&http.host, http.port),
                     legs: RefCell::new(AHashMap::new()),
+                    is_sse: Cell::new(http.sse.only),
+                    channels: Channels::new(),
                     streams: RefCell::new(AHashMap::new()),
                 }),
-                TransportPlan::Stdio(_) => Wire::Stdio(Stdio::new()),
+                TransportPlan::Stdio(_) => Wire::Stdio(Channels::new()),
             },
         }
     }
@@ -112,11 +125,16 @@ impl Entry {
         }
     }
 
-    /// The open channel to its child, shared or of one session.
-    pub(super) fn link(&self, session: Option<SessionId>) -> Option<Rc<Link>> {
+    /// Its channels, to children or over event streams.
+    pub(super) fn channels(&self) -> &Channels {
         match &self.wire {
-            Wire::Stdio(stdio) => stdio.link(session),
-            Wire::Http(_) => None,
+            Wire::Stdio(channels) => channels,
+            Wire::Http(http) => &http.channels,
         }
+    }
+
+    /// The open channel that all share, or that of one session.
+    pub(super) fn link(&self, session: Option<SessionId>) -> Option<Rc<Link>> {
+        self.channels().link(session)
     }
 }

@@ -91,6 +91,11 @@ pub enum Note {
 /// Takes news to the control thread, from any worker, without waiting.
 pub type Tell = Box<dyn Fn(Note) + Send + Sync>;
 
+/// Adds one to a count that this thread alone writes.
+fn raise(count: &AtomicU64) {
+    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
 /// One backend, written by its owner.
 #[derive(Default)]
 #[repr(align(128))]
@@ -110,6 +115,45 @@ struct Share {
     idle: AtomicU32,
     /// Milliseconds since the board was made, plus 1; 0 = never.
     success: AtomicU64,
+    cache: Cached,
+}
+
+/// What one worker's cache of one backend did and holds, written by that worker.
+#[derive(Default)]
+struct Cached {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    merged: AtomicU64,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    /// The age of both lists when entries and bytes were counted.
+    age: AtomicU64,
+}
+
+/// What the caches of one backend did and hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Calls answered from memory.
+    pub hits: u64,
+    /// Calls that might have been.
+    pub misses: u64,
+    /// Calls that ran together with another one.
+    pub merged: u64,
+    /// Answers kept: every worker keeps all, so the most that one has.
+    pub entries: u64,
+    /// Their bytes, likewise.
+    pub bytes: u64,
+}
+
+/// What makes answers of one backend old. Single atomics that every thread may raise: an answer
+/// that was asked for before is void at once on all workers, whatever mail is under way.
+#[derive(Default)]
+#[repr(align(128))]
+struct Age {
+    tools: AtomicU64,
+    resources: AtomicU64,
+    /// Requests that the backend sent to clients: an answer that needed one is its caller's alone.
+    asks: AtomicU64,
 }
 
 /// The health of all backends, shared by all threads.
@@ -118,6 +162,7 @@ pub struct Board {
     lines: Box<[Line]>,
     /// One row per worker.
     shares: Box<[Share]>,
+    ages: Box<[Age]>,
     tell: Tell,
 }
 
@@ -127,6 +172,7 @@ impl Board {
         Arc::new(Board {
             born: Instant::now(),
             lines: (0..backends).map(|_| Line::default()).collect(),
+            ages: (0..backends).map(|_| Age::default()).collect(),
             shares: (0..backends * workers).map(|_| Share::default()).collect(),
             tell,
         })
@@ -171,6 +217,74 @@ impl Board {
     pub fn last_success(&self, id: BackendId) -> Option<Instant> {
         let last = self.row(id).map(|share| share.success.load(Ordering::Relaxed)).max()?;
         last.checked_sub(1).map(|since| self.born + Duration::from_millis(since))
+    }
+
+    /// What the caches of a backend did and hold, all workers together.
+    pub fn cache(&self, id: BackendId) -> CacheStats {
+        let sum = |of: fn(&Cached) -> &AtomicU64| {
+            self.row(id).map(|share| of(&share.cache).load(Ordering::Relaxed)).sum()
+        };
+        let age = self.age(id, true) + self.age(id, false);
+        let most = |of: fn(&Cached) -> &AtomicU64| {
+            let current = self.row(id).map(|share| &share.cache);
+            let current = current.filter(|cache| cache.age.load(Ordering::Relaxed) == age);
+            current.map(|cache| of(cache).load(Ordering::Relaxed)).max().unwrap_or(0)
+        };
+        CacheStats {
+            hits: sum(|cache| &cache.hits),
+            misses: sum(|cache| &cache.misses),
+            merged: sum(|cache| &cache.merged),
+            entries: most(|cache| &cache.entries),
+            bytes: most(|cache| &cache.bytes),
+        }
+    }
+
+    /// Empties the caches of all backends: no call from now on is answered with what is there now.
+    pub fn clear_caches(&self) {
+        for id in 0..self.ages.len() {
+            self.outdate(id, true, true);
+        }
+    }
+
+    /// Answers about tools, resources or both are old from now on.
+    pub fn outdate(&self, id: BackendId, tools: bool, resources: bool) {
+        let age = &self.ages[id];
+        for (old, which) in [(tools, &age.tools), (resources, &age.resources)] {
+            if old {
+                which.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Grows whenever what is kept becomes old.
+    pub(super) fn age(&self, id: BackendId, resources: bool) -> u64 {
+        let age = &self.ages[id];
+        if resources { &age.resources } else { &age.tools }.load(Ordering::Acquire)
+    }
+
+    /// The backend asked a client for something.
+    pub(super) fn asked(&self, id: BackendId) {
+        self.ages[id].asks.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn asks(&self, id: BackendId) -> u64 {
+        self.ages[id].asks.load(Ordering::Acquire)
+    }
+
+    pub(super) fn count_cache(&self, worker: WorkerId, id: BackendId, hit: bool) {
+        let cache = &self.share(worker, id).cache;
+        raise(if hit { &cache.hits } else { &cache.misses });
+    }
+
+    pub(super) fn count_merged(&self, worker: WorkerId, id: BackendId) {
+        raise(&self.share(worker, id).cache.merged);
+    }
+
+    pub(super) fn set_cache(&self, worker: WorkerId, id: BackendId, entries: u64, bytes: u64) {
+        let cache = &self.share(worker, id).cache;
+        cache.entries.store(entries, Ordering::Relaxed);
+        cache.bytes.store(bytes, Ordering::Relaxed);
+        cache.age.store(self.age(id, true) + self.age(id, false), Ordering::Relaxed);
     }
 
     /// Time since the board was made: the same for all threads.
@@ -305,6 +419,26 @@ mod tests {
             max: Duration::from_secs(30),
             give_up_after,
         }
+    }
+
+    #[test]
+    fn caches_are_counted_and_cleared() {
+        let board = Board::new(2, 2, Box::new(|_| {}));
+        board.count_cache(0, 1, true);
+        board.count_cache(1, 1, false);
+        board.count_merged(1, 1);
+        board.set_cache(0, 1, 3, 300);
+        board.set_cache(1, 1, 4, 400);
+        let stats = CacheStats { hits: 1, misses: 1, merged: 1, entries: 4, bytes: 400 };
+        assert_eq!((board.cache(0), board.cache(1)), (CacheStats::default(), stats));
+        let (tools, resources) = (board.age(1, false), board.age(1, true));
+        board.outdate(1, false, true);
+        assert_eq!((board.age(1, false), board.age(1, true)), (tools, resources + 1));
+        board.set_cache(0, 1, 3, 300);
+        assert_eq!(board.cache(1).entries, 3, "what the other one has is old");
+        board.clear_caches();
+        assert!(board.age(1, false) > tools);
+        assert_eq!(board.cache(1), CacheStats { entries: 0, bytes: 0, ..stats });
     }
 
     #[test]

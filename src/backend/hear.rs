@@ -187,17 +187,19 @@ async fn stream(
             Wire::Crossed(_) => return End::Refused,
         };
         match reply {
-            Ok(Reply::Notification(message)) => match hear(&message, ear, times).await {
-                Some(true) => {
-                    opened = true;
-                    if let Ear::Own = ear {
-                        // What changed before, or while nobody listened, was not heard.
-                        entry.bell.ring(supervise::STALE);
+            Ok(Reply::Notification(message)) => {
+                match hear(backends, entry, &message, ear, times).await {
+                    Some(true) => {
+                        opened = true;
+                        if let Ear::Own = ear {
+                            // What changed before, or while nobody listened, was not heard.
+                            entry.bell.ring(supervise::STALE);
+                        }
                     }
+                    Some(false) => {}
+                    None => return End::Deaf,
                 }
-                Some(false) => {}
-                None => return End::Deaf,
-            },
+            }
             Ok(Reply::Answer(answer)) => {
                 return match own::said(&answer) {
                     Ok(Said::Result(_)) => End::Closed { opened },
@@ -248,11 +250,21 @@ async fn open(
 }
 
 /// One message of a stream: `Some(true)` for the word that it is open, `None` if nobody listens.
-async fn hear(message: &[u8], ear: &Ear, times: &mut u32) -> Option<bool> {
+async fn hear(
+    backends: &Backends,
+    entry: &Entry,
+    message: &[u8],
+    ear: &Ear,
+    times: &mut u32,
+) -> Option<bool> {
     let Ok(envelope) = jsonrpc::scan(message) else { return Some(false) };
     match (envelope.method_name(message).as_deref(), ear) {
         (Some("notifications/subscriptions/acknowledged"), _) => {
             *times += 1;
+            if *times > 1 {
+                // What changed meanwhile was not heard.
+                backends.board.outdate(entry.id, false, true);
+            }
             if let Ear::Client(out) = ear {
                 let word = match *times {
                     1 => Heard::Agreed(agreed(message, &envelope)),

@@ -47,13 +47,17 @@ impl Outside for Hearing {
     }
 
     fn changed(&self, flags: u32) {
-        self.backends.hint(&self.entry, flags);
+        self.backends.changed(&self.entry, flags);
         if let Some(session) = &self.session {
             session.lists_changed(self.entry.id);
             if let Some(clients) = self.backends.clients.get() {
                 clients.lists_changed(session.id, relay::changes(flags));
             }
         }
+    }
+
+    fn updated(&self) {
+        self.backends.board.outdate(self.entry.id, false, true);
     }
 
     fn answered(&self) {
@@ -85,6 +89,7 @@ impl Outside for Hearing {
         envelope: &Envelope,
         caller: Option<Caller>,
     ) -> Option<Vec<u8>> {
+        self.backends.board.asked(self.entry.id);
         let Some(session) = &self.session else { return relay::reply(envelope, message) };
         let (backends, entry) = (&self.backends, &self.entry);
         let to = caller.clone();

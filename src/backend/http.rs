@@ -589,6 +589,15 @@ impl HttpReplies {
         }
     }
 
+    /// What a notification is about; an update outdates what is kept.
+    fn word(&self, envelope: &Envelope, message: &[u8]) -> Word {
+        let word = relay::word(envelope, message);
+        if word == Word::Updated {
+            self.backends.board.outdate(self.entry.id, false, true);
+        }
+        word
+    }
+
     /// One message of an event stream: what the caller gets of it.
     fn message(&mut self, message: Vec<u8>) -> Result<Option<Reply>, Ended> {
         let envelope = match jsonrpc::scan(&message) {
@@ -601,9 +610,9 @@ impl HttpReplies {
                 self.drain();
                 Ok(Some(Reply::Answer(answer)))
             }
-            Message::Notification => match relay::word(&envelope, &message) {
+            Message::Notification => match self.word(&envelope, &message) {
                 Word::Changed(flags) => {
-                    self.backends.hint(&self.entry, flags);
+                    self.backends.changed(&self.entry, flags);
                     let Some(session) = &self.leg.session else { return Ok(None) };
                     session.lists_changed(self.entry.id);
                     Ok(Some(Reply::Notification(message)))
@@ -659,6 +668,9 @@ impl HttpReplies {
     /// A request of the server as the client shall see it, or the answer that the server gets.
     fn question(&self, message: &[u8], envelope: &Envelope) -> Result<Vec<u8>, Vec<u8>> {
         let pong = relay::pong(envelope, message);
+        if pong.is_none() {
+            self.backends.board.asked(self.entry.id);
+        }
         let client = match (pong, self.client()) {
             (Some(pong), _) => return Err(pong),
             (None, Some(client)) => client,

@@ -516,6 +516,11 @@ mod tests {
             tls: None,
             connections_max: 4,
             idle: Duration::from_secs(30),
+            sse: crate::plan::SsePlan {
+                only: false,
+                streams_max: 2,
+                idle_stop: Duration::from_secs(600),
+            },
             fingerprint: 1,
         }
     }

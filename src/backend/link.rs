@@ -1,5 +1,6 @@
-//! Owns: the channel to one child: requests out, answers back to whoever asked.
-//! Never: starting or stopping the child (`stdio`), repeating a call.
+//! Owns: the channel to one child, or over one event stream: requests out, answers back to whoever
+//! asked.
+//! Never: starting or stopping it (`stdio`, `sse`), repeating a call.
 //! Next: `stdio`, the child itself.
 //!
 //! MCP, Transports, stdio: one message a line, UTF-8, no line ends within. Everything that is queued
@@ -89,6 +90,8 @@ pub(super) trait Outside {
     fn carry(&self, to: WorkerId, id: u64, item: Item);
     /// The child said that lists changed.
     fn changed(&self, flags: u32);
+    /// The child said that a resource changed.
+    fn updated(&self);
     /// The child answered something.
     fn answered(&self);
     /// The child said something of interest to whom it concerns: an update, the state of a task.
@@ -184,7 +187,7 @@ impl Link {
         self.failure
             .borrow()
             .clone()
-            .unwrap_or_else(|| Failure::new(Kind::Unavailable, "the child is stopped"))
+            .unwrap_or_else(|| Failure::new(Kind::Unavailable, "the channel is closed"))
     }
 
     /// How long nobody has called, `None` while somebody waits.
@@ -292,7 +295,7 @@ impl Link {
         };
         let mut queue = self.queue.borrow_mut();
         if queue.len() + self.writing.get() + length > limits::CHILD_QUEUE_BYTES_MAX {
-            return Err(Failure::new(Kind::Busy, "the child does not take its input"));
+            return Err(Failure::new(Kind::Busy, "the backend does not take its input"));
         }
         let start = queue.len();
         match message {
@@ -330,6 +333,14 @@ impl Link {
         self.outside.closed();
     }
 
+    /// The request `id` came to nothing; the others go on.
+    pub(super) fn refuse(&self, id: u64, failure: Failure) {
+        let waiter = self.waiting.borrow_mut().remove(&id);
+        if let Some(waiter) = waiter {
+            self.deliver(id, &waiter.route, Item::Failed(failure));
+        }
+    }
+
     fn deliver(&self, id: u64, route: &Route, item: Item) {
         match route {
             Route::Here(handle) => handle.deliver(item),
@@ -337,21 +348,33 @@ impl Link {
         }
     }
 
-    /// The writer: ends when the link is closed, or finished and empty.
+    /// What is queued, as whole lines, once there is some; `None` when the link is closed, or
+    /// finished and empty. `spare` is an empty buffer to queue in next.
+    pub(super) async fn queued(&self, mut spare: Vec<u8>) -> Option<Vec<u8>> {
+        loop {
+            let batch = std::mem::replace(&mut *self.queue.borrow_mut(), spare);
+            if !batch.is_empty() {
+                return Some(batch);
+            }
+            spare = batch;
+            if self.finishing.get() || self.closed.is_set() {
+                return None;
+            }
+            if let Either::Right(()) = race(self.bell.wait(), self.closed.wait()).await {
+                return None;
+            }
+        }
+    }
+
+    /// So many bytes more are (or, negative, fewer are) taken from the queue and not yet sent.
+    pub(super) fn hold(&self, bytes: isize) {
+        self.writing.set(self.writing.get().saturating_add_signed(bytes));
+    }
+
+    /// The writer to a child: ends when the link is closed, or finished and empty.
     pub(super) async fn write(self: Rc<Link>, mut input: Input) {
         let mut spare = Vec::new();
-        loop {
-            let mut batch = std::mem::replace(&mut *self.queue.borrow_mut(), spare);
-            if batch.is_empty() {
-                spare = batch;
-                if self.finishing.get() || self.closed.is_set() {
-                    return input.close();
-                }
-                if let Either::Right(()) = race(self.bell.wait(), self.closed.wait()).await {
-                    return;
-                }
-                continue;
-            }
+        while let Some(mut batch) = self.queued(spare).await {
             while !batch.is_empty() {
                 // A long batch goes in pieces, so that a child that takes some of it counts as alive.
                 let rest = if batch.len() > WRITE_BYTES {
@@ -421,7 +444,8 @@ impl Link {
         }
     }
 
-    fn line(&self, line: &[u8]) {
+    /// Takes one message, or an array of them.
+    pub(super) fn line(&self, line: &[u8]) {
         match jsonrpc::scan(line) {
             Ok(envelope) => self.message(line, &envelope),
             Err(fault) => match jsonrpc::shape(line) {
@@ -438,6 +462,15 @@ impl Link {
                 _ => self.noise(line, fault.text()),
             },
         }
+    }
+
+    /// What a notification is about; an update outdates what is kept.
+    fn word(&self, envelope: &Envelope, message: &[u8]) -> Word {
+        let word = relay::word(envelope, message);
+        if word == Word::Updated {
+            self.outside.updated();
+        }
+        word
     }
 
     fn message(&self, message: &[u8], envelope: &Envelope) {
@@ -461,7 +494,7 @@ impl Link {
                     self.outside.over(number);
                 }
             }
-            Message::Notification => match relay::word(envelope, message) {
+            Message::Notification => match self.word(envelope, message) {
                 Word::Progress => {
                     let Some(token) = envelope.progress_token else { return };
                     let Some(number) = names::number(token.of(message)) else { return };
@@ -543,16 +576,17 @@ impl Link {
             lines = self.noise.replace(0),
             why,
             first = start.escape_debug().to_string(),
-            "output of the child ignored"
+            "output that is no message ignored"
         );
     }
 }
 
-struct CloseOnDrop<'a>(&'a Link);
+/// Closes the link when the task that reads it ends, however it does.
+pub(super) struct CloseOnDrop<'a>(pub(super) &'a Link);
 
 impl Drop for CloseOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.close(Failure::new(Kind::Lost, "the child is not read any more"));
+        self.0.close(Failure::new(Kind::Lost, "the channel is not read any more"));
     }
 }
 
@@ -588,6 +622,8 @@ mod tests {
         fn changed(&self, flags: u32) {
             self.0.borrow_mut().push(format!("changed {flags}"));
         }
+
+        fn updated(&self) {}
 
         fn answered(&self) {}
 

@@ -204,10 +204,17 @@ async fn events(
 async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, message: &[u8]) {
     let Ok(envelope) = jsonrpc::scan(message) else { return };
     let session = leg.session.as_ref();
+    match envelope.kind {
+        Message::Request => backends.board.asked(entry.id),
+        Message::Notification if relay::word(&envelope, message) == Word::Updated => {
+            backends.board.outdate(entry.id, false, true);
+        }
+        _ => {}
+    }
     match (envelope.kind, session) {
         (Message::Notification, _) => match (relay::word(&envelope, message), session) {
             (Word::Changed(flags), _) => {
-                backends.hint(entry, flags);
+                backends.changed(entry, flags);
                 let Some(session) = session else { return };
                 session.lists_changed(entry.id);
                 if let Some(clients) = backends.clients.get() {

@@ -16,9 +16,11 @@ mod asks;
 mod attempt;
 mod bell;
 mod bridge;
+mod endpoint;
 mod entry;
 mod era;
 mod failure;
+mod flight;
 mod frame;
 mod handle;
 mod hear;
@@ -36,6 +38,8 @@ mod own;
 mod pool;
 mod relay;
 mod resume;
+mod shelf;
+mod sse;
 mod stderr;
 mod stdio;
 mod supervise;
@@ -55,11 +59,13 @@ use ahash::{AHashMap, AHashSet};
 
 pub use asks::Word;
 pub use failure::Failure;
+pub use flight::{Fault, FlightMail, Landed, Lead, Sent};
 pub use handle::{CallHandle, Item};
 pub use hear::{Heard, Subscription};
 pub use leg::Leg;
 pub use link::Behind;
 pub use modern::Caller;
+pub use shelf::Kept as KeptAnswer;
 pub use trail::{AttemptSpan, Traced, Trail};
 pub use views::{Seen, Whose};
 
@@ -69,9 +75,10 @@ use crate::limits;
 use crate::mcp::catalog::{Changes, Slice};
 use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
+use crate::middleware::reuse::{Held, Reusable};
 use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
 use crate::rt;
-use crate::rt::local::{Event, OneSender};
+use crate::rt::local::{Event, OneSender, Sender};
 use attempt::Guard;
 use entry::Entry;
 use handle::{Clock, Stop};
@@ -156,9 +163,20 @@ enum Kept {
     /// Nothing stands around the call.
     Plain(Attempt),
     Run(Box<around::Run>),
+    /// Answered from memory.
+    Ready(Vec<u8>, BackendId),
+    /// Its answer is kept when it comes.
+    Tapped(Box<flight::Tap>),
+    /// It runs together with others.
+    Joined(Box<flight::Joined>),
 }
 
 impl Replies {
+    /// A whole answer that this backend has given before.
+    pub fn ready(answer: Vec<u8>, backend: BackendId) -> Replies {
+        Replies(Kept::Ready(answer, backend))
+    }
+
     /// The next reply; not to be called again after the answer. A drop loses nothing but the place
     /// in the stream: drop the whole.
     ///
@@ -168,6 +186,9 @@ impl Replies {
         match &mut self.0 {
             Kept::Plain(attempt) => attempt.next().await,
             Kept::Run(run) => Box::pin(run.next()).await,
+            Kept::Ready(answer, _) => Ok(Reply::Answer(std::mem::take(answer))),
+            Kept::Tapped(tap) => Box::pin(tap.next()).await,
+            Kept::Joined(joined) => Box::pin(joined.next()).await,
         }
     }
 
@@ -176,6 +197,9 @@ impl Replies {
         match &self.0 {
             Kept::Plain(attempt) => attempt.guard.backend(),
             Kept::Run(run) => run.backend(),
+            Kept::Ready(_, backend) => *backend,
+            Kept::Tapped(tap) => tap.backend(),
+            Kept::Joined(joined) => joined.backend(),
         }
     }
 
@@ -188,6 +212,9 @@ impl Replies {
         match &mut self.0 {
             Kept::Plain(attempt) => attempt.chunk().await,
             Kept::Run(run) => run.chunk().await,
+            Kept::Ready(..) => Ok(None),
+            Kept::Tapped(tap) => Box::pin(tap.chunk()).await,
+            Kept::Joined(joined) => Box::pin(joined.chunk()).await,
         }
     }
 }
@@ -415,6 +442,24 @@ pub enum BackendMail {
         /// The notification.
         message: Vec<u8>,
     },
+    /// An answer that the sender keeps, for you to keep too.
+    Keep {
+        /// Of which backend.
+        backend: BackendId,
+        /// Under which it is found.
+        key: Arc<[u8]>,
+        /// The answer.
+        kept: Box<KeptAnswer>,
+    },
+    /// About a call that runs for several callers.
+    Flight(Box<FlightMail>),
+    /// How a backend over HTTP is spoken to from now on.
+    Spoken {
+        /// Which backend.
+        backend: BackendId,
+        /// Over event streams (HTTP with SSE); else Streamable HTTP.
+        sse: bool,
+    },
     /// Something for a backend's supervisor to look at.
     Hint {
         /// Which backend.
@@ -451,6 +496,10 @@ pub struct Backends {
     views_version: Cell<u64>,
     /// Requests of other workers that wait here for their child to start.
     parked: RefCell<AHashSet<u64>>,
+    /// Calls that run here for several callers, by what makes them the same.
+    flights: RefCell<AHashMap<Arc<[u8]>, Rc<flight::Flight>>>,
+    /// Calls of this worker that wait for such a one.
+    seats: RefCell<AHashMap<u64, Sender<flight::News>>>,
     /// Mail that must not be lost and found a full box. Bounded by the calls in flight.
     backlog: RefCell<VecDeque<(WorkerId, BackendMail)>>,
     /// What other workers were asked.
@@ -491,6 +540,8 @@ impl Backends {
             attended: RefCell::default(),
             views_version: Cell::new(0),
             parked: RefCell::new(AHashSet::new()),
+            flights: RefCell::default(),
+            seats: RefCell::default(),
             backlog: RefCell::new(VecDeque::new()),
             asked: RefCell::default(),
             stopping: Event::new(),
@@ -527,6 +578,27 @@ impl Backends {
         Box::pin(around::call(self, call)).await.map(|run| Replies(Kept::Run(run)))
     }
 
+    /// As [`Backends::call`], of a call whose answer may serve others; `lead` is done by the one of
+    /// several that runs.
+    ///
+    /// # Errors
+    /// As for [`Backends::call`].
+    pub async fn call_reusing(
+        self: &Rc<Self>,
+        call: Call,
+        reusable: Box<Reusable>,
+        lead: Lead,
+    ) -> Result<Replies> {
+        flight::call(self, call, reusable, lead).await
+    }
+
+    /// The answer that is kept for such a call of a backend, if there is one.
+    pub fn held(&self, backend: BackendId, reusable: &Reusable) -> Option<Held> {
+        let held = shelf::find(self, &self.entries[backend], reusable);
+        self.board.count_cache(self.me, backend, held.is_some());
+        held
+    }
+
     /// A client session ended: what it had at backends ends. To be called on its owner; other
     /// workers notice by themselves.
     pub fn end_session(self: &Rc<Self>, session: &Arc<SessionRecord>) {
@@ -535,10 +607,10 @@ impl Backends {
         for entry in &self.entries {
             wishes::forget(self, entry, |other| other.id == session.id);
             views::end(entry, session.id);
-            match &entry.wire {
-                entry::Wire::Http(_) => leg::end(self, entry, session.id),
-                entry::Wire::Stdio(stdio) => stdio.end(session.id),
+            if let entry::Wire::Http(_) = &entry.wire {
+                leg::end(self, entry, session.id);
             }
+            entry.channels().end(session.id);
         }
     }
 
@@ -562,17 +634,13 @@ impl Backends {
             return self.send(owner, BackendMail::Spread { session: session.clone(), message });
         }
         for entry in &self.entries {
-            match &entry.wire {
-                entry::Wire::Http(_) => {
-                    if let Some(leg) = leg::known(entry, Some(session), None) {
-                        http::send(self, entry, &leg, message.clone());
-                    }
-                }
-                entry::Wire::Stdio(stdio) => {
-                    if let Some(link) = stdio.link(Some(session.id)) {
-                        link.tell(&message);
-                    }
-                }
+            if let entry::Wire::Http(_) = &entry.wire
+                && let Some(leg) = leg::known(entry, Some(session), None)
+            {
+                http::send(self, entry, &leg, message.clone());
+            }
+            if let Some(link) = entry.link(Some(session.id)) {
+                link.tell(&message);
             }
         }
     }
@@ -694,6 +762,13 @@ impl Backends {
             BackendMail::Heard { backend, message } => {
                 wishes::said_to_all(self, &self.entries[backend], &message);
             }
+            BackendMail::Keep { backend, key, kept } => {
+                shelf::came(self, &self.entries[backend], key, *kept);
+            }
+            BackendMail::Flight(mail) => flight::receive(self, from, *mail),
+            BackendMail::Spoken { backend, sse } => {
+                self.spoken(&self.entries[backend], sse);
+            }
             BackendMail::Hint { backend, flags } => self.entries[backend].bell.ring(flags),
         }
     }
@@ -711,9 +786,7 @@ impl Backends {
         self.stopping.set();
         for entry in &self.entries {
             entry.bell.ring(supervise::STOP);
-            if let entry::Wire::Stdio(stdio) = &entry.wire {
-                stdio.end_all();
-            }
+            entry.channels().end_all();
         }
         leg::end_all(self).await;
         let patience = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER + Duration::from_secs(2);
@@ -752,11 +825,13 @@ impl Backends {
                 supervise::start(self, entry);
             }
             wishes::forget(self, entry, SessionRecord::ended);
+            shelf::sweep(self, entry);
             match (&entry.wire, &entry.plan.transport) {
                 (entry::Wire::Http(http), TransportPlan::Http(plan)) => {
                     http.pool.reap(now, plan.idle);
                     self.board.set_idle(self.me, entry.id, http.pool.len());
                     leg::sweep(self, entry);
+                    http.channels.sweep(now, plan.sse.idle_stop, &entry.wishes);
                 }
                 (entry::Wire::Stdio(stdio), TransportPlan::Stdio(plan)) => {
                     stdio.sweep(now, plan.idle_stop, &entry.wishes);
@@ -817,6 +892,24 @@ impl Backends {
         for worker in (0..self.plan.workers).filter(|worker| *worker != self.me) {
             self.send(worker, mail());
         }
+    }
+
+    /// A backend over HTTP is spoken to in this way from now on; true if it was not before.
+    fn spoken(&self, entry: &Entry, sse: bool) -> bool {
+        let entry::Wire::Http(http) = &entry.wire else { return false };
+        let changed = http.is_sse.replace(sse) != sse;
+        if changed && !sse {
+            http.channels.end_all();
+        }
+        changed
+    }
+
+    /// A backend says that lists changed: what is kept of it is old, and its supervisor looks.
+    fn changed(&self, entry: &Entry, flags: u32) {
+        let about = |flag| flags & flag != 0;
+        let (tools, resources) = (about(relay::changed::TOOLS), about(relay::changed::RESOURCES));
+        self.board.outdate(entry.id, tools, resources);
+        self.hint(entry, flags);
     }
 
     /// Wakes a backend's supervisor, wherever it is.

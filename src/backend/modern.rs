@@ -154,7 +154,11 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
     if let (Isolation::Session, Some(caller)) = (entry.plan.isolation, &call.modern) {
         call.session = Some(bridge::record(backends, caller)?);
     }
-    if let entry::Wire::Stdio(_) = &entry.wire {
+    let over_line = match &entry.wire {
+        entry::Wire::Stdio(_) => true,
+        entry::Wire::Http(http) => http.is_sse.get(),
+    };
+    if over_line {
         return line::call(backends, entry, call).await.map(Wire::Line);
     }
     // Several calls share the session, and each may have chosen the same id.

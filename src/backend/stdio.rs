@@ -1,6 +1,6 @@
-//! Owns: children: the one that all share, and those that sessions have; their birth and end.
-//! Never: restarting the shared one (`supervise`).
-//! Next: `stderr`.
+//! Owns: channels: the one that all share, and those that sessions have; birth and end of children.
+//! Never: restarting the shared one (`supervise`); opening event streams (`sse`).
+//! Next: `sse`, channels over HTTP.
 //!
 //! A child is stopped as MCP says (Lifecycle, Shutdown, stdio): close its input, wait, SIGTERM,
 //! wait, SIGKILL; signals go to its group.
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 
-use super::entry::{Entry, Wire};
+use super::entry::Entry;
 use super::failure::Failure;
 use super::hearing::Hearing;
 use super::link::Link;
 use super::own::Channel;
 use super::wishes::{self, Wishes};
-use super::{Backends, era, stderr, views};
+use super::{Backends, era, sse, stderr, views};
 use crate::error::Kind;
 use crate::limits;
 use crate::mcp::catalog::Can;
@@ -29,8 +29,8 @@ use crate::rt::child::{self, Handle, Spec};
 use crate::rt::local::{Event, Notify};
 use crate::rt::{self, Either, race};
 
-/// The children of one backend on one worker.
-pub(super) struct Stdio {
+/// The channels of one backend on one worker: to children, or over event streams.
+pub(super) struct Channels {
     /// The shared one, once its handshake is complete.
     shared: RefCell<Option<Rc<Link>>>,
     /// The shared one is being brought up.
@@ -43,11 +43,11 @@ pub(super) struct Stdio {
     shy: Cell<bool>,
     /// Of the sessions that this worker owns.
     sessions: RefCell<AHashMap<SessionId, Rc<Kid>>>,
-    /// Children of sessions that have not ended, stopped ones included.
+    /// Those of sessions that have not ended, stopped ones included.
     alive: Cell<usize>,
 }
 
-/// The child of a session.
+/// The child, or the stream, of a session.
 struct Kid {
     link: RefCell<Option<Rc<Link>>>,
     /// Its start ended: there is a link, or a fault.
@@ -57,9 +57,9 @@ struct Kid {
     stop: Event,
 }
 
-impl Stdio {
-    pub(super) fn new() -> Stdio {
-        Stdio {
+impl Channels {
+    pub(super) fn new() -> Channels {
+        Channels {
             shared: RefCell::new(None),
             rising: Cell::new(false),
             fault: RefCell::new(None),
@@ -103,7 +103,7 @@ impl Stdio {
     pub(super) fn sweep(&self, now: Instant, idle_stop: Duration, wishes: &Wishes) {
         let check = |link: &Link| {
             if link.is_stalled(now) {
-                link.close(Failure::new(Kind::Lost, "the child does not take its input"));
+                link.close(Failure::new(Kind::Lost, "it does not take its input"));
             }
         };
         if let Some(link) = &*self.shared.borrow() {
@@ -123,10 +123,11 @@ impl Stdio {
     }
 }
 
-fn stdio(entry: &Entry) -> (&StdioPlan, &Stdio) {
-    match (&entry.plan.transport, &entry.wire) {
-        (TransportPlan::Stdio(plan), Wire::Stdio(stdio)) => (plan, stdio),
-        _ => unreachable!("asked an HTTP backend for a child"),
+/// Channels that sessions may have at once.
+fn channels_max(entry: &Entry) -> usize {
+    match &entry.plan.transport {
+        TransportPlan::Stdio(plan) => plan.children_max,
+        TransportPlan::Http(plan) => plan.sse.streams_max,
     }
 }
 
@@ -140,22 +141,22 @@ pub(super) async fn wait_for(
     entry: &Rc<Entry>,
     session: Option<&Arc<SessionRecord>>,
 ) -> Result<Rc<Link>, Failure> {
-    let (_, stdio) = stdio(entry);
+    let channels = entry.channels();
     if let Some(session) = session {
         return session_link(backends, entry, session).await;
     }
     let end = Instant::now() + limits::RESTART_WAIT;
     loop {
-        let turn = stdio.turn.notified();
-        if let Some(link) = stdio.link(None) {
+        let turn = channels.turn.notified();
+        if let Some(link) = channels.link(None) {
             return Ok(link);
         }
         let left = end.saturating_duration_since(Instant::now());
-        if !stdio.rising.get() || left.is_zero() {
-            let fault = stdio.fault.borrow().clone();
+        if !channels.rising.get() || left.is_zero() {
+            let fault = channels.fault.borrow().clone();
             return Err(match fault {
                 Some(fault) => fault.unsent(),
-                None => Failure::new(Kind::Unavailable, "the child is not up"),
+                None => Failure::new(Kind::Unavailable, "not up"),
             });
         }
         let _ = rt::time::timeout(left, turn).await;
@@ -167,16 +168,16 @@ async fn session_link(
     entry: &Rc<Entry>,
     session: &Arc<SessionRecord>,
 ) -> Result<Rc<Link>, Failure> {
-    let (plan, stdio) = stdio(entry);
-    let known = stdio.sessions.borrow().get(&session.id).cloned();
+    let channels = entry.channels();
+    let known = channels.sessions.borrow().get(&session.id).cloned();
     let kid = match known {
         Some(kid) => kid,
         None => {
             if session.ended() || backends.stopping.is_set() {
                 return Err(Failure::new(Kind::Unavailable, "the session has ended"));
             }
-            if backends.board.children(entry.id) as usize >= plan.children_max {
-                return Err(Failure::new(Kind::Busy, "as many children as are allowed"));
+            if backends.board.children(entry.id) as usize >= channels_max(entry) {
+                return Err(Failure::new(Kind::Busy, "as many channels as are allowed"));
             }
             let kid = Rc::new(Kid {
                 link: RefCell::new(None),
@@ -184,8 +185,8 @@ async fn session_link(
                 fault: RefCell::new(None),
                 stop: Event::new(),
             });
-            stdio.sessions.borrow_mut().insert(session.id, kid.clone());
-            stdio.count(backends, entry, 1);
+            channels.sessions.borrow_mut().insert(session.id, kid.clone());
+            channels.count(backends, entry, 1);
             rt::spawn(
                 "session child",
                 nurse(backends.clone(), entry.clone(), session.clone(), kid.clone()),
@@ -197,11 +198,11 @@ async fn session_link(
     let link = kid.link.borrow().clone();
     let fault = || kid.fault.borrow().clone();
     link.filter(|link| link.is_open()).ok_or_else(|| {
-        fault().unwrap_or_else(|| Failure::new(Kind::Unavailable, "the child has ended")).unsent()
+        fault().unwrap_or_else(|| Failure::new(Kind::Unavailable, "the channel has ended")).unsent()
     })
 }
 
-impl Stdio {
+impl Channels {
     fn count(&self, backends: &Backends, entry: &Entry, by: isize) {
         self.alive.set(self.alive.get().saturating_add_signed(by));
         backends.board.set_children(backends.me, entry.id, self.alive.get());
@@ -231,11 +232,10 @@ async fn nurse(
         Either::Left(Ok(newborn)) => {
             *kid.link.borrow_mut() = Some(newborn.link.clone());
             kid.ready.set();
-            let ended = race(newborn.link.closed(), newborn.handle.exited());
-            match race(ended, kid.stop.wait()).await {
-                Either::Left(_) => {
+            match race(newborn.gone(), kid.stop.wait()).await {
+                Either::Left(()) => {
                     let fault = newborn.end(&entry).await;
-                    tracing::warn!(backend = entry.name(), %fault, "child of a session ended");
+                    tracing::warn!(backend = entry.name(), %fault, "channel of a session ended");
                     Some(fault)
                 }
                 Either::Right(()) => {
@@ -245,7 +245,7 @@ async fn nurse(
             }
         }
         Either::Left(Err(fault)) => {
-            tracing::warn!(backend = entry.name(), %fault, "child of a session did not start");
+            tracing::warn!(backend = entry.name(), %fault, "channel of a session did not start");
             Some(fault)
         }
     };
@@ -270,52 +270,78 @@ struct Farewell<'a> {
 
 impl Drop for Farewell<'_> {
     fn drop(&mut self) {
-        let (_, stdio) = stdio(self.entry);
+        let channels = self.entry.channels();
         self.kid.link.borrow_mut().take();
         self.kid.ready.set();
-        let mut sessions = stdio.sessions.borrow_mut();
+        let mut sessions = channels.sessions.borrow_mut();
         if sessions.get(&self.session).is_some_and(|current| Rc::ptr_eq(current, self.kid)) {
             sessions.remove(&self.session);
         }
         drop(sessions);
-        stdio.count(self.backends, self.entry, -1);
+        channels.count(self.backends, self.entry, -1);
     }
 }
 
-/// A child with a complete handshake.
+/// A channel with a complete handshake.
 pub(super) struct Newborn {
     pub(super) link: Rc<Link>,
-    pub(super) handle: Handle,
+    pub(super) life: Life,
     /// The raw result of its `initialize`, or what stands for it.
     pub(super) init: Vec<u8>,
     /// What it speaks.
     pub(super) era: Era,
-    /// Set when its standard error needs not be read any more.
-    over: Rc<Event>,
 }
 
-/// Starts a child and shakes hands with it.
+/// What stands behind a channel.
+pub(super) enum Life {
+    Child {
+        handle: Handle,
+        /// Set when its standard error needs not be read any more.
+        over: Rc<Event>,
+    },
+    Stream(sse::Hangup),
+}
+
+/// Brings a channel up, whatever it leads to; an event stream is always of the session era.
 ///
 /// # Errors
-/// It could not be started, ended, or did not answer within the start-up deadline; it is gone then.
+/// It could not be opened, ended, or the handshake was not complete within the start-up deadline;
+/// nothing of it is left then.
 pub(super) async fn bring_up(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     session: Option<&Arc<SessionRecord>>,
     how: Protocol,
 ) -> Result<Newborn, Failure> {
-    let (_, stdio) = stdio(entry);
-    if how != Protocol::Auto || stdio.shy.get() {
+    match &entry.plan.transport {
+        TransportPlan::Stdio(plan) => child(backends, entry, plan, session, how).await,
+        TransportPlan::Http(plan) => Box::pin(sse::bring_up(backends, entry, plan, session)).await,
+    }
+}
+
+/// Starts a child and shakes hands with it.
+///
+/// # Errors
+/// It could not be started, ended, or did not answer within the start-up deadline; it is gone then.
+async fn child(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    plan: &StdioPlan,
+    session: Option<&Arc<SessionRecord>>,
+    how: Protocol,
+) -> Result<Newborn, Failure> {
+    let shy = &entry.channels().shy;
+    if how != Protocol::Auto || shy.get() {
         let how = if how == Protocol::Auto { Protocol::Legacy } else { how };
-        return raise(backends, entry, session, how, &Cell::new(false)).await;
+        return raise(backends, entry, plan, session, how, &Cell::new(false)).await;
     }
     let probing = Cell::new(false);
-    match raise(backends, entry, session, how, &probing).await {
+    match raise(backends, entry, plan, session, how, &probing).await {
         Err(failure) if probing.get() && failure.kind == Kind::Lost => {
             // It ended at a question that it does not know, or for a reason of its own.
             tracing::debug!(backend = entry.name(), %failure, "the child ended at server/discover");
-            let again = raise(backends, entry, session, Protocol::Legacy, &probing).await;
-            stdio.shy.set(again.is_ok());
+            let again = raise(backends, entry, plan, session, Protocol::Legacy, &probing).await;
+            shy.set(again.is_ok());
             again
         }
         outcome => outcome,
@@ -326,11 +352,11 @@ pub(super) async fn bring_up(
 async fn raise(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
+    plan: &StdioPlan,
     session: Option<&Arc<SessionRecord>>,
     how: Protocol,
     probing: &Cell<bool>,
 ) -> Result<Newborn, Failure> {
-    let (plan, _) = stdio(entry);
     let spec = Spec {
         program: plan.command.clone().into(),
         args: plan.args.iter().map(Into::into).collect(),
@@ -340,15 +366,14 @@ async fn raise(
     let child = child::spawn(spec).await.map_err(|fault| {
         Failure::new(Kind::Unavailable, format!("cannot start {:?}: {fault}", plan.command))
     })?;
-    let hearing =
-        Hearing { backends: backends.clone(), entry: entry.clone(), session: session.cloned() };
-    let link = Link::new(entry.plan.name.clone(), Box::new(hearing), Instant::now());
+    let link = link(backends, entry, session);
     let over = Rc::new(Event::new());
     rt::spawn("child writer", link.clone().write(child.stdin));
     rt::spawn("child reader", link.clone().read(child.stdout));
     rt::spawn("child stderr", stderr::drain(entry.plan.name.clone(), child.stderr, over.clone()));
-    let mut newborn =
-        Newborn { link, handle: child.handle, init: Vec::new(), era: Era::Session, over };
+    let handle = child.handle.clone();
+    let life = Life::Child { handle: child.handle, over };
+    let mut newborn = Newborn { link, life, init: Vec::new(), era: Era::Session };
     let link = newborn.link.clone();
     let greeting = Box::pin(async {
         let (era, init) = era::greet(backends, entry, &link, how, session, probing).await?;
@@ -360,7 +385,7 @@ async fn raise(
         Ok((era, init))
     });
     // A child that exits is seen at once even if a grandchild keeps its pipes open.
-    let greeted = match race(greeting, newborn.handle.exited()).await {
+    let greeted = match race(greeting, handle.exited()).await {
         Either::Left(greeted) => greeted,
         Either::Right(_) => Err(newborn.end(entry).await),
     };
@@ -380,55 +405,82 @@ async fn raise(
     }
 }
 
+/// A link that tells the rest of this worker, and the client of its session, what it hears.
+pub(super) fn link(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    session: Option<&Arc<SessionRecord>>,
+) -> Rc<Link> {
+    let hearing =
+        Hearing { backends: backends.clone(), entry: entry.clone(), session: session.cloned() };
+    Link::new(entry.plan.name.clone(), Box::new(hearing), Instant::now())
+}
+
 impl Newborn {
-    /// Clears away a child that has ended or is broken; says why.
+    /// Waits until it has ended or is broken.
+    pub(super) async fn gone(&self) {
+        match &self.life {
+            Life::Child { handle, .. } => drop(race(self.link.closed(), handle.exited()).await),
+            Life::Stream(_) => self.link.closed().await,
+        }
+    }
+
+    /// Clears away one that has ended or is broken; says why.
     pub(super) async fn end(&self, entry: &Entry) -> Failure {
+        let (handle, over) = match &self.life {
+            Life::Child { handle, over } => (handle, over),
+            Life::Stream(hangup) => {
+                hangup.now();
+                return self.link.failure();
+            }
+        };
         // What it wrote before it exited is still in the pipe.
         let _ = rt::time::timeout(Duration::from_millis(100), self.link.closed()).await;
         // One that closed its output is mostly about to exit, and its status says why.
-        let _ = rt::time::timeout(Duration::from_millis(100), self.handle.exited()).await;
-        let status = self.handle.status();
+        let _ = rt::time::timeout(Duration::from_millis(100), handle.exited()).await;
+        let status = handle.status();
         let mut failure = match &status {
             Some(status) => Failure::new(Kind::Lost, format!("the child ended: {status}")),
             None => self.link.failure(),
         };
         self.link.close(failure.clone());
-        self.kill(entry).await;
+        kill(entry, handle, over).await;
         if status.is_none() {
             failure.kind = Kind::Lost;
         }
         failure
     }
 
-    /// Stops a child that is well: it may finish what it has begun.
+    /// Stops one that is well: it may finish what it has begun.
     pub(super) async fn stop(&self, entry: &Entry) {
         self.link.finish();
-        if rt::time::timeout(limits::CHILD_TERM_AFTER, self.handle.exited()).await.is_err() {
-            self.handle.signal_group(libc::SIGTERM);
+        let (handle, over) = match &self.life {
+            Life::Child { handle, over } => (handle, over),
+            // Nobody waits for anything on it any more.
+            Life::Stream(hangup) => return hangup.now(),
+        };
+        if rt::time::timeout(limits::CHILD_TERM_AFTER, handle.exited()).await.is_err() {
+            handle.signal_group(libc::SIGTERM);
             let patience = limits::CHILD_KILL_AFTER;
-            if rt::time::timeout(patience, self.handle.exited()).await.is_err() {
+            if rt::time::timeout(patience, handle.exited()).await.is_err() {
                 tracing::warn!(backend = entry.name(), "child ignores SIGTERM: killed");
             }
         }
         let _ = rt::time::timeout(Duration::from_millis(100), self.link.closed()).await;
         self.link.close(Failure::new(Kind::Lost, "the child was stopped"));
-        self.kill(entry).await;
+        kill(entry, handle, over).await;
     }
+}
 
-    async fn kill(&self, entry: &Entry) {
-        self.handle.signal_group(libc::SIGKILL);
-        if rt::time::timeout(limits::CHILD_KILL_AFTER, self.handle.exited()).await.is_err() {
-            tracing::error!(
-                backend = entry.name(),
-                pid = self.handle.pid(),
-                "child cannot be killed"
-            );
-        }
-        // Its last words are read to the end, unless somebody outside its group holds the pipe.
-        let over = self.over.clone();
-        rt::spawn("child stderr end", async move {
-            rt::time::sleep(Duration::from_millis(500)).await;
-            over.set();
-        });
+async fn kill(entry: &Entry, handle: &Handle, over: &Rc<Event>) {
+    handle.signal_group(libc::SIGKILL);
+    if rt::time::timeout(limits::CHILD_KILL_AFTER, handle.exited()).await.is_err() {
+        tracing::error!(backend = entry.name(), pid = handle.pid(), "child cannot be killed");
     }
+    // Its last words are read to the end, unless somebody outside its group holds the pipe.
+    let over = over.clone();
+    rt::spawn("child stderr end", async move {
+        rt::time::sleep(Duration::from_millis(500)).await;
+        over.set();
+    });
 }

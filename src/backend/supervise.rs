@@ -19,7 +19,8 @@ use super::listen::{self, Listening};
 use super::listing;
 use super::own::{Channel, Said};
 use super::relay::changed;
-use super::stdio::{self, Newborn, Stdio};
+use super::sse;
+use super::stdio::{self, Channels, Newborn};
 use super::{BackendMail, Backends, views};
 use crate::error::Kind;
 use crate::limits;
@@ -45,6 +46,16 @@ enum End {
     /// It does not know our session any more; a new one is needed, nothing else.
     SessionLost,
     Failed(Failure),
+}
+
+/// How a channel fared.
+struct Lived {
+    /// What ended it.
+    failure: Failure,
+    /// It was up.
+    up: bool,
+    /// It was, for long enough to be called well.
+    well: bool,
 }
 
 /// The supervisor of one backend, on its owner.
@@ -91,8 +102,8 @@ async fn run(backends: Rc<Backends>, entry: Rc<Entry>) {
         told: String::new(),
     };
     match &entry.wire {
-        Wire::Http(_) => supervisor.over_http(seed).await,
-        Wire::Stdio(stdio) => supervisor.child(stdio).await,
+        Wire::Http(http) if !http.is_sse.get() => supervisor.over_http(seed).await,
+        _ => supervisor.over_channel().await,
     }
     supervisor.settle();
     supervisor.show(State::Stopped, None);
@@ -116,6 +127,11 @@ impl Supervisor {
             let backend = self.entry.id;
             self.backends.broadcast(|| BackendMail::Settled { backend });
         }
+    }
+
+    /// A server that offers something else, or is another one, may answer otherwise too.
+    fn outdate(&self) {
+        self.backends.board.outdate(self.entry.id, true, true);
     }
 
     /// Makes known what the backend offers, on all workers.
@@ -152,6 +168,9 @@ impl Supervisor {
             || self.refresh().is_some()
         {
             let slice = Slice::build(&entry.plan, init, &pages).map_err(bad)?;
+            if self.slice.is_none() || *self.init != *init || !same(&self.pages, &pages) {
+                self.outdate();
+            }
             (self.init, self.pages) = (init.into(), pages);
             self.publish(Some(slice));
             views::outdated(&backends, &entry, changed::ANY, false);
@@ -199,6 +218,9 @@ impl Supervisor {
             }
         }
         self.pages = pages;
+        if !same {
+            self.outdate();
+        }
         self.publish(Some(fresh));
         views::outdated(&backends, &entry, flags, false);
         self.show(self.backends.board.state(self.entry.id), None);
@@ -250,6 +272,7 @@ impl Supervisor {
         self.settle();
         if pause.is_none() {
             tracing::error!(backend = self.entry.name(), "backend is given up");
+            self.outdate();
             self.publish(None);
         }
         pause
@@ -279,6 +302,7 @@ impl Supervisor {
             let failure = match self.open(lost).await {
                 Ok(channel) => {
                     lost = None;
+                    self.speak(false);
                     if ups > 0 {
                         self.backends.board.count_restart(self.entry.id);
                     }
@@ -320,9 +344,22 @@ impl Supervisor {
                         }
                     }
                 }
+                Err(refusal) if self.was_refused(&refusal) => {
+                    // A server of 2024-11-05, perhaps; if it is none, the refusal says more.
+                    match Box::pin(self.live()).await {
+                        Some(Lived { failure, up: true, .. }) => {
+                            ups += 1;
+                            failure
+                        }
+                        Some(_) => refusal,
+                        None => return,
+                    }
+                }
                 Err(failure) => failure,
             };
-            if failure.session_lost
+            // No server with sessions answers a POST so: it is another one now.
+            let is_another = matches!(failure.status, 404 | 405);
+            if (failure.session_lost || is_another)
                 && let Some(leg) = leg::known(&self.entry, None, None)
             {
                 lost = Some(leg.generation);
@@ -377,51 +414,38 @@ impl Supervisor {
         }
     }
 
-    // ---- a child ----
+    /// Whether `initialize` was refused as servers of the older transport do.
+    fn was_refused(&self, failure: &Failure) -> bool {
+        sse::may_be_older(failure) && leg::known(&self.entry, None, None).is_none()
+    }
 
-    async fn child(&mut self, stdio: &Stdio) {
+    /// From now on the backend is spoken to over event streams, or (`sse` = false) not.
+    fn speak(&self, sse: bool) {
+        if self.backends.spoken(&self.entry, sse) {
+            let backend = self.entry.id;
+            tracing::debug!(backend = self.entry.name(), sse, "the transport is another one now");
+            self.backends.broadcast(|| BackendMail::Spoken { backend, sse });
+        }
+    }
+
+    // ---- over a channel: a child, or an event stream ----
+
+    async fn over_channel(&mut self) {
         let mut starts = 0u32;
         while !self.backends.stopping.is_set() {
             if starts > 0 {
                 self.backends.board.count_restart(self.entry.id);
             }
             starts += 1;
-            let began = Instant::now();
-            stdio.rising.set(true);
-            let risen = self.raise(stdio).await;
-            stdio.rising.set(false);
-            let (failure, max) = match risen {
-                Ok(Some(newborn)) => {
-                    self.rise();
-                    let channel = channel_of(&newborn);
-                    let entry = self.entry.clone();
-                    let hearing = channel.is_modern().then(|| hear::own(&self.backends, &entry));
-                    let gone = race(newborn.link.closed(), newborn.handle.exited());
-                    let end = race(gone, self.watch_over(&channel)).await;
-                    drop(hearing);
-                    let failure = match end {
-                        Either::Left(_) => newborn.end(&entry).await,
-                        Either::Right(End::Failed(failure)) => {
-                            newborn.end(&entry).await;
-                            failure
-                        }
-                        Either::Right(_) => {
-                            stdio.share(None);
-                            newborn.stop(&entry).await;
-                            return;
-                        }
-                    };
-                    if began.elapsed() >= limits::LIVED_WELL {
-                        self.backoff.reset();
-                    }
-                    (failure, limits::RESTART_AFTER_UP_MAX)
-                }
-                Ok(None) => return,
-                Err(failure) => (failure, Duration::MAX),
+            let Some(lived) = self.live().await else { return };
+            let max = match &self.entry.wire {
+                // To open a stream costs a server next to nothing.
+                Wire::Http(_) if lived.up && lived.well => continue,
+                Wire::Http(_) => limits::HTTP_RETRY_MAX,
+                Wire::Stdio(_) if lived.up => limits::RESTART_AFTER_UP_MAX,
+                Wire::Stdio(_) => Duration::MAX,
             };
-            *stdio.fault.borrow_mut() = Some(failure.clone());
-            stdio.share(None);
-            let Some(pause) = self.fall(&failure, max) else {
+            let Some(pause) = self.fall(&lived.failure, max) else {
                 return self.wait_for_the_end().await;
             };
             if !self.pause(pause, 0).await {
@@ -430,30 +454,73 @@ impl Supervisor {
         }
     }
 
-    /// Starts the child and reads its lists; `None` if the proxy stops meanwhile.
-    async fn raise(&mut self, stdio: &Stdio) -> Result<Option<Newborn>, Failure> {
+    /// One life of the channel that all share, from its start to its end; `None` if the proxy stops.
+    async fn live(&mut self) -> Option<Lived> {
+        let entry = self.entry.clone();
+        let channels = entry.channels();
+        let began = Instant::now();
+        channels.rising.set(true);
+        let risen = self.raise(channels).await;
+        channels.rising.set(false);
+        let mut up = false;
+        let failure = match risen {
+            Ok(Some(newborn)) => {
+                up = true;
+                self.rise();
+                let channel = channel_of(&newborn);
+                let hearing = channel.is_modern().then(|| hear::own(&self.backends, &entry));
+                let end = race(newborn.gone(), self.watch_over(&channel)).await;
+                drop(hearing);
+                match end {
+                    Either::Left(()) => newborn.end(&entry).await,
+                    Either::Right(End::Failed(failure)) => {
+                        newborn.end(&entry).await;
+                        failure
+                    }
+                    Either::Right(_) => {
+                        channels.share(None);
+                        newborn.stop(&entry).await;
+                        return None;
+                    }
+                }
+            }
+            Ok(None) => return None,
+            Err(failure) => failure,
+        };
+        let well = up && began.elapsed() >= limits::LIVED_WELL;
+        if well {
+            self.backoff.reset();
+        }
+        *channels.fault.borrow_mut() = Some(failure.clone());
+        channels.share(None);
+        Some(Lived { failure, up, well })
+    }
+
+    /// Brings a channel up and reads the lists; `None` if the proxy stops meanwhile.
+    async fn raise(&mut self, channels: &Channels) -> Result<Option<Newborn>, Failure> {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let newborn = {
             let how = entry.plan.protocol;
             let birth = stdio::bring_up(&backends, &entry, None, how);
             match race(birth, backends.stopping.wait()).await {
                 Either::Left(newborn) => newborn?,
-                // Its handle is dropped with the birth, and the child is killed.
+                // What it holds is dropped with the birth: a child is killed, a stream closed.
                 Either::Right(()) => return Ok(None),
             }
         };
         self.speaks(newborn.era);
         // From here on it takes calls.
-        stdio.share(Some(newborn.link.clone()));
+        self.speak(true);
+        channels.share(Some(newborn.link.clone()));
         let channel = channel_of(&newborn);
         let reading =
             rt::time::timeout(entry.plan.startup_timeout, self.read_all(&channel, &newborn.init));
-        let gone = race(newborn.handle.exited(), backends.stopping.wait());
+        let gone = race(newborn.gone(), backends.stopping.wait());
         let failure = match race(reading, gone).await {
             Either::Left(Ok(Ok(()))) => return Ok(Some(newborn)),
             Either::Left(Ok(Err(failure))) => failure,
             Either::Left(Err(_)) => Failure::new(Kind::Timeout, "lists not read in time"),
-            Either::Right(Either::Left(_)) => Failure::new(Kind::Lost, ""),
+            Either::Right(Either::Left(())) => Failure::new(Kind::Lost, ""),
             Either::Right(Either::Right(())) => {
                 newborn.stop(&entry).await;
                 return Ok(None);
@@ -473,6 +540,8 @@ impl Supervisor {
         let mut stale = self.refresh().map(|pause| probed + self.backoff.jitter(pause));
         // A call has failed since the last ping.
         let mut suspect = false;
+        // Pings in a row that were not answered in time.
+        let mut mute = 0;
         loop {
             let now = Instant::now();
             let next = stale.map_or(due, |stale| stale.min(due));
@@ -517,6 +586,7 @@ impl Supervisor {
                 if quiet || suspect || backends.board.state(entry.id) != State::Up {
                     (probed, suspect) = (now, false);
                     outcome = self.ping(channel).await;
+                    mute = if outcome.is_ok() { 0 } else { mute };
                 }
             }
             match outcome {
@@ -526,7 +596,8 @@ impl Supervisor {
                     }
                 }
                 Err(failure) if failure.session_lost => return End::SessionLost,
-                Err(failure) if self.is_patient_with(&failure) => {
+                Err(failure) if self.is_patient_with(channel, &failure, mute) => {
+                    mute += 1;
                     // A child that is busy or frozen keeps what it was sent; killing it would cost
                     // its callers more than waiting.
                     if backends.board.state(entry.id) == State::Up {
@@ -569,9 +640,15 @@ impl Supervisor {
         self.read_all(channel, &leg.init).await
     }
 
-    fn is_patient_with(&self, failure: &Failure) -> bool {
-        matches!(self.entry.wire, Wire::Stdio(_))
-            && matches!(failure.kind, Kind::Timeout | Kind::Busy)
+    fn is_patient_with(&self, channel: &Channel, failure: &Failure, mute: u32) -> bool {
+        let kept = match (channel, &self.entry.wire) {
+            (Channel::Leg(_) | Channel::Posts | Channel::Client(_), _) => false,
+            (Channel::Line(_) | Channel::ModernLine(_), Wire::Stdio(_)) => true,
+            (Channel::Line(_) | Channel::ModernLine(_), Wire::Http(_)) => {
+                mute < limits::SSE_MUTE_PINGS
+            }
+        };
+        kept && matches!(failure.kind, Kind::Timeout | Kind::Busy)
     }
 
     /// Any answer to a ping is a sign of life, an error too.

@@ -418,8 +418,10 @@ impl Backends {
 /// The channel, if it is open.
 fn open(entry: &Entry, session: Option<&Arc<SessionRecord>>) -> Option<Channel> {
     match &entry.wire {
-        Wire::Http(_) => leg::known(entry, session, None).map(Channel::Leg),
-        Wire::Stdio(stdio) => stdio.link(session.map(|session| session.id)).map(Channel::Line),
+        Wire::Http(http) if !http.is_sse.get() => {
+            leg::known(entry, session, None).map(Channel::Leg)
+        }
+        _ => entry.link(session.map(|session| session.id)).map(Channel::Line),
     }
 }
 
@@ -577,8 +579,10 @@ async fn asked(
     let mut lost = None;
     loop {
         let channel = match &entry.wire {
-            Wire::Http(_) => Channel::Leg(leg::get(backends, entry, own, lost).await?),
-            Wire::Stdio(_) => Channel::Line(stdio::wait_for(backends, entry, own).await?),
+            Wire::Http(http) if !http.is_sse.get() => {
+                Channel::Leg(leg::get(backends, entry, own, lost).await?)
+            }
+            _ => Channel::Line(stdio::wait_for(backends, entry, own).await?),
         };
         let limit: Duration = entry.plan.request_timeout;
         match channel.answer(backends, entry, method, Some(params), limit).await {
@@ -672,7 +676,7 @@ mod tests {
 
     fn session(n: u8) -> Arc<SessionRecord> {
         let id = SessionId::mint(0, [n; 16]);
-        Arc::new(SessionRecord::new(id, Revision::NEWEST, "{}".into(), "{}".into()))
+        Arc::new(SessionRecord::new(id, Revision::NEWEST, None, "{}".into(), "{}".into()))
     }
 
     #[test]

@@ -15,8 +15,9 @@ use crate::plan::{BackendPlan, TransportPlan};
 pub(super) fn starting(backend: &BackendPlan) -> BackendStatus {
     BackendStatus {
         name: backend.name.to_string(),
-        transport: match backend.transport {
+        transport: match &backend.transport {
             TransportPlan::Stdio(_) => "stdio",
+            TransportPlan::Http(plan) if plan.sse.only => "sse",
             TransportPlan::Http(_) => "http",
         },
         state: State::Starting,
@@ -70,6 +71,7 @@ pub fn summary(file: &str, config: &ProxyConfig) -> String {
         let transport = match table.transport {
             Transport::Stdio => "stdio",
             Transport::Http => "http",
+            Transport::Sse => "sse",
         };
         let prefix = table.prefix.as_deref().unwrap_or(&table.name);
         let prefix = match prefix {

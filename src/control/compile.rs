@@ -20,7 +20,7 @@ use crate::middleware::Chain;
 use crate::middleware::around::Around;
 use crate::plan::{
     BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, Protocol,
-    RestartPlan, StdioPlan, TransportPlan,
+    RestartPlan, SsePlan, StdioPlan, TransportPlan,
 };
 
 /// Longest name that model APIs accept for a tool.
@@ -44,6 +44,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     compiler.text("proxy.version", &proxy.version);
     compiler.separator();
     let listen = compiler.listen();
+    compiler.performance();
     let watch = compiler.watch();
     let backends = compiler.backends();
     if report.faults.len() > before || !report.is_ok() {
@@ -214,7 +215,7 @@ impl Compiler<'_> {
             }
             let transport = self.transport(backend);
             let restart = self.restart(backend);
-            let chain = self.chain(backend);
+            let chain = self.chain(backend, plans.len());
             let around = self.around(backend, &mut ward);
             if let (true, Some(transport)) = (backend.table.enabled, transport) {
                 let table = &backend.table;
@@ -305,28 +306,36 @@ impl Compiler<'_> {
     }
 
     fn transport(&mut self, backend: &NamedBackend) -> Option<TransportPlan> {
-        const STDIO_ONLY: [&str; 7] =
-            ["command", "args", "env", "cwd", "inherit_env", "max_children", "idle_stop_seconds"];
+        const STDIO_ONLY: [&str; 5] = ["command", "args", "env", "cwd", "inherit_env"];
+        // Of sessions that have a child or a stream of their own.
+        const CHANNEL_ONLY: [&str; 2] = ["max_children", "idle_stop_seconds"];
         const HTTP_ONLY: [&str; 6] =
             ["url", "bearer_token", "headers", "tls", "max_connections", "idle_seconds"];
         // Which keys belong there is only known if the transport is.
         if self.report.blames(&format!("{}.transport", backend.path)) {
             return None;
         }
-        let (alien, transport): (&[&str], _) = match backend.table.transport {
-            Transport::Stdio => (&HTTP_ONLY, "stdio"),
-            Transport::Http => (&STDIO_ONLY, "http"),
+        let (alien, more, transport): (&[&str], &[&str], _) = match backend.table.transport {
+            Transport::Stdio => (&HTTP_ONLY, &[], "stdio"),
+            Transport::Http => (&STDIO_ONLY, &CHANNEL_ONLY, "http"),
+            Transport::Sse => (&STDIO_ONLY, &[], "sse"),
         };
-        for key in alien {
+        for key in alien.iter().chain(more) {
             let path = format!("{}.{key}", backend.path);
             if self.config.spots.has(&path) {
                 let message = format!("not accepted with transport = \"{transport}\"");
                 self.key_fault(&path, message);
             }
         }
+        if let (Transport::Sse, ProtocolKey::Modern) =
+            (backend.table.transport, backend.table.protocol)
+        {
+            let message = "\"modern\" is not spoken over event streams (transport = \"sse\")";
+            self.key_fault(&format!("{}.protocol", backend.path), message.to_owned());
+        }
         match backend.table.transport {
             Transport::Stdio => self.stdio(backend).map(TransportPlan::Stdio),
-            Transport::Http => self.http(backend).map(TransportPlan::Http),
+            Transport::Http | Transport::Sse => self.http(backend).map(TransportPlan::Http),
         }
     }
 
@@ -365,7 +374,7 @@ impl Compiler<'_> {
             args: table.args.clone(),
             env,
             cwd,
-            children_max: table.max_children.0 as usize,
+            children_max: table.max_children.map_or(limits::CHILDREN_MAX, |max| max.0 as usize),
             idle_stop: table.idle_stop_seconds.0,
         })
     }
@@ -400,7 +409,12 @@ impl Compiler<'_> {
         let authority = url.authority();
         let connections_max = table.max_connections.0 as usize;
         let idle = table.idle_seconds.0;
-        (url.https, &authority, &url.target, &header_lines, connections_max, idle)
+        let sse = SsePlan {
+            only: table.transport == Transport::Sse,
+            streams_max: table.max_children.map_or(limits::SSE_STREAMS_MAX, |max| max.0 as usize),
+            idle_stop: table.idle_stop_seconds.0,
+        };
+        (url.https, &authority, &url.target, &header_lines, connections_max, idle, sse)
             .hash(&mut hasher);
         Some(HttpPlan {
             authority,
@@ -411,6 +425,7 @@ impl Compiler<'_> {
             tls,
             connections_max,
             idle,
+            sse,
             fingerprint: hasher.finish(),
         })
     }
@@ -530,7 +545,9 @@ fn plan(
     around: Around,
 ) -> BackendPlan {
     let isolation = match (table.isolation, table.transport) {
-        (Some(IsolationKey::Session), _) | (None, Transport::Http) => Isolation::Session,
+        (Some(IsolationKey::Session), _) | (None, Transport::Http | Transport::Sse) => {
+            Isolation::Session
+        }
         (Some(IsolationKey::Shared), _) | (None, Transport::Stdio) => Isolation::Shared,
     };
     let seconds = table.timeout.seconds.map(|seconds| seconds.0);
@@ -1030,8 +1047,40 @@ mod tests {
             "backends[0].tls: not accepted with an http url",
         );
         refuses("[[backends]]\nname='a'\ntransport='stdio'", "backends[0].command: missing");
+        refuses(&http("http://h", "max_children=3"), "backends[0].max_children: not accepted");
+        refuses(
+            "[[backends]]\nname='a'\ntransport='sse'\nurl='http://h'\ncommand='c'",
+            "backends[0].command: not accepted with transport = \"sse\"",
+        );
+        refuses("[[backends]]\nname='a'\ntransport='sse'", "backends[0].url: missing");
+        refuses(
+            "[[backends]]\nname='a'\ntransport='sse'\nurl='http://h'\nprotocol='modern'",
+            "backends[0].protocol: \"modern\" is not spoken over event streams",
+        );
         refuses("[[backends]]\nname='a'\ntransport='http'", "backends[0].url: missing");
         refuses("[[backends]]\nname='a'\nurl='x'", "backends[0].transport: missing");
+    }
+
+    #[test]
+    fn streams_of_the_older_transport_are_bounded_as_children_are() {
+        let plan = |lines: &str| {
+            let text =
+                format!("[[backends]]\nname='a'\ntransport='sse'\nurl='http://h/sse'\n{lines}");
+            let (mut plan, _) = proxy(&text).unwrap();
+            let backend = Arc::into_inner(plan.backends.remove(0)).unwrap();
+            assert_eq!(backend.isolation, Isolation::Session);
+            match backend.transport {
+                TransportPlan::Http(plan) => plan,
+                TransportPlan::Stdio(_) => panic!("stdio"),
+            }
+        };
+        let sse = plan("max_children=3\nidle_stop_seconds=7\nbearer_token='t'\nheaders={A='b'}");
+        let wanted =
+            SsePlan { only: true, streams_max: 3, idle_stop: std::time::Duration::from_secs(7) };
+        assert_eq!((sse.sse, sse.target.as_str()), (wanted, "/sse"));
+        assert_eq!(sse.header_lines, "A: b\r\nAuthorization: Bearer t\r\n");
+        assert_eq!(plan("").sse.streams_max, limits::SSE_STREAMS_MAX);
+        assert!(!http_plan("http://h/sse", "").sse.only);
     }
 
     #[test]

@@ -19,8 +19,8 @@ use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
     AdminToolsKey, Args, AuditKey, Count, EnvValue, Fraction, GiveUp, Glob, Inherit, IsolationKey,
-    KeyDoc, Millis, Node, ProtocolKey, Reader, Seconds, Secret, Setting, Share, Transport, Value,
-    join, masked, table,
+    KeyDoc, Millis, Node, ProtocolKey, Reader, ScopeKey, Seconds, Secret, Setting, Share,
+    Transport, Value, join, masked, table,
 };
 use crate::limits;
 
@@ -97,6 +97,8 @@ tables! {
         proxy: ProxyTable = ProxyTable::default();
         /// What is refused.
         security: SecurityTable = SecurityTable::default();
+        /// What is done once instead of several times.
+        performance: PerformanceTable = PerformanceTable::default();
         /// What is told to the outside.
         observability: ObservabilityTable = ObservabilityTable::default();
         /// The servers behind it, in the order in which lists show them.
@@ -154,6 +156,16 @@ tables! {
         /// Bytes that the arguments of a tool call may have, as the client wrote them. Default: only
         /// the whole request is bounded.
         max_argument_size: Option<Count<2, 1_073_741_824>> = None;
+    }
+
+    /// `[performance]`: what is done once instead of several times.
+    table PerformanceTable needs [], {
+        /// Identical calls of one caller at the same time run once, and all get the answer: reads,
+        /// calls of tools that are annotated read-only or idempotent or whose answers are cached.
+        coalesce_requests: bool = false;
+        /// Tools for which that holds too, by the names that clients see; patterns as in
+        /// expose_tools.
+        coalesce_tools: Vec<Glob> = Vec::new();
     }
 
     /// `[observability]`: what is told to the outside.
@@ -214,7 +226,8 @@ tables! {
         /// Whether the backend is used at all.
         enabled: bool = true;
         /// "stdio" starts a command and speaks over its standard input and output, "http" calls a
-        /// server (Streamable HTTP).
+        /// server (Streamable HTTP, or HTTP with SSE if that is all it has), "sse" one that is known
+        /// to speak HTTP with SSE. What is said of http below holds for sse too.
         transport: Transport = Transport::Stdio;
         /// stdio: the program; looked up in PATH when it has no slash. "mcp-proxy" is this very
         /// executable, wherever it is installed.
@@ -240,18 +253,20 @@ tables! {
         max_connections: Count<1, 65_536> = Count(limits::POOL_CONNECTIONS_MAX as u64);
         /// http: a pooled connection without a call for this long is closed.
         idle_seconds: Seconds<1, 86_400> = Seconds(limits::POOL_IDLE);
-        /// "session" gives every client session its own backend session (http) or child (stdio),
-        /// "shared" lets all clients share one. Default: "session" for http, "shared" for stdio.
+        /// "session" gives every client session its own backend session (http), event stream (sse)
+        /// or child (stdio), "shared" lets all clients share one. Default: "shared" for stdio, else
+        /// "session".
         isolation: Option<IsolationKey> = None;
         /// Which revisions of MCP it is spoken to in: "legacy" with sessions (up to 2025-11-25),
         /// "modern" without (2026-07-28), "auto" finds out, each time the backend comes up.
         protocol: ProtocolKey = ProtocolKey::Auto;
         /// A start that takes longer is given up and tried again.
         startup_timeout_seconds: Seconds<1, 3_600> = Seconds(limits::STARTUP_TIMEOUT);
-        /// stdio: children at most, where each session has its own.
-        max_children: Count<1, 100_000> = Count(limits::CHILDREN_MAX as u64);
-        /// stdio: a session's own child without a call for this long is stopped; the next call
-        /// starts it again.
+        /// stdio, sse: children or event streams at most, where each session has its own. Default: 64
+        /// for stdio, 1024 for sse.
+        max_children: Option<Count<1, 100_000>> = None;
+        /// stdio, sse: a session's own child or stream without a call for this long is stopped; the
+        /// next call starts it again.
         idle_stop_seconds: Seconds<1, 31_536_000> = Seconds(limits::CHILD_IDLE_STOP);
         /// Pauses between attempts to bring the backend up.
         restart: RestartTable = RestartTable::default();
@@ -280,6 +295,10 @@ tables! {
         mirror_percent: Count<0, 100> = Count(100);
         /// Ejects a backend that fails several times in a row; failures as for circuit_breaker.
         outlier_detection: Option<OutlierTable> = None;
+        /// Keeps answers for a while, so that the same call again is answered from memory; off unless
+        /// one of the two times is set. Errors, results that say isError, and answers for which the
+        /// server asked its client something are not kept. A list or resource that changes ends it.
+        cache: Option<CacheTable> = None;
         /// Only these tools are shown. A pattern matches the backend's own names: * is any run of
         /// characters, ? is one, [a-z] one of a set; behind "re:" stands a regular expression for
         /// the whole name. What is not shown cannot be called.
@@ -437,6 +456,24 @@ tables! {
         tools: Vec<Glob> = Vec::new();
     }
 
+    /// `[backends.cache]`: keeps answers for a while.
+    table CacheTable needs [], {
+        /// How long results of tools are kept. Default: they are not.
+        tool_ttl_seconds: Option<Millis<1, 31_536_000_000>> = None;
+        /// How long resources are kept. Default: they are not.
+        resource_ttl_seconds: Option<Millis<1, 31_536_000_000>> = None;
+        /// Answers at most.
+        max_entries: Count<1, 1_000_000> = Count(limits::CACHE_ENTRIES_MAX);
+        /// Their bytes at most; an answer of more than 1 MiB is not kept.
+        max_bytes: Count<1, 1_099_511_627_776> = Count(limits::CACHE_BYTES_MAX);
+        /// Tools whose results are kept; patterns as in expose_tools. Of those that are annotated
+        /// readOnlyHint = false or destructiveHint = true only such as another pattern than * names.
+        tools: Vec<Glob> = vec![Glob::all()];
+        /// "principal" keeps answers for the caller who got them, "shared" for all. Without
+        /// authentication all callers are one.
+        scope: ScopeKey = ScopeKey::Principal;
+    }
+
     /// `[backends.outlier_detection]`: ejects a backend that fails several times in a row.
     table OutlierTable needs [], {
         /// Failures in a row; a success in between begins anew.
@@ -485,6 +522,7 @@ pub(super) const MOVED: &[(&str, &str, &str)] = &[
 pub struct ProxyConfig {
     pub(super) proxy: ProxyTable,
     pub(super) security: SecurityTable,
+    pub(super) performance: PerformanceTable,
     pub(super) observability: ObservabilityTable,
     pub(super) backends: Vec<NamedBackend>,
     /// Where each key stands.
@@ -609,6 +647,7 @@ impl ProxyConfig {
         ProxyConfig {
             proxy: ProxyTable::default(),
             security: SecurityTable::default(),
+            performance: PerformanceTable::default(),
             observability: ObservabilityTable::default(),
             backends: Vec::new(),
             spots: Spots::default(),
@@ -660,6 +699,7 @@ fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<Pr
     let root = Root::read(&document, "", &mut reader).unwrap_or_default();
     config.proxy = root.proxy;
     config.security = root.security;
+    config.performance = root.performance;
     config.observability = root.observability;
     let folder = &world.folder;
     config.backends = root
@@ -822,7 +862,7 @@ mod tests {
         assert_eq!(files.restart.give_up_after, GiveUp::After(7));
         assert_eq!((files.restart.initial_ms, files.restart.max_ms), (Count(5), Count(6)));
         assert_eq!(files.timeout.seconds, Some(Millis(Duration::from_millis(250))));
-        assert_eq!((files.max_children, files.idle_stop_seconds.0.as_secs()), (Count(3), 4));
+        assert_eq!((files.max_children, files.idle_stop_seconds.0.as_secs()), (Some(Count(3)), 4));
         let web = &config.backends[1].table;
         assert_eq!(web.transport, Transport::Http);
         assert_eq!(web.bearer_token.as_ref().unwrap().expose(), "t");
@@ -907,7 +947,7 @@ p.toml:7:1: proxy.listen.hots: unknown key, did you mean `host`?
 p.toml:11:11: backends[0].command: found an array, accepted: a string
 p.toml:12:14: backends[0].args[1]: found 1, accepted: a string
 p.toml:12:22: backends[0].args[3]: found true, accepted: a string
-p.toml:15:13: backends[1].transport: found "carrier", accepted: "stdio" or "http"
+p.toml:15:13: backends[1].transport: found "carrier", accepted: "stdio" or "http" or "sse"
 p.toml:16:1: backends[2].name: missing, and there is no default
 p.toml:18:7: backends[2].url: found the scheme ftp, accepted: http[s]://host[:port]/path
 p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
@@ -938,7 +978,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
             ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
             ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
-            ("[auth]", "auth: unknown key, accepted: proxy, security, obs"),
+            ("[auth]", "auth: unknown key, accepted: proxy, security, performance, obs"),
             ("[servers]", "servers: unknown key, the right one is [[backends]]"),
             ("[backends]", "backends: found a table, accepted: an array of tables"),
             (

@@ -129,9 +129,11 @@ fn backend(
     table.transport = match named_type.as_ref().map(|(node, name)| (node, name.as_str())) {
         Some((_, "stdio")) => Transport::Stdio,
         Some((_, "http" | "streamable-http" | "streamableHttp")) => Transport::Http,
+        Some((_, "sse")) => Transport::Sse,
         Some((node, other)) => {
-            let message =
-                format!("found {other:?}, accepted: \"stdio\", \"http\" or \"streamable-http\"");
+            let message = format!(
+                "found {other:?}, accepted: \"stdio\", \"http\", \"streamable-http\" or \"sse\""
+            );
             reader.fault(node.offset, &format!("{path}.type"), message);
             return None;
         }
@@ -258,13 +260,14 @@ mod tests {
                     "files": {{"command": "npx", "args": ["-y", "x"], "env": {{"A": "${{KEY}}"}}, "cwd": "d"}},
                     "web": {{"type": "http", "url": "http://h/mcp", "headers": {{"X-A": "${{env:KEY}}"}}}},
                     "plain": {{"url": "http://h"}},
-                    "off": {{"type": "sse", "url": 1, "disabled": true}},
+                    "old": {{"type": "sse", "url": "http://h/sse"}},
+                    "off": {{"type": "ws", "url": 1, "disabled": true}},
                     "on": {{"type": "stdio", "command": "c", "disabled": false}}
                 }}}}"#
             ));
             assert_eq!(report, Report::default());
             let names: Vec<&str> = config.backends.iter().map(|b| b.table.name.as_str()).collect();
-            assert_eq!(names, ["files", "web", "plain", "on"]);
+            assert_eq!(names, ["files", "web", "plain", "old", "on"]);
             let files = &config.backends[0];
             assert_eq!(files.path, format!("{key}.files"));
             assert_eq!(files.folder, PathBuf::from("/f"));
@@ -279,6 +282,7 @@ mod tests {
             );
             assert_eq!(web.headers["X-A"].expose(), "value");
             assert_eq!(config.backends[2].table.transport, Transport::Http);
+            assert_eq!(config.backends[3].table.transport, Transport::Sse);
         }
     }
 
@@ -286,7 +290,7 @@ mod tests {
     fn faults_and_warnings_have_places() {
         let json = r#"{
   "mcpServers": {
-    "a": {"type": "sse", "url": "http://h"},
+    "a": {"type": "ws", "url": "http://h"},
     "b": {"command": "c", "url": "http://h"},
     "c": {},
     "d": {"command": ["x"]},
@@ -296,7 +300,7 @@ mod tests {
   }
 }"#;
         let (_, report) = import(json);
-        let expected = r#"m.json:3:19: mcpServers.a.type: found "sse", accepted: "stdio", "http" or "streamable-http"
+        let expected = r#"m.json:3:19: mcpServers.a.type: found "ws", accepted: "stdio", "http", "streamable-http" or "sse"
 m.json:4:10: mcpServers.b: found both "command" and "url", accepted: either "command" or "url"
 m.json:5:10: mcpServers.c: found neither, accepted: either "command" or "url"
 m.json:6:22: mcpServers.d.command: found an array, accepted: a string

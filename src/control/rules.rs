@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::compile::{Compiler, workers};
 use super::config::{NamedBackend, ProxyConfig, RateTable, RetryTable};
-use super::setting::{Args, Glob, Share};
+use super::setting::{Args, Glob, IsolationKey, ScopeKey, Share};
 use crate::middleware::Chain;
 use crate::middleware::alias::Alias;
 use crate::middleware::around::Around;
@@ -22,18 +22,20 @@ use crate::middleware::params::{Override, Params};
 use crate::middleware::pattern::Patterns;
 use crate::middleware::rate::RateLimit;
 use crate::middleware::retry::{Budget, Retry};
+use crate::middleware::reuse::{Cache, Coalesce, Reuse};
 use crate::middleware::validation::SizeLimit;
 use crate::plan::BackendPlan;
 
 impl Compiler<'_> {
     /// The rules of one backend.
-    pub(super) fn chain(&mut self, backend: &NamedBackend) -> Chain {
+    pub(super) fn chain(&mut self, backend: &NamedBackend, id: usize) -> Chain {
         let max = self.config.security.max_argument_size;
         Chain {
             alias: self.alias(backend),
             filter: self.filter(backend),
             validation: max.map(|max| SizeLimit(max.0 as usize)),
             params: self.params(backend),
+            reuse: self.reuse(backend, id),
             // Known when all backends are.
             mirror: None,
             inject: self.inject(backend),
@@ -138,6 +140,63 @@ impl Compiler<'_> {
                 row.0.push((mirror, spread));
             }
         }
+    }
+
+    /// `[performance]`, as far as it is not a backend's.
+    pub(super) fn performance(&mut self) {
+        let table = &self.config.performance;
+        if !table.coalesce_requests && !table.coalesce_tools.is_empty() {
+            let message = "has no effect without coalesce_requests = true";
+            self.warning("performance.coalesce_tools", message);
+        }
+        for index in (0..table.coalesce_tools.len()).filter(|i| table.coalesce_tools[*i].0.is_all())
+        {
+            let message = "\"*\" runs identical calls of every tool once, also of those that write";
+            self.warning(&format!("performance.coalesce_tools[{index}]"), message);
+        }
+    }
+
+    /// Which answers serve more than one call. `id` is what the backend's is to be in the plan.
+    fn reuse(&mut self, backend: &NamedBackend, id: usize) -> Option<Reuse> {
+        let table = &self.config.performance;
+        let coalesce =
+            table.coalesce_requests.then(|| Coalesce { tools: patterns(&table.coalesce_tools) });
+        let path = |key: &str| format!("{}.{key}", backend.path);
+        let mut cache = None;
+        if let Some(table) = &backend.table.cache {
+            let (tool_ttl, resource_ttl) = (table.tool_ttl_seconds, table.resource_ttl_seconds);
+            if tool_ttl.is_none() && resource_ttl.is_none() {
+                let message = "keeps nothing without tool_ttl_seconds or resource_ttl_seconds";
+                self.warning(&path("cache"), message);
+            } else if self.config.spots.has(&path("isolation")) {
+                let message = match backend.table.isolation {
+                    Some(IsolationKey::Shared) => {
+                        "all clients share one session of this backend: what one of them does in it \
+                         can show in an answer that is then kept for the others"
+                    }
+                    _ => {
+                        "each session has a state of its own at this backend, but an answer that one \
+                         of them got is given to others of the same caller"
+                    }
+                };
+                self.warning(&path("cache"), message);
+            }
+            if table.scope == ScopeKey::Shared {
+                let message = "answers that one caller got are given to all";
+                self.warning(&path("cache.scope"), message);
+            }
+            cache = Some(Cache {
+                tool_ttl: tool_ttl.map(|ttl| ttl.0),
+                resource_ttl: resource_ttl.map(|ttl| ttl.0),
+                max_entries: table.max_entries.0 as usize,
+                max_bytes: table.max_bytes.0,
+                tools: patterns(&table.tools),
+                shared: table.scope == ScopeKey::Shared,
+            });
+        }
+        let idle = |cache: &Cache| cache.tool_ttl.is_none() && cache.resource_ttl.is_none();
+        let cache = cache.filter(|cache| !idle(cache));
+        (cache.is_some() || coalesce.is_some()).then_some(Reuse { backend: id, cache, coalesce })
     }
 
     fn alias(&mut self, backend: &NamedBackend) -> Option<Alias> {
@@ -295,6 +354,39 @@ mod tests {
              url = \"http://localhost/\"\n{keys}"
         );
         ProxyConfig::parse(&text).map(|_| String::new()).unwrap_or_else(|r| r.to_string())
+    }
+
+    /// The warnings of a backend with these keys, one a line.
+    fn warnings(keys: &str) -> String {
+        let text = format!(
+            "[proxy]\nname = \"p\"\n[[backends]]\nname = \"a\"\ntransport = \"http\"\n\
+             url = \"http://localhost/\"\n{keys}"
+        );
+        let warnings = ProxyConfig::parse(&text).expect("no faults").warnings();
+        warnings.iter().map(|warning| format!("{warning}\n")).collect()
+    }
+
+    #[test]
+    fn a_cache_that_may_surprise_is_warned_about() {
+        let cache = "[backends.cache]\ntool_ttl_seconds = 60\n";
+        assert_eq!(warnings(cache), "");
+        for (keys, expected) in [
+            ("[backends.cache]\n".to_owned(), "backends[0].cache: keeps nothing without"),
+            (format!("isolation = \"shared\"\n{cache}"), "cache: all clients share one session"),
+            (format!("isolation = \"session\"\n{cache}"), "cache: each session has a state"),
+            (format!("{cache}scope = \"shared\""), "cache.scope: answers that one caller got"),
+            (
+                "[performance]\ncoalesce_tools = [\"a\"]".to_owned(),
+                "performance.coalesce_tools: has no effect without",
+            ),
+            (
+                "[performance]\ncoalesce_requests = true\ncoalesce_tools = [\"*\"]".to_owned(),
+                "performance.coalesce_tools[0]: \"*\" runs identical calls",
+            ),
+        ] {
+            let found = warnings(&keys);
+            assert!(found.contains(expected), "{keys}\n{found}");
+        }
     }
 
     #[test]

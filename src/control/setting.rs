@@ -738,6 +738,13 @@ impl Setting for EnvValue {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Glob(pub(super) Pattern);
 
+impl Glob {
+    /// `*`.
+    pub(super) fn all() -> Glob {
+        Glob(Pattern::parse("*").expect("a pattern"))
+    }
+}
+
 impl Setting for Glob {
     fn accepts() -> String {
         "a pattern such as \"read_*\" or \"re:read_[a-z]+\"".to_owned()
@@ -907,6 +914,16 @@ choices! {
         Stdio = "stdio",
         /// A server over HTTP or HTTPS.
         Http = "http",
+        /// The same, by the transport of 2024-11-05.
+        Sse = "sse",
+    }
+
+    /// `cache.scope`.
+    choice ScopeKey {
+        /// Each caller has its own answers.
+        Principal = "principal",
+        /// One answer for all.
+        Shared = "shared",
     }
 
     /// `protocol`.

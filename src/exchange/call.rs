@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Ask;
 use super::relay::Relay;
-use crate::backend::{Call, CallHandle, Caller, Reply};
+use crate::backend::{Call, CallHandle, Caller, Lead, Replies, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::limits;
@@ -19,6 +19,7 @@ use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::session::SessionRecord;
 use crate::mcp::tasks;
+use crate::middleware::reuse::{Held, Reusable};
 use crate::middleware::{Copy, Known, Request, Row};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
@@ -46,6 +47,7 @@ pub(super) async fn call(
         related(world, backend, &mut message, &mut envelope)?;
     }
     let plan = &world.plan.backends[backend];
+    let mut reusable = None;
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
     } else {
@@ -53,10 +55,30 @@ pub(super) async fn call(
             None => view_of(world, record).await,
             view => view,
         };
-        let shaped = shape(world, plan, view.as_deref(), method, &mut message, &mut envelope);
+        let look = |reusable: &Reusable| world.backends.held(backend, reusable);
+        let who = Who {
+            principal: record.principal.as_deref(),
+            revision: record.revision.as_str(),
+            look: &look,
+        };
+        let view = view.as_deref();
+        let shaped = shape(world, &who, plan, view, method, &mut message, &mut envelope);
         let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
-        for copy in shaped.copies {
-            mirror(world, Some(record.clone()), None, method, copy);
+        if let Some(held) = shaped.held {
+            let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
+            let replies = Replies::ready(held.to(id), backend);
+            return Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight });
+        }
+        let (world, record, copies) = (world.clone(), record.clone(), shaped.copies);
+        let mirrors = move || {
+            for copy in copies {
+                mirror(&world, Some(record.clone()), None, method, copy);
+            }
+        };
+        match shaped.reusable {
+            None => mirrors(),
+            // Of calls that run together a mirror hears one.
+            Some(found) => reusable = Some((found, Box::new(mirrors) as Lead)),
         }
         Some((shaped.own, shaped.hints))
     };
@@ -86,7 +108,10 @@ pub(super) async fn call(
         timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
         handle,
     };
-    let replies = world.backends.call(call).await?;
+    let replies = match reusable {
+        None => world.backends.call(call).await?,
+        Some((found, lead)) => Box::pin(world.backends.call_reusing(call, found, lead)).await?,
+    };
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
 }
 
@@ -173,6 +198,11 @@ pub(super) async fn refer(
         message: &mut message,
         envelope: &mut envelope,
         copies: Vec::new(),
+        principal: None,
+        revision: "",
+        look: &|_| None,
+        held: None,
+        reusable: None,
     };
     if let Some(alias) = &chain.alias {
         alias.request(&mut request)?;
@@ -251,6 +281,21 @@ pub(super) fn aim(
     }
 }
 
+/// For whom a request goes through the rules of a backend.
+pub(super) struct Who<'a> {
+    principal: Option<&'a str>,
+    revision: &'a str,
+    /// Looks for an answer that is kept.
+    look: &'a dyn Fn(&Reusable) -> Option<Held>,
+}
+
+impl Who<'_> {
+    /// Nobody whose answer is kept, or taken from what is kept.
+    pub(super) fn fresh() -> Who<'static> {
+        Who { principal: None, revision: "", look: &|_| None }
+    }
+}
+
 /// What the rules of a backend made of a request.
 pub(super) struct Shaped {
     /// The backend's own name.
@@ -259,6 +304,10 @@ pub(super) struct Shaped {
     pub(super) hints: Hints,
     /// For other backends.
     pub(super) copies: Vec<Copy>,
+    /// The answer that is kept for it.
+    pub(super) held: Option<Held>,
+    /// What may be done with its answer.
+    pub(super) reusable: Option<Box<Reusable>>,
 }
 
 /// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
@@ -280,8 +329,10 @@ pub(super) fn mirror(
         let Copy { backend, mut message, mut envelope } = copy;
         let plan = &world.plan.backends[backend];
         let sent = async {
-            let shaped = shape(&world, plan, None, method, &mut message, &mut envelope).await;
-            let shaped = shaped.map_err(|(error, _)| error)?;
+            // A copy is to be heard: no answer that is kept stands in for it.
+            let who = Who::fresh();
+            let shaped = shape(&world, &who, plan, None, method, &mut message, &mut envelope);
+            let shaped = shaped.await.map_err(|(error, _)| error)?;
             if world.kit.meter.enabled() {
                 world.kit.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
             }
@@ -324,6 +375,7 @@ pub(super) fn mirror(
 /// Takes a request through the rules of its backend. A refusal says which kind of rule it was.
 pub(super) async fn shape(
     world: &World,
+    who: &Who<'_>,
     plan: &BackendPlan,
     view: Option<&Catalog>,
     method: Method,
@@ -364,6 +416,11 @@ pub(super) async fn shape(
         message,
         envelope,
         copies: Vec::new(),
+        principal: who.principal,
+        revision: who.revision,
+        look: who.look,
+        held: None,
+        reusable: None,
     };
     if let Err(error) = plan.chain.request(&mut request) {
         let reason = match error.kind() {
@@ -380,5 +437,6 @@ pub(super) async fn shape(
         return Err((error, reason));
     }
     let hints = request.hints();
-    Ok(Shaped { own: request.own, hints, copies: request.copies })
+    let Request { own, copies, held, reusable, .. } = request;
+    Ok(Shaped { own, hints, copies, held, reusable })
 }

@@ -56,6 +56,7 @@ pub(super) async fn initialize(
         let mut record = SessionRecord::new(
             id,
             revision,
+            ask.principal.clone(),
             params.capabilities.get().into(),
             params.client_info.get().into(),
         )

@@ -4,6 +4,7 @@
 //!
 //! Document: the JSON-RPC 2.0 specification, RFC 8259 as serde_json judges it.
 
+pub mod canon;
 pub mod message;
 pub mod scan;
 mod token;

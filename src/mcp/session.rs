@@ -85,12 +85,12 @@ pub struct SessionRecord {
     pub id: SessionId,
     /// Negotiated at `initialize`.
     pub revision: Revision,
+    /// To whom alone it belongs; `None` without `[auth]`.
+    pub principal: Option<Arc<str>>,
     /// `params.capabilities` of the client's `initialize`, as it was sent: a JSON object.
     pub capabilities: Box<str>,
     /// `params.clientInfo`, as it was sent: a JSON object.
     pub client_info: Box<str>,
-    /// Whose it is; `None` without `[auth]`.
-    pub principal: Option<Arc<str>>,
     /// What kind of client it is: see [`capable::class`].
     pub class: Arc<str>,
     /// By backend: how often its lists changed for this session.
@@ -110,16 +110,17 @@ impl SessionRecord {
     pub fn new(
         id: SessionId,
         revision: Revision,
+        principal: Option<Arc<str>>,
         capabilities: Box<str>,
         client_info: Box<str>,
     ) -> SessionRecord {
         SessionRecord {
             id,
             revision,
+            principal,
             class: capable::class(&capabilities).into(),
             capabilities,
             client_info,
-            principal: None,
             changes: Box::default(),
             changed: AtomicBool::new(false),
             ended: AtomicBool::new(false),

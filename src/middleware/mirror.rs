@@ -55,6 +55,9 @@ impl Row for Mirror {
     const CALLS: bool = true;
 
     fn request(&self, ask: &mut Request<'_>) -> Result<()> {
+        if ask.held.is_some() {
+            return Ok(());
+        }
         for (backend, spread) in &self.0 {
             if spread.takes_next() {
                 let (message, envelope) = (ask.message.clone(), *ask.envelope);

@@ -21,12 +21,14 @@ pub mod params;
 pub mod pattern;
 pub mod rate;
 pub mod retry;
+pub mod reuse;
 pub mod validation;
 
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::mcp::catalog::{Draft, ListKind};
 use crate::mcp::hints::Hints;
+use reuse::{Held, Reusable};
 
 /// What is known of the name that a client called.
 pub struct Known<'k> {
@@ -54,6 +56,16 @@ pub struct Request<'a> {
     pub envelope: &'a mut Envelope,
     /// Copies for other backends.
     pub copies: Vec<Copy>,
+    /// Who asks; `None` without `[auth]`.
+    pub principal: Option<&'a str>,
+    /// The revision that the caller speaks.
+    pub revision: &'a str,
+    /// Looks for an answer that is kept.
+    pub look: &'a dyn Fn(&Reusable) -> Option<Held>,
+    /// The answer that was found: the backend will not hear of the request.
+    pub held: Option<Held>,
+    /// What may be done with the answer.
+    pub reusable: Option<Box<Reusable>>,
 }
 
 /// A copy of a request for another backend, whose answer nobody waits for.
@@ -193,6 +205,8 @@ table! {
     validation: validation::SizeLimit,
     /// Parameters that look different here.
     params: params::Params,
+    /// Which answers serve more than one call.
+    reuse: reuse::Reuse,
     /// Who hears of calls too.
     mirror: mirror::Mirror,
     /// Arguments that are put to calls.
@@ -288,6 +302,11 @@ pub(crate) mod testing {
                 message: &mut self.message,
                 envelope: &mut envelope,
                 copies: Vec::new(),
+                principal: None,
+                revision: "2025-11-25",
+                look: &|_| None,
+                held: None,
+                reusable: None,
             };
             let result = row.request(&mut ask);
             self.own = ask.own;

@@ -28,7 +28,11 @@ pub(crate) fn serve(stub: Arc<Stub>, port: u16) -> ExitCode {
         stub.note("connection");
         let stub = stub.clone();
         std::thread::spawn(move || {
-            if let Err(error) = connection(&stub, stream) {
+            let served = match stub.options.old {
+                true => crate::old::connection(&stub, stream),
+                false => connection(&stub, stream),
+            };
+            if let Err(error) = served {
                 stub.note(&format!("connection failed: {error}"));
             }
         });
@@ -36,21 +40,21 @@ pub(crate) fn serve(stub: Arc<Stub>, port: u16) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-struct Request {
-    method: String,
-    target: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) target: String,
     fields: Vec<(String, String)>,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
-    fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let mut found = self.fields.iter().filter(|(field, _)| field == name);
         found.next().map(|(_, value)| value.as_str())
     }
 
     /// `None` = the connection ended between two requests.
-    fn read(input: &mut impl BufRead) -> io::Result<Option<Request>> {
+    pub(crate) fn read(input: &mut impl BufRead) -> io::Result<Option<Request>> {
         let mut line = String::new();
         if input.read_line(&mut line)? == 0 {
             return Ok(None);
@@ -140,7 +144,7 @@ impl Channel for Exchange<'_> {
     }
 }
 
-fn head(status: u16, media: &str, session: Option<&str>, lines: &str) -> String {
+pub(crate) fn head(status: u16, media: &str, session: Option<&str>, lines: &str) -> String {
     let session = session.map(|id| format!("Mcp-Session-Id: {id}\r\n")).unwrap_or_default();
     format!("HTTP/1.1 {status} Said\r\nContent-Type: {media}\r\n{session}{lines}\r\n")
 }

@@ -56,6 +56,12 @@ pub(crate) struct Options {
     pub(crate) no_get: bool,
     /// HTTP: no sessions: none is given, none is asked for.
     pub(crate) stateless: bool,
+    /// HTTP: speak HTTP with SSE (2024-11-05) and nothing else.
+    pub(crate) old: bool,
+    /// With `old`: name this endpoint.
+    pub(crate) endpoint: Option<String>,
+    /// With `old`: accept a message only when it was handled.
+    pub(crate) accept_late: bool,
     /// HTTP: connections are closed after this many requests; 0 = never.
     pub(crate) requests_per_connection: usize,
     /// HTTP: end when stdin does.
@@ -115,6 +121,9 @@ impl Options {
                 "--lost" => options.lost = number(value()?)? as u16,
                 "--no-get" => options.no_get = true,
                 "--stateless" => options.stateless = true,
+                "--old" => options.old = true,
+                "--endpoint" => options.endpoint = Some(value()?),
+                "--accept-late" => options.accept_late = true,
                 "--requests-per-connection" => {
                     options.requests_per_connection = number(value()?)?;
                 }

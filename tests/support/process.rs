@@ -156,6 +156,12 @@ pub(crate) fn http_backend(name: &str, addr: SocketAddr) -> String {
     format!("\n[[backends]]\nname = {}\ntransport = \"http\"\nurl = {url}\n", quote(name))
 }
 
+/// The TOML table of a backend over HTTP with SSE.
+pub(crate) fn sse_backend(name: &str, addr: SocketAddr) -> String {
+    let url = quote(&format!("http://{addr}/sse"));
+    format!("\n[[backends]]\nname = {}\ntransport = \"sse\"\nurl = {url}\n", quote(name))
+}
+
 /// How the proxy is started.
 #[derive(Default)]
 pub(crate) struct Setup {

@@ -25,7 +25,7 @@ use crate::mcp::catalog::Slice;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{
-    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan,
+    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan, SsePlan,
     StdioPlan, TransportPlan, WorkerId,
 };
 use crate::rt;
@@ -147,6 +147,8 @@ impl World {
         self.board.in_flight(0) == 0
             && self.workers.iter().all(|worker| {
                 worker.away.borrow().is_empty()
+                    && worker.flights.borrow().is_empty()
+                    && worker.seats.borrow().is_empty()
                     && worker.parked.borrow().is_empty()
                     && worker.backlog.borrow().is_empty()
             })
@@ -237,6 +239,7 @@ fn session(owner: WorkerId, number: u8) -> Arc<SessionRecord> {
     Arc::new(SessionRecord::new(
         SessionId::mint(owner, [number; 16]),
         Revision::V2025_06_18,
+        None,
         "{}".into(),
         "{}".into(),
     ))
@@ -264,8 +267,8 @@ fn backend(transport: TransportPlan, isolation: Isolation) -> BackendPlan {
     }
 }
 
-fn over_http(port: u16, isolation: Isolation) -> BackendPlan {
-    let plan = HttpPlan {
+pub(super) fn http_plan(port: u16) -> HttpPlan {
+    HttpPlan {
         host: "127.0.0.1".into(),
         port,
         authority: format!("127.0.0.1:{port}"),
@@ -274,9 +277,13 @@ fn over_http(port: u16, isolation: Isolation) -> BackendPlan {
         tls: None,
         connections_max: 8,
         idle: Duration::from_secs(30),
+        sse: SsePlan { only: false, streams_max: 2, idle_stop: Duration::from_secs(600) },
         fingerprint: 1,
-    };
-    backend(TransportPlan::Http(plan), isolation)
+    }
+}
+
+fn over_http(port: u16, isolation: Isolation) -> BackendPlan {
+    backend(TransportPlan::Http(http_plan(port)), isolation)
 }
 
 fn child(script: &str, isolation: Isolation) -> BackendPlan {

@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
-use crate::exchange::call::{aim, shape};
+use crate::exchange::call::{Who, aim, shape};
 use crate::jsonrpc::{self, Envelope, Span, walk};
 use crate::mcp::method::Method;
 use crate::plan::BackendId;
@@ -45,9 +45,9 @@ pub(super) async fn target(
     let mut seen = jsonrpc::scan(&like)?;
     let backend = aim(world, None, method, &mut like, &mut seen)?;
     let plan = &world.plan.backends[backend];
-    let shaped = Box::pin(shape(world, plan, None, method, &mut like, &mut seen))
-        .await
-        .map_err(|ruled| ask.facts.ruled(ruled))?;
+    let shaped =
+        Box::pin(shape(world, &Who::fresh(), plan, None, method, &mut like, &mut seen)).await;
+    let shaped = shaped.map_err(|ruled| ask.facts.ruled(ruled))?;
     if shaped.own != name {
         let mut own = Vec::new();
         jsonrpc::quote(&shaped.own, &mut own);

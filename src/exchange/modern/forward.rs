@@ -10,7 +10,7 @@ use super::{Asked, check, complete, fail, relay, reworded};
 use crate::backend::{Call, CallHandle, Replies};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
-use crate::exchange::call::{aim, mirror, shape};
+use crate::exchange::call::{Who, aim, mirror, shape};
 use crate::http::{Connection, RequestHead};
 use crate::jsonrpc;
 use crate::mcp::catalog::ListKind;
@@ -73,9 +73,11 @@ async fn begin(
         let plan = &world.plan.backends[backend];
         let mut own = None;
         if !(plan.chain.spares_calls() && plan.around.is_empty()) {
-            let shaped =
-                Box::pin(shape(world, plan, None, method, &mut message, &mut envelope)).await;
-            let shaped = shaped.map_err(|ruled| ask.facts.ruled(ruled))?;
+            // What its answer depends on besides its key (capabilities, rounds of input) is its own:
+            // nothing is kept of it, and it runs alone.
+            let who = Who::fresh();
+            let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
+            let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
             for copy in shaped.copies {
                 mirror(world, None, Some(caller.clone()), method, copy);
             }

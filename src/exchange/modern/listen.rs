@@ -16,7 +16,7 @@ use crate::backend::{Heard, Subscription};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
 use crate::exchange::answer::{EVENTS, with};
-use crate::exchange::call::shape;
+use crate::exchange::call::{Who, shape};
 use crate::http::{Connection, sse};
 use crate::jsonrpc;
 use crate::limits;
@@ -194,7 +194,9 @@ async fn split(world: &World, uris: Vec<String>) -> BTreeMap<BackendId, Vec<Stri
             like.extend_from_slice(b"}}");
             let Ok(mut seen) = jsonrpc::scan(&like) else { continue };
             let method = Method::ResourcesRead;
-            if Box::pin(shape(world, plan, None, method, &mut like, &mut seen)).await.is_err() {
+            let who = Who::fresh();
+            let shaped = shape(world, &who, plan, None, method, &mut like, &mut seen);
+            if Box::pin(shaped).await.is_err() {
                 continue;
             }
         }
