@@ -564,7 +564,7 @@ impl HttpReplies {
             };
             match again {
                 Ok(Again::Open(connection)) => {
-                    self.connection = Some(connection);
+                    self.connection = Some(*connection);
                     self.mode = Mode::Events {
                         reader: Box::default(),
                         piece: Vec::new(),

@@ -41,7 +41,7 @@ impl Place {
 
 /// How an attempt went.
 pub(super) enum Again {
-    Open(ClientConnection),
+    Open(Box<ClientConnection>),
     /// The server will not have it.
     Refused(u16),
     /// Nothing came of it.
@@ -78,7 +78,7 @@ pub(super) async fn open(
         status => return Again::Refused(status),
     }
     drop(head);
-    Again::Open(connection)
+    Again::Open(Box::new(connection))
 }
 
 #[cfg(test)]
