@@ -4,18 +4,22 @@
 //!
 //! MCP 2025-11-25, Basic, Transports (Streamable HTTP) and Lifecycle; JSON-RPC 2.0.
 
+mod admin;
 mod answer;
 mod batch;
 mod call;
 mod complete;
+mod facts;
 mod logging;
 mod modern;
 mod outlet;
+mod own;
 mod relay;
 mod session;
 mod stream;
 mod subscribe;
 mod tasks;
+mod trace;
 
 use std::fmt::Write;
 use std::io;
@@ -34,6 +38,7 @@ use crate::mcp::session::{SessionId, SessionRecord};
 use crate::rt;
 use crate::world::World;
 use answer::{JSON, refuse, refused, with};
+use facts::{Ends, Facts};
 use session::Outcome;
 
 /// What the head of a request says, as far as an exchange needs it.
@@ -47,11 +52,39 @@ struct Ask {
     version: Option<Option<Revision>>,
     /// The revision named is one of the request era.
     modern: bool,
-    /// Who calls, where that is known.
-    principal: Option<Arc<str>>,
     json: bool,
     accepts_json: bool,
     accepts_events: bool,
+    /// Who calls; `None` without `[auth]`.
+    principal: Option<Arc<str>>,
+    /// `traceparent` and `tracestate`, where somebody traces.
+    context: Option<Box<(Vec<u8>, Vec<u8>)>>,
+    /// What is remembered of the message.
+    facts: Facts,
+}
+
+impl Ask {
+    /// The same for one message of several.
+    fn again(&self) -> Ask {
+        Ask {
+            method: self.method,
+            cors: String::new(),
+            session: self.session,
+            version: self.version,
+            modern: self.modern,
+            json: self.json,
+            accepts_json: self.accepts_json,
+            accepts_events: self.accepts_events,
+            principal: self.principal.clone(),
+            context: self.context.clone(),
+            facts: Facts::new(self.facts.began),
+        }
+    }
+
+    /// What goes on after the exchange, and is accounted for at its own end.
+    fn handed_on(&self) -> Ask {
+        Ask { facts: self.facts.hand_on(), ..self.again() }
+    }
 }
 
 /// Serves the request whose head `connection` has just read. A drop leaves the connection without
@@ -65,24 +98,50 @@ pub async fn exchange(
     head: &RequestHead,
 ) -> io::Result<()> {
     let (ask, refusal) = read_ask(world, head);
-    if let Some(error) = refusal {
-        return refuse(connection, &ask.cors, &error, b"null").await;
+    let served = route(world, connection, head, &ask, refusal).await;
+    let (status, bytes_out) = connection.answered();
+    let ends = Ends { peer: connection.peer(), principal: ask.principal.as_deref(), bytes_out };
+    ask.facts.account(world, &ends);
+    if world.plan.watch.access_log {
+        ask.facts.access(world, head, &ends, status);
     }
-    match head.path() {
-        "/mcp" | "/" => {}
-        "/livez" | "/health" | "/readyz" => return health(world, connection, head).await,
-        _ => return refuse(connection, &ask.cors, &Error::new(Kind::NotFound), b"null").await,
+    served
+}
+
+/// To whoever serves the path.
+async fn route(
+    world: &Rc<World>,
+    connection: &mut Connection,
+    head: &RequestHead,
+    ask: &Ask,
+    refusal: Option<Error>,
+) -> io::Result<()> {
+    let is_mcp = matches!(head.path(), "/mcp" | "/");
+    if is_mcp && ask.method == HttpMethod::Post {
+        ask.facts.expect_message();
+    }
+    if let Some(path) = admin::path(head) {
+        return Box::pin(admin::serve(world, connection, ask, path, refusal)).await;
+    }
+    if let Some(error) = refusal {
+        return refuse(connection, ask, &error, b"null").await;
+    }
+    if !is_mcp {
+        return match head.path() {
+            "/livez" | "/health" | "/readyz" => health(world, connection, head).await,
+            _ => refuse(connection, ask, &Error::new(Kind::NotFound), b"null").await,
+        };
     }
     match ask.method {
-        HttpMethod::Post => post(world, connection, &ask, head).await,
+        HttpMethod::Post => post(world, connection, ask, head).await,
         HttpMethod::Get | HttpMethod::Delete if ask.modern => {
-            refuse(connection, &ask.cors, &Error::new(Kind::NotPost), b"null").await
+            refuse(connection, ask, &Error::new(Kind::NotPost), b"null").await
         }
         // Boxed, as all that is rare: the exchange of a call has no room for it.
-        HttpMethod::Get => Box::pin(stream::listen(world, connection, &ask, head)).await,
-        HttpMethod::Delete => delete(world, connection, &ask).await,
-        HttpMethod::Options => options(connection, &ask).await,
-        _ => refuse(connection, &ask.cors, &Error::new(Kind::MethodNotAllowed), b"null").await,
+        HttpMethod::Get => Box::pin(stream::listen(world, connection, ask, head)).await,
+        HttpMethod::Delete => delete(world, connection, ask).await,
+        HttpMethod::Options => options(connection, ask).await,
+        _ => refuse(connection, ask, &Error::new(Kind::MethodNotAllowed), b"null").await,
     }
 }
 
@@ -115,10 +174,18 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
         session: head.field(header::SESSION).map(SessionId::parse),
         version: version.map(Revision::parse),
         modern: version == Some(MODERN.as_bytes()),
-        principal: None,
         json: head.field("content-type").is_some_and(header::is_json),
         accepts_json: header::accepts(head.fields("accept"), "application", "json"),
         accepts_events: header::accepts(head.fields("accept"), "text", "event-stream"),
+        principal: None,
+        context: match &world.kit.spans {
+            Some(_) => {
+                let field = |name| head.field(name).unwrap_or_default().to_vec();
+                Some(Box::new((field("traceparent"), field("tracestate"))))
+            }
+            None => None,
+        },
+        facts: Facts::new(rt::time::now()),
     };
     (ask, refusal)
 }
@@ -127,7 +194,9 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
 async fn health(world: &World, connection: &mut Connection, head: &RequestHead) -> io::Result<()> {
     if !matches!(head.method(), HttpMethod::Get | HttpMethod::Head) {
         let error = Error::new(Kind::MethodNotAllowed);
-        return refuse(connection, "Allow: GET, HEAD\r\n", &error, b"null").await;
+        let lines = format!("{JSON}Allow: GET, HEAD\r\n");
+        let body = answer::error_answer(&error, b"null");
+        return connection.answer(error.kind().status(), &lines, &body).await;
     }
     let ready = head.path() != "/readyz" || world.settled_now();
     let (status, body): (u16, &[u8]) = match (ready, world.draining.is_set()) {
@@ -174,7 +243,8 @@ async fn session_of(world: &World, ask: &Ask) -> Result<Arc<SessionRecord>> {
         }
         return Err(Error::new(Kind::BadHeader).context(text + ")"));
     }
-    record.touch(rt::time::now());
+    record.touch(ask.facts.began);
+    ask.facts.session(&record);
     Ok(record)
 }
 
@@ -185,7 +255,7 @@ async fn delete(world: &World, connection: &mut Connection, ask: &Ask) -> io::Re
             world.delete_session(&record);
             connection.answer(200, &ask.cors, b"").await
         }
-        Err(error) => refuse(connection, &ask.cors, &error, b"null").await,
+        Err(error) => refuse(connection, ask, &error, b"null").await,
     }
 }
 
@@ -204,7 +274,7 @@ async fn post(
         None
     };
     if let Some(kind) = refusal {
-        return refuse(connection, &ask.cors, &Error::new(kind), b"null").await;
+        return refuse(connection, ask, &Error::new(kind), b"null").await;
     }
     let body = match connection.body(world.plan.body_bytes_max).await {
         Ok(body) => body,
@@ -216,23 +286,25 @@ async fn post(
                 BodyFault::Gone => return Err(io::ErrorKind::UnexpectedEof.into()),
             };
             let error = Error::new(kind).cause(fault);
-            return refuse(connection, &ask.cors, &error, b"null").await;
+            return refuse(connection, ask, &error, b"null").await;
         }
     };
+    ask.facts.body(body.len());
     let envelope = match jsonrpc::shape(&body) {
         Ok(Shape::One(envelope)) => envelope,
         Ok(Shape::Batch(_)) if ask.modern => {
             let error = Error::new(Kind::InvalidRequest).context("one message for each POST");
-            return refuse(connection, &ask.cors, &error, b"null").await;
+            return refuse(connection, ask, &error, b"null").await;
         }
         Ok(Shape::Batch(messages)) => {
             let messages = messages.take(limits::BATCH_MAX + 1).collect();
             return batch::batch(world, connection, ask, &body, messages).await;
         }
-        Err(fault) => return refuse(connection, &ask.cors, &fault.into(), b"null").await,
+        Err(fault) => return refuse(connection, ask, &fault.into(), b"null").await,
     };
-    let id = envelope.id.map_or(&b"null"[..], |id| id.of(&body));
     let method = method_of(&body, &envelope);
+    ask.facts.message(world, method, &body, &envelope, ask.context.as_deref());
+    let id = envelope.id.map_or(&b"null"[..], |id| id.of(&body));
     let names_version = || envelope.meta.is_some_and(|meta| names_version(meta.of(&body)));
     // `initialize` begins a session, unless it says itself that it does not.
     if names_version() || (ask.modern && method != Method::Initialize) {
@@ -240,25 +312,29 @@ async fn post(
     }
     if envelope.kind == MessageKind::Request && method == Method::Initialize {
         if let Err(error) = admit(world) {
-            return refused(connection, &ask.cors, &error, id).await;
+            return refused(connection, ask, &error, id).await;
         }
         return session::initialize(world, connection, ask, &body, &envelope).await;
     }
     let record = match session_of(world, ask).await {
         Ok(record) => record,
-        Err(error) => return refuse(connection, &ask.cors, &error, id).await,
+        Err(error) => return refuse(connection, ask, &error, id).await,
     };
-    match session::perform(world, &record, body, envelope).await {
-        Outcome::Accepted => connection.answer(202, &ask.cors, b"").await,
-        Outcome::Answer(answer) => connection.answer(200, &with(JSON, &ask.cors), &answer).await,
-        Outcome::Refused { error, id } => refused(connection, &ask.cors, &error, &id).await,
-        Outcome::Relay(relay) => {
-            relay::pass_on(world, &record, connection, &ask.cors, relay, None).await
+    match session::perform(world, ask, &record, body, envelope).await {
+        Outcome::Accepted => {
+            ask.facts.well();
+            connection.answer(202, &ask.cors, b"").await
         }
+        Outcome::Answer(answer) => {
+            ask.facts.answered(&answer);
+            connection.answer(200, &with(JSON, &ask.cors), &answer).await
+        }
+        Outcome::Refused { error, id } => refused(connection, ask, &error, &id).await,
+        Outcome::Relay(relay) => relay::pass_on(world, &record, connection, ask, relay, None).await,
         Outcome::Task(task) => {
             let (relay, shape) = *task;
-            let (cors, shape) = (&ask.cors, Some(shape));
-            Box::pin(relay::pass_on(world, &record, connection, cors, relay, shape)).await
+            let task = relay::pass_on(world, &record, connection, ask, relay, Some(shape));
+            Box::pin(task).await
         }
     }
 }

@@ -41,8 +41,46 @@ pub struct Plan {
     pub rate: Option<RateLimit>,
     /// Where clients connect.
     pub listen: ListenPlan,
+    /// What is told to the outside.
+    pub watch: WatchPlan,
     /// In the order of the file, disabled ones left out; the order of every merged list.
     pub backends: Vec<Arc<BackendPlan>>,
+}
+
+/// `[observability]`, and `proxy.admin_tools`.
+#[derive(Clone, Debug, Default)]
+pub struct WatchPlan {
+    /// Whether there are metrics.
+    pub metrics: bool,
+    /// Whether there is an audit log.
+    pub audit: Option<AuditPlan>,
+    /// Whether there is an access log.
+    pub access_log: bool,
+    /// Share of the traces that begin here and are recorded; `None` = no tracing.
+    pub trace_ratio: Option<f64>,
+    /// Which tools of the proxy's own there are.
+    pub admin_tools: AdminTools,
+}
+
+/// `observability.audit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditPlan {
+    /// `None` = standard error.
+    pub path: Option<PathBuf>,
+    /// Whether lines have the arguments of calls.
+    pub arguments: bool,
+}
+
+/// `proxy.admin_tools`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdminTools {
+    /// None.
+    Off,
+    /// Those that change nothing.
+    #[default]
+    Read,
+    /// All.
+    Full,
 }
 
 /// `[proxy.listen]`.

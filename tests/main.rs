@@ -3,8 +3,10 @@
 //!
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
+mod admin;
 mod asks;
 mod attacks;
+mod audit;
 mod calls;
 mod capacity;
 mod catalog;
@@ -20,6 +22,7 @@ mod house;
 mod interop;
 mod isolation;
 mod logging;
+mod metrics;
 mod modern;
 mod polling;
 mod resilience;
@@ -31,4 +34,5 @@ mod subscriptions;
 mod support;
 mod tasks;
 mod tls;
+mod traces;
 mod traffic;

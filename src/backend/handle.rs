@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::bell::Bell;
 use super::failure::Failure;
+use super::trail::Trail;
 use crate::limits;
 
 /// Why a wait ended without what it waited for.
@@ -54,6 +55,9 @@ pub struct CallHandle {
     deadline: Cell<Option<Instant>>,
     /// Attempts that are cancelled with it.
     below: RefCell<Vec<Weak<CallHandle>>>,
+    /// Of an attempt: the call that it belongs to.
+    root: Option<Rc<CallHandle>>,
+    trail: Trail,
     inbox: RefCell<VecDeque<Item>>,
     inbox_bytes: Cell<usize>,
     /// Requests of its backend that the client has not answered yet.
@@ -76,6 +80,8 @@ impl CallHandle {
             reason: RefCell::new(None),
             deadline: Cell::new(None),
             below: RefCell::new(Vec::new()),
+            root: None,
+            trail: Trail::default(),
             inbox: RefCell::new(VecDeque::new()),
             inbox_bytes: Cell::new(0),
             asks: Cell::new(0),
@@ -96,7 +102,8 @@ impl CallHandle {
 
     /// A handle for one attempt of a call, cancelled with it.
     pub(super) fn below(call: &Rc<CallHandle>) -> Rc<CallHandle> {
-        let attempt = Rc::new(CallHandle { deaf: call.deaf, ..CallHandle::new() });
+        let root = Some(call.clone());
+        let attempt = Rc::new(CallHandle { deaf: call.deaf, root, ..CallHandle::new() });
         let mut all = call.below.borrow_mut();
         all.retain(|other| other.strong_count() > 0);
         all.push(Rc::downgrade(&attempt));
@@ -104,6 +111,16 @@ impl CallHandle {
             attempt.cancel(call.reason());
         }
         attempt
+    }
+
+    /// What its call leaves behind.
+    pub fn trail(&self) -> &Trail {
+        self.root.as_ref().map_or(&self.trail, |root| &root.trail)
+    }
+
+    /// Whether it is one of several attempts that a call may have.
+    pub(super) fn is_one_of_several(&self) -> bool {
+        self.root.is_some()
     }
 
     /// The deadline moves to `limit` from now, but not beyond `ends`.

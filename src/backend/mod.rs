@@ -41,6 +41,7 @@ mod stdio;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod views;
 mod wishes;
 
@@ -59,6 +60,7 @@ pub use hear::{Heard, Subscription};
 pub use leg::Leg;
 pub use link::Behind;
 pub use modern::Caller;
+pub use trail::{AttemptSpan, Traced, Trail};
 pub use views::{Seen, Whose};
 
 use crate::error::{Error, Kind, Result};

@@ -44,6 +44,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     compiler.text("proxy.version", &proxy.version);
     compiler.separator();
     let listen = compiler.listen();
+    let watch = compiler.watch();
     let backends = compiler.backends();
     if report.faults.len() > before || !report.is_ok() {
         return None;
@@ -60,6 +61,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
         body_bytes_max: limits::BODY_BYTES_MAX,
         rate: proxy.rate_limit.as_ref().map(super::rules::rate),
         listen: listen?,
+        watch,
         backends: backends.into_iter().map(Arc::new).collect(),
     })
 }
@@ -102,7 +104,7 @@ impl Compiler<'_> {
     }
 
     /// A name for people: neither empty nor with control characters.
-    fn text(&mut self, path: &str, text: &str) {
+    pub(super) fn text(&mut self, path: &str, text: &str) {
         if text.trim().is_empty() {
             self.fault(path, "found an empty string, accepted: any other");
         } else if text.chars().any(char::is_control) {
@@ -642,17 +644,17 @@ fn is_host(host: &str) -> bool {
 
 /// A URL of a backend.
 #[derive(Debug, PartialEq)]
-struct Url {
-    https: bool,
+pub(super) struct Url {
+    pub(super) https: bool,
     /// Lower case, IPv6 without brackets.
-    host: String,
-    port: u16,
+    pub(super) host: String,
+    pub(super) port: u16,
     /// Path and query.
-    target: String,
+    pub(super) target: String,
 }
 
 impl Url {
-    fn parse(text: &str) -> Result<Url, String> {
+    pub(super) fn parse(text: &str) -> Result<Url, String> {
         let (scheme, rest) = text.split_once("://").ok_or("found no scheme")?;
         match scheme.to_ascii_lowercase().as_str() {
             "http" => Url::after_scheme(false, rest).map_err(str::to_owned),
@@ -696,7 +698,7 @@ impl Url {
     }
 
     /// As the Host header names it: without the scheme's own port.
-    fn authority(&self) -> String {
+    pub(super) fn authority(&self) -> String {
         let host = match self.host.contains(':') {
             true => format!("[{}]", self.host),
             false => self.host.clone(),
@@ -716,12 +718,12 @@ fn escapes_are_whole(target: &str) -> bool {
 }
 
 /// RFC 9110 §5.6.2.
-fn is_token(b: u8) -> bool {
+pub(super) fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
 /// Why a header must not be configured.
-fn refused_header(lower: &str) -> Option<&'static str> {
+pub(super) fn refused_header(lower: &str) -> Option<&'static str> {
     match lower {
         "host" => Some("it follows from the url"),
         "connection"
@@ -792,11 +794,11 @@ fn is_found(command: &str, cwd: Option<&Path>, env: &[(String, String)]) -> bool
 // ---------------------------------------------------------------------------------------------
 
 /// A key of `[backends.tls]` and what is wrong with it.
-type TlsFault = (&'static str, String);
+pub(super) type TlsFault = (&'static str, String);
 
 /// What a TLS client is made of.
 #[derive(Hash)]
-struct TlsFiles {
+pub(super) struct TlsFiles {
     ca: Option<Vec<u8>>,
     cert: Option<Vec<u8>>,
     key: Option<Vec<u8>>,
@@ -804,7 +806,7 @@ struct TlsFiles {
 }
 
 impl TlsFiles {
-    fn read(table: &TlsTable, folder: &Path) -> Result<TlsFiles, TlsFault> {
+    pub(super) fn read(table: &TlsTable, folder: &Path) -> Result<TlsFiles, TlsFault> {
         let read = |key: &'static str, path: &Option<String>| -> Result<_, TlsFault> {
             let Some(path) = path else { return Ok(None) };
             let path = folder.join(path);
@@ -822,7 +824,7 @@ impl TlsFiles {
 
     /// The client for these settings; one for all backends and reloads that have the same: TLS
     /// sessions are resumed across them, and the host's authorities are read once.
-    fn client(&self) -> Result<Arc<rustls::ClientConfig>, TlsFault> {
+    pub(super) fn client(&self) -> Result<Arc<rustls::ClientConfig>, TlsFault> {
         static CLIENTS: Mutex<Vec<(u64, Weak<rustls::ClientConfig>)>> = Mutex::new(Vec::new());
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);

@@ -18,8 +18,9 @@ use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
-    Args, Count, EnvValue, GiveUp, Glob, Inherit, IsolationKey, KeyDoc, Millis, Node, ProtocolKey,
-    Reader, Seconds, Secret, Setting, Share, Transport, Value, join, table,
+    AdminToolsKey, Args, AuditKey, Count, EnvValue, Fraction, GiveUp, Glob, Inherit, IsolationKey,
+    KeyDoc, Millis, Node, ProtocolKey, Reader, Seconds, Secret, Setting, Share, Transport, Value,
+    join, masked, table,
 };
 use crate::limits;
 
@@ -65,6 +66,14 @@ macro_rules! tables {
                 Some(table)
             }
             fn show(&self) -> Option<String> { None }
+            fn write_table(&self, path: &str, brackets: (&str, &str), out: &mut String) {
+                out.push_str(&format!("\n{}{path}{}\n", brackets.0, brackets.1));
+                $(if let Some(text) = self.$key.show() {
+                    let key = stringify!($key);
+                    out.push_str(&format!("{key} = {}\n", masked(key, text)));
+                })*
+                $(self.$key.write_table(&join(path, stringify!($key)), ("[", "]"), out);)*
+            }
             fn keys() -> Vec<KeyDoc> {
                 let table = $table::default();
                 let needs: &[&str] = &$needs;
@@ -88,6 +97,8 @@ tables! {
         proxy: ProxyTable = ProxyTable::default();
         /// What is refused.
         security: SecurityTable = SecurityTable::default();
+        /// What is told to the outside.
+        observability: ObservabilityTable = ObservabilityTable::default();
         /// The servers behind it, in the order in which lists show them.
         backends: Vec<BackendTable> = Vec::new();
     }
@@ -114,6 +125,9 @@ tables! {
         /// A .mcp.json or mcp.json file whose servers are added as backends; of two with the same
         /// name the one in this file wins. A relative path starts at this file's folder.
         import_backends: Option<String> = None;
+        /// Which tools of the proxy's own clients see, for those who may administer it: "off", "read"
+        /// (list_backends, health_check, session_count, config), or "full".
+        admin_tools: AdminToolsKey = AdminToolsKey::Read;
         /// How many requests are admitted, all clients and backends together; notifications do not
         /// count.
         rate_limit: Option<RateTable> = None;
@@ -140,6 +154,54 @@ tables! {
         /// Bytes that the arguments of a tool call may have, as the client wrote them. Default: only
         /// the whole request is bounded.
         max_argument_size: Option<Count<2, 1_073_741_824>> = None;
+    }
+
+    /// `[observability]`: what is told to the outside.
+    table ObservabilityTable needs [], {
+        /// What is logged to standard error: error, warn, info, debug, trace or off, or directives as
+        /// RUST_LOG has them; --log-level and RUST_LOG itself win over it.
+        log_level: String = "info".to_owned();
+        /// Whether that log is JSON, one object a line.
+        json_logs: bool = false;
+        /// One JSON line for each MCP message that arrives, whatever becomes of it: true writes to
+        /// standard error, { path = "audit.log" } to the end of a file, which SIGUSR1 makes it open
+        /// anew. A relative path starts at this file's folder. include_arguments = true adds the
+        /// arguments of calls.
+        audit: AuditKey = AuditKey::default();
+        /// Metrics for Prometheus, at /admin/metrics.
+        metrics: MetricsTable = MetricsTable::default();
+        /// Every HTTP request, as JSON lines.
+        access_log: AccessLogTable = AccessLogTable::default();
+        /// Spans for OpenTelemetry.
+        tracing: TracingTable = TracingTable::default();
+    }
+
+    /// `[observability.metrics]`: metrics for Prometheus.
+    table MetricsTable needs [], {
+        /// Whether anything is counted.
+        enabled: bool = true;
+    }
+
+    /// `[observability.access_log]`: every HTTP request, on standard error.
+    table AccessLogTable needs [], {
+        /// Whether there is one.
+        enabled: bool = false;
+    }
+
+    /// `[observability.tracing]`: spans for OpenTelemetry.
+    table TracingTable needs [], {
+        /// Whether spans are recorded, and trace contexts passed on with the proxy's own span in them;
+        /// else contexts go through untouched.
+        enabled: bool = false;
+        /// A collector that takes OTLP over HTTP; /v1/traces is put behind it.
+        endpoint: String = "http://localhost:4318".to_owned();
+        /// The service that the spans belong to. Default: proxy.name.
+        service_name: Option<String> = None;
+        /// The share of traces that are recorded, of those that begin here; the rest follow the
+        /// decision that came with them.
+        sample_ratio: Fraction = Fraction(1.0);
+        /// Sent to the collector with every request.
+        headers: BTreeMap<String, Secret> = BTreeMap::new();
     }
 
     /// `[[backends]]`: one server behind the proxy.
@@ -423,6 +485,7 @@ pub(super) const MOVED: &[(&str, &str, &str)] = &[
 pub struct ProxyConfig {
     pub(super) proxy: ProxyTable,
     pub(super) security: SecurityTable,
+    pub(super) observability: ObservabilityTable,
     pub(super) backends: Vec<NamedBackend>,
     /// Where each key stands.
     pub(super) spots: Spots,
@@ -504,6 +567,29 @@ impl ProxyConfig {
         self.proxy.listen.port = Count(addr.port().into());
     }
 
+    /// What is in force, as TOML: defaults and imported servers too, secrets as `***`.
+    pub fn effective(&self) -> String {
+        let mut out = String::new();
+        let brackets = ("[", "]");
+        self.proxy.write_table("proxy", brackets, &mut out);
+        self.security.write_table("security", brackets, &mut out);
+        self.observability.write_table("observability", brackets, &mut out);
+        for backend in &self.backends {
+            backend.table.write_table("backends", ("[[", "]]"), &mut out);
+        }
+        out.trim_start().to_owned()
+    }
+
+    /// `observability.log_level`.
+    pub fn log_level(&self) -> &str {
+        &self.observability.log_level
+    }
+
+    /// `observability.json_logs`.
+    pub fn json_logs(&self) -> bool {
+        self.observability.json_logs
+    }
+
     /// `proxy.name`.
     pub fn name(&self) -> &str {
         &self.proxy.name
@@ -523,6 +609,7 @@ impl ProxyConfig {
         ProxyConfig {
             proxy: ProxyTable::default(),
             security: SecurityTable::default(),
+            observability: ObservabilityTable::default(),
             backends: Vec::new(),
             spots: Spots::default(),
             file: file.to_owned(),
@@ -573,6 +660,7 @@ fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<Pr
     let root = Root::read(&document, "", &mut reader).unwrap_or_default();
     config.proxy = root.proxy;
     config.security = root.security;
+    config.observability = root.observability;
     let folder = &world.folder;
     config.backends = root
         .backends
@@ -742,6 +830,52 @@ mod tests {
         assert_eq!((web.max_connections, web.idle_seconds.0.as_secs()), (Count(9), 10));
     }
 
+    /// What `GET /admin/config` shows can be read again, and tells no secret.
+    #[test]
+    fn the_effective_configuration() {
+        let text = r#"
+            [proxy]
+            name = "p"
+            rate_limit = { requests = 5 }
+            [observability]
+            audit = { path = "/var/log/audit", include_arguments = true }
+            [observability.tracing.headers]
+            X-Key = "s3cret-a"
+            [[backends]]
+            name = "a"
+            transport = "stdio"
+            command = "true"
+            args = ["--token", "s3cret-b"]
+            env = { KEY = "s3cret-c" }
+            default_args = { key = "${SET}", x = [1, { y = 2 }] }
+            circuit_breaker = {}
+            [[backends.aliases]]
+            from = "x"
+            to = "y"
+            [[backends]]
+            name = "b"
+            transport = "http"
+            url = "http://h/mcp?key=s3cret-d"
+            bearer_token = "s3cret-e"
+            headers = { X-A = "s3cret-f" }
+        "#;
+        let shown = check(text).unwrap().effective();
+        assert!(!shown.contains("s3cret") && !shown.contains("value"), "{shown}");
+        for part in [
+            "\nrequests = 5\n",
+            "\nport = 8080\n",
+            "\n[[backends.aliases]]\n",
+            "\nfailure_rate_threshold = 0.5\n",
+            "\nurl = \"http://h/mcp?***\"\n",
+            "audit = { path = \"/var/log/audit\", include_arguments = true }",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        let document: toml::Table = shown.parse().unwrap_or_else(|e| panic!("{e}: {shown}"));
+        assert_eq!(document["backends"].as_array().unwrap().len(), 2);
+        assert!(document["backends"][1].as_table().unwrap().get("aliases").is_none());
+    }
+
     #[test]
     fn all_faults_at_once_in_the_order_of_the_file() {
         let text = r#"[proxy]
@@ -804,7 +938,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
             ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
             ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
-            ("[auth]", "auth: unknown key, accepted: proxy, security, backends"),
+            ("[auth]", "auth: unknown key, accepted: proxy, security, obs"),
             ("[servers]", "servers: unknown key, the right one is [[backends]]"),
             ("[backends]", "backends: found a table, accepted: an array of tables"),
             (

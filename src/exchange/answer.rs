@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::io;
 
+use super::Ask;
 use crate::error::{Error, Kind};
 use crate::http::Connection;
 use crate::jsonrpc;
@@ -17,10 +18,12 @@ pub(super) const EVENTS: &str = "Content-Type: text/event-stream\r\nCache-Contro
 /// Sends an error as the response to a request, and when to try again if that is known.
 pub(super) async fn refused(
     connection: &mut Connection,
-    cors: &str,
+    ask: &Ask,
     error: &Error,
     id: &[u8],
 ) -> io::Result<()> {
+    ask.facts.failed(error);
+    let cors = ask.cors.as_str();
     let answer = error_answer(error, id);
     match error.wait() {
         Some(wait) => {
@@ -75,10 +78,12 @@ pub(super) fn error_answer(error: &Error, id: &[u8]) -> Vec<u8> {
 /// Refuses a request before or beside JSON-RPC: an HTTP status, and an error body.
 pub(super) async fn refuse(
     connection: &mut Connection,
-    cors: &str,
+    ask: &Ask,
     error: &Error,
     id: &[u8],
 ) -> io::Result<()> {
+    ask.facts.failed(error);
+    let cors = ask.cors.as_str();
     tracing::debug!(%error, peer = %connection.peer(), "refused");
     let mut lines = format!("{JSON}{cors}");
     match error.kind() {

@@ -3,10 +3,12 @@
 //! Next: `stream`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 
 use super::answer::{JSON, error_answer, refuse, with};
+use super::facts::Ends;
 use super::outlet::Outlet;
 use super::relay::collect;
 use super::session::{Outcome, perform};
@@ -32,48 +34,69 @@ pub(super) async fn batch(
         Ok(record) if record.revision.batches() => record,
         Ok(_) => {
             let error = refused("batches exist in revision 2025-03-26 only");
-            return refuse(connection, &ask.cors, &error, b"null").await;
+            return refuse(connection, ask, &error, b"null").await;
         }
-        Err(error) => return refuse(connection, &ask.cors, &error, b"null").await,
+        Err(error) => return refuse(connection, ask, &error, b"null").await,
     };
     if messages.is_empty() || messages.len() > limits::BATCH_MAX {
         let error = refused("a batch has 1 to 100 messages");
-        return refuse(connection, &ask.cors, &error, b"null").await;
+        return refuse(connection, ask, &error, b"null").await;
     }
+    // Its elements are accounted for one by one.
+    ask.facts.is_array();
+    let peer = connection.peer();
     let mut requests = 0;
     let (sender, mut answers) = rt::local::queue::<(bool, Vec<u8>)>(limits::BATCH_MAX);
     for span in messages {
         let element = span.of(body).to_vec();
+        let ask = ask.again();
+        ask.facts.expect_message();
+        ask.facts.body(element.len());
         let envelope = match jsonrpc::scan(&element) {
             Ok(envelope) => envelope,
             Err(fault) => {
                 requests += 1;
-                let _ = sender.try_send((true, error_answer(&fault.into(), b"null")));
+                let error = fault.into();
+                ask.facts.failed(&error);
+                account(world, &ask, peer, 0);
+                let _ = sender.try_send((true, error_answer(&error, b"null")));
                 continue;
             }
         };
         requests += usize::from(envelope.kind == MessageKind::Request);
+        let method = method_of(&element, &envelope);
+        ask.facts.message(world, method, &element, &envelope, ask.context.as_deref());
+        ask.facts.session(&record);
         let (world, record, sender) = (world.clone(), record.clone(), sender.clone());
         rt::spawn("batch element", async move {
-            let outcome = if envelope.kind == MessageKind::Request
-                && method_of(&element, &envelope) == Method::Initialize
-            {
+            let outcome = if envelope.kind == MessageKind::Request && method == Method::Initialize {
                 let id = envelope.id.map_or(&b"null"[..], |id| id.of(&element));
                 Outcome::Answer(error_answer(&refused("initialize stands alone"), id))
             } else {
-                perform(&world, &record, element, envelope).await
+                perform(&world, &ask, &record, element, envelope).await
             };
-            match outcome {
-                Outcome::Accepted => {}
-                Outcome::Answer(answer) => drop(sender.send((true, answer)).await),
-                Outcome::Refused { error, id } => {
-                    drop(sender.send((true, error_answer(&error, &id))).await);
+            let answer = match outcome {
+                Outcome::Accepted => {
+                    ask.facts.well();
+                    None
                 }
-                Outcome::Relay(relay) => collect(&world, &record, relay, None, &sender).await,
+                Outcome::Answer(answer) => {
+                    ask.facts.answered(&answer);
+                    Some(answer)
+                }
+                Outcome::Refused { error, id } => {
+                    ask.facts.failed(&error);
+                    Some(error_answer(&error, &id))
+                }
+                Outcome::Relay(relay) => collect(&world, &ask, &record, relay, None, &sender).await,
                 Outcome::Task(task) => {
                     let (relay, shape) = *task;
-                    collect(&world, &record, relay, Some(shape), &sender).await;
+                    collect(&world, &ask, &record, relay, Some(shape), &sender).await
                 }
+            };
+            account(&world, &ask, peer, answer.as_ref().map_or(0, Vec::len));
+            if let Some(answer) = answer {
+                drop(sender.send((true, answer)).await);
             }
         });
     }
@@ -84,7 +107,7 @@ pub(super) async fn batch(
     let mut held: Vec<Vec<u8>> = Vec::new();
     while let Some((is_answer, message)) = answers.recv().await {
         if !is_answer {
-            let outlet = Outlet::new(world, &record, connection, &ask.cors);
+            let outlet = Outlet::new(world, &record, connection, ask);
             held.push(message);
             return Box::pin(stream_out(outlet, held, answers)).await;
         }
@@ -112,4 +135,10 @@ async fn stream_out(
             None => return Ok(()),
         }
     }
+}
+
+/// Accounts for one message of an array.
+fn account(world: &World, ask: &Ask, peer: SocketAddr, bytes_out: usize) {
+    let principal = ask.principal.as_deref();
+    ask.facts.account(world, &Ends { peer, principal, bytes_out: bytes_out as u64 });
 }

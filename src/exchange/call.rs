@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Ask;
 use super::relay::Relay;
 use crate::backend::{Call, CallHandle, Caller, Reply};
 use crate::error::{Error, Kind, Result};
@@ -21,11 +22,13 @@ use crate::mcp::tasks;
 use crate::middleware::{Copy, Known, Request, Row};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
+use crate::telemetry::metrics::{AttemptKind, Reason};
 use crate::world::World;
 
 /// Sends a call, read or get to the backend that owns its target.
 pub(super) async fn call(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     method: Method,
     mut message: Vec<u8>,
@@ -41,6 +44,7 @@ pub(super) async fn call(
     if envelope.task {
         related(world, backend, &mut message, &mut envelope)?;
     }
+    ask.facts.aimed(world, backend, &message, &envelope);
     let plan = &world.plan.backends[backend];
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
@@ -50,7 +54,7 @@ pub(super) async fn call(
             view => view,
         };
         let shaped = shape(world, plan, view.as_deref(), method, &mut message, &mut envelope);
-        let shaped = Box::pin(shaped).await?;
+        let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
         for copy in shaped.copies {
             mirror(world, Some(record.clone()), None, method, copy);
         }
@@ -58,6 +62,14 @@ pub(super) async fn call(
     };
     let (tool, hints) = own.unzip();
     let handle = Rc::new(CallHandle::new());
+    ask.facts.called(&handle);
+    if let Some(detail) = ask.facts.detail.get() {
+        let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
+        ask.facts.own_name(tool.as_deref().or(name.as_deref()));
+        if let Some(tracing) = &detail.tracing {
+            tracing.pass_on(&mut message, &mut envelope, &handle)?;
+        }
+    }
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let tool_call = method == Method::ToolsCall;
     let call = Call {
@@ -94,16 +106,23 @@ fn related(
 }
 
 /// Sends a request of any other kind to a backend, as it is.
+#[expect(clippy::too_many_arguments, reason = "the parts of one request")]
 pub(super) async fn send(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     backend: BackendId,
-    message: Vec<u8>,
-    envelope: Envelope,
+    mut message: Vec<u8>,
+    mut envelope: Envelope,
     id: &[u8],
     timeout: Duration,
 ) -> Result<Relay> {
+    ask.facts.aimed(world, backend, &message, &envelope);
     let handle = Rc::new(CallHandle::new());
+    ask.facts.called(&handle);
+    if let Some(tracing) = ask.facts.detail.get().and_then(|detail| detail.tracing.as_ref()) {
+        tracing.pass_on(&mut message, &mut envelope, &handle)?;
+    }
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let call = Call {
         backend,
@@ -268,7 +287,11 @@ pub(super) fn mirror(
         let Copy { backend, mut message, mut envelope } = copy;
         let plan = &world.plan.backends[backend];
         let sent = async {
-            let shaped = shape(&world, plan, None, method, &mut message, &mut envelope).await?;
+            let shaped = shape(&world, plan, None, method, &mut message, &mut envelope).await;
+            let shaped = shaped.map_err(|(error, _)| error)?;
+            if world.kit.meter.enabled() {
+                world.kit.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
+            }
             let tool_call = method == Method::ToolsCall;
             let call = Call {
                 backend,
@@ -305,7 +328,7 @@ pub(super) fn mirror(
     });
 }
 
-/// Takes a request through the rules of its backend.
+/// Takes a request through the rules of its backend. A refusal says which kind of rule it was.
 pub(super) async fn shape(
     world: &World,
     plan: &BackendPlan,
@@ -313,14 +336,15 @@ pub(super) async fn shape(
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
-) -> Result<Shaped> {
+) -> std::result::Result<Shaped, (Error, Option<Reason>)> {
     let (what, span) = match method {
         Method::ToolsCall => (ListKind::Tools, envelope.name),
         Method::ResourcesRead => (ListKind::Resources, envelope.uri),
         _ => (ListKind::Prompts, envelope.name),
     };
     let Some(name) = span.and_then(|span| jsonrpc::unquote(span.of(message))) else {
-        return Err(Error::new(Kind::InvalidParams).context("a name or uri is required"));
+        let error = Error::new(Kind::InvalidParams).context("a name or uri is required");
+        return Err((error, None));
     };
     let name = name.into_owned();
     if plan.chain.filter.is_some() {
@@ -348,7 +372,20 @@ pub(super) async fn shape(
         envelope,
         copies: Vec::new(),
     };
-    plan.chain.request(&mut request)?;
+    if let Err(error) = plan.chain.request(&mut request) {
+        let reason = match error.kind() {
+            Kind::UnknownTool | Kind::UnknownPrompt | Kind::ResourceNotFound => {
+                Some(Reason::Filter)
+            }
+            Kind::InvalidParams => {
+                let size = request.arguments().map_or(0, <[u8]>::len);
+                let max = plan.chain.validation.as_ref().map_or(usize::MAX, |max| max.0);
+                (what == ListKind::Tools && size > max).then_some(Reason::Size)
+            }
+            _ => None,
+        };
+        return Err((error, reason));
+    }
     let hints = request.hints();
     Ok(Shaped { own: request.own, hints, copies: request.copies })
 }

@@ -16,7 +16,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::answer::{JSON, error_answer, with};
-use super::{Ask, admit, method_of};
+use super::{Ask, admit, method_of, own};
 use crate::backend::Caller;
 use crate::error::{Error, Kind};
 use crate::http::{Connection, RequestHead};
@@ -52,6 +52,7 @@ pub(super) async fn post(
     message: Vec<u8>,
     envelope: Envelope,
 ) -> io::Result<()> {
+    ask.facts.modern();
     let id = envelope.id.map_or(&b"null"[..], |id| id.of(&message)).to_vec();
     match envelope.kind {
         MessageKind::Request => {}
@@ -59,7 +60,10 @@ pub(super) async fn post(
             return match check::version(head, &message, &envelope) {
                 // There is none that means anything here: a request is cancelled by closing its
                 // stream, and who names one by an id of its own choice may mean another's.
-                Ok(()) => connection.answer(202, &ask.cors, b"").await,
+                Ok(()) => {
+                    ask.facts.well();
+                    connection.answer(202, &ask.cors, b"").await
+                }
                 Err(error) => fail(connection, ask, &error, b"null").await,
             };
         }
@@ -98,10 +102,15 @@ pub(super) async fn post(
         Method::Discover => {
             world.settled().await;
             let answer = offer::discover(world, &asked.id);
+            ask.facts.well();
             return connection.answer(200, &with(JSON, &ask.cors), &answer).await;
         }
         Method::Listen => return listen::listen(world, connection, ask, asked).await,
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => {
+            if let Some(tool) = own::called(world, ask, method, &asked.message, &asked.envelope) {
+                let outcome = Box::pin(own::call(world, ask, tool, &asked.id)).await;
+                return relay::own(connection, ask, outcome).await;
+            }
             return forward::forward(world, connection, ask, head, asked).await;
         }
         _ => {
@@ -115,7 +124,8 @@ pub(super) async fn post(
         return fail(connection, ask, &error, &asked.id).await;
     }
     world.settled().await;
-    let answer = offer::list(world, list, &asked.id);
+    let answer = offer::list(world, ask, list, &asked.id);
+    ask.facts.well();
     connection.answer(200, &with(JSON, &ask.cors), &answer).await
 }
 
@@ -128,6 +138,7 @@ async fn fail(connection: &mut Connection, ask: &Ask, error: &Error, id: &[u8]) 
 
 /// Status, lines and body of an error.
 fn failed(ask: &Ask, error: &Error, id: &[u8]) -> (u16, String, Vec<u8>) {
+    ask.facts.failed(error);
     let mut lines = format!("{JSON}{}", ask.cors);
     if let Some(wait) = error.wait() {
         let seconds = wait.as_millis().div_ceil(1000).max(1);

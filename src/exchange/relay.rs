@@ -3,11 +3,14 @@
 //! Next: `batch`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Ask;
 use super::answer::{JSON, error_answer, refused, respond, with};
+use super::facts::Ends;
 use super::outlet::Outlet;
 use super::tasks;
 use crate::backend::{Replies, Reply};
@@ -34,7 +37,7 @@ pub(super) async fn pass_on(
     world: &Rc<World>,
     record: &Arc<SessionRecord>,
     connection: &mut Connection,
-    cors: &str,
+    ask: &Ask,
     mut relay: Relay,
     task: Option<Shape>,
 ) -> io::Result<()> {
@@ -44,7 +47,7 @@ pub(super) async fn pass_on(
         match rt::race(next.as_mut(), rt::time::sleep(limits::SSE_COMMENT_INTERVAL)).await {
             rt::Either::Left(reply) => (reply, None),
             rt::Either::Right(()) => {
-                let mut outlet = Box::new(Outlet::new(world, record, connection, cors));
+                let mut outlet = Box::new(Outlet::new(world, record, connection, ask));
                 let first = Box::pin(async {
                     outlet.comment().await;
                     outlet.attend(next).await
@@ -62,16 +65,23 @@ pub(super) async fn pass_on(
     match reply {
         Ok(reply @ (Reply::Answer(_) | Reply::Streaming { .. })) if task.is_some() => {
             let answer = Box::pin(taken_apart(world, record, relay, task, reply)).await;
-            respond(connection, cors, answer).await
+            ask.facts.answered(&answer);
+            respond(connection, &ask.cors, answer).await
         }
-        Ok(Reply::Answer(answer)) => respond(connection, cors, answer).await,
-        Ok(Reply::Streaming { len }) => stream_on(connection, cors, len, &mut relay.replies).await,
+        Ok(Reply::Answer(answer)) => {
+            ask.facts.answered(&answer);
+            respond(connection, &ask.cors, answer).await
+        }
+        Ok(Reply::Streaming { len }) => {
+            ask.facts.well();
+            stream_on(connection, ask, len, &mut relay.replies).await
+        }
         Err(error) if error.kind() != Kind::Cancelled => {
             tracing::debug!(%error, "a call failed");
-            refused(connection, cors, &error, &relay.id).await
+            refused(connection, ask, &error, &relay.id).await
         }
         reply => {
-            let outlet = Outlet::new(world, record, connection, cors);
+            let outlet = Outlet::new(world, record, connection, ask);
             Box::pin(stream_out(outlet, relay, task, reply)).await
         }
     }
@@ -104,7 +114,7 @@ async fn stream_out(
     task: Option<Shape>,
     mut reply: Result<Reply>,
 ) -> io::Result<()> {
-    let (world, record) = (outlet.world, outlet.record);
+    let (world, record, ask) = (outlet.world, outlet.record, outlet.ask);
     loop {
         match reply {
             Ok(Reply::Notification(message)) => {
@@ -116,8 +126,9 @@ async fn stream_out(
             }
             Ok(Reply::Ask(question)) => outlet.event(question).await,
             Ok(Reply::Away { retry }) if record.revision.primes() => {
+                let peer = outlet.peer();
                 let (written, stream) = outlet.pause(retry).await;
-                go_on(world.clone(), record.clone(), relay, task, stream);
+                go_on(world.clone(), record.clone(), ask.handed_on(), peer, relay, task, stream);
                 return written;
             }
             // Clients of older revisions would take the end of the stream for that of the call.
@@ -125,13 +136,20 @@ async fn stream_out(
             Ok(answer) => {
                 let answer = taken_apart(world, record, relay, task, answer);
                 return match outlet.attend(pin!(answer)).await {
-                    Some(answer) => outlet.finish(Some(answer)).await,
+                    Some(answer) => {
+                        ask.facts.answered(&answer);
+                        outlet.finish(Some(answer)).await
+                    }
                     None => Ok(()),
                 };
             }
             // The client said that it wants no answer (Utilities, Cancellation).
-            Err(error) if error.kind() == Kind::Cancelled => return outlet.cancel().await,
+            Err(error) if error.kind() == Kind::Cancelled => {
+                ask.facts.failed(&error);
+                return outlet.cancel().await;
+            }
             Err(error) => {
+                ask.facts.failed(&error);
                 tracing::debug!(%error, "a call failed");
                 return outlet.finish(Some(error_answer(&error, &relay.id))).await;
             }
@@ -147,16 +165,21 @@ async fn stream_out(
 fn go_on(
     world: Rc<World>,
     record: Arc<SessionRecord>,
+    ask: Ask,
+    peer: SocketAddr,
     mut relay: Relay,
     task: Option<Shape>,
     stream: Answering,
 ) {
     rt::spawn("call without a connection", async move {
-        let mut outlet = Outlet::without(&world, &record, stream);
+        let mut outlet = Outlet::without(&world, &record, &ask, peer, stream);
         let reply = outlet.attend(pin!(relay.replies.next())).await;
         if let Some(reply) = reply {
             let _ = stream_out(outlet, relay, task, reply).await;
         }
+        // What was sent to the client meanwhile belongs to its own requests.
+        let principal = ask.principal.as_deref();
+        ask.facts.account(&world, &Ends { peer, principal, bytes_out: 0 });
     });
 }
 
@@ -179,10 +202,11 @@ pub(super) async fn whole(replies: &mut Replies, id: &[u8]) -> Vec<u8> {
 /// Sends a response that is too large to hold, piece by piece; each piece waits for the client.
 async fn stream_on(
     connection: &mut Connection,
-    cors: &str,
+    ask: &Ask,
     len: Option<u64>,
     replies: &mut Replies,
 ) -> io::Result<()> {
+    let cors = ask.cors.as_str();
     connection.begin(200, &with(JSON, cors), len).await?;
     loop {
         match replies.chunk().await {
@@ -191,6 +215,7 @@ async fn stream_on(
             Err(error) => {
                 // The status is gone; a body that ends early is the only way left to say it.
                 tracing::debug!(%error, "a streamed answer broke off");
+                ask.facts.failed(&error);
                 connection.abort();
                 return Ok(());
             }
@@ -198,14 +223,15 @@ async fn stream_on(
     }
 }
 
-/// Runs one call of a batch to its end.
+/// Runs one call of a batch to its end; its answer, if its caller still wants one.
 pub(super) async fn collect(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     mut relay: Relay,
     task: Option<Shape>,
     out: &rt::local::Sender<(bool, Vec<u8>)>,
-) {
+) -> Option<Vec<u8>> {
     let backend = relay.replies.backend();
     let answer = loop {
         match relay.replies.next().await {
@@ -220,9 +246,13 @@ pub(super) async fn collect(
                 drop(out.send((false, question)).await);
             }
             Ok(answer) => break taken_apart(world, record, relay, task, answer).await,
-            Err(error) if error.kind() == Kind::Cancelled => return,
-            Err(error) => break error_answer(&error, &relay.id),
+            Err(error) => {
+                ask.facts.failed(&error);
+                let cancelled = error.kind() == Kind::Cancelled;
+                return (!cancelled).then(|| error_answer(&error, &relay.id));
+            }
         }
     };
-    let _ = out.send((true, answer)).await;
+    ask.facts.answered(&answer);
+    Some(answer)
 }

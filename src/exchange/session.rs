@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
-use super::{Ask, admit, complete, logging, method_of, subscribe, tasks};
+use super::{Ask, admit, complete, logging, own, subscribe, tasks};
 use crate::backend::Word;
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
@@ -46,31 +46,36 @@ pub(super) async fn initialize(
         Ok(params) => params,
         Err(fault) => {
             let error = Error::new(Kind::InvalidParams).context(format!("initialize: {fault}"));
+            ask.facts.failed(&error);
             let answer = error_answer(&error, id);
             return connection.answer(200, &with(JSON, &ask.cors), &answer).await;
         }
     };
     let revision = Revision::negotiate(params.protocol_version.as_bytes());
     let record = world.open_session(|id| {
-        SessionRecord::new(
+        let mut record = SessionRecord::new(
             id,
             revision,
             params.capabilities.get().into(),
             params.client_info.get().into(),
         )
-        .among(world.plan.backends.len())
+        .among(world.plan.backends.len());
+        record.principal = ask.principal.clone();
+        record
     });
     let record = match record {
         Ok(record) => record,
-        Err(error) => return refuse(connection, &ask.cors, &error, id).await,
+        Err(error) => return refuse(connection, ask, &error, id).await,
     };
+    ask.facts.session(&record);
     let mut result = Vec::with_capacity(512);
     {
         let catalog = world.catalog.borrow();
         result.extend_from_slice(b"{\"protocolVersion\":\"");
         result.extend_from_slice(revision.as_str().as_bytes());
         result.extend_from_slice(b"\",\"capabilities\":");
-        result.extend_from_slice(catalog.capabilities().as_bytes());
+        let capabilities = own::capabilities(world, ask, catalog.capabilities());
+        result.extend_from_slice(capabilities.as_bytes());
         result.extend_from_slice(b",\"serverInfo\":{\"name\":");
         jsonrpc::quote(&world.plan.name, &mut result);
         result.extend_from_slice(b",\"version\":");
@@ -89,6 +94,7 @@ pub(super) async fn initialize(
     let mut answer = Vec::with_capacity(result.len() + 64);
     jsonrpc::result(&mut answer, id, &result);
     let lines = format!("{JSON}{}: {}\r\n{}", header::SESSION, record.id, ask.cors);
+    ask.facts.well();
     connection.answer(200, &lines, &answer).await
 }
 
@@ -114,11 +120,12 @@ pub(super) enum Outcome {
 /// Does what one message of a session asks for, up to the point where a backend has it.
 pub(super) async fn perform(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     message: Vec<u8>,
     envelope: Envelope,
 ) -> Outcome {
-    let method = method_of(&message, &envelope);
+    let method = ask.facts.method();
     match envelope.kind {
         MessageKind::Request => {}
         MessageKind::Notification => {
@@ -156,8 +163,11 @@ pub(super) async fn perform(
             return Outcome::Answer(answer);
         }
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
+            if let Some(name) = own::called(world, ask, method, &message, &envelope) {
+                return Box::pin(own::call(world, ask, name, &id)).await;
+            }
             let task = envelope.task && method == Method::ToolsCall;
-            return match call(world, record, method, message, envelope, &id).await {
+            return match call(world, ask, record, method, message, envelope, &id).await {
                 Ok(relay) if task => Outcome::Task(Box::new((relay, Shape::Created))),
                 Ok(relay) => Outcome::Relay(relay),
                 Err(error) => {
@@ -167,11 +177,12 @@ pub(super) async fn perform(
             };
         }
         Method::Complete => {
-            let sent = Box::pin(complete::complete(world, record, message, envelope, &id)).await;
+            let sent =
+                Box::pin(complete::complete(world, ask, record, message, envelope, &id)).await;
             return sent.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Relay);
         }
         Method::TasksGet | Method::TasksResult | Method::TasksCancel => {
-            let sent = tasks::about(world, record, method, message, envelope, &id);
+            let sent = tasks::about(world, ask, record, method, message, envelope, &id);
             return match Box::pin(sent).await {
                 Ok(task) => Outcome::Task(Box::new(task)),
                 Err(error) => Outcome::Refused { error, id },
@@ -188,7 +199,7 @@ pub(super) async fn perform(
             return set.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Answer);
         }
         Method::Subscribe | Method::Unsubscribe => {
-            let asked = subscribe::subscribe(world, record, method, message, envelope, &id);
+            let asked = subscribe::subscribe(world, ask, record, method, message, envelope, &id);
             let asked = Box::pin(asked).await;
             return asked.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Answer);
         }
@@ -205,6 +216,9 @@ pub(super) async fn perform(
             let result = Box::pin(world.list(record, list)).await;
             let mut answer = Vec::with_capacity(result.len() + id.len() + 48);
             jsonrpc::result(&mut answer, &id, &result);
+            if list == ListKind::Tools {
+                own::list(world, ask, b"]}}", &mut answer);
+            }
             Outcome::Answer(answer)
         }
         Err(error) => Outcome::Answer(error_answer(&error, &id)),

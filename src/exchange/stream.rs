@@ -31,17 +31,17 @@ pub(super) async fn listen(
 ) -> io::Result<()> {
     if !ask.accepts_events {
         let error = Error::new(Kind::NotAcceptable);
-        return refuse(connection, &ask.cors, &error, b"null").await;
+        return refuse(connection, ask, &error, b"null").await;
     }
     let record = match session_of(world, ask).await {
         Ok(record) => record,
-        Err(error) => return refuse(connection, &ask.cors, &error, b"null").await,
+        Err(error) => return refuse(connection, ask, &error, b"null").await,
     };
     let lines = with(EVENTS, &ask.cors);
     let last = head.field("last-event-id").filter(|last| !last.is_empty());
     let (mut reader, resumed) = match find(world, &record, last).await {
         Ok(found) => found,
-        Err(error) => return refuse(connection, &ask.cors, &error, b"null").await,
+        Err(error) => return refuse(connection, ask, &error, b"null").await,
     };
     let mut first = Vec::new();
     if record.revision.primes() && !resumed {

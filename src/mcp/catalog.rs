@@ -1077,6 +1077,7 @@ mod tests {
                 origins: OriginRule::Loopback,
                 hosts: HostRule::Any,
             },
+            watch: Default::default(),
             backends: backends
                 .iter()
                 .enumerate()

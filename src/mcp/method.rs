@@ -56,6 +56,44 @@ pub enum Method {
 }
 
 impl Method {
+    /// Their names, in the order of the variants; `other` stands for all the rest.
+    pub const NAMES: &'static [&'static str] = &[
+        "initialize",
+        "ping",
+        "tools/list",
+        "tools/call",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+        "prompts/list",
+        "prompts/get",
+        "completion/complete",
+        "logging/setLevel",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "tasks/get",
+        "tasks/result",
+        "tasks/cancel",
+        "tasks/list",
+        "server/discover",
+        "subscriptions/listen",
+        "notifications/initialized",
+        "notifications/cancelled",
+        "notifications/progress",
+        "notifications/roots/list_changed",
+        "other",
+    ];
+
+    /// Its place in [`Method::NAMES`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name; `other` for what is not known.
+    pub fn as_str(self) -> &'static str {
+        Method::NAMES[self.index()]
+    }
+
     /// Reads the method's name; JSON escapes in it are not understood, as no client writes any.
     pub fn parse(name: &[u8]) -> Method {
         match name {
@@ -84,5 +122,19 @@ impl Method {
             b"notifications/roots/list_changed" => Method::RootsChanged,
             _ => Method::Other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_variants_agree() {
+        for (index, name) in Method::NAMES.iter().enumerate() {
+            let method = Method::parse(name.as_bytes());
+            assert_eq!((method.index(), method.as_str()), (index, *name));
+        }
+        assert_eq!(Method::Other.index() + 1, Method::NAMES.len());
     }
 }

@@ -50,6 +50,12 @@ impl SessionId {
         Some(SessionId { random, owner: u16::from_be_bytes([bytes[0], bytes[1]]) })
     }
 
+    /// A name for logs and admin answers, from which the id cannot be found: 16 hexadecimal digits.
+    pub fn public(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.random);
+        digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The worker whose table holds it.
     pub fn owner(&self) -> WorkerId {
         usize::from(self.owner)
@@ -83,6 +89,8 @@ pub struct SessionRecord {
     pub capabilities: Box<str>,
     /// `params.clientInfo`, as it was sent: a JSON object.
     pub client_info: Box<str>,
+    /// Whose it is; `None` without `[auth]`.
+    pub principal: Option<Arc<str>>,
     /// What kind of client it is: see [`capable::class`].
     pub class: Arc<str>,
     /// By backend: how often its lists changed for this session.
@@ -111,6 +119,7 @@ impl SessionRecord {
             class: capable::class(&capabilities).into(),
             capabilities,
             client_info,
+            principal: None,
             changes: Box::default(),
             changed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -172,6 +181,11 @@ impl SessionRecord {
     pub fn level(&self) -> Option<Level> {
         let level = self.level.load(Ordering::Acquire);
         Level::ALL.into_iter().find(|known| *known as u8 == level)
+    }
+
+    /// How long ago it began.
+    pub fn age(&self, now: Instant) -> std::time::Duration {
+        now.saturating_duration_since(self.born)
     }
 
     /// Ends it; true for the caller that did.

@@ -64,6 +64,7 @@ impl World {
                 origins: OriginRule::Loopback,
                 hosts: HostRule::Loopback,
             },
+            watch: Default::default(),
             backends: vec![Arc::new(backend)],
         });
         let (notes, inbox) = sync_channel(1024);

@@ -3,6 +3,7 @@
 //! Next: `relay`.
 
 use crate::error::{Error, Kind, Result};
+use crate::exchange::Ask;
 use crate::exchange::call::{aim, shape};
 use crate::jsonrpc::{self, Envelope, Span, walk};
 use crate::mcp::method::Method;
@@ -13,6 +14,7 @@ use crate::world::World;
 /// unknown here as anywhere.
 pub(super) async fn target(
     world: &World,
+    ask: &Ask,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
 ) -> Result<BackendId> {
@@ -43,7 +45,9 @@ pub(super) async fn target(
     let mut seen = jsonrpc::scan(&like)?;
     let backend = aim(world, None, method, &mut like, &mut seen)?;
     let plan = &world.plan.backends[backend];
-    let shaped = Box::pin(shape(world, plan, None, method, &mut like, &mut seen)).await?;
+    let shaped = Box::pin(shape(world, plan, None, method, &mut like, &mut seen))
+        .await
+        .map_err(|ruled| ask.facts.ruled(ruled))?;
     if shaped.own != name {
         let mut own = Vec::new();
         jsonrpc::quote(&shaped.own, &mut own);

@@ -41,7 +41,7 @@ pub(super) async fn forward(
     let way = relay::Way { id: asked.id.clone(), method: asked.method, level: asked.log_level };
     let handle = Rc::new(CallHandle::deaf());
     let begun = {
-        let begin = pin!(begin(world, asked, &handle));
+        let begin = pin!(begin(world, ask, asked, &handle));
         rt::race(begin, connection.closed()).await
     };
     match begun {
@@ -57,18 +57,25 @@ pub(super) async fn forward(
     }
 }
 
-async fn begin(world: &Rc<World>, asked: Asked, handle: &Rc<CallHandle>) -> Result<Replies> {
+async fn begin(
+    world: &Rc<World>,
+    ask: &Ask,
+    asked: Asked,
+    handle: &Rc<CallHandle>,
+) -> Result<Replies> {
     let Asked { caller, method, mut message, mut envelope, .. } = asked;
     let caller = Rc::new(caller);
     let (backend, own) = if method == Method::Complete {
-        (complete::target(world, &mut message, &mut envelope).await?, None)
+        (complete::target(world, ask, &mut message, &mut envelope).await?, None)
     } else {
         let backend = aim(world, None, method, &mut message, &mut envelope)?;
+        ask.facts.aimed(world, backend, &message, &envelope);
         let plan = &world.plan.backends[backend];
         let mut own = None;
         if !(plan.chain.spares_calls() && plan.around.is_empty()) {
             let shaped =
-                Box::pin(shape(world, plan, None, method, &mut message, &mut envelope)).await?;
+                Box::pin(shape(world, plan, None, method, &mut message, &mut envelope)).await;
+            let shaped = shaped.map_err(|ruled| ask.facts.ruled(ruled))?;
             for copy in shaped.copies {
                 mirror(world, None, Some(caller.clone()), method, copy);
             }
@@ -77,6 +84,14 @@ async fn begin(world: &Rc<World>, asked: Asked, handle: &Rc<CallHandle>) -> Resu
         (backend, own)
     };
     let (tool, hints) = own.unzip();
+    ask.facts.called(handle);
+    if let Some(detail) = ask.facts.detail.get() {
+        let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
+        ask.facts.own_name(tool.as_deref().or(name.as_deref()));
+        if let Some(tracing) = &detail.tracing {
+            tracing.pass_on(&mut message, &mut envelope, handle)?;
+        }
+    }
     let plan = &world.plan.backends[backend];
     let tool_call = method == Method::ToolsCall;
     let call = Call {

@@ -133,6 +133,7 @@ pub(super) async fn listen(
     let stream = Stream { id: &asked.id, filter: &filter };
     let mut first = Vec::new();
     sse::write(&mut first, None, &stream.acknowledgement());
+    ask.facts.well();
     connection.begin_with(200, &with(EVENTS, &ask.cors), None, &first).await?;
     loop {
         let news = rt::race(heard.recv(), ear.changed());

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 
+use crate::exchange::{Ask, own};
 use crate::jsonrpc;
 use crate::mcp::cache;
 use crate::mcp::catalog::ListKind;
@@ -56,13 +57,16 @@ pub(super) fn discover(world: &World, id: &[u8]) -> Vec<u8> {
 }
 
 /// The answer to a list request.
-pub(super) fn list(world: &World, kind: ListKind, id: &[u8]) -> Vec<u8> {
+pub(super) fn list(world: &World, ask: &Ask, kind: ListKind, id: &[u8]) -> Vec<u8> {
     let catalog = world.catalog.borrow();
     let list = catalog.list(kind);
     let mut result = Vec::with_capacity(list.len() + 256);
     result.extend_from_slice(b"{\"resultType\":\"complete\",");
     // Between the braces: the one member, in one page.
     result.extend_from_slice(&list[1..list.len() - 1]);
+    if kind == ListKind::Tools {
+        own::list(world, ask, b"]", &mut result);
+    }
     cache::write(catalog.fresh(kind), rt::time::now(), &mut result);
     signature(world, &[], &mut result);
     result.push(b'}');

@@ -15,6 +15,7 @@ use crate::backend::{CallHandle, Replies, Reply};
 use crate::error::Kind;
 use crate::exchange::Ask;
 use crate::exchange::answer::{EVENTS, JSON, with};
+use crate::exchange::session::Outcome;
 use crate::http::{Connection, sse};
 use crate::jsonrpc::{self, Kind as MessageKind, Span, walk};
 use crate::limits;
@@ -106,12 +107,14 @@ pub(super) async fn pass_on(
             Ok(Reply::Away { .. }) => {}
             Ok(Reply::Answer(answer)) => {
                 let (status, answer) = completed(answer, way.method);
+                ask.facts.answered(&answer);
                 if !streaming {
                     return connection.answer(status, &with(JSON, &ask.cors), &answer).await;
                 }
                 return last_event(connection, &answer).await;
             }
             Ok(Reply::Streaming { len }) => {
+                ask.facts.well();
                 return stream_on(connection, ask, streaming, len, &mut replies).await;
             }
             Err(error) => {
@@ -122,6 +125,29 @@ pub(super) async fn pass_on(
                 }
                 return last_event(connection, &answer).await;
             }
+        }
+    }
+}
+
+/// Answers with what a tool of the proxy's own says.
+pub(super) async fn own(
+    connection: &mut Connection,
+    ask: &Ask,
+    outcome: Outcome,
+) -> io::Result<()> {
+    match outcome {
+        Outcome::Answer(answer) => {
+            let (status, answer) = completed(answer, Method::ToolsCall);
+            ask.facts.answered(&answer);
+            connection.answer(status, &with(JSON, &ask.cors), &answer).await
+        }
+        Outcome::Refused { error, id } => {
+            let (status, lines, answer) = failed(ask, &error, &id);
+            connection.answer(status, &lines, &answer).await
+        }
+        // None of these is what such a tool does.
+        Outcome::Accepted | Outcome::Relay(_) | Outcome::Task(_) => {
+            connection.answer(202, &ask.cors, b"").await
         }
     }
 }
