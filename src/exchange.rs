@@ -80,6 +80,11 @@ impl Ask {
             facts: Facts::new(self.facts.began),
         }
     }
+
+    /// What goes on after the exchange, and is accounted for at its own end.
+    fn handed_on(&self) -> Ask {
+        Ask { facts: self.facts.hand_on(), ..self.again() }
+    }
 }
 
 /// Serves the request whose head `connection` has just read. A drop leaves the connection without
@@ -326,11 +331,11 @@ async fn post(
             connection.answer(200, &with(JSON, &ask.cors), &answer).await
         }
         Outcome::Refused { error, id } => refused(connection, ask, &error, &id).await,
-        Outcome::Relay(relay) => relay::pass_on(world, ask, &record, connection, relay, None).await,
+        Outcome::Relay(relay) => relay::pass_on(world, &record, connection, ask, relay, None).await,
         Outcome::Task(task) => {
             let (relay, shape) = *task;
-            let shape = Some(shape);
-            Box::pin(relay::pass_on(world, ask, &record, connection, relay, shape)).await
+            let task = relay::pass_on(world, &record, connection, ask, relay, Some(shape));
+            Box::pin(task).await
         }
     }
 }

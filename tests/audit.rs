@@ -292,3 +292,23 @@ fn the_access_log_has_every_request_and_the_audit_log_can_go_to_stderr() {
         let _: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
     }
 }
+
+#[test]
+fn a_call_that_outlives_its_exchange_has_its_line_at_its_end() {
+    let web = HttpStub::start("web", &["--polling"]);
+    let (proxy, mut audit, _scratch) = start("", web.backend("web"));
+    let mut client = ready(&proxy, &mut audit, &["web__poll"]);
+    for (arguments, outcome, code) in
+        [(r#"{"rounds":2}"#, "ok", json!(null)), (r#"{"lost":true}"#, "error", json!(-32010))]
+    {
+        let id = client.fresh_id();
+        let params = format!(r#"{{"name":"web__poll","arguments":{arguments}}}"#);
+        client.send(&message(&id.to_string(), "tools/call", &params));
+        let head = client.conn.head();
+        assert!(head.is_event_stream(), "{head:?}");
+        client.conn.body();
+        let line = audit.one();
+        let found = (&line["request_id"], &line["outcome"], &line["code"], &line["own_name"]);
+        assert_eq!(found, (&json!(id), &json!(outcome), &code, &json!("poll")));
+    }
+}

@@ -107,7 +107,7 @@ pub(super) async fn batch(
     let mut held: Vec<Vec<u8>> = Vec::new();
     while let Some((is_answer, message)) = answers.recv().await {
         if !is_answer {
-            let outlet = Outlet::new(world, &record, connection, &ask.cors);
+            let outlet = Outlet::new(world, &record, connection, ask);
             held.push(message);
             return Box::pin(stream_out(outlet, held, answers)).await;
         }
@@ -117,12 +117,6 @@ pub(super) async fn batch(
     array.extend_from_slice(&held.join(&b','));
     array.push(b']');
     connection.answer(200, &with(JSON, &ask.cors), &array).await
-}
-
-/// Accounts for one message of an array.
-fn account(world: &World, ask: &Ask, peer: SocketAddr, bytes_out: usize) {
-    let principal = ask.principal.as_deref();
-    ask.facts.account(world, &Ends { peer, principal, bytes_out: bytes_out as u64 });
 }
 
 /// Something precedes an answer: all goes out as events.
@@ -141,4 +135,10 @@ async fn stream_out(
             None => return Ok(()),
         }
     }
+}
+
+/// Accounts for one message of an array.
+fn account(world: &World, ask: &Ask, peer: SocketAddr, bytes_out: usize) {
+    let principal = ask.principal.as_deref();
+    ask.facts.account(world, &Ends { peer, principal, bytes_out: bytes_out as u64 });
 }

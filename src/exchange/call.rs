@@ -42,10 +42,10 @@ pub(super) async fn call(
         false => None,
     };
     let backend = aim(world, view.as_deref(), method, &mut message, &mut envelope)?;
-    ask.facts.aimed(world, backend, &message, &envelope);
     if envelope.task {
         related(world, backend, &mut message, &mut envelope)?;
     }
+    ask.facts.aimed(world, backend, &message, &envelope);
     let plan = &world.plan.backends[backend];
     let mut reusable = None;
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
@@ -131,16 +131,23 @@ fn related(
 }
 
 /// Sends a request of any other kind to a backend, as it is.
+#[expect(clippy::too_many_arguments, reason = "the parts of one request")]
 pub(super) async fn send(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     backend: BackendId,
-    message: Vec<u8>,
-    envelope: Envelope,
+    mut message: Vec<u8>,
+    mut envelope: Envelope,
     id: &[u8],
     timeout: Duration,
 ) -> Result<Relay> {
+    ask.facts.aimed(world, backend, &message, &envelope);
     let handle = Rc::new(CallHandle::new());
+    ask.facts.called(&handle);
+    if let Some(tracing) = ask.facts.detail.get().and_then(|detail| detail.tracing.as_ref()) {
+        tracing.pass_on(&mut message, &mut envelope, &handle)?;
+    }
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let call = Call {
         backend,

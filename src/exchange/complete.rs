@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Ask;
 use super::call::{refer, send, view_of};
 use super::relay::Relay;
 use crate::error::{Error, Kind, Result};
@@ -24,6 +25,7 @@ fn invalid(text: impl Into<String>) -> Error {
 /// Sends it to the backend whose prompt or resource it is about.
 pub(super) async fn complete(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     mut message: Vec<u8>,
     mut envelope: Envelope,
@@ -59,7 +61,7 @@ pub(super) async fn complete(
             .map_err(|fault| Error::new(fault.kind()).cause("after renaming"))?;
     }
     let timeout = world.plan.backends[backend].request_timeout;
-    send(world, record, backend, message, envelope, id, timeout).await
+    send(world, ask, record, backend, message, envelope, id, timeout).await
 }
 
 /// The backend of a prompt, and its own name there.

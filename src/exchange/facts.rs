@@ -53,7 +53,7 @@ pub(super) struct Facts {
     bytes_in: Cell<usize>,
     modern: Cell<bool>,
     handle: OnceCell<Rc<CallHandle>>,
-    pub(super) detail: OnceCell<Box<Detail>>,
+    pub(super) detail: OnceCell<Rc<Detail>>,
 }
 
 /// What only lines and spans need.
@@ -97,6 +97,23 @@ impl Facts {
         }
     }
 
+    /// The same, for what goes on after the exchange: this one is accounted for no more.
+    pub(super) fn hand_on(&self) -> Facts {
+        Facts {
+            began: self.began,
+            what: Cell::new(self.what.replace(What::None)),
+            method: self.method.clone(),
+            backend: self.backend.clone(),
+            tool: self.tool.clone(),
+            ended: self.ended.clone(),
+            reason: self.reason.clone(),
+            bytes_in: self.bytes_in.clone(),
+            modern: self.modern.clone(),
+            handle: self.handle.clone(),
+            detail: self.detail.clone(),
+        }
+    }
+
     /// A message is expected: whatever becomes of it, it is accounted for.
     pub(super) fn expect_message(&self) {
         self.what.set(What::Request);
@@ -129,7 +146,7 @@ impl Facts {
         self.bytes_in.set(message.len());
         if world.plan.watch.audit.is_some() || world.kit.spans.is_some() {
             let detail = Detail::of(world, message, envelope, context);
-            let _ = self.detail.set(Box::new(detail));
+            let _ = self.detail.set(Rc::new(detail));
         }
     }
 

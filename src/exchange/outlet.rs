@@ -6,11 +6,13 @@
 //! it has to say is kept for the client, that comes back with a GET.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Ask;
 use super::answer::{EVENTS, with};
 use crate::http::{Connection, sse};
 use crate::limits;
@@ -23,7 +25,8 @@ pub(super) struct Outlet<'c> {
     pub(super) world: &'c Rc<World>,
     pub(super) record: &'c Arc<SessionRecord>,
     connection: Option<&'c mut Connection>,
-    cors: &'c str,
+    pub(super) ask: &'c Ask,
+    peer: SocketAddr,
     stream: Answering,
     /// Whether it begins with a priming event.
     primes: bool,
@@ -38,22 +41,30 @@ impl<'c> Outlet<'c> {
         world: &'c Rc<World>,
         record: &'c Arc<SessionRecord>,
         connection: &'c mut Connection,
-        cors: &'c str,
+        ask: &'c Ask,
     ) -> Outlet<'c> {
         let primes = record.revision.primes();
         let stream = world.open_answer(record.id);
+        let peer = connection.peer();
         let connection = Some(connection);
-        Outlet { world, record, connection, cors, stream, primes, begun: false, here: true }
+        Outlet { world, record, connection, ask, peer, stream, primes, begun: false, here: true }
     }
 
     /// The rest of a stream whose connection has ended.
     pub(super) fn without(
         world: &'c Rc<World>,
         record: &'c Arc<SessionRecord>,
+        ask: &'c Ask,
+        peer: SocketAddr,
         stream: Answering,
     ) -> Outlet<'c> {
-        let (connection, cors) = (None, "");
-        Outlet { world, record, connection, cors, stream, primes: false, begun: true, here: false }
+        let (connection, primes, begun, here) = (None, false, true, false);
+        Outlet { world, record, connection, ask, peer, stream, primes, begun, here }
+    }
+
+    /// Who asked.
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// Awaits `next`, whatever becomes of the connection; a comment now and then keeps a silent one
@@ -103,7 +114,9 @@ impl<'c> Outlet<'c> {
         };
         self.stream.tape().end();
         match self.connection {
-            Some(connection) if self.here => end(connection, self.begun, self.cors, &event).await,
+            Some(connection) if self.here => {
+                end(connection, self.begun, &self.ask.cors, &event).await
+            }
             _ => Ok(()),
         }
     }
@@ -123,7 +136,7 @@ impl<'c> Outlet<'c> {
         }
         let written = match self.connection {
             Some(connection) if self.here => {
-                let written = end(connection, self.begun, self.cors, &bytes).await;
+                let written = end(connection, self.begun, &self.ask.cors, &bytes).await;
                 self.stream.leave();
                 written
             }
@@ -164,7 +177,7 @@ impl<'c> Outlet<'c> {
     async fn write(&mut self, bytes: Vec<u8>) -> bool {
         let begun = std::mem::replace(&mut self.begun, true);
         let lost = self.stream.lost();
-        let lines = with(EVENTS, self.cors);
+        let lines = with(EVENTS, &self.ask.cors);
         let Some(connection) = &mut self.connection else { return false };
         let written = async {
             match begun {

@@ -3,14 +3,16 @@
 //! Next: `batch`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Ask;
 use super::answer::{JSON, error_answer, refused, respond, with};
-use super::facts::Facts;
+use super::facts::Ends;
 use super::outlet::Outlet;
-use super::{Ask, tasks};
+use super::tasks;
 use crate::backend::{Replies, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
@@ -33,13 +35,12 @@ pub(super) struct Relay {
 /// event stream when something precedes it.
 pub(super) async fn pass_on(
     world: &Rc<World>,
-    ask: &Ask,
     record: &Arc<SessionRecord>,
     connection: &mut Connection,
+    ask: &Ask,
     mut relay: Relay,
     task: Option<Shape>,
 ) -> io::Result<()> {
-    let facts = Some(&ask.facts);
     let (reply, outlet) = {
         let mut next = pin!(relay.replies.next());
         // Long silence: what is between us and the client must not cut the connection.
@@ -48,7 +49,7 @@ pub(super) async fn pass_on(
         match first {
             rt::Either::Left(reply) => (reply, None),
             rt::Either::Right(()) => {
-                let mut outlet = Box::new(Outlet::new(world, record, connection, &ask.cors));
+                let mut outlet = Box::new(Outlet::new(world, record, connection, ask));
                 let first = Box::pin(async {
                     outlet.comment().await;
                     outlet.attend(next).await
@@ -61,7 +62,7 @@ pub(super) async fn pass_on(
         }
     };
     if let Some(outlet) = outlet {
-        return Box::pin(stream_out(*outlet, facts, relay, task, reply)).await;
+        return Box::pin(stream_out(*outlet, relay, task, reply)).await;
     }
     match reply {
         Ok(reply @ (Reply::Answer(_) | Reply::Streaming { .. })) if task.is_some() => {
@@ -82,8 +83,8 @@ pub(super) async fn pass_on(
             refused(connection, ask, &error, &relay.id).await
         }
         reply => {
-            let outlet = Outlet::new(world, record, connection, &ask.cors);
-            Box::pin(stream_out(outlet, facts, relay, task, reply)).await
+            let outlet = Outlet::new(world, record, connection, ask);
+            Box::pin(stream_out(outlet, relay, task, reply)).await
         }
     }
 }
@@ -108,16 +109,14 @@ async fn taken_apart(
     }
 }
 
-/// Passes the rest on as events, whatever becomes of the connection; without `facts` the message
-/// has been accounted for.
+/// Passes the rest on as events, whatever becomes of the connection.
 async fn stream_out(
     mut outlet: Outlet<'_>,
-    facts: Option<&Facts>,
     mut relay: Relay,
     task: Option<Shape>,
     mut reply: Result<Reply>,
 ) -> io::Result<()> {
-    let (world, record) = (outlet.world, outlet.record);
+    let (world, record, ask) = (outlet.world, outlet.record, outlet.ask);
     loop {
         match reply {
             Ok(Reply::Notification(message)) => {
@@ -129,11 +128,9 @@ async fn stream_out(
             }
             Ok(Reply::Ask(question)) => outlet.event(question).await,
             Ok(Reply::Away { retry }) if record.revision.primes() => {
-                if let Some(facts) = facts {
-                    facts.well();
-                }
+                let peer = outlet.peer();
                 let (written, stream) = outlet.pause(retry).await;
-                go_on(world.clone(), record.clone(), relay, task, stream);
+                go_on(world.clone(), record.clone(), ask.handed_on(), peer, relay, task, stream);
                 return written;
             }
             // Clients of older revisions would take the end of the stream for that of the call.
@@ -142,9 +139,7 @@ async fn stream_out(
                 let answer = taken_apart(world, record, relay, task, answer);
                 return match outlet.attend(pin!(answer)).await {
                     Some(answer) => {
-                        if let Some(facts) = facts {
-                            facts.answered(&answer);
-                        }
+                        ask.facts.answered(&answer);
                         outlet.finish(Some(answer)).await
                     }
                     None => Ok(()),
@@ -152,16 +147,12 @@ async fn stream_out(
             }
             // The client said that it wants no answer (Utilities, Cancellation).
             Err(error) if error.kind() == Kind::Cancelled => {
-                if let Some(facts) = facts {
-                    facts.failed(&error);
-                }
+                ask.facts.failed(&error);
                 return outlet.cancel().await;
             }
             Err(error) => {
+                ask.facts.failed(&error);
                 tracing::debug!(%error, "a call failed");
-                if let Some(facts) = facts {
-                    facts.failed(&error);
-                }
                 return outlet.finish(Some(error_answer(&error, &relay.id))).await;
             }
         }
@@ -176,16 +167,21 @@ async fn stream_out(
 fn go_on(
     world: Rc<World>,
     record: Arc<SessionRecord>,
+    ask: Ask,
+    peer: SocketAddr,
     mut relay: Relay,
     task: Option<Shape>,
     stream: Answering,
 ) {
     rt::spawn("call without a connection", async move {
-        let mut outlet = Outlet::without(&world, &record, stream);
+        let mut outlet = Outlet::without(&world, &record, &ask, peer, stream);
         let reply = outlet.attend(pin!(relay.replies.next())).await;
         if let Some(reply) = reply {
-            let _ = stream_out(outlet, None, relay, task, reply).await;
+            let _ = stream_out(outlet, relay, task, reply).await;
         }
+        // What was sent to the client meanwhile belongs to its own requests.
+        let principal = ask.principal.as_deref();
+        ask.facts.account(&world, &Ends { peer, principal, bytes_out: 0 });
     });
 }
 
@@ -212,7 +208,8 @@ async fn stream_on(
     len: Option<u64>,
     replies: &mut Replies,
 ) -> io::Result<()> {
-    connection.begin(200, &with(JSON, &ask.cors), len).await?;
+    let cors = ask.cors.as_str();
+    connection.begin(200, &with(JSON, cors), len).await?;
     loop {
         match replies.chunk().await {
             Ok(Some(piece)) => connection.chunk(piece).await?,

@@ -178,11 +178,12 @@ pub(super) async fn perform(
             };
         }
         Method::Complete => {
-            let sent = Box::pin(complete::complete(world, record, message, envelope, &id)).await;
+            let sent =
+                Box::pin(complete::complete(world, ask, record, message, envelope, &id)).await;
             return sent.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Relay);
         }
         Method::TasksGet | Method::TasksResult | Method::TasksCancel => {
-            let sent = tasks::about(world, record, method, message, envelope, &id);
+            let sent = tasks::about(world, ask, record, method, message, envelope, &id);
             return match Box::pin(sent).await {
                 Ok(task) => Outcome::Task(Box::new(task)),
                 Err(error) => Outcome::Refused { error, id },
@@ -199,7 +200,7 @@ pub(super) async fn perform(
             return set.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Answer);
         }
         Method::Subscribe | Method::Unsubscribe => {
-            let asked = subscribe::subscribe(world, record, method, message, envelope, &id);
+            let asked = subscribe::subscribe(world, ask, record, method, message, envelope, &id);
             let asked = Box::pin(asked).await;
             return asked.map_or_else(|error| Outcome::Refused { error, id }, Outcome::Answer);
         }

@@ -5,6 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Ask;
 use super::call::{aim, refer, view_of};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope};
@@ -16,6 +17,7 @@ use crate::world::World;
 /// Subscribes to the updates of a resource, or ends that: the backend's answer.
 pub(super) async fn subscribe(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     method: Method,
     mut message: Vec<u8>,
@@ -24,6 +26,7 @@ pub(super) async fn subscribe(
 ) -> Result<Vec<u8>> {
     let view = view_of(world, record).await;
     let backend = aim(world, view.as_deref(), Method::ResourcesRead, &mut message, &mut envelope)?;
+    ask.facts.aimed(world, backend, &message, &envelope);
     let invalid = || Error::new(Kind::InvalidParams).context("uri is required");
     let uri = envelope.uri.and_then(|uri| uri.text(&message)).ok_or_else(invalid)?.into_owned();
     refer(world, view.as_deref(), backend, ListKind::Resources, &uri, uri.clone()).await?;

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Ask;
 use super::call::send;
 use super::complete::only;
 use super::relay::{Relay, whole};
@@ -26,6 +27,7 @@ use crate::world::World;
 /// `tasks/get`, `tasks/result` and `tasks/cancel`: sent to the backend that has the task.
 pub(super) async fn about(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
     method: Method,
     message: Vec<u8>,
@@ -60,7 +62,7 @@ pub(super) async fn about(
         Method::TasksResult => (Shape::Related, plan.call_timeout),
         _ => (Shape::State, plan.request_timeout),
     };
-    let relay = send(world, record, backend, message, envelope, id, timeout).await?;
+    let relay = send(world, ask, record, backend, message, envelope, id, timeout).await?;
     Ok((relay, shape))
 }
 
