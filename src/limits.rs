@@ -177,6 +177,9 @@ pub const ASKS_PER_SESSION_MAX: usize = 64;
 /// be looking for a credit card, but nobody looks for an hour. The call's own limit stands still
 /// meanwhile.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(600);
+/// Times that a backend of the request era may ask for input in one call of a session: forms of some
+/// pages need a handful, and a backend that only wants to be asked again must not be asked for ever.
+pub const INPUT_ROUNDS_MAX: u32 = 32;
 /// Kinds of clients, told apart by their capabilities, whose view of one backend is kept; the least
 /// recently used goes first. Programs that call themselves MCP clients have a handful.
 pub const VIEW_CLASSES_MAX: usize = 16;

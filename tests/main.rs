@@ -13,6 +13,7 @@ mod catalog;
 mod cli;
 mod crosstalk;
 mod drivers;
+mod eras;
 mod faithful;
 mod faults;
 mod first_use;

@@ -20,6 +20,7 @@ use super::handle::{CallHandle, Item};
 use super::leg::Leg;
 use super::link::Route;
 use super::names::{self, Raw};
+use super::rounds::Slot;
 use super::{BackendMail, Backends, http};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope, Kind as Message, Span};
@@ -59,6 +60,8 @@ pub(super) enum Back {
     Leg(Rc<Leg>),
     /// To the child of the session, which this worker owns.
     Child,
+    /// To the call that goes on with it.
+    Round(Slot),
 }
 
 /// A call of a client.
@@ -198,6 +201,7 @@ impl Ask {
                     link.tell(&message);
                 }
             }
+            Back::Round(slot) => slot.take(message),
         }
     }
 

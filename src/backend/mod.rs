@@ -35,6 +35,7 @@ mod names;
 mod own;
 mod pool;
 mod relay;
+mod rounds;
 mod stderr;
 mod stdio;
 mod supervise;
@@ -183,7 +184,7 @@ enum Wire {
     Http(Box<http::HttpReplies>),
     Line(line::LineReplies),
     /// A caller with a session, a backend without.
-    Crossed(Box<modern::Crossed>),
+    Crossed(Box<rounds::Crossed>),
 }
 
 impl Attempt {

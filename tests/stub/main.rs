@@ -9,6 +9,7 @@ mod asks;
 mod hold;
 mod http;
 mod modern;
+mod rounds;
 mod server;
 mod stdio;
 mod texts;
