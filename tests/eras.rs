@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::asks::{ALL, Open, answer, post};
+use crate::modern::{Caller, lines};
 use crate::support::client::{Client, call_params, message};
 use crate::support::http::Events;
-use crate::support::process::{HttpStub, Journal, Proxy, scratch, stdio_backend};
+use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
+use crate::support::quote;
 
 /// The same stub of the request era behind HTTP (`web`) and as a child (`pipe`).
 struct Modern {
@@ -240,5 +242,184 @@ fn a_call_waits_for_input_as_long_as_people_need_and_ends_with_its_client() {
         answer(&client, &other, "{}");
         client.again().call(&format!("{name}__echo"), r#"{"payload":"x"}"#).result();
         assert_eq!(journal.count("round "), before + 1, "nobody waits for those");
+    }
+}
+
+/// The same stub of the session era behind HTTP (`web`) and as a child for each session (`pipe`).
+struct Legacy {
+    proxy: Proxy,
+    journals: [Journal; 2],
+    _web: HttpStub,
+    _scratch: tempfile::TempDir,
+}
+
+fn legacy(proxy: &str) -> Legacy {
+    let scratch = scratch();
+    let journals = BOTH.map(|name| Journal::new(&scratch, name));
+    let web = HttpStub::start("web", &["--asks", "--journal", journals[0].path()]);
+    let pipe = stdio_backend("pipe", &["--asks", "--journal", journals[1].path()]);
+    let backends = web.backend("web") + &pipe + "isolation = \"session\"\n";
+    let proxy = Setup { backends, proxy: proxy.into(), ..Setup::default() }.start();
+    Caller::seeing(&proxy, &["web__ask_many", "pipe__ask_many"]);
+    Legacy { proxy, journals, _web: web, _scratch: scratch }
+}
+
+impl Legacy {
+    fn caller(&self, capabilities: &str) -> Caller {
+        let mut caller = Caller::new(&self.proxy);
+        caller.capabilities = capabilities.into();
+        caller
+    }
+
+    /// Comes back with answers, on a connection of its own: perhaps to the other worker.
+    fn back(&self, capabilities: &str, meta: &str, tool: &str, state: &str, given: &Value) -> Back {
+        let mut caller = self.caller(capabilities);
+        caller.meta = meta.into();
+        let params = format!(
+            r#""name":"{tool}","arguments":{{}},"requestState":{},"inputResponses":{given}"#,
+            quote(state)
+        );
+        Back(caller.ask_about("tools/call", tool, &params))
+    }
+}
+
+struct Back(crate::support::client::Told);
+
+/// Keys of the questions by their method, and the state.
+fn asked(result: &Value) -> (Vec<(String, String)>, String) {
+    assert_eq!(result["resultType"], "input_required", "{result}");
+    let requests = result["inputRequests"].as_object().expect("inputRequests");
+    let mut all: Vec<(String, String)> = requests
+        .iter()
+        .map(|(key, request)| {
+            assert!(request["id"].is_null() && request["jsonrpc"].is_null(), "{request}");
+            (request["method"].as_str().expect("a method").to_owned(), key.clone())
+        })
+        .collect();
+    all.sort();
+    (all, result["requestState"].as_str().expect("a state").to_owned())
+}
+
+fn questions(all: &[Value]) -> String {
+    json!({ "questions": all }).to_string()
+}
+
+#[test]
+fn what_a_backend_with_sessions_asks_for_becomes_a_result_and_the_call_goes_on() {
+    let world = legacy("");
+    let all = questions(&[form("Name?"), sampling("s")]);
+    for name in BOTH {
+        let tool = format!("{name}__ask_many");
+        // So often that the caller comes back to either worker.
+        for _ in 0..4 {
+            let mut caller = world.caller(ALL);
+            caller.meta = r#","progressToken":"before""#.into();
+            let told = caller.call(&tool, &all);
+            assert_eq!(told.before.len(), 1, "{told:?}");
+            assert!(told.before[0].contains(r#""progressToken":"before","progress":0"#));
+            let result = told.result();
+            let (keys, state) = asked(&result);
+            let methods: Vec<&str> = keys.iter().map(|(method, _)| method.as_str()).collect();
+            assert_eq!(methods, ["elicitation/create", "sampling/createMessage"]);
+            let [form_key, sampling_key] = [&keys[0].1, &keys[1].1];
+            assert_eq!(result["inputRequests"][form_key]["params"], form("Name?")["params"]);
+            // What is missing is asked for again, once more.
+            let given = json!({ form_key: { "action": "decline" }, "unknown": {} });
+            let told = world.back(ALL, "", &tool, &state, &given).0;
+            let (keys, next) = asked(&told.result());
+            assert_eq!(keys, [("sampling/createMessage".to_owned(), sampling_key.clone())]);
+            assert_ne!(state, next);
+            let given = json!({ sampling_key: { "model": "m", "n": 1 } });
+            let told = world.back(ALL, r#","progressToken":9"#, &tool, &next, &given).0;
+            assert_eq!(told.before.len(), 1, "{told:?}");
+            assert!(told.before[0].contains(r#""progressToken":9,"progress":1"#), "{told:?}");
+            assert_eq!(told.result()["resultType"], "complete");
+            let said: Value = serde_json::from_str(&told.said()).unwrap();
+            let wanted = json!([
+                { "jsonrpc": "2.0", "id": 0, "result": { "action": "decline" } },
+                { "jsonrpc": "2.0", "id": 1, "result": { "model": "m", "n": 1 } },
+            ]);
+            assert_eq!(said, wanted);
+        }
+    }
+}
+
+#[test]
+fn a_state_is_good_once_and_for_what_it_was_given_for() {
+    let world = legacy("");
+    for name in BOTH {
+        let tool = format!("{name}__ask_many");
+        for _ in 0..2 {
+            let result = world.caller(ALL).call(&tool, &questions(&[roots()])).result();
+            let (keys, state) = asked(&result);
+            let given = json!({ &keys[0].1: { "roots": [] } });
+            let refused = |tool: &str, state: &str| {
+                let told = world.back(ALL, "", tool, state, &given).0;
+                assert_eq!((told.status, told.error().0), (400, -32602), "{told:?}");
+            };
+            let last = if state.ends_with('0') { "1" } else { "0" };
+            refused(&tool, &format!("{}{last}", &state[..state.len() - 1]));
+            refused(&tool, &state.replacen('.', "0.", 2));
+            refused(&tool, &state[..state.len() - 2]);
+            for state in ["", "x", "99999.1.1.00", "0.1.99999999999.00"] {
+                refused(&tool, state);
+            }
+            refused(&format!("{name}__echo"), &state);
+            let mut caller = world.caller(ALL);
+            let state_text = quote(&state);
+            let params = format!(
+                r#""name":"{tool}","arguments":{{}},"requestState":{state_text},"inputResponses":7"#
+            );
+            let body = caller.body("tools/call", &params);
+            caller.send(&lines("tools/call", &tool), &body);
+            assert_eq!(caller.told().error().0, -32602);
+            // None of that has used it up.
+            let told = world.back(ALL, "", &tool, &state, &given).0;
+            assert!(told.said().contains(r#""result":{"roots":[]}"#));
+            refused(&tool, &state);
+        }
+    }
+}
+
+#[test]
+fn callers_are_asked_what_they_can_do_and_do_not_cross() {
+    let world = legacy("");
+    let able = [r#"{"elicitation":{}}"#, r#"{"sampling":{}}"#];
+    let all = questions(&[form("x"), sampling("y")]);
+    for name in BOTH {
+        let tool = format!("{name}__ask_many");
+        let calls = able.map(|can| asked(&world.caller(can).call(&tool, &all).result()));
+        let methods = calls.each_ref().map(|(keys, _)| {
+            assert_eq!(keys.len(), 1, "{keys:?}");
+            keys[0].0.as_str()
+        });
+        assert_eq!(methods, ["elicitation/create", "sampling/createMessage"]);
+        for (at, (keys, state)) in calls.iter().enumerate() {
+            // The other's key means nothing here.
+            let other = &calls[1 - at].0[0].1;
+            let given = json!({ &keys[0].1: { "from": at }, other: { "from": "a stranger" } });
+            let told = world.back(able[at], "", &tool, state, &given).0;
+            let said: Value = serde_json::from_str(&told.said()).unwrap();
+            assert_eq!(said[at]["result"], json!({ "from": at }), "{said}");
+            assert_eq!(said[1 - at]["error"]["code"], -32601, "{said}");
+        }
+        // One that can do nothing is asked nothing.
+        let told = world.caller("{}").call(&tool, &all);
+        assert!(told.said().contains("-32601") && told.before.is_empty());
+    }
+}
+
+#[test]
+fn a_caller_that_does_not_come_back_costs_its_backend_an_error() {
+    let world = legacy("session_idle_seconds = 1\n");
+    for (name, journal) in BOTH.iter().zip(&world.journals) {
+        let tool = format!("{name}__ask");
+        let arguments = r#"{"id":"11","stubborn":true,"method":"roots/list"}"#;
+        let result = world.caller(ALL).call(&tool, arguments).result();
+        let (keys, state) = asked(&result);
+        journal.wait_count(r#"told {"jsonrpc":"2.0","id":11,"error":{"code":-32000"#, 1);
+        let given = json!({ &keys[0].1: {} });
+        let told = world.back(ALL, "", &tool, &state, &given).0;
+        assert_eq!(told.error().0, -32602, "{told:?}");
     }
 }

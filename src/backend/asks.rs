@@ -159,6 +159,11 @@ pub(super) fn refusal(id: &[u8], code: i32, text: &str) -> Vec<u8> {
 }
 
 impl Asks {
+    /// Whether a session is asked something.
+    pub(super) fn has_open(&self, session: SessionId) -> bool {
+        self.counts.borrow().contains_key(&session)
+    }
+
     /// Takes a question out.
     fn take(&self, number: u64) -> Option<Ask> {
         let ask = self.open.borrow_mut().remove(&number)?;
@@ -285,6 +290,15 @@ pub(super) fn withdrawn(
     Some((shown, ask.caller))
 }
 
+/// What a caller without a session gave for a question, once.
+pub(super) fn given(backends: &Rc<Backends>, number: u64, result: &[u8]) {
+    if let Some(ask) = backends.asks.take(number) {
+        let mut answer = Vec::with_capacity(result.len() + 64);
+        jsonrpc::result(&mut answer, &ask.id, result);
+        ask.close(backends, answer);
+    }
+}
+
 /// Nobody can bring a question to its client: the server is told so.
 pub(super) fn decline(backends: &Rc<Backends>, number: u64) {
     if let Some(ask) = backends.asks.take(number) {
@@ -312,7 +326,7 @@ pub(super) fn child_over(backends: &Rc<Backends>, entry: &Entry, session: Sessio
 
 /// A session has ended.
 pub(super) fn session_over(backends: &Rc<Backends>, session: SessionId) {
-    if backends.asks.counts.borrow().contains_key(&session) {
+    if backends.asks.has_open(session) {
         end(backends, |ask| ask.session.id == session);
     }
 }

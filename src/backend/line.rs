@@ -44,6 +44,8 @@ pub(super) async fn call(
     let session = call.session.filter(|_| entry.plan.isolation == Isolation::Session);
     let owner = session.as_ref().map_or(entry.owner, |session| session.id.owner());
     let id = backends.number();
+    // In a child that all share nobody can tell which of the callers without sessions is asked.
+    let deaf = call.handle.is_deaf() || call.modern.is_some() && session.is_none();
     let place = if owner == backends.me {
         let key = session.as_ref().map(|session| session.id);
         let link = match entry.link(key) {
@@ -54,7 +56,8 @@ pub(super) async fn call(
             }
         };
         let own = Own::of(&call.body, call.id, call.progress_token);
-        let waiter = Waiter::new(Route::Here(call.handle.clone()), own, call.handle.is_deaf());
+        let waiter =
+            Waiter::new(Route::Here(call.handle.clone()), own, deaf).alone(call.modern.is_some());
         let message =
             Outgoing::Rename { body: &call.body, id: call.id, token: call.progress_token };
         link.send(id, waiter, &message, Instant::now())?;
@@ -68,7 +71,7 @@ pub(super) async fn call(
             body: call.body,
             span: call.id,
             token: call.progress_token,
-            deaf: call.handle.is_deaf(),
+            deaf,
         };
         backends.try_send(owner, mail).map_err(|_| {
             Failure::new(Kind::Capacity, "the mailbox of the child's owner is full")

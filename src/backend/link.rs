@@ -44,6 +44,8 @@ pub(super) struct Waiter {
     own: Own,
     /// No client is behind it.
     deaf: bool,
+    /// Its caller has no session: others may use the same child.
+    alone: bool,
     /// Its place in the order of calls.
     turn: u64,
     /// The child has asked its client something.
@@ -52,7 +54,13 @@ pub(super) struct Waiter {
 
 impl Waiter {
     pub(super) fn new(route: Route, own: Own, deaf: bool) -> Waiter {
-        Waiter { route, own, deaf, turn: 0, asked: false }
+        Waiter { route, own, deaf, alone: false, turn: 0, asked: false }
+    }
+
+    /// Of a caller without a session: what names no call is its own only where there is no other.
+    pub(super) fn alone(mut self, alone: bool) -> Waiter {
+        self.alone = alone;
+        self
     }
 }
 
@@ -227,6 +235,9 @@ impl Link {
         let waiting = self.waiting.borrow();
         let calls = waiting.iter().filter(|(_, waiter)| !waiter.deaf);
         let (id, waiter) = calls.max_by_key(|(_, waiter)| waiter.turn)?;
+        if waiter.alone && waiting.len() > 1 {
+            return None;
+        }
         Some(Caller { id: *id, route: waiter.route.clone() })
     }
 

@@ -33,6 +33,7 @@ mod listing;
 mod modern;
 mod names;
 mod own;
+mod parking;
 mod pool;
 mod relay;
 mod rounds;
@@ -58,6 +59,7 @@ pub use handle::{CallHandle, Item};
 pub use hear::{Heard, Subscription};
 pub use leg::Leg;
 pub use modern::Caller;
+pub use parking::{Attended, Claim, Piece, Seal};
 pub use trail::{AttemptSpan, Traced, Trail};
 pub use views::{Seen, Whose};
 
@@ -347,6 +349,25 @@ pub enum BackendMail {
         /// Which backend.
         backend: BackendId,
     },
+    /// To the worker that parked a call: its caller comes back.
+    Resume {
+        /// What its pieces are to be sent under.
+        token: u64,
+        /// Who, and with what.
+        claim: Box<Claim>,
+    },
+    /// Of a call that was parked.
+    Piece {
+        /// See `Resume`.
+        token: u64,
+        /// What.
+        piece: Piece,
+    },
+    /// The caller of a call that was parked has left.
+    Leave {
+        /// See `Resume`.
+        token: u64,
+    },
     /// Something for a backend's supervisor to look at.
     Hint {
         /// Which backend.
@@ -375,6 +396,8 @@ pub struct Backends {
     away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
     /// Requests of backends that wait here for an answer of a client.
     asks: asks::Asks,
+    /// Calls whose callers are asked by a result.
+    parking: parking::Parking,
     /// Set once, before anything is called.
     clients: OnceCell<Box<dyn Clients>>,
     /// Sessions of this worker whose client has an event stream open.
@@ -417,6 +440,7 @@ impl Backends {
             bridges: bridge::Bridges::default(),
             away: RefCell::new(AHashMap::new()),
             asks: asks::Asks::default(),
+            parking: parking::Parking::new(),
             clients: OnceCell::new(),
             attended: RefCell::default(),
             views_version: Cell::new(0),
@@ -608,6 +632,9 @@ impl Backends {
             BackendMail::Told { backend, session, leg } => {
                 leg::told(self, &self.entries[backend], session, leg);
             }
+            BackendMail::Resume { token, claim } => parking::resumed(self, from, token, *claim),
+            BackendMail::Piece { token, piece } => parking::came(self, token, piece),
+            BackendMail::Leave { token } => parking::leave(self, token),
             BackendMail::Place { backend } => around::place_came(self, &self.entries[backend]),
             BackendMail::Hint { backend, flags } => self.entries[backend].bell.ring(flags),
         }
@@ -624,6 +651,7 @@ impl Backends {
     /// is given to end.
     pub async fn stop(self: &Rc<Self>) {
         self.stopping.set();
+        parking::sweep(self, true);
         for entry in &self.entries {
             entry.bell.ring(supervise::STOP);
             if let entry::Wire::Stdio(stdio) = &entry.wire {
@@ -661,6 +689,7 @@ impl Backends {
     fn sweep(self: &Rc<Self>, now: Instant) {
         bridge::sweep(self, now);
         asks::sweep(self, now);
+        parking::sweep(self, false);
         for entry in &self.entries {
             if entry.owner == self.me && !entry.supervised.get() && !self.stopping.is_set() {
                 tracing::error!(backend = entry.name(), "its supervisor ended: started anew");
