@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use ring::hmac;
@@ -110,8 +110,8 @@ pub(super) struct Parking {
 impl Parking {
     pub(super) fn new() -> Parking {
         let mut key = [0; 32];
-        // Without random bytes nothing is ever sealed or opened: see `seal`.
         let random = SystemRandom::new().fill(&mut key).is_ok();
+        // At boot alone: without them nothing could be sealed.
         assert!(random, "the kernel has random bytes");
         Parking {
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
@@ -379,21 +379,30 @@ impl Stay {
 
 /// The life of a call from its first question on.
 async fn live(backends: Rc<Backends>, stay: Rc<Stay>, mut replies: Replies) {
+    // When what was asked is to be shown: progress that comes meanwhile does not put it off.
+    let mut due: Option<Instant> = None;
     let end = loop {
         let reply = {
             let mut next = Box::pin(replies.next());
             loop {
                 let turn = stay.turn.notified();
                 let asks = stay.caller.get().is_some() && !stay.questions.borrow().is_empty();
+                let now = Instant::now();
+                due = asks.then(|| due.unwrap_or(now + limits::ASK_TOGETHER));
+                if due.is_some_and(|due| due <= now) {
+                    stay.park(&backends);
+                    due = None;
+                    continue;
+                }
                 let wait = async {
-                    match asks {
-                        true => rt::time::sleep(limits::ASK_TOGETHER).await,
-                        false => turn.await,
+                    match due {
+                        Some(due) => rt::time::sleep(due.saturating_duration_since(now)).await,
+                        None => turn.await,
                     }
                 };
                 match race(next.as_mut(), Box::pin(wait)).await {
                     Either::Left(reply) => break reply,
-                    Either::Right(()) if asks => stay.park(&backends),
+                    // Somebody came back, or it is time: looked at above.
                     Either::Right(()) => {}
                 }
             }

@@ -105,7 +105,7 @@ async fn resume(
     state: &[u8],
 ) -> Result<Option<Attended>> {
     let bad = |text: &'static str| Error::new(Kind::BadEnvelope).context(text);
-    let (mut message, mut envelope) = (asked.message.clone(), asked.envelope.clone());
+    let (mut message, mut envelope) = (asked.message.clone(), asked.envelope);
     let backend = aim(world, None, asked.method, &mut message, &mut envelope)?;
     world.backends.settled_one(backend).await;
     if world.backends.is_modern(backend) {
