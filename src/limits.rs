@@ -217,6 +217,18 @@ pub const ASKS_PER_SESSION_MAX: usize = 64;
 /// be looking for a credit card, but nobody looks for an hour. The call's own limit stands still
 /// meanwhile.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(600);
+/// Times that a backend of the request era may ask for input in one call of a session: forms of some
+/// pages need a handful, and a backend that only wants to be asked again must not be asked for ever.
+pub const INPUT_ROUNDS_MAX: u32 = 32;
+/// Calls of one worker that wait for callers of the request era to come back with input; one more is
+/// told that nobody can be asked. As long as [`ASK_TIMEOUT`], or as a session may be idle.
+pub const PARKED_MAX: usize = 256;
+/// Of one principal.
+pub const PARKED_PER_PRINCIPAL_MAX: usize = 64;
+/// What a backend asks within this time it asks its caller together.
+pub const ASK_TOGETHER: Duration = Duration::from_millis(20);
+/// Messages of a call that was parked which wait for its caller; further progress is dropped.
+pub const PIECES_MAX: usize = 64;
 /// Kinds of clients, told apart by their capabilities, whose view of one backend is kept; the least
 /// recently used goes first. Programs that call themselves MCP clients have a handful.
 pub const VIEW_CLASSES_MAX: usize = 16;

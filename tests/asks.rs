@@ -7,18 +7,18 @@ use crate::support::http::Events;
 use crate::support::process::{HttpStub, Journal, Proxy, scratch, stdio_backend};
 use crate::support::{texts, wait_until};
 
-const ALL: &str =
+pub(crate) const ALL: &str =
     r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{"listChanged":true}}"#;
 
 /// A call whose answer is an event stream that is read step by step.
-struct Open {
+pub(crate) struct Open {
     client: Client,
     events: Events,
 }
 
 impl Open {
     /// On a connection of its own, which may be another worker's than the client's.
-    fn call(client: &Client, id: &str, tool: &str, arguments: &Value) -> Open {
+    pub(crate) fn call(client: &Client, id: &str, tool: &str, arguments: &Value) -> Open {
         let mut client = client.again();
         client.send(&message(id, "tools/call", &call_params(tool, &arguments.to_string())));
         let head = client.conn.head();
@@ -35,16 +35,21 @@ impl Open {
         Open { client, events: Events::default() }
     }
 
-    fn text(&mut self) -> String {
+    pub(crate) fn text(&mut self) -> String {
         self.client.conn.event(&mut self.events).expect("an event").data
     }
 
-    fn next(&mut self) -> Value {
+    pub(crate) fn next(&mut self) -> Value {
         serde_json::from_str(&self.text()).expect("JSON")
     }
 
+    /// Whether the stream ends without another message.
+    pub(crate) fn ended(&mut self) -> bool {
+        self.client.conn.event(&mut self.events).is_none()
+    }
+
     /// The text of the tool's result, which must come next.
-    fn said(&mut self) -> String {
+    pub(crate) fn said(&mut self) -> String {
         let answer = self.next();
         let text = answer["result"]["content"][0]["text"].as_str();
         text.unwrap_or_else(|| panic!("no text: {answer}")).to_owned()
@@ -52,12 +57,12 @@ impl Open {
 }
 
 /// Sends what needs no answer over a new connection.
-fn post(client: &Client, body: &str) {
+pub(crate) fn post(client: &Client, body: &str) {
     let told = client.again().post(body);
     assert_eq!((told.status, told.text.as_str()), (202, ""));
 }
 
-fn answer(client: &Client, question: &Value, result: &str) {
+pub(crate) fn answer(client: &Client, question: &Value, result: &str) {
     post(client, &format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, question["id"]));
 }
 

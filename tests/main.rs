@@ -15,6 +15,7 @@ mod cli;
 mod completion;
 mod crosstalk;
 mod drivers;
+mod eras;
 mod faithful;
 mod faults;
 mod first_use;

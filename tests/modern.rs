@@ -13,18 +13,18 @@ const VERSION: &str = "MCP-Protocol-Version: 2026-07-28\r\n";
 const META: &str = "io.modelcontextprotocol/";
 
 /// A client of the request era, on one connection.
-struct Caller {
+pub(crate) struct Caller {
     addr: SocketAddr,
-    conn: Conn,
+    pub(crate) conn: Conn,
     /// What it can do.
-    capabilities: String,
+    pub(crate) capabilities: String,
     /// Further members of `_meta`, each with a comma before it.
-    meta: String,
+    pub(crate) meta: String,
     next_id: u64,
 }
 
 impl Caller {
-    fn new(proxy: &Proxy) -> Caller {
+    pub(crate) fn new(proxy: &Proxy) -> Caller {
         Caller {
             addr: proxy.addr,
             conn: Conn::open(proxy.addr),
@@ -35,7 +35,7 @@ impl Caller {
     }
 
     /// A caller that has seen these tools.
-    fn seeing(proxy: &Proxy, tools: &[&str]) -> Caller {
+    pub(crate) fn seeing(proxy: &Proxy, tools: &[&str]) -> Caller {
         let mut caller = Caller::new(proxy);
         let mut seen = Value::Null;
         wait_until(&format!("tools {tools:?}"), || {
@@ -53,7 +53,7 @@ impl Caller {
     }
 
     /// A whole request; `params` are members of it, without braces.
-    fn body(&mut self, method: &str, params: &str) -> String {
+    pub(crate) fn body(&mut self, method: &str, params: &str) -> String {
         self.next_id += 1;
         let comma = if params.is_empty() { "" } else { "," };
         let params = format!("{{{params}{comma}{}}}", self.envelope());
@@ -61,7 +61,7 @@ impl Caller {
     }
 
     /// Sends these bytes under these fields.
-    fn send(&mut self, lines: &str, body: &str) {
+    pub(crate) fn send(&mut self, lines: &str, body: &str) {
         let head = format!(
             "POST /mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{JSON}{lines}Content-Length: {}\r\n\r\n",
             self.addr,
@@ -70,7 +70,7 @@ impl Caller {
         self.conn.send(format!("{head}{body}").as_bytes());
     }
 
-    fn told(&mut self) -> Told {
+    pub(crate) fn told(&mut self) -> Told {
         let head = self.conn.head();
         assert_eq!(head.field("mcp-session-id"), None, "{head:?}");
         self.rest(&head)
@@ -100,7 +100,7 @@ impl Caller {
     }
 
     /// Asks as it should be asked; `about` is what `Mcp-Name` repeats, as it stands there.
-    fn ask_about(&mut self, method: &str, about: &str, params: &str) -> Told {
+    pub(crate) fn ask_about(&mut self, method: &str, about: &str, params: &str) -> Told {
         let body = self.body(method, params);
         self.send(&lines(method, about), &body);
         let told = self.told();
@@ -112,7 +112,7 @@ impl Caller {
         self.ask_about(method, "", params)
     }
 
-    fn call(&mut self, tool: &str, arguments: &str) -> Told {
+    pub(crate) fn call(&mut self, tool: &str, arguments: &str) -> Told {
         let params = format!(r#""name":{},"arguments":{arguments}"#, quote(tool));
         self.ask_about("tools/call", tool, &params)
     }
@@ -172,7 +172,7 @@ impl Listening {
     }
 }
 
-fn lines(method: &str, about: &str) -> String {
+pub(crate) fn lines(method: &str, about: &str) -> String {
     let about = match about {
         "" => String::new(),
         about => format!("Mcp-Name: {about}\r\n"),
@@ -180,7 +180,7 @@ fn lines(method: &str, about: &str) -> String {
     format!("{VERSION}Mcp-Method: {method}\r\n{about}")
 }
 
-fn names(result: &Value, list: &str) -> Vec<String> {
+pub(crate) fn names(result: &Value, list: &str) -> Vec<String> {
     let entries = result[list].as_array().unwrap_or_else(|| panic!("no {list}: {result}"));
     let name = |entry: &Value| entry["name"].as_str().expect("a name").to_owned();
     entries.iter().map(name).collect()
@@ -505,7 +505,7 @@ fn questions_and_their_state_pass_untouched() {
         assert!(said.contains(r#""requestState":"st\u0061te \/1""#), "{said}");
         assert!(said.contains(r#""content":{"n":1.0}"#), "{said}");
     }
-    // A session cannot be asked so: its client reads why.
+    // The client of this session can give no input: it reads why.
     let mut session = world.proxy.client();
     for backend in ["web", "pipe"] {
         let (code, text) = session.call(&format!("{backend}__ask"), "{}").error();

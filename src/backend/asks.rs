@@ -20,6 +20,7 @@ use super::handle::{CallHandle, Item};
 use super::leg::Leg;
 use super::link::Route;
 use super::names::{self, Raw};
+use super::rounds::Slot;
 use super::{BackendMail, Backends, http};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope, Kind as Message, Span};
@@ -59,6 +60,8 @@ pub(super) enum Back {
     Leg(Rc<Leg>),
     /// To the child of the session, which this worker owns.
     Child,
+    /// To the call that goes on with it.
+    Round(Slot),
 }
 
 /// A call of a client.
@@ -157,6 +160,11 @@ pub(super) fn refusal(id: &[u8], code: i32, text: &str) -> Vec<u8> {
 }
 
 impl Asks {
+    /// Whether a session is asked something.
+    pub(super) fn has_open(&self, session: SessionId) -> bool {
+        self.counts.borrow().contains_key(&session)
+    }
+
     /// Takes a question out.
     fn take(&self, number: u64) -> Option<Ask> {
         let ask = self.open.borrow_mut().remove(&number)?;
@@ -199,6 +207,7 @@ impl Ask {
                     link.tell(&message);
                 }
             }
+            Back::Round(slot) => slot.take(message),
         }
     }
 
@@ -285,6 +294,15 @@ pub(super) fn withdrawn(
     Some((shown, ask.caller))
 }
 
+/// What a caller without a session gave for a question, once.
+pub(super) fn given(backends: &Rc<Backends>, number: u64, result: &[u8]) {
+    if let Some(ask) = backends.asks.take(number) {
+        let mut answer = Vec::with_capacity(result.len() + 64);
+        jsonrpc::result(&mut answer, &ask.id, result);
+        ask.close(backends, answer);
+    }
+}
+
 /// Nobody can bring a question to its client: the server is told so.
 pub(super) fn decline(backends: &Rc<Backends>, number: u64) {
     if let Some(ask) = backends.asks.take(number) {
@@ -312,7 +330,7 @@ pub(super) fn child_over(backends: &Rc<Backends>, entry: &Entry, session: Sessio
 
 /// A session has ended.
 pub(super) fn session_over(backends: &Rc<Backends>, session: SessionId) {
-    if backends.asks.counts.borrow().contains_key(&session) {
+    if backends.asks.has_open(session) {
         end(backends, |ask| ask.session.id == session);
     }
 }

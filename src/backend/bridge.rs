@@ -83,9 +83,9 @@ pub(super) fn record(
             .fill(&mut random)
             .map_err(|_| Failure::new(Kind::Internal, "no random bytes"))?;
         let id = SessionId::mint(backends.me, random);
-        // Requests of servers do not reach these callers yet, so no capability is promised.
         let (who, client) = (caller.principal.clone(), caller.client.clone());
-        Ok(SessionRecord::new(id, Revision::NEWEST, who, "{}".into(), client))
+        let can = caller.capabilities.clone();
+        Ok(SessionRecord::new(id, Revision::NEWEST, who, can, client))
     })?;
     if let Some(evicted) = evicted {
         end(backends, &evicted);
@@ -100,6 +100,12 @@ fn end(backends: &Rc<Backends>, record: &Arc<SessionRecord>) {
 
 /// Ends those that nobody used for too long.
 pub(super) fn sweep(backends: &Rc<Backends>, now: Instant) {
+    for record in backends.bridges.0.borrow().values() {
+        // Its caller may be about to come back with an answer.
+        if backends.asks.has_open(record.id) {
+            record.touch(now);
+        }
+    }
     for record in backends.bridges.over(now, backends.plan.session_idle) {
         end(backends, &record);
     }

@@ -44,7 +44,9 @@ pub(super) async fn call(
     let session = call.session.filter(|_| entry.plan.isolation == Isolation::Session);
     let owner = session.as_ref().map_or(entry.owner, |session| session.id.owner());
     let id = backends.number();
-    let behind = Behind::call(call.handle.is_deaf());
+    // In a child that all share nobody can tell which of the callers without sessions is asked.
+    let deaf = call.handle.is_deaf() || call.modern.is_some() && session.is_none();
+    let behind = Behind::call(deaf);
     let place = if owner == backends.me {
         let key = session.as_ref().map(|session| session.id);
         let link = match entry.link(key) {
@@ -55,7 +57,8 @@ pub(super) async fn call(
             }
         };
         let own = Own::of(&call.body, call.id, call.progress_token);
-        let waiter = Waiter::new(Route::Here(call.handle.clone()), own, behind);
+        let waiter =
+            Waiter::new(Route::Here(call.handle.clone()), own, behind).alone(call.modern.is_some());
         let message =
             Outgoing::Rename { body: &call.body, id: call.id, token: call.progress_token };
         link.send(id, waiter, &message, Instant::now())?;

@@ -46,6 +46,8 @@ pub(super) struct Waiter {
     /// What the caller calls its call.
     own: Own,
     behind: Behind,
+    /// Its caller has no session: others may use the same child.
+    alone: bool,
     /// Its place in the order of calls.
     turn: u64,
     /// The child has asked its client something.
@@ -71,7 +73,13 @@ impl Behind {
 
 impl Waiter {
     pub(super) fn new(route: Route, own: Own, behind: Behind) -> Waiter {
-        Waiter { route, own, behind, turn: 0, asked: false }
+        Waiter { route, own, behind, alone: false, turn: 0, asked: false }
+    }
+
+    /// Of a caller without a session: what names no call is its own only where there is no other.
+    pub(super) fn alone(mut self, alone: bool) -> Waiter {
+        self.alone = alone;
+        self
     }
 }
 
@@ -285,6 +293,9 @@ impl Link {
         let waiting = self.waiting.borrow();
         let calls = waiting.iter().filter(|(_, waiter)| waiter.behind == Behind::Client);
         let (id, waiter) = calls.max_by_key(|(_, waiter)| waiter.turn)?;
+        if waiter.alone && waiting.len() > 1 {
+            return None;
+        }
         Some(Caller { id: *id, route: waiter.route.clone() })
     }
 

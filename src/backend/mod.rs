@@ -35,9 +35,11 @@ mod listing;
 mod modern;
 mod names;
 mod own;
+mod parking;
 mod pool;
 mod relay;
 mod resume;
+mod rounds;
 mod shelf;
 mod sse;
 mod stderr;
@@ -65,6 +67,7 @@ pub use hear::{Heard, Subscription};
 pub use leg::Leg;
 pub use link::Behind;
 pub use modern::Caller;
+pub use parking::{Attended, Claim, Piece, Seal};
 pub use shelf::Kept as KeptAnswer;
 pub use trail::{AttemptSpan, Traced, Trail};
 pub use views::{Seen, Whose};
@@ -230,7 +233,7 @@ enum Wire {
     Http(Box<http::HttpReplies>),
     Line(line::LineReplies),
     /// A caller with a session, a backend without.
-    Crossed(Box<modern::Crossed>),
+    Crossed(Box<rounds::Crossed>),
 }
 
 impl Attempt {
@@ -460,6 +463,25 @@ pub enum BackendMail {
         /// Over event streams (HTTP with SSE); else Streamable HTTP.
         sse: bool,
     },
+    /// To the worker that parked a call: its caller comes back.
+    Resume {
+        /// What its pieces are to be sent under.
+        token: u64,
+        /// Who, and with what.
+        claim: Box<Claim>,
+    },
+    /// Of a call that was parked.
+    Piece {
+        /// See `Resume`.
+        token: u64,
+        /// What.
+        piece: Piece,
+    },
+    /// The caller of a call that was parked has left.
+    Leave {
+        /// See `Resume`.
+        token: u64,
+    },
     /// Something for a backend's supervisor to look at.
     Hint {
         /// Which backend.
@@ -488,6 +510,8 @@ pub struct Backends {
     away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
     /// Requests of backends that wait here for an answer of a client.
     asks: asks::Asks,
+    /// Calls whose callers are asked by a result.
+    parking: parking::Parking,
     /// Set once, before anything is called.
     clients: OnceCell<Box<dyn Clients>>,
     /// Sessions of this worker whose client has an event stream open.
@@ -536,6 +560,7 @@ impl Backends {
             bridges: bridge::Bridges::default(),
             away: RefCell::new(AHashMap::new()),
             asks: asks::Asks::default(),
+            parking: parking::Parking::new(),
             clients: OnceCell::new(),
             attended: RefCell::default(),
             views_version: Cell::new(0),
@@ -748,6 +773,9 @@ impl Backends {
             BackendMail::Told { backend, session, leg } => {
                 leg::told(self, &self.entries[backend], session, leg);
             }
+            BackendMail::Resume { token, claim } => parking::resumed(self, from, token, *claim),
+            BackendMail::Piece { token, piece } => parking::came(self, token, piece),
+            BackendMail::Leave { token } => parking::leave(self, token),
             BackendMail::Place { backend } => around::place_came(self, &self.entries[backend]),
             BackendMail::Level { session, token } => self.level_for(from, session, token),
             BackendMail::Wish { backend, session, uri, params, on, token } => {
@@ -784,6 +812,7 @@ impl Backends {
     /// is given to end.
     pub async fn stop(self: &Rc<Self>) {
         self.stopping.set();
+        parking::sweep(self, true);
         for entry in &self.entries {
             entry.bell.ring(supervise::STOP);
             entry.channels().end_all();
@@ -819,6 +848,7 @@ impl Backends {
     fn sweep(self: &Rc<Self>, now: Instant) {
         bridge::sweep(self, now);
         asks::sweep(self, now);
+        parking::sweep(self, false);
         for entry in &self.entries {
             if entry.owner == self.me && !entry.supervised.get() && !self.stopping.is_set() {
                 tracing::error!(backend = entry.name(), "its supervisor ended: started anew");

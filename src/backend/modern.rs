@@ -1,6 +1,6 @@
 //! Owns: calls where one side, or both, is of the request era.
 //! Never: calls of sessions to backends with sessions: those never come here (`attempt`).
-//! Next: `bridge`, sessions for those that have none.
+//! Next: `rounds`, what such a backend asks for in mid-call.
 //!
 //! MCP 2026-07-28: a request stands alone. What the revision of a hop asks for is put into a request
 //! or taken out of it here, head and body together; all else keeps its bytes.
@@ -14,9 +14,10 @@ use super::failure::Failure;
 use super::http::Request;
 use super::leg::Leg;
 use super::names::{Own, Raw};
-use super::{Backends, Call, Reply, Wire, bridge, line, supervise};
+use super::rounds::Crossed;
+use super::{Backends, Call, Wire, bridge, line, supervise};
 use crate::error::Kind;
-use crate::jsonrpc::{self, Envelope, walk};
+use crate::jsonrpc::{self, Envelope};
 use crate::mcp::envelope;
 use crate::mcp::header;
 use crate::mcp::method::Method;
@@ -58,24 +59,38 @@ pub(super) async fn wire(
         let with = envelope::members(capabilities, client, level.as_deref());
         call.body = envelope::wrap(&call.body, &scan(&call.body)?, &with);
     }
-    let wire = up(backends, entry, call, crossed).await?;
-    Ok(if crossed { Wire::Crossed(Box::new(Crossed { wire })) } else { wire })
+    if !crossed {
+        return up(backends, entry, call, false).await;
+    }
+    // Kept: with what its backend asks for it is sent again.
+    let sent = Call {
+        body: call.body.clone(),
+        session: call.session.clone(),
+        tool: None,
+        modern: None,
+        handle: call.handle.clone(),
+        ..call
+    };
+    let wire = up(backends, entry, sent, true).await?;
+    Ok(Wire::Crossed(Box::new(Crossed::new(backends, entry, call, wire))))
 }
 
 /// A client that does not name itself.
 const UNNAMED: &str = r#"{"name":"unknown","version":"0"}"#;
 
-fn scan(body: &[u8]) -> Result<Envelope, Failure> {
+/// Reads a message of ours.
+pub(super) fn scan(body: &[u8]) -> Result<Envelope, Failure> {
     // It was scanned before, and what was put into it is sound.
     jsonrpc::scan(body).map_err(|fault| Failure::new(Kind::Internal, fault.text()))
 }
 
-/// To a backend of the request era.
-async fn up(
+/// To a backend of the request era. A call that has `crossed` is the proxy's own there: its answer
+/// is whole, and each time that it is sent it has another id.
+pub(super) async fn up(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     mut call: Call,
-    whole: bool,
+    crossed: bool,
 ) -> Result<Wire, Ended> {
     let message = scan(&call.body)?;
     let id = message.id.ok_or_else(|| Failure::new(Kind::Internal, "a request without an id"))?;
@@ -85,9 +100,17 @@ async fn up(
     }
     let lines = lines_of(entry, &call, &message);
     let leg = Rc::new(Leg::modern(entry.http().0, &lines));
-    // A stream of its own: its id and token are unique there as they are.
-    let asked = Raw::new(call.id.of(&call.body));
-    let request = Request { body: &call.body, rename: None, asked, whole, caller: None };
+    let request = if crossed && call.again {
+        let own = Own::of(&call.body, call.id, call.progress_token);
+        let rename = Some((call.id, call.progress_token, own));
+        // Among ids of the client's own, which are numbers as a rule.
+        let asked = Raw::new(format!("\"again-{}\"", backends.number()).as_bytes());
+        Request { body: &call.body, rename, asked, whole: true, caller: None }
+    } else {
+        // A stream of its own: its id and token are unique there as they are.
+        let asked = Raw::new(call.id.of(&call.body));
+        Request { body: &call.body, rename: None, asked, whole: crossed, caller: None }
+    };
     let sent = attempt::sent(backends, entry, &leg, &request, &call.handle, call.safe).await;
     if let Err(Ended::Failed(failure)) = &sent
         && failure.session_lost
@@ -186,54 +209,9 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
     }
 }
 
-/// The replies of a backend of the request era to a call of a session. All answers are whole.
-pub(super) struct Crossed {
-    wire: Wire,
-}
-
-impl Crossed {
-    /// See [`super::Replies::next`].
-    pub(super) async fn next(&mut self) -> Result<Reply, Ended> {
-        let reply = match &mut self.wire {
-            Wire::Http(http) => http.next().await?,
-            Wire::Line(line) => line.next().await?,
-            Wire::Crossed(_) => {
-                return Err(Failure::new(Kind::Internal, "crossed twice").into());
-            }
-        };
-        // Where a session could be asked, its answers would be taken back to the backend from here.
-        if let Reply::Answer(answer) = &reply
-            && wants_input(answer)
-        {
-            return Err(Failure::new(Kind::NeedsInput, "").into());
-        }
-        Ok(reply)
-    }
-}
-
-/// Whether an answer is no end, but a question (2026-07-28, Multi Round-Trip Requests).
-fn wants_input(answer: &[u8]) -> bool {
-    if memchr::memmem::find(answer, b"input_required").is_none() {
-        return false;
-    }
-    let result = jsonrpc::scan(answer).ok().and_then(|message| message.result);
-    let Some(result) = result.map(|result| result.of(answer)) else { return false };
-    walk::member(result, "resultType")
-        .and_then(|value| value.text(result))
-        .is_some_and(|kind| kind == "input_required")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn questions_are_told_from_answers() {
-        let answer = |result: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
-        assert!(wants_input(answer(r#"{"resultType":"input_required"}"#).as_bytes()));
-        assert!(!wants_input(answer(r#"{"resultType":"complete"}"#).as_bytes()));
-        assert!(!wants_input(answer(r#"{"content":["input_required"]}"#).as_bytes()));
-    }
 
     #[test]
     fn a_name_stands_in_a_field_as_it_may() {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::server::{Channel, Job, Reply, Stub, error, result, text_result};
 
 /// The tools that are always there.
-pub(crate) const TOOLS: [&str; 4] = ["ask", "grow", "tell", "needs_url"];
+pub(crate) const TOOLS: [&str; 5] = ["ask", "ask_many", "grow", "tell", "needs_url"];
 /// The tool that only clients with the capability `sampling` see.
 const GATED: &str = "gated";
 
@@ -86,6 +86,7 @@ pub(crate) fn call(
     let said = |text: &str| Reply::Answer(result(id, &text_result(text)));
     Some(match tool {
         "ask" => ask(stub, session, id, arguments, job, channel),
+        "ask_many" => ask_many(stub, session, id, params, job, channel),
         "tell" => {
             asks.say(session, arguments, channel, &text("message"));
             said("told")
@@ -149,4 +150,46 @@ fn ask(
             Err(_) => return Reply::Answer(error(id, -32603, "cancelled")),
         }
     }
+}
+
+/// Asks everything in `arguments.questions` at once, with progress before and behind, and answers with
+/// all that it was answered.
+fn ask_many(
+    stub: &Stub,
+    session: &str,
+    id: &str,
+    params: &Value,
+    job: &Job,
+    out: &dyn Channel,
+) -> Reply {
+    let progress = |at: usize| {
+        let token = &params["_meta"]["progressToken"];
+        if !token.is_null() {
+            let _ = out.say(&format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":{at}}}}}"#
+            ));
+        }
+    };
+    progress(0);
+    let questions = params["arguments"]["questions"].as_array().expect("questions");
+    let (sender, receiver) = channel();
+    for (at, question) in questions.iter().enumerate() {
+        let key = (session.to_owned(), at.to_string());
+        stub.asks.waiting.lock().unwrap().insert(key, sender.clone());
+        let _ = out.say(&format!(
+            r#"{{"jsonrpc":"2.0","id":{at},"method":{},"params":{}}}"#,
+            question["method"], question["params"]
+        ));
+    }
+    let mut answers = Vec::new();
+    while answers.len() < questions.len() {
+        match receiver.recv_timeout(Duration::from_millis(20)) {
+            Ok(answer) => answers.push(answer),
+            Err(RecvTimeoutError::Timeout) if job.pause(Duration::ZERO) => {}
+            Err(_) => return Reply::Answer(error(id, -32603, "cancelled")),
+        }
+    }
+    progress(1);
+    answers.sort();
+    Reply::Answer(result(id, &text_result(&format!("[{}]", answers.join(",")))))
 }

@@ -11,6 +11,7 @@ mod http;
 mod modern;
 mod old;
 mod polling;
+mod rounds;
 mod server;
 mod stdio;
 mod tasks;

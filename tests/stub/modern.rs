@@ -1,7 +1,7 @@
 //! Owns: the request era (2026-07-28), strict with what it is sent: head against body, no sessions.
 //!
 //! Beside the tools that the session era has: `ask` wants input first, `region` has an argument that
-//! is repeated in a field, `touch` says that a resource changed, `log` says something.
+//! is repeated in a field, `rounds` wants input several times, `touch` says that a resource changed, `log` says something.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
@@ -318,7 +318,8 @@ fn handle(
             Some(Ok(page)) => {
                 let plain =
                     |name| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#);
-                let more = ["ask", "touch", "fuss", "log", "hang_up"].map(plain).join(",");
+                let more =
+                    ["ask", "rounds", "touch", "fuss", "log", "hang_up"].map(plain).join(",");
                 let start = format!(r#""tools":[{REGION},{more},"#);
                 complete(result(id, &page.replacen(r#""tools":["#, &start, 1)), &cache)
             }
@@ -357,6 +358,7 @@ fn handle(
                     complete(result(id, &said), "")
                 }
             },
+            "rounds" => crate::rounds::call(stub, id, params, body, channel),
             "region" => complete(result(id, &text_result("region")), ""),
             "log" => {
                 for level in ["debug", "warning"] {

@@ -7,13 +7,14 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use super::{Asked, check, complete, fail, relay, reworded};
-use crate::backend::{Call, CallHandle, Replies};
+use crate::backend::{Attended, Call, CallHandle, Claim, Replies, Seal};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
 use crate::exchange::call::{Who, aim, mirror, shape};
 use crate::http::{Connection, RequestHead};
 use crate::jsonrpc;
 use crate::mcp::catalog::ListKind;
+use crate::mcp::envelope;
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored::{self, Mirrored};
@@ -38,8 +39,27 @@ pub(super) async fn forward(
         Ok(lines) => asked.caller.lines = lines,
         Err(error) => return fail(connection, ask, &error, &asked.id).await,
     }
-    let way = relay::Way { id: asked.id.clone(), method: asked.method, level: asked.log_level };
-    let handle = Rc::new(CallHandle::deaf());
+    let token = asked.envelope.progress_token.map(|token| token.of(&asked.message).to_vec());
+    let seal = seal(&asked);
+    let handle = match seal {
+        Some(_) => Rc::new(CallHandle::new()),
+        None => Rc::new(CallHandle::deaf()),
+    };
+    let (id, method, level) = (asked.id.clone(), asked.method, asked.log_level);
+    let way = relay::Way { id, method, level, token, seal };
+    if way.seal.is_some()
+        && let Some(state) = part(&asked, "requestState")
+    {
+        let resumed = Box::pin(resume(world, ask, &asked, &way, state)).await;
+        match resumed {
+            Ok(Some(attended)) => {
+                return Box::pin(relay::follow(connection, ask, way, attended, false)).await;
+            }
+            // Its backend's own.
+            Ok(None) => {}
+            Err(error) => return fail(connection, ask, &reworded(error), &way.id).await,
+        }
+    }
     let begun = {
         let begin = pin!(begin(world, ask, asked, &handle));
         rt::race(begin, connection.closed()).await
@@ -55,6 +75,51 @@ pub(super) async fn forward(
             Ok(())
         }
     }
+}
+
+/// What a call is sealed for, if its backend may ask for input.
+fn seal(asked: &Asked) -> Option<Seal> {
+    let target = match asked.method {
+        Method::ToolsCall | Method::PromptsGet => asked.envelope.name,
+        Method::ResourcesRead => asked.envelope.uri,
+        _ => None,
+    };
+    let target = target?.text(&asked.message)?;
+    let method = asked.envelope.method_name(&asked.message)?;
+    let what = [method.into(), target.into()];
+    Some(Seal { principal: asked.caller.principal.clone(), what })
+}
+
+/// A member of the parameters.
+fn part<'a>(asked: &'a Asked, name: &str) -> Option<&'a [u8]> {
+    let params = asked.envelope.params?.of(&asked.message);
+    Some(envelope::member(params, name)?.of(params))
+}
+
+/// A caller comes back to a call that was parked; `None`: the state is a modern backend's own.
+async fn resume(
+    world: &Rc<World>,
+    ask: &Ask,
+    asked: &Asked,
+    way: &relay::Way,
+    state: &[u8],
+) -> Result<Option<Attended>> {
+    let bad = |text: &'static str| Error::new(Kind::BadEnvelope).context(text);
+    let (mut message, mut envelope) = (asked.message.clone(), asked.envelope);
+    let backend = aim(world, None, asked.method, &mut message, &mut envelope)?;
+    world.backends.settled_one(backend).await;
+    if world.backends.is_modern(backend) {
+        return Ok(None);
+    }
+    ask.facts.aimed(world, backend, &message, &envelope);
+    let state = jsonrpc::unquote(state).ok_or_else(|| bad("requestState is a string"))?;
+    let responses = part(asked, "inputResponses").unwrap_or(b"{}");
+    if !responses.starts_with(b"{") {
+        return Err(bad("inputResponses is an object"));
+    }
+    let Some(seal) = way.seal.clone() else { return Ok(None) };
+    let claim = Claim { state: (*state).into(), seal, responses: responses.to_vec() };
+    world.backends.resume(claim).map(Some)
 }
 
 async fn begin(

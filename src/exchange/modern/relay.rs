@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use super::{failed, reworded};
-use crate::backend::{CallHandle, Replies, Reply};
+use crate::backend::{Attended, CallHandle, Piece, Replies, Reply, Seal};
 use crate::error::Kind;
 use crate::exchange::Ask;
 use crate::exchange::answer::{EVENTS, JSON, with};
@@ -58,6 +58,10 @@ pub(super) struct Way {
     pub(super) method: Method,
     /// The least level of log messages that it wants.
     pub(super) level: Option<Level>,
+    /// Its progress token, as it was sent.
+    pub(super) token: Option<Vec<u8>>,
+    /// What a call is sealed for whose backend asks for input; `None`: nobody can be asked.
+    pub(super) seal: Option<Seal>,
 }
 
 /// Passes a backend's messages on: as JSON when the response comes first, as an event stream when
@@ -66,11 +70,11 @@ pub(super) async fn pass_on(
     world: &World,
     connection: &mut Connection,
     ask: &Ask,
-    way: Way,
+    mut way: Way,
     mut replies: Replies,
     handle: &Rc<CallHandle>,
 ) -> io::Result<()> {
-    let _cancel = Cancel(Some(handle));
+    let mut cancel = Cancel(Some(handle));
     let mut streaming = false;
     loop {
         let reply = {
@@ -101,9 +105,15 @@ pub(super) async fn pass_on(
                 sse::write(&mut event, None, &message);
                 event_out(connection, ask, &mut streaming, event).await?;
             }
-            // No request can be sent to this caller: where a result may ask for input instead, it
-            // would be made of this.
-            Ok(Reply::Ask(question)) => world.backends.decline(&question),
+            // No request can be sent to this caller: a result asks for input instead.
+            Ok(Reply::Ask(question)) => match way.seal.take() {
+                Some(seal) => {
+                    cancel.0 = None;
+                    let attended = world.backends.ask_caller(replies, handle, question, seal);
+                    return Box::pin(follow(connection, ask, way, attended, streaming)).await;
+                }
+                None => world.backends.decline(&question),
+            },
             Ok(Reply::Away { .. }) => {}
             Ok(Reply::Answer(answer)) => {
                 let (status, answer) = completed(answer, way.method);
@@ -127,6 +137,77 @@ pub(super) async fn pass_on(
             }
         }
     }
+}
+
+/// Passes on what comes of a call whose backend has asked its caller something, up to the answer or
+/// the next question. A client that leaves cancels it.
+pub(super) async fn follow(
+    connection: &mut Connection,
+    ask: &Ask,
+    way: Way,
+    mut attended: Attended,
+    mut streaming: bool,
+) -> io::Result<()> {
+    loop {
+        let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
+        let wait = rt::race(silence, connection.closed());
+        let piece = match rt::race(attended.next(), wait).await {
+            Either::Left(piece) => piece,
+            Either::Right(Either::Left(())) => {
+                event_out(connection, ask, &mut streaming, sse::COMMENT.to_vec()).await?;
+                continue;
+            }
+            Either::Right(Either::Right(())) => {
+                connection.abort();
+                return Ok(());
+            }
+        };
+        let (status, lines, answer) = match piece {
+            Piece::Note(message) => {
+                if let Some(message) = retold(message, way.token.as_deref())
+                    && is_wanted(&message, way.level)
+                {
+                    let mut event = Vec::with_capacity(message.len() + 16);
+                    sse::write(&mut event, None, &message);
+                    event_out(connection, ask, &mut streaming, event).await?;
+                }
+                continue;
+            }
+            Piece::Input(result) => {
+                let mut answer = Vec::with_capacity(result.len() + 64);
+                jsonrpc::result(&mut answer, &way.id, &result);
+                ask.facts.answered(&answer);
+                (200, with(JSON, &ask.cors).into_owned(), answer)
+            }
+            Piece::End(answer) => {
+                let id = jsonrpc::scan(&answer).ok().and_then(|message| message.id);
+                let answer = match id {
+                    Some(id) => jsonrpc::splice(&answer, &[(id, &way.id)]),
+                    None => answer,
+                };
+                let (status, answer) = completed(answer, way.method);
+                ask.facts.answered(&answer);
+                (status, with(JSON, &ask.cors).into_owned(), answer)
+            }
+            Piece::Failed(error) => {
+                tracing::debug!(%error, "a call failed");
+                failed(ask, &reworded(error), &way.id)
+            }
+        };
+        if streaming {
+            return last_event(connection, &answer).await;
+        }
+        return connection.answer(status, &lines, &answer).await;
+    }
+}
+
+/// A notification under the token of the request that is being answered; `None`: it wants none.
+fn retold(message: Vec<u8>, token: Option<&[u8]>) -> Option<Vec<u8>> {
+    let envelope = jsonrpc::scan(&message).ok()?;
+    if envelope.method_name(&message).as_deref() != Some("notifications/progress") {
+        return Some(message);
+    }
+    Some(jsonrpc::splice(&message, &[(envelope.progress_token?, token?)]))
 }
 
 /// Answers with what a tool of the proxy's own says.
