@@ -65,7 +65,7 @@ impl ListKind {
     }
 
     /// The member of an entry that tells it from the others.
-    const fn key(self) -> &'static str {
+    pub const fn key(self) -> &'static str {
         match self {
             ListKind::Tools | ListKind::Prompts => "name",
             ListKind::Resources => "uri",
