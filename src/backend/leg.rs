@@ -464,6 +464,7 @@ mod tests {
             target: "/mcp?x=1".into(),
             header_lines: "X-Key: k\r\n".into(),
             tls: None,
+            forward_auth: false,
             connections_max: 4,
             idle: Duration::from_secs(30),
             fingerprint: 1,

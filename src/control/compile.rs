@@ -44,6 +44,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     compiler.text("proxy.version", &proxy.version);
     compiler.separator();
     let listen = compiler.listen();
+    let access = compiler.access();
     let backends = compiler.backends();
     if report.faults.len() > before || !report.is_ok() {
         return None;
@@ -57,8 +58,9 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
         sessions_max: proxy.max_sessions.0 as usize,
         session_idle: proxy.session_idle_seconds.0,
         shutdown_timeout: proxy.shutdown_timeout_seconds.0,
-        body_bytes_max: limits::BODY_BYTES_MAX,
+        body_bytes_max: config.security.max_request_bytes.0 as usize,
         rate: proxy.rate_limit.as_ref().map(super::rules::rate),
+        access: access?,
         listen: listen?,
         backends: backends.into_iter().map(Arc::new).collect(),
     })
@@ -102,7 +104,7 @@ impl Compiler<'_> {
     }
 
     /// A name for people: neither empty nor with control characters.
-    fn text(&mut self, path: &str, text: &str) {
+    pub(super) fn text(&mut self, path: &str, text: &str) {
         if text.trim().is_empty() {
             self.fault(path, "found an empty string, accepted: any other");
         } else if text.chars().any(char::is_control) {
@@ -154,15 +156,17 @@ impl Compiler<'_> {
             None => HostRule::Any,
         };
         let addr = SocketAddr::new(ip?, listen.port.0 as u16);
-        if !loopback {
+        if !loopback && self.config.auth.is_none() {
             let message = format!(
                 "{} can be reached from other machines, and whoever reaches it may call every \
-                 backend: there is no authentication",
+                 backend: there is no authentication ([auth])",
                 addr.ip()
             );
             self.warning("proxy.listen.host", message);
         }
-        Some(ListenPlan { addr, origins, hosts })
+        let public_url = self.public_url();
+        let tls = self.listen_tls()?;
+        Some(ListenPlan { addr, origins, hosts, public_url, tls })
     }
 
     /// The elements of a list of `[proxy.listen]`, each brought into its one form.
@@ -305,8 +309,8 @@ impl Compiler<'_> {
     fn transport(&mut self, backend: &NamedBackend) -> Option<TransportPlan> {
         const STDIO_ONLY: [&str; 7] =
             ["command", "args", "env", "cwd", "inherit_env", "max_children", "idle_stop_seconds"];
-        const HTTP_ONLY: [&str; 6] =
-            ["url", "bearer_token", "headers", "tls", "max_connections", "idle_seconds"];
+        const HTTP_ONLY: [&str; 7] =
+            ["url", "bearer_token", "headers", "tls", "max_connections", "idle_seconds", "forward_auth"];
         // Which keys belong there is only known if the transport is.
         if self.report.blames(&format!("{}.transport", backend.path)) {
             return None;
@@ -398,7 +402,8 @@ impl Compiler<'_> {
         let authority = url.authority();
         let connections_max = table.max_connections.0 as usize;
         let idle = table.idle_seconds.0;
-        (url.https, &authority, &url.target, &header_lines, connections_max, idle)
+        let forward_auth = self.forward_auth(backend);
+        (url.https, &authority, &url.target, &header_lines, connections_max, idle, forward_auth)
             .hash(&mut hasher);
         Some(HttpPlan {
             authority,
@@ -407,6 +412,7 @@ impl Compiler<'_> {
             target: url.target,
             header_lines: header_lines?,
             tls,
+            forward_auth,
             connections_max,
             idle,
             fingerprint: hasher.finish(),
@@ -637,17 +643,17 @@ fn is_host(host: &str) -> bool {
 
 /// A URL of a backend.
 #[derive(Debug, PartialEq)]
-struct Url {
-    https: bool,
+pub(super) struct Url {
+    pub(super) https: bool,
     /// Lower case, IPv6 without brackets.
-    host: String,
+    pub(super) host: String,
     port: u16,
     /// Path and query.
-    target: String,
+    pub(super) target: String,
 }
 
 impl Url {
-    fn parse(text: &str) -> Result<Url, String> {
+    pub(super) fn parse(text: &str) -> Result<Url, String> {
         let (scheme, rest) = text.split_once("://").ok_or("found no scheme")?;
         match scheme.to_ascii_lowercase().as_str() {
             "http" => Url::after_scheme(false, rest).map_err(str::to_owned),
@@ -691,7 +697,7 @@ impl Url {
     }
 
     /// As the Host header names it: without the scheme's own port.
-    fn authority(&self) -> String {
+    pub(super) fn authority(&self) -> String {
         let host = match self.host.contains(':') {
             true => format!("[{}]", self.host),
             false => self.host.clone(),

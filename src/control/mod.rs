@@ -6,12 +6,14 @@
 //! Everything here is plain blocking code on one thread, `mcp-control`. Those who wait for it may
 //! block or be futures under any executor.
 
+mod access;
 mod banner;
 mod compile;
 pub mod config;
 mod crew;
 pub mod diagnose;
 mod import;
+mod jwks;
 mod rules;
 mod setting;
 

@@ -833,10 +833,13 @@ mod tests {
             shutdown_timeout: Duration::from_secs(1),
             body_bytes_max: 1,
             rate: None,
+            access: None,
             listen: ListenPlan {
                 addr: "127.0.0.1:0".parse().unwrap(),
                 origins: OriginRule::Loopback,
                 hosts: HostRule::Any,
+                public_url: None,
+                tls: None,
             },
             backends: backends
                 .iter()

@@ -59,10 +59,13 @@ impl World {
             shutdown_timeout: Duration::from_secs(30),
             body_bytes_max: 4 << 20,
             rate: None,
+            access: None,
             listen: ListenPlan {
                 addr: ([127, 0, 0, 1], 0).into(),
                 origins: OriginRule::Loopback,
                 hosts: HostRule::Loopback,
+                public_url: None,
+                tls: None,
             },
             backends: vec![Arc::new(backend)],
         });
@@ -269,6 +272,7 @@ fn over_http(port: u16, isolation: Isolation) -> BackendPlan {
         target: "/mcp".into(),
         header_lines: "X-Key: k\r\n".into(),
         tls: None,
+        forward_auth: false,
         connections_max: 8,
         idle: Duration::from_secs(30),
         fingerprint: 1,
