@@ -7,6 +7,7 @@
 mod answer;
 mod batch;
 mod call;
+mod door;
 mod relay;
 mod session;
 mod stream;
@@ -16,6 +17,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::auth::Caller;
 use crate::error::{Error, Kind, Result};
 use crate::http::{BodyFault, Connection, Method as HttpMethod, RequestHead};
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind, Shape};
@@ -41,6 +43,10 @@ struct Ask {
     json: bool,
     accepts_json: bool,
     accepts_events: bool,
+    /// Whose request it is; `None` without `[auth]`.
+    principal: Option<Arc<str>>,
+    /// What the caller's token says; `None` = nothing, where nothing is asked for.
+    caller: Option<Arc<Caller>>,
 }
 
 /// Serves the request whose head `connection` has just read. A drop leaves the connection without
@@ -53,14 +59,31 @@ pub async fn exchange(
     connection: &mut Connection,
     head: &RequestHead,
 ) -> io::Result<()> {
-    let (ask, refusal) = read_ask(world, head);
+    let (mut ask, refusal) = read_ask(world, head);
     if let Some(error) = refusal {
         return refuse(connection, &ask.cors, &error, b"null").await;
     }
     match head.path() {
         "/mcp" | "/" => {}
         "/livez" | "/health" | "/readyz" => return health(world, connection, head).await,
+        path if door::is_metadata(world, path) => {
+            return Box::pin(door::metadata(world, connection, &ask, head)).await;
+        }
+        path if path == "/admin" || path.starts_with("/admin/") => {
+            let error = match Box::pin(door::admit_admin(world, &mut ask, head)).await {
+                Ok(()) => Error::new(Kind::NotFound),
+                Err(error) => error,
+            };
+            return Box::pin(door::turn_away(world, connection, &ask, head, &error)).await;
+        }
         _ => return refuse(connection, &ask.cors, &Error::new(Kind::NotFound), b"null").await,
+    }
+    // A preflight carries no token (Fetch, §3.2.2).
+    if let Some(access) = &world.plan.access
+        && ask.method != HttpMethod::Options
+        && let Err(error) = door::admit(world, access, &mut ask, head).await
+    {
+        return Box::pin(door::turn_away(world, connection, &ask, head, &error)).await;
     }
     match ask.method {
         HttpMethod::Post => post(world, connection, &ask).await,
@@ -101,6 +124,8 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
         json: head.field("content-type").is_some_and(header::is_json),
         accepts_json: header::accepts(head.fields("accept"), "application", "json"),
         accepts_events: header::accepts(head.fields("accept"), "text", "event-stream"),
+        principal: None,
+        caller: None,
     };
     (ask, refusal)
 }
@@ -147,6 +172,10 @@ async fn session_of(world: &World, ask: &Ask) -> Result<Arc<SessionRecord>> {
         }
     };
     let record = world.session(id).await?;
+    // An id gives no right: to others than its principal there is no such session.
+    if record.principal != ask.principal {
+        return Err(Error::new(Kind::SessionNotFound));
+    }
     if ask.version == Some(None) {
         let mut text = String::from("Unsupported protocol version (supported versions:");
         for revision in Revision::ALL {
@@ -213,7 +242,7 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
         Ok(record) => record,
         Err(error) => return refuse(connection, &ask.cors, &error, id).await,
     };
-    match session::perform(world, &record, body, envelope).await {
+    match session::perform(world, &record, ask.caller.as_ref(), body, envelope).await {
         Outcome::Accepted => connection.answer(202, &ask.cors, b"").await,
         Outcome::Answer(answer) => connection.answer(200, &with(JSON, &ask.cors), &answer).await,
         Outcome::Refused { error, id } => refused(connection, &ask.cors, false, &error, &id).await,

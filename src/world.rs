@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ahash::{AHashMap, RandomState};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::auth::desk::Desk;
 use crate::backend::{Backends, CallHandle};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -123,12 +124,16 @@ pub struct World {
     pub backends: Rc<Backends>,
     /// Exact counts.
     pub counts: Arc<Counts>,
+    /// Verified tokens, and lists cut to rights.
+    pub desk: Desk,
     /// Set once, when the worker is to end.
     pub draining: Rc<Event>,
     post: SessionPost,
     random: SystemRandom,
     hasher: RandomState,
     owned: RefCell<AHashMap<SessionId, Owned>>,
+    /// Sessions of this worker by principal.
+    sessions_of: RefCell<AHashMap<Arc<str>, usize>>,
     known: RefCell<AHashMap<SessionId, Arc<SessionRecord>>>,
     asked: RefCell<AHashMap<u64, OneSender<Known>>>,
     streams: RefCell<AHashMap<u64, Sender<Push>>>,
@@ -170,6 +175,8 @@ impl World {
             random: SystemRandom::new(),
             hasher: RandomState::new(),
             owned: RefCell::default(),
+            sessions_of: RefCell::default(),
+            desk: Desk::default(),
             known: RefCell::default(),
             asked: RefCell::default(),
             streams: RefCell::default(),
@@ -195,8 +202,16 @@ impl World {
     /// Makes a session that this worker owns; fails when `proxy.max_sessions` are alive.
     pub fn open_session(
         &self,
+        principal: Option<&Arc<str>>,
         make: impl FnOnce(SessionId) -> SessionRecord,
     ) -> Result<Arc<SessionRecord>> {
+        // The kernel spreads connections evenly, so each worker holds its share of the bound.
+        let share = limits::SESSIONS_PER_PRINCIPAL_MAX.div_ceil(self.plan.workers);
+        if let Some(principal) = principal
+            && self.sessions_of.borrow().get(principal).is_some_and(|count| *count >= share)
+        {
+            return Err(Error::new(Kind::Capacity).context("too many sessions of one principal"));
+        }
         let max = self.plan.sessions_max;
         let taken =
             self.counts.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
@@ -211,6 +226,9 @@ impl World {
             return Err(Error::new(Kind::Internal).cause("no random bytes"));
         }
         let record = Arc::new(make(SessionId::mint(self.me, random)));
+        if let Some(principal) = principal {
+            *self.sessions_of.borrow_mut().entry(principal.clone()).or_default() += 1;
+        }
         let owned =
             Owned { record: record.clone(), streams: Vec::new(), pending: Changes::default() };
         self.owned.borrow_mut().insert(record.id, owned);
@@ -270,6 +288,15 @@ impl World {
         let Some(owned) = self.owned.borrow_mut().remove(&id) else { return };
         owned.record.end();
         self.counts.sessions.fetch_sub(1, Ordering::AcqRel);
+        if let Some(principal) = &owned.record.principal {
+            let mut sessions_of = self.sessions_of.borrow_mut();
+            if let Some(count) = sessions_of.get_mut(principal) {
+                *count -= 1;
+                if *count == 0 {
+                    sessions_of.remove(principal);
+                }
+            }
+        }
         for (worker, stream) in &owned.streams {
             self.push(*worker, *stream, None);
         }

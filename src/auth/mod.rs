@@ -104,6 +104,21 @@ impl Access {
         }
     }
 
+    /// The scopes that a token may have here, for the metadata.
+    pub fn scopes_known(&self) -> Vec<String> {
+        let mut scopes = self.scopes().to_vec();
+        if let Some(Scheme::Jwt(jwt)) = &self.scheme
+            && let Some(mapping) = &jwt.mapping
+            && matches!(mapping.claim.as_str(), "scope" | "scp")
+        {
+            let mut mapped: Vec<&String> = mapping.roles.keys().collect();
+            mapped.sort();
+            mapped.retain(|scope| !scopes.contains(scope));
+            scopes.extend(mapped.into_iter().cloned());
+        }
+        scopes
+    }
+
     /// The issuer of the tokens, for the metadata.
     pub fn issuer(&self) -> Option<&str> {
         match &self.scheme {

@@ -31,6 +31,7 @@ use config::ProxyConfig;
 use crew::{Crew, Work};
 use diagnose::Report;
 
+use crate::auth::Scheme;
 use crate::backend::health::{Board, Note, State as Health};
 use crate::limits;
 use crate::plan::Plan;
@@ -349,6 +350,10 @@ fn control(
     }
     tracing::info!(workers = plan.workers, "event loop: {driver}");
 
+    if let Some(Scheme::Jwt(jwt)) = plan.access.as_ref().and_then(|access| access.scheme.as_ref()) {
+        jwks::start(&jwt.shelf)
+            .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
+    }
     let statuses: Vec<BackendStatus> = plan.backends.iter().map(|b| banner::starting(b)).collect();
     shared.change(|state| state.backends = statuses);
     let (notes, inbox) = sync_channel(limits::NOTES_LEN);

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::relay::Relay;
+use crate::auth::Caller;
+use crate::auth::policy::Rights;
 use crate::backend::{Call, CallHandle, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
@@ -25,11 +27,15 @@ use crate::world::World;
 pub(super) async fn call(
     world: &Rc<World>,
     record: &Arc<SessionRecord>,
+    caller: Option<&Arc<Caller>>,
     method: Method,
     mut message: Vec<u8>,
     mut envelope: Envelope,
     id: &[u8],
 ) -> Result<Relay> {
+    if let Some(rights) = caller.and_then(|caller| caller.rights.as_ref()) {
+        Box::pin(permit(world, rights, method, &message, &envelope)).await?;
+    }
     let backend = aim(world, method, &mut message, &mut envelope)?;
     let plan = &world.plan.backends[backend];
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
@@ -60,6 +66,46 @@ pub(super) async fn call(
     };
     let replies = world.backends.call(call).await?;
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
+}
+
+/// Whether a caller may have what he asks for. Who may not is answered as if it were not there; and
+/// where rights apply, a name that no list has is answered here too, so that both look alike.
+async fn permit(
+    world: &World,
+    rights: &Rights,
+    method: Method,
+    message: &[u8],
+    envelope: &Envelope,
+) -> Result<()> {
+    let (what, span, unknown) = match method {
+        Method::ToolsCall => (ListKind::Tools, envelope.name, Kind::UnknownTool),
+        Method::ResourcesRead => (ListKind::Resources, envelope.uri, Kind::ResourceNotFound),
+        _ => (ListKind::Prompts, envelope.name, Kind::UnknownPrompt),
+    };
+    // What is missing or no string is refused further on, with its reason.
+    let Some(name) = span.and_then(|span| jsonrpc::unquote(span.of(message))) else {
+        return Ok(());
+    };
+    let mut there = rights.shows(what, &name);
+    // Resources may be readable without being listed.
+    if there && what != ListKind::Resources {
+        there = match world.names.resolve(&name) {
+            Target::Unknown => false,
+            Target::Prefixed(backend, prefix) => {
+                world.backends.settled_one(backend).await;
+                let catalog = world.catalog.borrow();
+                let slice = catalog.slice(backend);
+                slice.is_none_or(|slice| slice.list(what).behind(&name[prefix..]).is_some())
+            }
+            Target::Bare => {
+                world.backends.settled().await;
+                let catalog = world.catalog.borrow();
+                let known = |id: &BackendId| catalog.slice(*id).is_some();
+                catalog.owner_of_name(what, &name).is_some() || !world.names.bare.iter().all(known)
+            }
+        };
+    }
+    if there { Ok(()) } else { Err(Error::new(unknown).context(name.into_owned())) }
 }
 
 /// Finds the backend of a call, and puts the backend's own name into it.

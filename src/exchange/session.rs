@@ -11,6 +11,7 @@ use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
 use super::{Ask, admit, method_of};
+use crate::auth::Caller;
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
@@ -49,10 +50,11 @@ pub(super) async fn initialize(
         }
     };
     let revision = Revision::negotiate(params.protocol_version.as_bytes());
-    let record = world.open_session(|id| {
+    let record = world.open_session(ask.principal.as_ref(), |id| {
         SessionRecord::new(
             id,
             revision,
+            ask.principal.clone(),
             params.capabilities.get().into(),
             params.client_info.get().into(),
         )
@@ -110,6 +112,7 @@ pub(super) enum Outcome {
 pub(super) async fn perform(
     world: &Rc<World>,
     record: &Arc<SessionRecord>,
+    caller: Option<&Arc<Caller>>,
     message: Vec<u8>,
     envelope: Envelope,
 ) -> Outcome {
@@ -140,7 +143,7 @@ pub(super) async fn perform(
             return Outcome::Answer(answer);
         }
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
-            return match call(world, record, method, message, envelope, &id).await {
+            return match call(world, record, caller, method, message, envelope, &id).await {
                 Ok(relay) => Outcome::Relay(relay),
                 Err(error) => {
                     tracing::debug!(%error, "a call failed");
@@ -158,7 +161,10 @@ pub(super) async fn perform(
     match cursor(&message, &envelope) {
         Ok(()) => {
             world.settled().await;
-            let result = world.catalog.borrow().list(list);
+            let mut result = world.catalog.borrow().list(list);
+            if let Some(rights) = caller.and_then(|caller| caller.rights.as_ref()) {
+                result = world.desk.list(rights, list, result);
+            }
             let mut answer = Vec::with_capacity(result.len() + id.len() + 48);
             jsonrpc::result(&mut answer, &id, &result);
             Outcome::Answer(answer)

@@ -3,6 +3,7 @@
 //! Next: `catalog`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -75,6 +76,8 @@ pub struct SessionRecord {
     pub id: SessionId,
     /// Negotiated at `initialize`.
     pub revision: Revision,
+    /// To whom alone it belongs; `None` without `[auth]`.
+    pub principal: Option<Arc<str>>,
     /// `params.capabilities` of the client's `initialize`, as it was sent: a JSON object.
     pub capabilities: Box<str>,
     /// `params.clientInfo`, as it was sent: a JSON object.
@@ -90,12 +93,14 @@ impl SessionRecord {
     pub fn new(
         id: SessionId,
         revision: Revision,
+        principal: Option<Arc<str>>,
         capabilities: Box<str>,
         client_info: Box<str>,
     ) -> SessionRecord {
         SessionRecord {
             id,
             revision,
+            principal,
             capabilities,
             client_info,
             ended: AtomicBool::new(false),

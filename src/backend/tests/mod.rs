@@ -238,6 +238,7 @@ fn session(owner: WorkerId, number: u8) -> Arc<SessionRecord> {
     Arc::new(SessionRecord::new(
         SessionId::mint(owner, [number; 16]),
         Revision::V2025_06_18,
+        None,
         "{}".into(),
         "{}".into(),
     ))
