@@ -1256,10 +1256,10 @@ mod tests {
         refuses(&tls(&format!("key='{key}'")), "backends[0].tls.key: set without cert");
         refuses(
             &tls(&format!("cert='{cert}'\nkey='{cert}'")),
-            "backends[0].tls.cert: unusable client certificate or key: key: ",
+            "backends[0].tls.cert: unusable certificate or key: key: ",
         );
         let mixed = format!("cert='{}'\nkey='{key}'\nca='{cert}'", file("cert2.pem"));
-        refuses(&tls(&mixed), "backends[0].tls.cert: unusable client certificate or key");
+        refuses(&tls(&mixed), "backends[0].tls.cert: unusable certificate or key");
         let (_, warnings) = proxy(&tls("insecure_skip_verify=true")).unwrap();
         assert!(warnings[0].contains("backends[0].tls.insecure_skip_verify: any certificate"));
         refuses(&tls(&format!("insecure_skip_verify=true\nca='{cert}'")), "accepted: one of them");

@@ -130,7 +130,7 @@ mod tests {
             (b"HTTP/1.1 404 None\r\nContent-Length: 0\r\n\r\n".to_vec(), "404"),
             (
                 format!("HTTP/1.1 302 F\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n").into(),
-                "redirect",
+                "302",
             ),
             (body(&" ".repeat(limits::JWKS_BYTES_MAX + 1)), "over"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{".to_vec(), ""),

@@ -169,6 +169,12 @@ impl Handle {
         self.0.lock().addr.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
+    /// The URL that a client on this machine uses.
+    pub fn url(&self) -> String {
+        let tls = self.0.lock().tls;
+        banner::url(self.addr(), tls)
+    }
+
     /// Ends the proxy in good order: no new connections, calls in flight may go on for
     /// `proxy.shutdown_timeout_seconds`. Does not wait; calling it again changes nothing.
     pub fn shutdown(&self) {
@@ -227,6 +233,7 @@ struct Shared {
 struct State {
     phase: Phase,
     addr: Option<SocketAddr>,
+    tls: bool,
     shutdown_wanted: bool,
     backends: Vec<BackendStatus>,
     /// Of futures that wait for a change.
@@ -364,6 +371,7 @@ fn control(
     tracing::info!("listening on {addr}");
     shared.change(|state| {
         state.addr = Some(addr);
+        state.tls = plan.listen.tls.is_some();
         state.phase = Phase::Serving;
     });
     let news = News { inbox, board, plan: &plan, shared };
