@@ -4,6 +4,7 @@
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
 mod attacks;
+mod auth;
 mod calls;
 mod capacity;
 mod catalog;
@@ -17,10 +18,12 @@ mod harness;
 mod house;
 mod interop;
 mod isolation;
+mod jwt;
 mod resilience;
 mod sessions;
 mod shaping;
 mod shutdown;
 mod support;
 mod tls;
+mod tls_listener;
 mod traffic;

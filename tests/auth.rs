@@ -1,0 +1,489 @@
+//! Tokens of the configuration: who gets in, whose sessions are whose, what each may see, and that
+//! no secret is ever printed.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::client::{ACCEPT, Client, JSON, message};
+use crate::support::http::{Answer, Conn, once};
+use crate::support::process::{HttpStub, Proxy, Setup, scratch, stdio_backend};
+use crate::support::{quote, wait_until};
+
+const ALL: &str = "opens-everything-1";
+const OTHER: &str = "opens-everything-2";
+const READER: &str = "opens-only-a-part-1";
+const DENIED: &str = "opens-all-but-some-1";
+const NOTHING: &str = "opens-nothing-at-all-1";
+const ADMIN: &str = "administrators-only-1";
+
+const AUTH: &str = r#"
+[auth]
+type = "bearer"
+tokens = ["opens-everything-1", "opens-everything-2"]
+[[auth.scoped_tokens]]
+token = "opens-only-a-part-1"
+name = "reader"
+allow_tools = ["a__echo", "a__stat*", "b__hang"]
+deny_tools = ["b__*"]
+allow_resources = ["stub://a/*"]
+[[auth.scoped_tokens]]
+token = "opens-all-but-some-1"
+name = "most"
+deny_tools = ["*__hang"]
+[[auth.scoped_tokens]]
+token = "opens-nothing-at-all-1"
+name = "nobody"
+allow_tools = []
+[security]
+admin_token = "administrators-only-1"
+"#;
+
+fn proxy() -> Proxy {
+    let backends = [stdio_backend("a", &[]), stdio_backend("b", &[])].concat();
+    Setup { backends, proxy: AUTH.to_owned(), ..Setup::default() }.start()
+}
+
+/// One POST on a connection of its own.
+fn post(proxy: &Proxy, target: &str, lines: &str, body: &str) -> Answer {
+    let mut conn = Conn::open(proxy.addr);
+    let head = format!(
+        "POST {target} HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{JSON}{lines}Content-Length: {}\r\n\r\n{body}",
+        proxy.addr,
+        body.len()
+    );
+    conn.send(head.as_bytes());
+    conn.answer()
+}
+
+fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}\r\n")
+}
+
+const HELLO: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"0"}}"#;
+
+#[test]
+fn only_who_shows_a_token_gets_in() {
+    let proxy = proxy();
+    let hello = message("1", "initialize", HELLO);
+    let metadata = format!("http://{}/.well-known/oauth-protected-resource", proxy.addr);
+    for (target, suffix) in [("/mcp", "/mcp"), ("/", "")] {
+        let answer = post(&proxy, target, "", &hello);
+        assert_eq!(answer.status, 401);
+        let challenge = answer.head.field("www-authenticate").expect("a challenge");
+        assert_eq!(challenge, format!("Bearer resource_metadata=\"{metadata}{suffix}\""));
+        assert!(answer.head.field("mcp-session-id").is_none());
+    }
+    for wrong in [
+        bearer("opens-everything-3"),
+        bearer("opens-everything-"),
+        bearer("OPENS-EVERYTHING-1"),
+        bearer(&format!("{ALL}x")),
+        bearer(&format!("{ALL}, {ALL}")),
+        bearer(""),
+        format!("Authorization: Basic {ALL}\r\n"),
+        format!("Authorization: {ALL}\r\n"),
+        format!("Authorization: Bearer{ALL}\r\n"),
+        format!("{}{}", bearer(ALL), bearer(ALL)),
+        format!("{}{}", bearer("wrong"), bearer(ALL)),
+        bearer(&"x".repeat(10_000)),
+    ] {
+        let answer = post(&proxy, "/mcp", &wrong, &hello);
+        assert_eq!(answer.status, 401, "{wrong}");
+        let challenge = answer.head.field("www-authenticate").expect("a challenge");
+        assert!(challenge.starts_with("Bearer error=\"invalid_token\""), "{challenge}");
+        assert!(!answer.text().contains("opens"), "{}", answer.text());
+    }
+    // Never in the address, and never as a cookie.
+    let target = format!("/mcp?access_token={ALL}&token={ALL}");
+    let cookie = format!("Cookie: token={ALL}\r\nX-Authorization: Bearer {ALL}\r\n");
+    assert_eq!(post(&proxy, &target, &cookie, &hello).status, 401);
+    // The name of the scheme has no case.
+    for scheme in ["Bearer", "bearer", "BEARER", "bEaReR  "] {
+        let line = format!("authorization: {scheme} {ALL}\r\n");
+        assert_eq!(post(&proxy, "/mcp", &line, &hello).status, 200, "{scheme}");
+    }
+    // Other ways in are no ways around; what is open stays open.
+    for (method, target, status) in [
+        ("GET", "/mcp", 401),
+        ("DELETE", "/mcp", 401),
+        ("PUT", "/mcp", 401),
+        ("GET", "/admin/backends", 401),
+        ("GET", "//mcp", 404),
+        ("GET", "/mcp/", 404),
+        ("GET", "/livez", 200),
+        ("GET", "/health", 200),
+        ("OPTIONS", "/mcp", 204),
+    ] {
+        assert_eq!(once(proxy.addr, method, target, "").status, status, "{method} {target}");
+    }
+}
+
+#[test]
+fn the_metadata_is_open() {
+    let public = "[proxy.listen]\npublic_url = \"https://mcp.example.com/tools/\"\n";
+    let setup = |lines: &str| Setup {
+        backends: stdio_backend("a", &[]),
+        proxy: format!("{lines}{AUTH}"),
+        ..Setup::default()
+    };
+    let proxy = setup(public).start();
+    let known = "/.well-known/oauth-protected-resource";
+    for (target, resource) in [
+        (known.to_owned(), "https://mcp.example.com/tools"),
+        (format!("{known}/mcp"), "https://mcp.example.com/tools/mcp"),
+        (format!("{known}/tools"), "https://mcp.example.com/tools"),
+        (format!("{known}/tools/mcp"), "https://mcp.example.com/tools/mcp"),
+    ] {
+        let origin = "Origin: http://localhost:3000\r\n";
+        let answer = once(proxy.addr, "GET", &target, origin);
+        assert_eq!(answer.status, 200, "{target}");
+        assert_eq!(
+            answer.head.field("access-control-allow-origin"),
+            Some("http://localhost:3000")
+        );
+        let document = answer.json();
+        assert_eq!(document["resource"], resource, "{target}");
+        assert_eq!(document["bearer_methods_supported"][0], "header");
+        assert_eq!(document.get("authorization_servers"), None);
+    }
+    assert_eq!(once(proxy.addr, "GET", &format!("{known}/other"), "").status, 404);
+    assert_eq!(once(proxy.addr, "POST", known, "").status, 405);
+    let answer = once(proxy.addr, "GET", "/mcp", "Origin: http://localhost:3000\r\n");
+    let challenge = answer.head.field("www-authenticate").expect("a challenge");
+    assert!(
+        challenge.contains(
+            "\"https://mcp.example.com/.well-known/oauth-protected-resource/tools/mcp\""
+        ),
+        "{challenge}"
+    );
+    // Without [auth] there is nothing to tell.
+    let open = Proxy::start(&[stdio_backend("a", &[])]);
+    assert_eq!(once(open.addr, "GET", known, "").status, 404);
+}
+
+#[test]
+fn a_session_belongs_to_its_principal() {
+    let proxy = proxy();
+    let mut owner = Client::connect_as(proxy.addr, ALL);
+    owner.wait_for_tools(&["a__echo"]);
+    let unknown = "0000".to_owned() + &"5".repeat(32);
+    for thief in [OTHER, READER, ADMIN] {
+        let mut stolen = owner.again();
+        stolen.extra = bearer(thief);
+        let mut none = owner.again();
+        none.extra = bearer(thief);
+        none.session.clone_from(&unknown);
+        // From whichever worker: several connections reach both.
+        for _ in 0..8 {
+            stolen.conn = Conn::open(proxy.addr);
+            let (theirs, nobodys) = (stolen.ask("tools/list", "{}"), none.ask("tools/list", "{}"));
+            assert_eq!((theirs.status, nobodys.status), (404, 404));
+            assert_eq!(theirs.error(), nobodys.error());
+        }
+        assert_eq!(stolen.delete().status, 404);
+        let mut conn = Conn::open(proxy.addr);
+        let accept = "Accept: text/event-stream\r\n";
+        conn.send(format!("GET /mcp HTTP/1.1\r\n{}{accept}\r\n", stolen.lines()).as_bytes());
+        assert_eq!(conn.answer().status, 404);
+        let told = stolen.post(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#);
+        assert_eq!(told.status, 404);
+    }
+    // With a token that is none, an id is no help either.
+    let mut stolen = owner.again();
+    stolen.extra = String::new();
+    assert_eq!(stolen.ask("ping", "{}").status, 401);
+    // It has survived all that.
+    assert_eq!(owner.call("a__echo", r#"{"payload":"x"}"#).said(), "x");
+    let mut again = owner.again();
+    assert_eq!(again.call("a__echo", r#"{"payload":"x"}"#).said(), "x");
+    assert_eq!(again.delete().status, 200);
+    assert_eq!(owner.ask("ping", "{}").status, 404);
+}
+
+#[test]
+fn a_scoped_token_sees_its_part_and_no_more() {
+    let proxy = proxy();
+    let mut all = Client::connect_as(proxy.addr, ALL);
+    all.wait_for_tools(&["a__echo", "b__echo"]);
+    let mut reader = Client::connect_as(proxy.addr, READER);
+    assert_eq!(reader.names("tools/list"), ["a__echo", "a__stats"]);
+    assert_eq!(reader.names("resources/list"), ["stub://a/fixed"]);
+    assert_eq!(reader.names("resources/templates/list"), ["stub://a/item/{id}"]);
+    assert_eq!(reader.names("prompts/list"), Vec::<String>::new());
+    assert_eq!(reader.call("a__echo", r#"{"payload":"x"}"#).said(), "x");
+    reader.ask("resources/read", r#"{"uri":"stub://a/fixed"}"#).result();
+
+    // What is denied and what never was are answered alike, and reach nobody.
+    for name in ["b__echo", "b__hang", "a__rich", "a__nothing", "c__echo", "echo", "a__statxyz", ""] {
+        let told = reader.call(name, "{}");
+        assert_eq!(told.error(), (-32602, format!("Unknown tool: {name}")));
+    }
+    // The same name, written otherwise.
+    let told = reader.ask("tools/call", r#"{"name":"b__\u0065cho","arguments":{}}"#);
+    assert_eq!(told.error(), (-32602, "Unknown tool: b__echo".to_owned()));
+    let told = reader.ask("tools/call", r#"{"name":"\u0061__echo","arguments":{"payload":"y"}}"#);
+    assert_eq!(told.said(), "y");
+    for uri in ["stub://b/fixed", "stub://b/none", "stub://a/../b/fixed", "stub://a/%2e%2e/b/fixed"] {
+        let told = reader.ask("resources/read", &format!(r#"{{"uri":"{uri}"}}"#));
+        assert_eq!(told.error().0, -32002, "{uri}");
+        assert_eq!(told.json()["error"]["data"]["uri"], uri);
+    }
+    let prompts = all.names("prompts/list");
+    let (known, unknown) = (prompts[0].as_str(), "a__no_such_prompt");
+    for name in [known, unknown] {
+        let told = reader.ask("prompts/get", &format!(r#"{{"name":{}}}"#, quote(name)));
+        assert_eq!(told.error(), (-32602, format!("Unknown prompt: {name}")));
+    }
+    // No call that was refused has reached a backend.
+    for backend in ["a", "b"] {
+        let said = all.call(&format!("{backend}__stats"), "{}").said();
+        let stats: Value = serde_json::from_str(&said).unwrap();
+        for tool in ["rich", "nothing", "hang", "statxyz"] {
+            assert_eq!(stats["executions"].get(tool), None, "{backend} {tool} {stats}");
+        }
+        assert_eq!(stats["executions"].get("echo").is_some(), backend == "a", "{stats}");
+    }
+
+    let mut most = Client::connect_as(proxy.addr, DENIED);
+    let (some, every) = (most.names("tools/list"), all.names("tools/list"));
+    assert_eq!(some.len(), every.len() - 2);
+    assert!(!some.iter().any(|name| name.ends_with("__hang")));
+    assert_eq!(most.names("prompts/list"), prompts);
+    assert_eq!(most.call("a__hang", "{}").error().0, -32602);
+
+    let mut nobody = Client::connect_as(proxy.addr, NOTHING);
+    for list in ["tools/list", "resources/list", "resources/templates/list", "prompts/list"] {
+        assert_eq!(nobody.names(list), Vec::<String>::new());
+    }
+    assert_eq!(nobody.call("a__echo", "{}").error().0, -32602);
+    // The administrator's token opens everything.
+    let mut admin = Client::connect_as(proxy.addr, ADMIN);
+    assert_eq!(admin.names("tools/list"), every);
+}
+
+#[test]
+fn rights_hold_in_batches_and_for_own_names() {
+    let auth = AUTH.replace("\"a__echo\", \"a__stat*\"", "\"echo\", \"stat*\"");
+    let setup = Setup {
+        backends: stdio_backend("a", &[]) + "prefix = \"\"\n",
+        proxy: auth,
+        ..Setup::default()
+    };
+    let proxy = setup.start();
+    Client::connect_as(proxy.addr, ALL).wait_for_tools(&["echo"]);
+    let mut reader = Client::connect_saying(proxy.addr, "2025-03-26", &bearer(READER));
+    let call = |id: &str, name: &str| {
+        message(id, "tools/call", &format!(r#"{{"name":"{name}","arguments":{{"payload":"p"}}}}"#))
+    };
+    let list = message("4", "tools/list", "{}");
+    let batch =
+        format!("[{},{},{},{list}]", call("1", "echo"), call("2", "rich"), call("3", "none"));
+    let told = reader.post(&batch);
+    let answers = told.json();
+    let answer = |id: u64| {
+        let mut all = answers.as_array().expect("an array").iter();
+        all.find(|answer| answer["id"] == id).expect("an answer").clone()
+    };
+    assert_eq!(answer(1)["result"]["content"][0]["text"], "p");
+    assert_eq!(answer(2)["error"]["message"], "Unknown tool: rich");
+    assert_eq!(answer(3)["error"]["message"], "Unknown tool: none");
+    assert_eq!(answer(4)["result"]["tools"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn admin_is_for_administrators() {
+    let closed = proxy();
+    let admin = |proxy: &Proxy, lines: &str| once(proxy.addr, "GET", "/admin/backends", lines).status;
+    for target in ["/admin", "/admin/", "/admin/backends"] {
+        let answer = once(closed.addr, "GET", target, "");
+        assert_eq!(answer.status, 401);
+        assert!(answer.head.field("www-authenticate").is_some());
+    }
+    assert_eq!(admin(&closed, &bearer("wrong")), 401);
+    for token in [ALL, READER, NOTHING] {
+        assert_eq!(admin(&closed, &bearer(token)), 403, "{token}");
+    }
+    assert!(!matches!(admin(&closed, &bearer(ADMIN)), 401 | 403));
+
+    // Without [auth] the token is for /admin alone.
+    let alone = Setup {
+        backends: stdio_backend("a", &[]),
+        proxy: format!("[security]\nadmin_token = \"{ADMIN}\"\n"),
+        ..Setup::default()
+    };
+    let alone = alone.start();
+    assert_eq!((admin(&alone, ""), admin(&alone, &bearer(ALL))), (401, 401));
+    assert!(!matches!(admin(&alone, &bearer(ADMIN)), 401 | 403));
+    let mut client = alone.client_seeing(&["a__echo"]);
+    client.extra = bearer("for-somebody-else");
+    assert_eq!(client.call("a__echo", r#"{"payload":"x"}"#).said(), "x");
+    client.extra = bearer(ADMIN);
+    assert_eq!(client.call("a__echo", r#"{"payload":"x"}"#).said(), "x");
+
+    // Without either it is open here, and closed where others can connect.
+    let open = Proxy::start(&[stdio_backend("a", &[])]);
+    assert!(!matches!(admin(&open, ""), 401 | 403));
+    let wide = Setup {
+        backends: stdio_backend("a", &[]),
+        args: vec!["--listen".into(), "0.0.0.0:0".into()],
+        ..Setup::default()
+    };
+    let wide = wide.start();
+    assert_eq!(admin(&wide, ""), 403);
+    wait_until("the warning", || wide.stderr().contains("there is no authentication"));
+}
+
+#[test]
+fn a_principal_has_a_bounded_number_of_sessions() {
+    let setup = Setup {
+        backends: stdio_backend("a", &[]),
+        proxy: AUTH.to_owned(),
+        workers: Some(1),
+        ..Setup::default()
+    };
+    let proxy = setup.start();
+    let mut conn = Conn::open(proxy.addr);
+    let hello = message("1", "initialize", HELLO);
+    let mut ask = |token: &str| {
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{JSON}{}Content-Length: {}\r\n\r\n{hello}",
+            proxy.addr,
+            bearer(token),
+            hello.len()
+        );
+        conn.send(head.as_bytes());
+        conn.answer()
+    };
+    let mut last = String::new();
+    for _ in 0..1000 {
+        let answer = ask(ALL);
+        assert_eq!(answer.status, 200);
+        last = answer.head.field("mcp-session-id").expect("a session").to_owned();
+    }
+    let full = ask(ALL);
+    assert_eq!((full.status, full.head.field("retry-after")), (503, Some("1")));
+    assert_eq!(ask(OTHER).status, 200, "others are not concerned");
+    let lines = format!("{}Mcp-Session-Id: {last}\r\n", bearer(ALL));
+    assert_eq!(once(proxy.addr, "DELETE", "/mcp", &lines).status, 200);
+    wait_until("room for one more", || ask(ALL).status == 200);
+}
+
+#[test]
+fn a_request_may_be_so_large_and_no_larger() {
+    let setup = Setup {
+        backends: stdio_backend("a", &[]),
+        proxy: "[security]\nmax_request_bytes = 2000\n".to_owned(),
+        ..Setup::default()
+    };
+    let proxy = setup.start();
+    let mut client = proxy.client_seeing(&["a__echo"]);
+    let echo = |bytes: usize| format!(r#"{{"payload":"{}"}}"#, "x".repeat(bytes));
+    assert_eq!(client.call("a__echo", &echo(1000)).said().len(), 1000);
+    let told = client.call("a__echo", &echo(2000));
+    assert_eq!((told.status, told.error().0), (413, -32600));
+}
+
+/// Everything that the binary says, in any way, with every kind of secret in its configuration.
+#[test]
+fn secrets_are_never_printed() {
+    const SECRETS: [&str; 9] = [
+        "s3cret-token-of-all",
+        "s3cret-token-scoped",
+        "s3cret-admin-token",
+        "s3cret-backend-token",
+        "s3cret-header-value",
+        "s3cret-environment",
+        "s3cret-from-file",
+        "s3cret-from-variable",
+        "s3cret-in-the-url",
+    ];
+    let scratch = scratch();
+    std::fs::write(scratch.path().join("secret"), "s3cret-from-file\n").unwrap();
+    let stub = HttpStub::start("web", &[]);
+    let config = |more: &str| {
+        format!(
+            r#"[proxy]
+name = "p"
+workers = 2
+{more}
+[auth]
+type = "bearer"
+tokens = ["s3cret-token-of-all", "file:secret", "${{MCP_PROXY_TEST_SECRET}}"]
+[[auth.scoped_tokens]]
+token = "s3cret-token-scoped"
+name = "scoped"
+[security]
+admin_token = "s3cret-admin-token"
+[[backends]]
+name = "web"
+transport = "http"
+url = "http://{}/mcp"
+bearer_token = "s3cret-backend-token"
+headers = {{ X-Key = "s3cret-header-value" }}
+[[backends]]
+name = "gone"
+transport = "http"
+url = "http://127.0.0.1:1/mcp?key=s3cret-in-the-url"
+[[backends]]
+name = "pipe"
+transport = "stdio"
+command = {}
+args = ["--name", "pipe"]
+env = {{ KEY = "s3cret-environment" }}
+"#,
+            stub.addr,
+            quote(crate::support::process::stub_path()),
+        )
+    };
+    let file = scratch.path().join("proxy.toml");
+    let silent = |what: &str, said: &str| {
+        for secret in SECRETS {
+            assert!(!said.contains(secret), "{what} says {secret}:\n{said}");
+        }
+    };
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_mcp-proxy"))
+            .arg("-c")
+            .arg(&file)
+            .args(args)
+            .env("MCP_PROXY_TEST_SECRET", "s3cret-from-variable")
+            .output()
+            .expect("run");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    std::fs::write(&file, config("")).unwrap();
+    let (well, said) = run(&["--check"]);
+    assert!(well, "{said}");
+    silent("--check", &said);
+    // Faults and warnings beside every secret, and in the secrets themselves.
+    let spoilt = config("nonsense = 1").replace("s3cret-", "s3cret- ").replace("s3cret- in", "s3cret-in");
+    std::fs::write(&file, spoilt).unwrap();
+    let (well, said) = run(&["--check"]);
+    assert!(!well && said.contains("tokens[0]"), "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
+
+    // Running, at its most talkative.
+    let plain = config("").replace("${MCP_PROXY_TEST_SECRET}", "s3cret-from-variable");
+    std::fs::write(&file, plain).unwrap();
+    let proxy = Proxy::start_file(&file, &["--log-level".into(), "trace".into()]);
+    for token in ["s3cret-token-of-all", "s3cret-from-file", "s3cret-from-variable"] {
+        let mut client = Client::connect_as(proxy.addr, token);
+        client.wait_for_tools(&["web__echo", "pipe__echo"]);
+        client.call("web__echo", r#"{"payload":"x"}"#).said();
+        client.call("gone__x", "{}").error();
+        silent("an answer", &client.call("nothing", "{}").text);
+    }
+    let mut scoped = Client::connect_as(proxy.addr, "s3cret-token-scoped");
+    scoped.names("tools/list");
+    for line in ["s3cret-token-of-al", "s3cret-token-scoped "] {
+        let answer = post(&proxy, "/mcp", &bearer(line), "{}");
+        silent("a refusal", answer.text());
+    }
+    let answer = once(proxy.addr, "GET", "/admin", &bearer("s3cret-admin-token"));
+    silent("/admin", answer.text());
+    wait_until("a word about the backend that is gone", || proxy.stderr().contains("gone"));
+    silent("stdout", &proxy.stdout());
+    silent("stderr", &proxy.stderr());
+}
