@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::auth::Caller;
+use crate::auth::policy::Rights;
 use crate::error::{Error, Kind, Result};
 use crate::http::{BodyFault, Connection, Method as HttpMethod, RequestHead};
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind, Shape};
@@ -25,7 +26,7 @@ use crate::limits;
 use crate::mcp::header;
 use crate::mcp::method::Method;
 use crate::mcp::revision::Revision;
-use crate::mcp::session::{SessionId, SessionRecord};
+use crate::mcp::session::{Authorization, SessionId, SessionRecord};
 use crate::rt;
 use crate::world::World;
 use answer::{JSON, refuse, refused, with};
@@ -45,8 +46,23 @@ struct Ask {
     accepts_events: bool,
     /// Whose request it is; `None` without `[auth]`.
     principal: Option<Arc<str>>,
-    /// What the caller's token says; `None` = nothing, where nothing is asked for.
+    who: Who,
+}
+
+/// Who calls.
+#[derive(Clone, Default)]
+struct Who {
+    /// What his token says; `None` = nothing, where nothing is asked for.
     caller: Option<Arc<Caller>>,
+    /// What he showed, for backends that are to get it; `None` if there are none.
+    authorization: Option<Arc<Authorization>>,
+}
+
+impl Who {
+    /// What he may see; `None` = everything.
+    fn rights(&self) -> Option<&Rights> {
+        self.caller.as_ref().and_then(|caller| caller.rights.as_ref())
+    }
 }
 
 /// Serves the request whose head `connection` has just read. A drop leaves the connection without
@@ -84,6 +100,9 @@ pub async fn exchange(
         && let Err(error) = door::admit(world, access, &mut ask, head).await
     {
         return Box::pin(door::turn_away(world, connection, &ask, head, &error)).await;
+    }
+    if world.forwards {
+        ask.who.authorization = door::forwarded(&ask, head);
     }
     match ask.method {
         HttpMethod::Post => post(world, connection, &ask).await,
@@ -125,7 +144,7 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
         accepts_json: header::accepts(head.fields("accept"), "application", "json"),
         accepts_events: header::accepts(head.fields("accept"), "text", "event-stream"),
         principal: None,
-        caller: None,
+        who: Who::default(),
     };
     (ask, refusal)
 }
@@ -182,6 +201,9 @@ async fn session_of(world: &World, ask: &Ask) -> Result<Arc<SessionRecord>> {
             let _ = write!(text, " {}", revision.as_str());
         }
         return Err(Error::new(Kind::BadHeader).context(text + ")"));
+    }
+    if world.forwards {
+        record.show(ask.who.authorization.as_ref());
     }
     record.touch(rt::time::now());
     Ok(record)
@@ -242,7 +264,7 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
         Ok(record) => record,
         Err(error) => return refuse(connection, &ask.cors, &error, id).await,
     };
-    match session::perform(world, &record, ask.caller.as_ref(), body, envelope).await {
+    match session::perform(world, &record, &ask.who, body, envelope).await {
         Outcome::Accepted => connection.answer(202, &ask.cors, b"").await,
         Outcome::Answer(answer) => connection.answer(200, &with(JSON, &ask.cors), &answer).await,
         Outcome::Refused { error, id } => refused(connection, &ask.cors, false, &error, &id).await,

@@ -121,6 +121,13 @@ pub struct BackendPlan {
     pub chain: Chain,
 }
 
+impl BackendPlan {
+    /// Whether it gets the client's own Authorization.
+    pub fn forwards(&self) -> bool {
+        matches!(&self.transport, TransportPlan::Http(http) if http.forward_auth)
+    }
+}
+
 /// `isolation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {

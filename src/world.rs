@@ -118,6 +118,8 @@ pub struct World {
     pub names: Names,
     /// The one backend that clients see, if it is only one.
     pub only: Option<BackendId>,
+    /// Whether a backend gets the Authorization of clients.
+    pub forwards: bool,
     /// The merged lists.
     pub catalog: RefCell<Catalog>,
     /// The backends.
@@ -166,6 +168,7 @@ impl World {
                 let mut listed = plan.backends.iter().filter(|backend| !backend.unlisted);
                 listed.next().map(|backend| backend.id).filter(|_| listed.next().is_none())
             },
+            forwards: plan.backends.iter().any(|backend| backend.forwards()),
             plan,
             catalog: RefCell::new(catalog),
             backends,

@@ -6,17 +6,19 @@
 //! [`DEADLINE_TICK`](limits::DEADLINE_TICK) while there are any. Arming and dropping a timer of the
 //! runtime is 87 ns, an entry here a few.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::bell::Bell;
 use super::failure::Failure;
 use crate::limits;
+use crate::mcp::session::Authorization;
 
 /// Why a wait ended without what it waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct CallHandle {
     expired: Cell<bool>,
     reason: RefCell<Option<String>>,
     deadline: Cell<Option<Instant>>,
+    /// What the caller showed, if the backend is to get it.
+    authorization: OnceCell<Arc<Authorization>>,
     /// Attempts that are cancelled with it.
     below: RefCell<Vec<Weak<CallHandle>>>,
     inbox: RefCell<VecDeque<Item>>,
@@ -65,6 +69,7 @@ impl CallHandle {
             expired: Cell::new(false),
             reason: RefCell::new(None),
             deadline: Cell::new(None),
+            authorization: OnceCell::new(),
             below: RefCell::new(Vec::new()),
             inbox: RefCell::new(VecDeque::new()),
             inbox_bytes: Cell::new(0),
@@ -73,7 +78,7 @@ impl CallHandle {
 
     /// A handle for one attempt of a call, cancelled with it.
     pub(super) fn below(call: &Rc<CallHandle>) -> Rc<CallHandle> {
-        let attempt = Rc::new(CallHandle::new());
+        let attempt = Rc::new(CallHandle { authorization: call.authorization.clone(), ..CallHandle::new() });
         let mut all = call.below.borrow_mut();
         all.retain(|other| other.strong_count() > 0);
         all.push(Rc::downgrade(&attempt));
@@ -81,6 +86,16 @@ impl CallHandle {
             attempt.cancel(call.reason());
         }
         attempt
+    }
+
+    /// The backend is to get this Authorization with the call.
+    pub fn forward(&self, authorization: Arc<Authorization>) {
+        let _ = self.authorization.set(authorization);
+    }
+
+    /// The Authorization to send with the call, if it is the caller's own.
+    pub(super) fn authorization(&self) -> Option<&str> {
+        self.authorization.get().map(|authorization| authorization.0.as_str())
     }
 
     /// The deadline moves to `limit` from now, but not beyond `ends`.

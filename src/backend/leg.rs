@@ -24,7 +24,7 @@ use crate::http::request_head;
 use crate::jsonrpc;
 use crate::limits;
 use crate::mcp::revision::Revision;
-use crate::mcp::session::{SessionId, SessionRecord};
+use crate::mcp::session::{Authorization, SessionId, SessionRecord};
 use crate::plan::{BackendId, HttpPlan, WorkerId};
 use crate::rt;
 use crate::rt::local::Event;
@@ -45,6 +45,8 @@ pub struct Leg {
     prefix: Box<[u8]>,
     /// The raw result of `initialize`; kept of the proxy's own sessions.
     pub(super) init: Box<[u8]>,
+    /// The client session that it is for, where the backend gets that client's Authorization.
+    client: Option<Arc<SessionRecord>>,
 }
 
 impl std::fmt::Debug for Leg {
@@ -59,8 +61,8 @@ impl std::fmt::Debug for Leg {
 
 impl Leg {
     /// Before `initialize`: neither an id nor a revision.
-    fn provisional(plan: &HttpPlan) -> Leg {
-        Leg::with(plan, 0, None, "", Box::default())
+    fn provisional(plan: &HttpPlan, client: Option<Arc<SessionRecord>>) -> Leg {
+        Leg { client, ..Leg::with(plan, 0, None, "", Box::default()) }
     }
 
     fn with(
@@ -86,14 +88,24 @@ impl Leg {
             revision: revision.into(),
             prefix: prefix.into(),
             init,
+            client: None,
         }
     }
 
+    /// The Authorization of messages that belong to no request of the client.
+    pub(super) fn authorization(&self) -> Option<Arc<Authorization>> {
+        self.client.as_ref().and_then(|client| client.authorization())
+    }
+
     /// Appends the head of a POST with a body of `length` bytes.
-    pub(super) fn post(&self, out: &mut Vec<u8>, length: usize) {
+    pub(super) fn post(&self, out: &mut Vec<u8>, length: usize, authorization: Option<&str>) {
         out.reserve(self.prefix.len() + 16 + length);
         out.extend_from_slice(&self.prefix);
         out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+        if let Some(authorization) = authorization {
+            out.extend_from_slice(b"\r\nAuthorization: ");
+            out.extend_from_slice(authorization.as_bytes());
+        }
         out.extend_from_slice(b"\r\n\r\n");
     }
 
@@ -101,6 +113,11 @@ impl Leg {
     pub(super) fn bare(&self, out: &mut Vec<u8>, plan: &HttpPlan, method: &str, more: &str) {
         let mut lines = plan.header_lines.clone();
         lines.push_str(more);
+        if let Some(authorization) = self.authorization() {
+            lines.push_str("Authorization: ");
+            lines.push_str(&authorization.0);
+            lines.push_str("\r\n");
+        }
         session_lines(&mut lines, self.session_id.get().map(|id| &**id), &self.revision);
         request_head(out, method, &plan.target, &plan.authority, &lines, None);
     }
@@ -216,7 +233,7 @@ fn start(
             let generation = backends.number();
             let mut end = Finish { backends, entry, opening, result: None };
             let session = end.opening.session.clone();
-            let result = open(&end.backends, &end.entry, session.as_deref(), generation).await;
+            let result = open(&end.backends, &end.entry, session.as_ref(), generation).await;
             end.result = Some(result);
         });
     } else {
@@ -284,14 +301,18 @@ fn finish(
 async fn open(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    session: Option<&SessionRecord>,
+    session: Option<&Arc<SessionRecord>>,
     generation: u64,
 ) -> Result<Rc<Leg>, Failure> {
     let (plan, _) = entry.http();
     let limit = entry.plan.startup_timeout;
     let handle = Rc::new(CallHandle::new());
     let _deadline = backends.clock.arm(&handle, Instant::now(), limit);
-    let provisional = Rc::new(Leg::provisional(plan));
+    let client = session.filter(|_| plan.forward_auth).cloned();
+    if let Some(authorization) = client.as_ref().and_then(|client| client.authorization()) {
+        handle.forward(authorization);
+    }
+    let provisional = Rc::new(Leg::provisional(plan, client.clone()));
     let revision = session.map_or(Revision::NEWEST, |session| session.revision);
     let asked = Raw::number(0);
     let mut body = Vec::with_capacity(256);
@@ -309,7 +330,8 @@ async fn open(
     let session_id = provisional.session_id.get().cloned();
     // A client's session needs no copy: the catalogue is built from the proxy's own.
     let init = if session.is_none() { init.into() } else { Box::default() };
-    let leg = Rc::new(Leg::with(plan, generation, session_id, &revision, init));
+    let leg = Leg { client, ..Leg::with(plan, generation, session_id, &revision, init) };
+    let leg = Rc::new(leg);
     let mut body = Vec::with_capacity(64);
     jsonrpc::notification(&mut body, "notifications/initialized", None);
     http::tell(backends, entry, &leg, &body).await?;
@@ -475,7 +497,7 @@ mod tests {
     fn heads_carry_session_and_revision() {
         let leg = Leg::with(&plan(), 1, Some("abc".into()), "2025-06-18", Box::default());
         let mut out = Vec::new();
-        leg.post(&mut out, 17);
+        leg.post(&mut out, 17, None);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "POST /mcp?x=1 HTTP/1.1\r\nHost: localhost:81\r\nX-Key: k\r\n\
@@ -489,9 +511,10 @@ mod tests {
             "DELETE /mcp?x=1 HTTP/1.1\r\nHost: localhost:81\r\nX-Key: k\r\n\
              Mcp-Session-Id: abc\r\nMCP-Protocol-Version: 2025-06-18\r\n\r\n"
         );
-        let first = Leg::provisional(&plan());
+        let first = Leg::provisional(&plan(), None);
         let mut out = Vec::new();
-        first.post(&mut out, 1);
+        first.post(&mut out, 1, Some("Bearer x"));
+        assert!(out.ends_with(b"\r\nContent-Length: 1\r\nAuthorization: Bearer x\r\n\r\n"));
         assert!(!String::from_utf8(out).unwrap().contains("Mcp-"));
     }
 
@@ -504,12 +527,12 @@ mod tests {
             (b"a\xff", false),
             (&[b'a'; limits::BACKEND_SESSION_ID_BYTES_MAX + 1], false),
         ] {
-            let leg = Leg::provisional(&plan());
+            let leg = Leg::provisional(&plan(), None);
             leg.note_session(Some(field));
             assert_eq!(leg.has_session(), fit, "{field:?}");
             assert_eq!(leg.bad_session_id.get(), !fit);
         }
-        let leg = Leg::provisional(&plan());
+        let leg = Leg::provisional(&plan(), None);
         leg.note_session(None);
         assert!(!leg.has_session() && !leg.bad_session_id.get());
     }

@@ -52,7 +52,7 @@ pub(super) async fn batch(
         };
         requests += usize::from(envelope.kind == MessageKind::Request);
         let (world, record, sender) = (world.clone(), record.clone(), sender.clone());
-        let caller = ask.caller.clone();
+        let who = ask.who.clone();
         rt::spawn("batch element", async move {
             let outcome = if envelope.kind == MessageKind::Request
                 && method_of(&element, &envelope) == Method::Initialize
@@ -60,7 +60,7 @@ pub(super) async fn batch(
                 let id = envelope.id.map_or(&b"null"[..], |id| id.of(&element));
                 Outcome::Answer(error_answer(&refused("initialize stands alone"), id))
             } else {
-                perform(&world, &record, caller.as_ref(), element, envelope).await
+                perform(&world, &record, &who, element, envelope).await
             };
             match outcome {
                 Outcome::Accepted => {}

@@ -6,8 +6,8 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Who;
 use super::relay::Relay;
-use crate::auth::Caller;
 use crate::auth::policy::Rights;
 use crate::backend::{Call, CallHandle, Reply};
 use crate::error::{Error, Kind, Result};
@@ -27,13 +27,13 @@ use crate::world::World;
 pub(super) async fn call(
     world: &Rc<World>,
     record: &Arc<SessionRecord>,
-    caller: Option<&Arc<Caller>>,
+    who: &Who,
     method: Method,
     mut message: Vec<u8>,
     mut envelope: Envelope,
     id: &[u8],
 ) -> Result<Relay> {
-    if let Some(rights) = caller.and_then(|caller| caller.rights.as_ref()) {
+    if let Some(rights) = who.rights() {
         Box::pin(permit(world, rights, method, &message, &envelope)).await?;
     }
     let backend = aim(world, method, &mut message, &mut envelope)?;
@@ -49,6 +49,9 @@ pub(super) async fn call(
     };
     let (tool, hints) = own.unzip();
     let handle = Rc::new(CallHandle::new());
+    if let Some(authorization) = who.authorization.as_ref().filter(|_| plan.forwards()) {
+        handle.forward(authorization.clone());
+    }
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let tool_call = method == Method::ToolsCall;
     let call = Call {

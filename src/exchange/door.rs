@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use super::Ask;
 use super::answer::{JSON, refuse, with};
-use crate::auth::bearer::shown;
+use crate::auth::bearer::{ADMIN, shown};
 use crate::auth::{Access, Caller, Refused};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Connection, Method, RequestHead};
+use crate::mcp::session::Authorization;
 use crate::world::World;
 
 /// Where RFC 9728 (§3.1) puts the metadata: before the path of what it is about.
@@ -48,8 +49,20 @@ pub(super) async fn admit(
     if access.is_closed() {
         ask.principal = caller.as_ref().map(|caller| caller.principal.clone());
     }
-    ask.caller = caller;
+    ask.who.caller = caller;
     Ok(())
+}
+
+/// What backends with `forward_auth` get: what the client showed, if it is one thing. The token that
+/// opens the proxy's own administration leaves it for nobody.
+pub(super) fn forwarded(ask: &Ask, head: &RequestHead) -> Option<Arc<Authorization>> {
+    if ask.who.caller.as_ref().is_some_and(|caller| &*caller.principal == ADMIN) {
+        return None;
+    }
+    let mut fields = head.fields("authorization");
+    let (Some(field), None) = (fields.next(), fields.next()) else { return None };
+    let text = std::str::from_utf8(field).ok().filter(|text| !text.is_empty())?;
+    Some(Arc::new(Authorization(text.to_owned())))
 }
 
 fn refusal(refused: Refused) -> Error {
@@ -77,11 +90,11 @@ pub(super) fn is_admin(world: &World, caller: Option<&Arc<Caller>>) -> bool {
 pub(super) async fn admit_admin(world: &World, ask: &mut Ask, head: &RequestHead) -> Result<()> {
     if let Some(access) = &world.plan.access {
         admit(world, access, ask, head).await?;
-        if ask.caller.is_none() {
+        if ask.who.caller.is_none() {
             return Err(refusal(Refused::NoToken));
         }
     }
-    match is_admin(world, ask.caller.as_ref()) {
+    match is_admin(world, ask.who.caller.as_ref()) {
         true => Ok(()),
         false => Err(Error::new(Kind::Forbidden).context("for administrators only")),
     }

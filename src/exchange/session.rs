@@ -10,8 +10,7 @@ use std::sync::Arc;
 use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
-use super::{Ask, admit, method_of};
-use crate::auth::Caller;
+use super::{Ask, Who, admit, method_of};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
@@ -63,6 +62,9 @@ pub(super) async fn initialize(
         Ok(record) => record,
         Err(error) => return refuse(connection, &ask.cors, &error, id).await,
     };
+    if world.forwards {
+        record.show(ask.who.authorization.as_ref());
+    }
     let mut result = Vec::with_capacity(512);
     {
         let catalog = world.catalog.borrow();
@@ -112,7 +114,7 @@ pub(super) enum Outcome {
 pub(super) async fn perform(
     world: &Rc<World>,
     record: &Arc<SessionRecord>,
-    caller: Option<&Arc<Caller>>,
+    who: &Who,
     message: Vec<u8>,
     envelope: Envelope,
 ) -> Outcome {
@@ -143,7 +145,7 @@ pub(super) async fn perform(
             return Outcome::Answer(answer);
         }
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
-            return match call(world, record, caller, method, message, envelope, &id).await {
+            return match call(world, record, who, method, message, envelope, &id).await {
                 Ok(relay) => Outcome::Relay(relay),
                 Err(error) => {
                     tracing::debug!(%error, "a call failed");
@@ -162,7 +164,7 @@ pub(super) async fn perform(
         Ok(()) => {
             world.settled().await;
             let mut result = world.catalog.borrow().list(list);
-            if let Some(rights) = caller.and_then(|caller| caller.rights.as_ref()) {
+            if let Some(rights) = who.rights() {
                 result = world.desk.list(rights, list, result);
             }
             let mut answer = Vec::with_capacity(result.len() + id.len() + 48);

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
+
 use super::revision::Revision;
 use crate::plan::WorkerId;
 
@@ -68,6 +70,15 @@ impl fmt::Debug for SessionId {
     }
 }
 
+/// A client's `Authorization`, whole, for backends with `forward_auth`. It never prints.
+pub struct Authorization(pub String);
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// What any worker may know of a session. Immutable but for two single atomics: a worker that
 /// holds a copy sees the end of the session at once, and the owner sees that it is in use.
 #[derive(Debug)]
@@ -82,6 +93,8 @@ pub struct SessionRecord {
     pub capabilities: Box<str>,
     /// `params.clientInfo`, as it was sent: a JSON object.
     pub client_info: Box<str>,
+    /// Of its last request, if a backend is to get it.
+    authorization: ArcSwapOption<Authorization>,
     ended: AtomicBool,
     /// Milliseconds since `born`.
     seen: AtomicU64,
@@ -103,6 +116,7 @@ impl SessionRecord {
             principal,
             capabilities,
             client_info,
+            authorization: ArcSwapOption::empty(),
             ended: AtomicBool::new(false),
             seen: AtomicU64::new(0),
             born: Instant::now(),
@@ -121,6 +135,19 @@ impl SessionRecord {
     pub fn idle(&self, now: Instant) -> std::time::Duration {
         let now = now.saturating_duration_since(self.born);
         now.saturating_sub(std::time::Duration::from_millis(self.seen.load(Ordering::Relaxed)))
+    }
+
+    /// Remembers what its client showed last, for messages that belong to no request.
+    pub fn show(&self, authorization: Option<&Arc<Authorization>>) {
+        let known = self.authorization.load();
+        if known.as_ref().map(|known| &known.0) != authorization.map(|new| &new.0) {
+            self.authorization.store(authorization.cloned());
+        }
+    }
+
+    /// What its client showed last.
+    pub fn authorization(&self) -> Option<Arc<Authorization>> {
+        self.authorization.load_full()
     }
 
     /// Ends it; true for the caller that did.
