@@ -8,6 +8,7 @@ mod answer;
 mod batch;
 mod call;
 mod door;
+mod private;
 mod relay;
 mod session;
 mod stream;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::client::{ACCEPT, Client, JSON, message};
 use crate::support::http::{Answer, Conn, once};
-use crate::support::process::{HttpStub, Proxy, Setup, scratch, stdio_backend};
+use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
 use crate::support::{quote, wait_until};
 
 const ALL: &str = "opens-everything-1";
@@ -60,7 +60,8 @@ fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 
-const HELLO: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"0"}}"#;
+const HELLO: &str =
+    r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"0"}}"#;
 
 #[test]
 fn only_who_shows_a_token_gets_in() {
@@ -138,10 +139,7 @@ fn the_metadata_is_open() {
         let origin = "Origin: http://localhost:3000\r\n";
         let answer = once(proxy.addr, "GET", &target, origin);
         assert_eq!(answer.status, 200, "{target}");
-        assert_eq!(
-            answer.head.field("access-control-allow-origin"),
-            Some("http://localhost:3000")
-        );
+        assert_eq!(answer.head.field("access-control-allow-origin"), Some("http://localhost:3000"));
         let document = answer.json();
         assert_eq!(document["resource"], resource, "{target}");
         assert_eq!(document["bearer_methods_supported"][0], "header");
@@ -152,9 +150,8 @@ fn the_metadata_is_open() {
     let answer = once(proxy.addr, "GET", "/mcp", "Origin: http://localhost:3000\r\n");
     let challenge = answer.head.field("www-authenticate").expect("a challenge");
     assert!(
-        challenge.contains(
-            "\"https://mcp.example.com/.well-known/oauth-protected-resource/tools/mcp\""
-        ),
+        challenge
+            .contains("\"https://mcp.example.com/.well-known/oauth-protected-resource/tools/mcp\""),
         "{challenge}"
     );
     // Without [auth] there is nothing to tell.
@@ -186,7 +183,9 @@ fn a_session_belongs_to_its_principal() {
         let accept = "Accept: text/event-stream\r\n";
         conn.send(format!("GET /mcp HTTP/1.1\r\n{}{accept}\r\n", stolen.lines()).as_bytes());
         assert_eq!(conn.answer().status, 404);
-        let told = stolen.post(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#);
+        let told = stolen.post(
+            r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#,
+        );
         assert_eq!(told.status, 404);
     }
     // With a token that is none, an id is no help either.
@@ -215,7 +214,7 @@ fn a_scoped_token_sees_its_part_and_no_more() {
     reader.ask("resources/read", r#"{"uri":"stub://a/fixed"}"#).result();
 
     // What is denied and what never was are answered alike, and reach nobody.
-    for name in ["b__echo", "b__hang", "a__rich", "a__nothing", "c__echo", "echo", "a__statxyz", ""] {
+    for name in ["b__echo", "b__hang", "a__rich", "a__nothing", "c__echo", "echo", "a__statxyz"] {
         let told = reader.call(name, "{}");
         assert_eq!(told.error(), (-32602, format!("Unknown tool: {name}")));
     }
@@ -224,7 +223,8 @@ fn a_scoped_token_sees_its_part_and_no_more() {
     assert_eq!(told.error(), (-32602, "Unknown tool: b__echo".to_owned()));
     let told = reader.ask("tools/call", r#"{"name":"\u0061__echo","arguments":{"payload":"y"}}"#);
     assert_eq!(told.said(), "y");
-    for uri in ["stub://b/fixed", "stub://b/none", "stub://a/../b/fixed", "stub://a/%2e%2e/b/fixed"] {
+    for uri in ["stub://b/fixed", "stub://b/none", "stub://a/../b/fixed", "stub://a/%2e%2e/b/fixed"]
+    {
         let told = reader.ask("resources/read", &format!(r#"{{"uri":"{uri}"}}"#));
         assert_eq!(told.error().0, -32002, "{uri}");
         assert_eq!(told.json()["error"]["data"]["uri"], uri);
@@ -294,7 +294,8 @@ fn rights_hold_in_batches_and_for_own_names() {
 #[test]
 fn admin_is_for_administrators() {
     let closed = proxy();
-    let admin = |proxy: &Proxy, lines: &str| once(proxy.addr, "GET", "/admin/backends", lines).status;
+    let admin =
+        |proxy: &Proxy, lines: &str| once(proxy.addr, "GET", "/admin/backends", lines).status;
     for target in ["/admin", "/admin/", "/admin/backends"] {
         let answer = once(closed.addr, "GET", target, "");
         assert_eq!(answer.status, 401);
@@ -384,6 +385,62 @@ fn a_request_may_be_so_large_and_no_larger() {
     assert_eq!((told.status, told.error().0), (413, -32600));
 }
 
+#[test]
+fn a_forwarded_token_goes_to_its_backend_and_to_no_other() {
+    let scratch = scratch();
+    let (ours, others) = (Journal::new(&scratch, "ours"), Journal::new(&scratch, "others"));
+    let args = ["--token", ALL, "--token", READER, "--token", DENIED, "--journal", ours.path()];
+    let forwarded = HttpStub::start("f", &args);
+    let other =
+        HttpStub::start("o", &["--token", "a-token-of-the-proxy", "--journal", others.path()]);
+    let backends = [
+        forwarded.backend("f") + "forward_auth = true\nretry = { max_retries = 1 }\n",
+        other.backend("o") + "bearer_token = \"a-token-of-the-proxy\"\n",
+        stdio_backend("pipe", &[]),
+    ]
+    .concat();
+    let auth = AUTH.replace("a__", "f__").replace("stub://a", "stub://f");
+    let proxy = Setup { backends, proxy: auth, ..Setup::default() }.start();
+    let mut all = Client::connect_as(proxy.addr, ALL);
+    all.wait_for_tools(&["f__echo", "o__echo", "pipe__echo"]);
+    for _ in 0..4 {
+        // Through both workers.
+        let mut all = all.again();
+        assert_eq!(all.call("f__echo", r#"{"payload":"x"}"#).said(), "x");
+        assert_eq!(all.call("o__echo", r#"{"payload":"x"}"#).said(), "x");
+    }
+    all.ask("resources/read", r#"{"uri":"stub://f/fixed"}"#).result();
+    // Each client's list is its own, and cut to its rights.
+    let mut reader = Client::connect_as(proxy.addr, READER);
+    assert_eq!(reader.names("tools/list"), ["f__echo", "f__stats"]);
+    assert_eq!(reader.names("resources/list"), ["stub://f/fixed"]);
+    assert_eq!(reader.call("f__echo", r#"{"payload":"y"}"#).said(), "y");
+    assert_eq!(reader.call("f__rich", "{}").error().1, "Unknown tool: f__rich");
+    // A token that the backend does not take costs its bearer that backend alone; and the
+    // administrator's leaves the proxy for nobody.
+    for token in [OTHER, ADMIN] {
+        let mut stranger = Client::connect_as(proxy.addr, token);
+        let names = stranger.names("tools/list");
+        assert!(names.contains(&"o__echo".to_owned()), "{names:?}");
+        assert!(!names.iter().any(|name| name.starts_with("f__")), "{names:?}");
+        assert_eq!(stranger.call("f__echo", "{}").error().0, -32010);
+        assert_eq!(stranger.call("o__echo", r#"{"payload":"z"}"#).said(), "z");
+    }
+    // It is there, whoever may ask it.
+    assert!(!proxy.stderr().contains("backend is not up"), "{}", proxy.stderr());
+    assert_eq!(all.delete().status, 200);
+    ours.wait_count(&format!("authorization DELETE Bearer {ALL}"), 1);
+    let seen = ours.lines().join("\n");
+    assert!(seen.contains(&format!("authorization POST Bearer {READER}")), "{seen}");
+    assert!(!seen.contains(ADMIN) && !seen.contains("a-token-of-the-proxy"), "{seen}");
+    let shown: Vec<String> =
+        others.lines().into_iter().filter(|line| line.starts_with("authorization")).collect();
+    assert!(!shown.is_empty());
+    for line in shown {
+        assert!(line.ends_with(" Bearer a-token-of-the-proxy"), "{line}");
+    }
+}
+
 /// Everything that the binary says, in any way, with every kind of secret in its configuration.
 #[test]
 fn secrets_are_never_printed() {
@@ -458,7 +515,8 @@ env = {{ KEY = "s3cret-environment" }}
     assert!(well, "{said}");
     silent("--check", &said);
     // Faults and warnings beside every secret, and in the secrets themselves.
-    let spoilt = config("nonsense = 1").replace("s3cret-", "s3cret- ").replace("s3cret- in", "s3cret-in");
+    let spoilt =
+        config("nonsense = 1").replace("s3cret-", "s3cret- ").replace("s3cret- in", "s3cret-in");
     std::fs::write(&file, spoilt).unwrap();
     let (well, said) = run(&["--check"]);
     assert!(!well && said.contains("tokens[0]"), "{said}");

@@ -96,7 +96,9 @@ impl Signer {
                 pair.sign(padding, &random, message, &mut signed).expect("signature");
                 signed
             }
-            Signer::Ec(_, pair) => pair.sign(&random, message).expect("signature").as_ref().to_vec(),
+            Signer::Ec(_, pair) => {
+                pair.sign(&random, message).expect("signature").as_ref().to_vec()
+            }
             Signer::Ed(pair) => pair.sign(message).as_ref().to_vec(),
         }
     }
@@ -200,7 +202,8 @@ impl Keys {
     }
 }
 
-const HELLO: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"0"}}"#;
+const HELLO: &str =
+    r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"0"}}"#;
 
 fn hello(proxy: &Proxy, token: &str) -> Answer {
     let mut conn = Conn::open(proxy.addr);
@@ -300,10 +303,8 @@ fn tokens_that_are_worth_nothing() {
     let own = stranger.jwk("ec");
     bad.push((
         "its own key",
-        stranger.token(
-            &json!({"alg": "ES256", "kid": "ec", "jwk": own}),
-            &claims("alice", json!({})),
-        ),
+        stranger
+            .token(&json!({"alg": "ES256", "kid": "ec", "jwk": own}), &claims("alice", json!({}))),
     ));
     for (what, more) in [
         ("expired", json!({"exp": now() - 70})),
@@ -322,8 +323,14 @@ fn tokens_that_are_worth_nothing() {
     }
     // Members that stand twice: signed by the right key, and still not to be understood.
     for text in [
-        format!(r#"{{"iss":"{ISSUER}","aud":"the-proxy","exp":{0},"sub":"a","sub":"b"}}"#, now() + 60),
-        format!(r#"{{"iss":"{ISSUER}","aud":"x","aud":"the-proxy","exp":{0},"sub":"a"}}"#, now() + 60),
+        format!(
+            r#"{{"iss":"{ISSUER}","aud":"the-proxy","exp":{0},"sub":"a","sub":"b"}}"#,
+            now() + 60
+        ),
+        format!(
+            r#"{{"iss":"{ISSUER}","aud":"x","aud":"the-proxy","exp":{0},"sub":"a"}}"#,
+            now() + 60
+        ),
     ] {
         let message = format!("{}.{}", encode(head.to_string()), encode(text));
         let signed = ec.sign("ES256", message.as_bytes());
@@ -340,7 +347,9 @@ fn tokens_that_are_worth_nothing() {
         assert!(challenge.contains("resource_metadata=\"http://"), "{challenge}");
     }
     // Good within the leeway, and several audiences.
-    for more in [json!({"exp": now() - 20}), json!({"nbf": now() + 20}), json!({"aud": ["a", "the-proxy"]})] {
+    for more in
+        [json!({"exp": now() - 20}), json!({"nbf": now() + 20}), json!({"aud": ["a", "the-proxy"]})]
+    {
         assert_eq!(hello(&proxy, &ec.token(&head, &claims("alice", more))).status, 200);
     }
     // Only the configured address was asked, and unknown keys did not make it be asked again.
@@ -406,12 +415,12 @@ fn scopes_and_roles() {
         let all = "Bearer error=\"insufficient_scope\", scope=\"mcp use\", resource_metadata=\"";
         assert!(challenge.starts_with(all), "{challenge}");
     }
-    let client = |scope: Value, groups: Value| Client::connect_as(proxy.addr, &token("alice", scope, groups));
+    let client = |scope: Value, groups: Value| {
+        Client::connect_as(proxy.addr, &token("alice", scope, groups))
+    };
     let mut chief = client(json!("mcp use"), json!("c"));
     chief.wait_for_tools(&["a__echo", "b__echo"]);
-    let tools = |groups: Value| {
-        client(json!(["use", "mcp"]), groups).names("tools/list")
-    };
+    let tools = |groups: Value| client(json!(["use", "mcp"]), groups).names("tools/list");
     assert_eq!(tools(json!("e")), ["a__echo", "b__echo"]);
     assert_eq!(tools(json!(["s"])), ["a__stats"]);
     // A union, less what one of them denies.
@@ -423,10 +432,12 @@ fn scopes_and_roles() {
     assert_eq!(echoes.call("b__echo", r#"{"payload":"x"}"#).said(), "x");
     assert_eq!(echoes.call("b__stats", "{}").error(), (-32602, "Unknown tool: b__stats".into()));
     // The rights are those of the token that a request shows, not those of its session.
-    echoes.extra = format!("Authorization: Bearer {}\r\n", token("alice", json!("mcp use"), json!("s")));
+    echoes.extra =
+        format!("Authorization: Bearer {}\r\n", token("alice", json!("mcp use"), json!("s")));
     assert_eq!(echoes.names("tools/list"), ["a__stats"]);
     // And a session is its subject's.
-    echoes.extra = format!("Authorization: Bearer {}\r\n", token("bob", json!("mcp use"), json!("e")));
+    echoes.extra =
+        format!("Authorization: Bearer {}\r\n", token("bob", json!("mcp use"), json!("e")));
     assert_eq!(echoes.ask("tools/list", "{}").status, 404);
 
     let admin = |groups: &str| {

@@ -122,7 +122,8 @@ impl Secure {
         let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"0"}}"#;
         let (head, _) = self.ask("", &message("1", "initialize", hello))?;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with("mcp-session-id"));
+        let line =
+            head.lines().find(|line| line.to_ascii_lowercase().starts_with("mcp-session-id"));
         Ok(format!("{}\r\nMCP-Protocol-Version: 2025-11-25\r\n", line.expect("a session")))
     }
 

@@ -142,7 +142,8 @@ impl Jwt {
     pub(super) fn caller(&self, token: &Claimed) -> Result<Caller, Refused> {
         let claims = &token.claims;
         let principal = principal(claims).ok_or(Refused::BadToken("no subject"))?;
-        let scopes: Vec<&str> = ["scope", "scp"].iter().flat_map(|c| words(claims.get(*c))).collect();
+        let scopes: Vec<&str> =
+            ["scope", "scp"].iter().flat_map(|c| words(claims.get(*c))).collect();
         if !self.required_scopes.iter().all(|scope| scopes.contains(&scope.as_str())) {
             return Err(Refused::Scope);
         }
@@ -150,7 +151,8 @@ impl Jwt {
             return Ok(Caller { principal, rights: None, admin: false });
         };
         let said = words(at(claims, &mapping.claim));
-        let key = said.iter().filter_map(|word| mapping.roles.get(*word)).fold(0, |k, r| k | 1 << r);
+        let key =
+            said.iter().filter_map(|word| mapping.roles.get(*word)).fold(0, |k, r| k | 1 << r);
         if key == 0 {
             return match mapping.default_deny {
                 true => Err(Refused::Scope),
@@ -223,7 +225,8 @@ mod tests {
     const NOW: u64 = 1_700_000_000;
 
     fn jwt() -> Jwt {
-        let role = |name: &str, admin| Arc::new(Role { name: name.into(), admin, ..Role::default() });
+        let role =
+            |name: &str, admin| Arc::new(Role { name: name.into(), admin, ..Role::default() });
         Jwt {
             issuer: "https://i".into(),
             audience: "me".into(),

@@ -79,9 +79,8 @@ impl Key {
             ("RSA", _) => {
                 let n = without_zeros(bytes("n")?);
                 let e = without_zeros(bytes("e")?);
-                let bits = (n.len() * 8).saturating_sub(
-                    n.first().map_or(0, |first| first.leading_zeros() as usize),
-                );
+                let bits = (n.len() * 8)
+                    .saturating_sub(n.first().map_or(0, |first| first.leading_zeros() as usize));
                 if !(2048..=8192).contains(&bits) {
                     return Err("an RSA key must have 2048 to 8192 bits");
                 }

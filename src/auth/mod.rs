@@ -84,11 +84,7 @@ impl Access {
     ///
     /// # Errors
     /// He may not call.
-    pub async fn verify(
-        &self,
-        desk: &Desk,
-        token: &[u8],
-    ) -> Result<Option<Arc<Caller>>, Refused> {
+    pub async fn verify(&self, desk: &Desk, token: &[u8]) -> Result<Option<Arc<Caller>>, Refused> {
         match &self.scheme {
             None => Ok(None),
             Some(Scheme::Bearer(_)) => Err(Refused::BadToken("not one of the tokens")),

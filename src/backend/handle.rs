@@ -78,7 +78,8 @@ impl CallHandle {
 
     /// A handle for one attempt of a call, cancelled with it.
     pub(super) fn below(call: &Rc<CallHandle>) -> Rc<CallHandle> {
-        let attempt = Rc::new(CallHandle { authorization: call.authorization.clone(), ..CallHandle::new() });
+        let attempt =
+            Rc::new(CallHandle { authorization: call.authorization.clone(), ..CallHandle::new() });
         let mut all = call.below.borrow_mut();
         all.retain(|other| other.strong_count() > 0);
         all.push(Rc::downgrade(&attempt));

@@ -4,16 +4,19 @@
 
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Backends;
 use super::entry::Entry;
 use super::failure::Failure;
+use super::leg;
 use super::own::{Channel, Said};
 use super::relay::changed;
 use crate::error::Kind;
 use crate::limits;
-use crate::mcp::catalog::{ListKind, Pages, Slice, next_cursor};
+use crate::mcp::catalog::{List, ListKind, Pages, Slice, next_cursor};
+use crate::mcp::session::SessionRecord;
 
 /// JSON-RPC: the method does not exist.
 const METHOD_NOT_FOUND: i64 = -32601;
@@ -61,6 +64,32 @@ pub(super) async fn read(
         }
     }
     Ok(())
+}
+
+/// One list of a backend as a client sees it: through that client's own session there.
+///
+/// # Errors
+/// It could not be read, within the bound of any other request.
+pub(super) async fn of_client(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    session: &Arc<SessionRecord>,
+    kind: ListKind,
+) -> Result<List, Failure> {
+    let limit = entry.plan.request_timeout;
+    let mut lost = None;
+    loop {
+        let leg = leg::get(backends, entry, Some(session), lost).await?;
+        let generation = leg.generation;
+        match list(backends, entry, &Channel::Leg(leg), kind, limit).await {
+            Err(failure) if failure.session_lost && lost.is_none() => lost = Some(generation),
+            Err(failure) => return Err(failure),
+            Ok(pages) => {
+                return List::build(&entry.plan, kind, &pages)
+                    .map_err(|error| Failure::new(Kind::BadAnswer, error.to_string()));
+            }
+        }
+    }
 }
 
 async fn list(

@@ -50,7 +50,7 @@ pub use leg::Leg;
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::Span;
 use crate::limits;
-use crate::mcp::catalog::Slice;
+use crate::mcp::catalog::{List, ListKind, Slice};
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
 use crate::rt;
@@ -367,6 +367,25 @@ impl Backends {
     /// Waits until a backend's first start has ended, well or not. Safe to drop.
     pub async fn settled_one(&self, backend: BackendId) {
         self.entries[backend].settled.wait().await;
+    }
+
+    /// One list of a backend as a client sees it, read through that client's own session there;
+    /// `None` if that cannot be done now. A drop leaves nothing behind.
+    pub async fn list_of_client(
+        self: &Rc<Self>,
+        backend: BackendId,
+        session: &Arc<SessionRecord>,
+        kind: ListKind,
+    ) -> Option<List> {
+        let entry = self.entries[backend].clone();
+        match listing::of_client(self, &entry, session, kind).await {
+            Ok(list) => Some(list),
+            Err(failure) => {
+                let (backend, list) = (entry.name(), kind.method());
+                tracing::warn!(backend, list, %failure, "a client's own list is not read");
+                None
+            }
+        }
     }
 
     /// Waits until every backend's first start has ended, well or not; each is bounded by its

@@ -71,6 +71,9 @@ impl Channel {
         jsonrpc::request(&mut body, &asked, method, params);
         let answer = match self {
             Channel::Leg(leg) => {
+                if let Some(authorization) = leg.authorization() {
+                    handle.forward(authorization);
+                }
                 let request = Request { body: &body, rename: None, asked, whole: true };
                 over_http(backends, entry, leg, &request, &handle).await
             }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::entry::{Entry, Wire};
 use super::failure::Failure;
 use super::health::{Backoff, State};
+use super::http;
 use super::leg::{self, Leg};
 use super::listen;
 use super::listing;
@@ -86,6 +87,7 @@ async fn run(backends: Rc<Backends>, entry: Rc<Entry>) {
         told: String::new(),
     };
     match &entry.wire {
+        Wire::Http(_) if entry.plan.forwards() => supervisor.at_the_gate().await,
         Wire::Http(_) => supervisor.over_http(seed).await,
         Wire::Stdio(stdio) => supervisor.child(stdio).await,
     }
@@ -277,6 +279,36 @@ impl Supervisor {
             };
             if !self.pause(pause, SUCCEEDED).await {
                 return;
+            }
+        }
+    }
+
+    /// A backend that its clients alone have tokens for: whether it can be reached is all that the
+    /// proxy by itself can know.
+    async fn at_the_gate(&mut self) {
+        let mut up = false;
+        while !self.backends.stopping.is_set() {
+            match http::connect(&self.backends, &self.entry).await {
+                Ok(_) => {
+                    if !std::mem::replace(&mut up, true) {
+                        self.backoff.reset();
+                        self.rise();
+                    }
+                    if !self.pause(limits::PING_INTERVAL, FAILED).await
+                        || !self.pause(limits::PROBE_PAUSE, 0).await
+                    {
+                        return;
+                    }
+                }
+                Err(failure) => {
+                    up = false;
+                    let Some(pause) = self.fall(&failure, limits::HTTP_RETRY_MAX) else {
+                        return self.wait_for_the_end().await;
+                    };
+                    if !self.pause(pause, SUCCEEDED).await {
+                        return;
+                    }
+                }
             }
         }
     }

@@ -247,7 +247,10 @@ impl Compiler<'_> {
         }
         let path = format!("{}.forward_auth", backend.path);
         if table.isolation == Some(IsolationKey::Shared) {
-            self.fault(&path, "with isolation = \"shared\" one client's token would be used for all");
+            self.fault(
+                &path,
+                "with isolation = \"shared\" one client's token would be used for all",
+            );
         }
         let own = table.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
         if table.bearer_token.is_some() || own {
@@ -424,10 +427,7 @@ mod tests {
                 &jwt("[[auth.roles]]\nname='r'\n[auth.role_mapping]\nclaim='c'\nmapping={}"),
                 "auth.roles[0].name: nothing is mapped to \"r\"",
             ),
-            (
-                &JWT.replace("https://i/keys", "ftp://i/keys"),
-                "auth.jwks_uri: found the scheme ftp",
-            ),
+            (&JWT.replace("https://i/keys", "ftp://i/keys"), "auth.jwks_uri: found the scheme ftp"),
             (&JWT.replace("https://i/keys", "http://i/keys"), "auth.jwks_uri: http: whoever"),
             ("[security]\nadmin_token=''", "security.admin_token: accepted: visible ASCII"),
             ("[security]\nmax_request_bytes=1", "security.max_request_bytes: found 1, accepted"),
@@ -446,7 +446,8 @@ mod tests {
             let found = said(text);
             assert!(found.contains(expected), "{text}\n{found}");
         }
-        let open = "[proxy.listen]\nhost='0.0.0.0'\n[auth]\ntype='bearer'\ntokens=['0123456789abcdef']";
+        let open =
+            "[proxy.listen]\nhost='0.0.0.0'\n[auth]\ntype='bearer'\ntokens=['0123456789abcdef']";
         assert_eq!(said(open), "");
         // No fault or warning shows a token.
         for text in ["tokens=['s3cr et']", "tokens=['s3cret']", "tokens='s3cret'"] {

@@ -309,8 +309,15 @@ impl Compiler<'_> {
     fn transport(&mut self, backend: &NamedBackend) -> Option<TransportPlan> {
         const STDIO_ONLY: [&str; 7] =
             ["command", "args", "env", "cwd", "inherit_env", "max_children", "idle_stop_seconds"];
-        const HTTP_ONLY: [&str; 7] =
-            ["url", "bearer_token", "headers", "tls", "max_connections", "idle_seconds", "forward_auth"];
+        const HTTP_ONLY: [&str; 7] = [
+            "url",
+            "bearer_token",
+            "headers",
+            "tls",
+            "max_connections",
+            "idle_seconds",
+            "forward_auth",
+        ];
         // Which keys belong there is only known if the transport is.
         if self.report.blames(&format!("{}.transport", backend.path)) {
             return None;

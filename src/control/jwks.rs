@@ -23,7 +23,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// The system starts no thread.
 pub(super) fn start(shelf: &Arc<Shelf>) -> std::io::Result<()> {
     let held = Arc::downgrade(shelf);
-    let thread = std::thread::Builder::new().name("mcp-jwks".to_owned()).spawn(move || run(&held))?;
+    let thread =
+        std::thread::Builder::new().name("mcp-jwks".to_owned()).spawn(move || run(&held))?;
     shelf.adopt(thread.thread().clone());
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Who;
+use super::private;
 use super::relay::Relay;
 use crate::auth::policy::Rights;
 use crate::backend::{Call, CallHandle, Reply};
@@ -126,6 +127,8 @@ fn aim(
             Some(backend) => Ok(backend),
             // With one backend there is no question whose it is, and its own answer is the truth.
             None if world.only.is_some() => Ok(world.only.unwrap_or_default()),
+            // Of one backend nobody here knows the lists.
+            None if private::only(world).is_some() => Ok(private::only(world).unwrap_or_default()),
             None => Err(Error::new(Kind::ResourceNotFound).context(uri.into_owned())),
         };
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
-use super::{Ask, Who, admit, method_of};
+use super::{Ask, Who, admit, method_of, private};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
@@ -164,6 +164,9 @@ pub(super) async fn perform(
         Ok(()) => {
             world.settled().await;
             let mut result = world.catalog.borrow().list(list);
+            if world.forwards {
+                result = Box::pin(private::with_private(world, record, list, result)).await;
+            }
             if let Some(rights) = who.rights() {
                 result = world.desk.list(rights, list, result);
             }

@@ -507,6 +507,8 @@ struct Place {
     slice: Option<Arc<Slice>>,
     /// What it offers is in no list; it stands in `unlisted`, and never in `slice`.
     is_unlisted: bool,
+    /// What it offers is each client's own affair (`forward_auth`), and never kept here.
+    is_private: bool,
     unlisted: Option<Arc<Slice>>,
 }
 
@@ -530,6 +532,7 @@ impl Catalog {
             prefix: if backend.unlisted { String::new() } else { backend.prefix.clone() },
             slice: None,
             is_unlisted: backend.unlisted,
+            is_private: backend.forwards(),
             unlisted: None,
         };
         let places: Vec<Place> = plan.backends.iter().map(place).collect();
@@ -546,6 +549,9 @@ impl Catalog {
     /// # Panics
     /// When the plan has no such backend.
     pub fn set(&mut self, backend: BackendId, slice: Option<Arc<Slice>>) -> Changes {
+        if self.places[backend].is_private {
+            return Changes::default();
+        }
         if self.places[backend].is_unlisted {
             self.places[backend].unlisted = slice;
             return Changes::default();

@@ -153,8 +153,7 @@ impl Connection {
                 loop {
                     let cipher = std::mem::take(&mut sealed.cipher);
                     let stop = stop.as_mut().map(|stop| stop.as_mut());
-                    let (received, cipher) =
-                        Box::pin(self.pump(cipher, room, now, by, stop)).await;
+                    let (received, cipher) = Box::pin(self.pump(cipher, room, now, by, stop)).await;
                     sealed.cipher = cipher;
                     if !matches!(received, Ok(1..)) {
                         break received;
