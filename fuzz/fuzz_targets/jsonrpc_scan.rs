@@ -15,6 +15,11 @@ use serde_json::value::RawValue;
 
 fuzz_target!(|input: (Vec<u8>, &[u8])| {
     let (splits, message) = input;
+    // serde_json has no opinion on its own: it takes an object with this key for one of its raw
+    // values, and then refuses or rewrites it.
+    if message.windows(20).any(|window| window == b"serde_json::private:") {
+        return;
+    }
     let theirs = serde_json::from_slice::<Value>(message);
     let ours = scan(message);
     match (&ours, &theirs) {
