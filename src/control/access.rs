@@ -70,7 +70,7 @@ impl Compiler<'_> {
             }
         }
         match table.r#type {
-            AuthKind::Bearer => self.bearer(table).map(Scheme::Bearer),
+            AuthKind::Bearer => self.bearer(table).map(|tokens| Scheme::Bearer(Box::new(tokens))),
             AuthKind::Jwt => self.jwt(table).map(|jwt| Scheme::Jwt(Box::new(jwt))),
         }
     }
