@@ -44,6 +44,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Time limits of a connection; the default is that of `limits`.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
+    /// For the handshake of TLS.
+    pub handshake: Duration,
     /// Without a request.
     pub idle: Duration,
     /// From the first byte of a head to its last.
@@ -61,6 +63,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Timing {
         Timing {
+            handshake: limits::TLS_HANDSHAKE_TIMEOUT,
             idle: limits::CONNECTION_IDLE_TIMEOUT,
             head: limits::HEAD_READ_TIMEOUT,
             body: limits::BODY_READ_TIMEOUT,
@@ -1209,6 +1212,7 @@ mod tests {
 
     fn short() -> Timing {
         Timing {
+            handshake: Duration::from_millis(300),
             idle: Duration::from_millis(100),
             head: Duration::from_millis(100),
             body: Duration::from_millis(300),

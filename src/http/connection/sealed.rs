@@ -16,7 +16,6 @@ use rustls::ServerConfig;
 use super::{BUSY_ROOM, Connection, Stop};
 use crate::http::head::status_line;
 use crate::http::tls::Session;
-use crate::limits;
 use crate::rt;
 
 /// First byte of a TLS record that begins a handshake (RFC 8446 §5.1).
@@ -69,13 +68,15 @@ impl fmt::Display for SealFault {
 }
 
 impl Connection {
-    /// Shakes hands as a TLS server, before the first request; within
-    /// [`limits::TLS_HANDSHAKE_TIMEOUT`]. After an error or a drop, drop the connection.
+    /// Shakes hands as a TLS server, before the first request, within [`Timing::handshake`]. After
+    /// an error or a drop, drop the connection.
+    ///
+    /// [`Timing::handshake`]: super::Timing::handshake
     ///
     /// # Errors
     /// There is no TLS; the client has been told why, as far as it can be.
     pub async fn secure(&mut self, config: Arc<ServerConfig>) -> Result<(), SealFault> {
-        let limit = limits::TLS_HANDSHAKE_TIMEOUT;
+        let limit = self.timing.handshake;
         let shaken = rt::time::timeout(limit, self.handshake(config)).await;
         let result = shaken.unwrap_or(Err(SealFault::Timeout));
         self.dead |= result.is_err();
@@ -188,5 +189,85 @@ impl Connection {
         if sealed.session.end(&mut self.output).is_ok() {
             let _ = self.flush().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::http::Timing;
+    use crate::http::tls::server_config;
+    use crate::rt::Driver;
+    use crate::rt::net::Listener;
+
+    /// How a handshake with `client` ends, with little time for it.
+    fn shaken(client: impl FnOnce(TcpStream) + Send + 'static) -> Result<(), SealFault> {
+        let own = rcgen::generate_simple_self_signed(vec!["h".to_owned()]).unwrap();
+        let (cert, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let config = server_config(cert.as_bytes(), key.as_bytes(), None).unwrap();
+        let (driver, _) = Driver::choose(None).unwrap();
+        let run = driver.run(async move {
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = listener.local_addr().unwrap();
+            let client = std::thread::spawn(move || {
+                let stream = TcpStream::connect(address).unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                client(stream);
+            });
+            let (stream, peer) = listener.accept().await.unwrap();
+            let timing = Timing { handshake: Duration::from_millis(300), ..Timing::default() };
+            let mut connection = Connection::with_timing(stream, peer, timing);
+            let result = connection.secure(config).await;
+            drop(connection);
+            // The end of the connection is a matter of the loop.
+            rt::time::sleep(Duration::from_millis(20)).await;
+            client.join().unwrap();
+            result
+        });
+        run.unwrap()
+    }
+
+    #[test]
+    fn a_handshake_takes_its_time_and_no_longer() {
+        let silent = shaken(|mut stream| drop(stream.read(&mut [0; 1])));
+        assert!(matches!(silent, Err(SealFault::Timeout)), "{silent:?}");
+        // Bytes one by one buy no time: a record that is announced and never whole.
+        let slow = shaken(|mut stream| {
+            let mut start = vec![HANDSHAKE, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3];
+            start.resize(200, 7);
+            for byte in start {
+                if stream.write_all(&[byte]).is_err() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        assert!(matches!(slow, Err(SealFault::Timeout)), "{slow:?}");
+    }
+
+    #[test]
+    fn what_is_no_handshake() {
+        let gone = shaken(drop);
+        assert!(matches!(gone, Err(SealFault::Gone)), "{gone:?}");
+        let nonsense = shaken(|mut stream| stream.write_all(&[0; 10]).unwrap());
+        assert!(matches!(nonsense, Err(SealFault::Nonsense)), "{nonsense:?}");
+        let broken = shaken(|mut stream| {
+            stream.write_all(&[HANDSHAKE, 3, 1, 0, 4, 9, 0, 0, 0]).unwrap();
+            let mut got = Vec::new();
+            let _ = stream.read_to_end(&mut got);
+            assert_eq!(got.first(), Some(&21), "an alert: {got:?}");
+        });
+        assert!(matches!(broken, Err(SealFault::Tls(_))), "{broken:?}");
+        let plain = shaken(|mut stream| {
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            let mut got = String::new();
+            let _ = stream.read_to_string(&mut got);
+            assert!(got.starts_with("HTTP/1.1 400 ") && got.contains("https://"), "{got}");
+        });
+        assert!(matches!(plain, Err(SealFault::Plain)), "{plain:?}");
     }
 }
