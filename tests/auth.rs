@@ -207,6 +207,9 @@ fn a_scoped_token_sees_its_part_and_no_more() {
     all.wait_for_tools(&["a__echo", "b__echo"]);
     let mut reader = Client::connect_as(proxy.addr, READER);
     assert_eq!(reader.names("tools/list"), ["a__echo", "a__stats"]);
+    // Nor is he told of a backend in which there is nothing for him.
+    let told = reader.hello["instructions"].as_str().expect("instructions");
+    assert!(told.contains("Instructions of a.") && !told.contains("of b."), "{told}");
     assert_eq!(reader.names("resources/list"), ["stub://a/fixed"]);
     assert_eq!(reader.names("resources/templates/list"), ["stub://a/item/{id}"]);
     assert_eq!(reader.names("prompts/list"), Vec::<String>::new());

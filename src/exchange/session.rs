@@ -79,7 +79,11 @@ pub(super) async fn initialize(
         result.push(b'}');
         let joined = match &world.plan.instructions {
             Some(own) => Some(Cow::Borrowed(own.as_str())),
-            None => catalog.instructions().map(Cow::Owned),
+            None => match ask.who.rights() {
+                None => catalog.instructions(),
+                Some(rights) => catalog.instructions_where(|what, name| rights.shows(what, name)),
+            }
+            .map(Cow::Owned),
         };
         if let Some(instructions) = joined {
             result.extend_from_slice(b",\"instructions\":");

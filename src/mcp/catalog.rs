@@ -696,8 +696,24 @@ impl Catalog {
     /// The instructions of all backends, each under the backend's name; those of the only backend
     /// are its own words.
     pub fn instructions(&self) -> Option<String> {
+        self.instructions_of(|_| true)
+    }
+
+    /// As [`Catalog::instructions`], of those backends alone that have something of which `shows`
+    /// says so, asked with the names and URIs that clients see.
+    pub fn instructions_where(&self, shows: impl Fn(ListKind, &str) -> bool) -> Option<String> {
+        self.instructions_of(|place| {
+            let Some(slice) = &place.slice else { return false };
+            ListKind::ALL.into_iter().any(|kind| {
+                let prefix = if kind.prefixed() { place.prefix.as_str() } else { "" };
+                slice.list(kind).iter().any(|(key, _)| shows(kind, &format!("{prefix}{key}")))
+            })
+        })
+    }
+
+    fn instructions_of(&self, shown: impl Fn(&Place) -> bool) -> Option<String> {
         let mut out = String::new();
-        for place in &self.places {
+        for place in self.places.iter().filter(|place| shown(place)) {
             let slice = place.slice.as_ref();
             let Some(text) = slice.and_then(|slice| slice.instructions.as_deref()) else {
                 continue;
