@@ -147,6 +147,23 @@ pub const SESSIONS_MAX: usize = 10_000;
 pub const SESSION_IDLE: Duration = Duration::from_secs(1800);
 /// Event streams of one session.
 pub const STREAMS_PER_SESSION_MAX: usize = 8;
+/// Requests of backends that one session has not answered, per worker; a further one is refused.
+pub const ASKS_PER_SESSION_MAX: usize = 64;
+/// A request of a backend that its client has not answered after this long is over: a person may
+/// be looking for a credit card, but nobody looks for an hour. The call's own limit stands still
+/// meanwhile.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(600);
+/// Kinds of clients, told apart by their capabilities, whose view of one backend is kept; the least
+/// recently used goes first. Programs that call themselves MCP clients have a handful.
+pub const VIEW_CLASSES_MAX: usize = 16;
+/// Sessions whose own view of one backend a worker keeps.
+pub const VIEW_SESSIONS_MAX: usize = 64;
+/// Bytes of a client's capabilities, as canonical text, up to which they make a kind of client.
+pub const VIEW_CLASS_BYTES_MAX: usize = 4096;
+/// Merged lists that a worker keeps beside the common ones.
+pub const VIEW_LISTS_MAX: usize = 32;
+/// A view that could not be fetched is tried again after this long.
+pub const VIEW_RETRY_PAUSE: Duration = PROBE_PAUSE;
 /// A signal to end that follows the first one so soon is its echo, not a second order.
 pub const SIGNAL_ECHO: Duration = Duration::from_millis(100);
 /// Default of `proxy.shutdown_timeout_seconds`.

@@ -2,6 +2,9 @@
 //! Never: I/O; anything another worker may touch, except through mail.
 //! Next: `exchange`, which works on it.
 
+mod clients;
+mod view;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -143,6 +146,8 @@ pub struct World {
     next_token: Cell<u64>,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
+    /// The catalogues of sessions that see other lists than the proxy.
+    views: view::Views,
 }
 
 const TOOLS_CHANGED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
@@ -186,6 +191,7 @@ impl World {
             in_flight: RefCell::default(),
             next_token: Cell::new(1),
             copies: Cell::new(0),
+            views: view::Views::default(),
         }
     }
 
@@ -397,9 +403,11 @@ impl World {
     }
 
     fn stream_opened(&self, id: SessionId, worker: WorkerId, stream: u64) {
+        let mut first = None;
         let (evicted, pending) = match self.owned.borrow_mut().get_mut(&id) {
             None => (Some((worker, stream)), Changes::default()),
             Some(owned) => {
+                first = owned.streams.is_empty().then(|| owned.record.clone());
                 owned.streams.push((worker, stream));
                 // Connections die unseen; the newest stream is the likeliest to be read.
                 let full = owned.streams.len() > limits::STREAMS_PER_SESSION_MAX;
@@ -407,6 +415,9 @@ impl World {
                 (evicted, std::mem::take(&mut owned.pending))
             }
         };
+        if let Some(record) = first {
+            self.backends.attend(&record, true);
+        }
         if let Some((worker, stream)) = evicted {
             self.push(worker, stream, None);
         }
@@ -414,9 +425,14 @@ impl World {
     }
 
     fn stream_closed(&self, id: SessionId, worker: WorkerId, stream: u64) {
+        let mut last = None;
         if let Some(owned) = self.owned.borrow_mut().get_mut(&id) {
             owned.streams.retain(|open| *open != (worker, stream));
             owned.record.touch(rt::time::now());
+            last = owned.streams.is_empty().then(|| owned.record.clone());
+        }
+        if let Some(record) = last {
+            self.backends.attend(&record, false);
         }
     }
 
@@ -444,10 +460,18 @@ impl World {
 
     /// Tells every session of this worker that lists changed.
     pub fn announce(&self, changes: Changes) {
+        self.announce_where(changes, |_| true);
+    }
+
+    fn announce_where(&self, changes: Changes, concerns: impl Fn(&SessionRecord) -> bool) {
         if !(changes.tools || changes.resources || changes.prompts) {
             return;
         }
-        let ids: Vec<SessionId> = self.owned.borrow().keys().copied().collect();
+        let ids: Vec<SessionId> = {
+            let owned = self.owned.borrow();
+            let concerned = owned.values().filter(|owned| concerns(&owned.record));
+            concerned.map(|owned| owned.record.id).collect()
+        };
         for id in ids {
             self.announce_to(id, changes);
         }

@@ -275,7 +275,7 @@ fn rights_hold_in_batches_and_for_own_names() {
     };
     let proxy = setup.start();
     Client::connect_as(proxy.addr, ALL).wait_for_tools(&["echo"]);
-    let mut reader = Client::connect_saying(proxy.addr, "2025-03-26", &bearer(READER));
+    let mut reader = Client::connect_saying(proxy.addr, "2025-03-26", "{}", &bearer(READER));
     let call = |id: &str, name: &str| {
         message(id, "tools/call", &format!(r#"{{"name":"{name}","arguments":{{"payload":"p"}}}}"#))
     };

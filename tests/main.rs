@@ -3,6 +3,7 @@
 //!
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
+mod asks;
 mod attacks;
 mod auth;
 mod calls;

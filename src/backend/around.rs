@@ -113,6 +113,7 @@ impl Run {
                 },
                 Under::Many(race) => match race.next(&self.maker).await {
                     Leads::On(message) => return Ok(Reply::Notification(message)),
+                    Leads::Asking(question) => return Ok(Reply::Ask(question)),
                     Leads::To(ended) => ended,
                     Leads::Over(current, len) => {
                         self.current = Under::One(*current);
@@ -264,6 +265,7 @@ impl Maker {
                     current.attempt.restart_clock(self.ends);
                 }
             }
+            Ok(Reply::Ask(_)) => {}
             Ok(Reply::Answer(answer)) => self.count(&current.holds, Verdict::of_answer(answer)),
             // What is long is no error.
             Ok(Reply::Streaming { .. }) => self.count(&current.holds, Verdict::of_answer(b"")),
@@ -336,6 +338,7 @@ struct Race {
 /// What an attempt in a race says.
 enum Said {
     Note(Vec<u8>),
+    Asks(Vec<u8>),
     Ended(Result<Vec<u8>>),
     /// The answer follows in pieces.
     Long(Box<Current>, Option<u64>),
@@ -345,6 +348,8 @@ enum Said {
 enum Leads {
     /// On, with a notification.
     On(Vec<u8>),
+    /// On, with a request for the client.
+    Asking(Vec<u8>),
     /// To the end of the best attempt.
     To(Result<Vec<u8>>),
     /// To an attempt with a long answer.
@@ -405,6 +410,7 @@ impl Race {
                 // Of several the first tells how far it is: numbers must not go back.
                 Said::Note(message) if lane == 0 => return Leads::On(message),
                 Said::Note(_) => {}
+                Said::Asks(question) => return Leads::Asking(question),
                 Said::Long(current, len) => return Leads::Over(current, len),
                 Said::Ended(ended) => {
                     self.running -= 1;
@@ -456,6 +462,7 @@ async fn run_lane(
         match maker.reply(&mut current).await {
             // Progress is a courtesy: what finds no room is dropped.
             Ok(Reply::Notification(message)) => drop(out.try_send((lane, Said::Note(message)))),
+            Ok(Reply::Ask(question)) => drop(out.send((lane, Said::Asks(question))).await),
             Ok(Reply::Answer(answer)) => return Said::Ended(Ok(answer)),
             Ok(Reply::Streaming { len }) => return Said::Long(Box::new(current), len),
             Err(error) => return Said::Ended(Err(error)),

@@ -16,7 +16,7 @@ use super::handle::{CallHandle, Deadline, Stop};
 use super::http::{self, Broken, HttpReplies, Request};
 use super::leg::{self, Leg};
 use super::names::{Own, Raw};
-use super::{Attempt, Backends, Call, Wire, line, stopped, supervise};
+use super::{Attempt, Backends, Call, Wire, line, stopped, supervise, views};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::mcp::session::SessionRecord;
@@ -138,7 +138,7 @@ async fn over_http(
     let request = if session.is_some() && !call.again {
         // A session of the client's own: its id and token are unique there as they are.
         let asked = Raw::new(call.id.of(&call.body));
-        Request { body: &call.body, rename: None, asked, whole: false }
+        Request { body: &call.body, rename: None, asked, whole: false, caller: None }
     } else {
         let own = Own::of(&call.body, call.id, call.progress_token);
         let rename = Some((call.id, call.progress_token, own));
@@ -148,7 +148,9 @@ async fn over_http(
             // Among ids of the client's own, which are numbers as a rule.
             Some(_) => Raw::new(format!("\"again-{number}\"").as_bytes()),
         };
-        Request { body: &call.body, rename, asked, whole: false }
+        // Whose call it is needs to be said only where the session does not.
+        let caller = call.session.as_ref().filter(|_| session.is_none());
+        Request { body: &call.body, rename, asked, whole: false, caller }
     };
     let mut lost = None;
     loop {
@@ -158,6 +160,7 @@ async fn over_http(
             Err(Ended::Failed(failure)) if failure.session_lost && lost.is_none() => {
                 backends.hint(entry, supervise::LOST);
                 lost = Some(leg.generation);
+                views::session_lost(entry, session);
             }
             outcome => return outcome,
         }

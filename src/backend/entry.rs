@@ -14,9 +14,12 @@ use super::around::Waiter;
 use super::bell::Bell;
 use super::leg::Slot;
 use super::link::Link;
+use super::listen::Listening;
 use super::pool::Pool;
 use super::stdio::Stdio;
+use super::views::Views;
 use crate::http::ClientConnection;
+use crate::mcp::catalog::Slice;
 use crate::mcp::session::SessionId;
 use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId};
 use crate::rt::local::Event;
@@ -37,6 +40,10 @@ pub(super) struct Entry {
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
     pub(super) bell: Bell,
+    /// What it shows to the proxy.
+    pub(super) slice: RefCell<Option<Arc<Slice>>>,
+    /// What it shows to others.
+    pub(super) views: Views,
     pub(super) wire: Wire,
 }
 
@@ -52,6 +59,8 @@ pub(super) struct Http {
     pub(super) addresses: Rc<Addresses>,
     /// Sessions with it, by client session; `None` = the proxy's own.
     pub(super) legs: RefCell<AHashMap<Option<SessionId>, Slot>>,
+    /// Streams of sessions that this worker owns and whose clients listen.
+    pub(super) streams: RefCell<AHashMap<SessionId, Listening>>,
 }
 
 impl Entry {
@@ -65,11 +74,14 @@ impl Entry {
             waiters: RefCell::default(),
             supervised: Cell::new(false),
             bell: Bell::new(),
+            slice: RefCell::default(),
+            views: Views::default(),
             wire: match &plan.transport {
                 TransportPlan::Http(http) => Wire::Http(Http {
                     pool: Pool::new(http.connections_max),
                     addresses: Addresses::new(&http.host, http.port),
                     legs: RefCell::new(AHashMap::new()),
+                    streams: RefCell::new(AHashMap::new()),
                 }),
                 TransportPlan::Stdio(_) => Wire::Stdio(Stdio::new()),
             },

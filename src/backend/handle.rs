@@ -34,6 +34,10 @@ pub(super) enum Stop {
 pub enum Item {
     /// A notification, with the caller's progress token.
     Notification(Vec<u8>),
+    /// A request for the client, with a number of the proxy's own: the time limit stands still.
+    Ask(Vec<u8>),
+    /// One of those requests is over.
+    Settled,
     /// The answer, with the caller's id.
     Answer(Vec<u8>),
     /// There will be none.
@@ -56,6 +60,12 @@ pub struct CallHandle {
     below: RefCell<Vec<Weak<CallHandle>>>,
     inbox: RefCell<VecDeque<Item>>,
     inbox_bytes: Cell<usize>,
+    /// Requests of its backend that the client has not answered yet.
+    asks: Cell<u32>,
+    /// What was left of its time when the first of them came.
+    left: Cell<Duration>,
+    /// Nobody listens to what its backend asks.
+    deaf: bool,
 }
 
 impl CallHandle {
@@ -73,13 +83,29 @@ impl CallHandle {
             below: RefCell::new(Vec::new()),
             inbox: RefCell::new(VecDeque::new()),
             inbox_bytes: Cell::new(0),
+            asks: Cell::new(0),
+            left: Cell::new(Duration::ZERO),
+            deaf: false,
         }
+    }
+
+    /// A handle for a call behind which is no client that could answer its backend.
+    pub fn deaf() -> CallHandle {
+        CallHandle { deaf: true, ..CallHandle::new() }
+    }
+
+    /// See [`CallHandle::deaf`].
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf
     }
 
     /// A handle for one attempt of a call, cancelled with it.
     pub(super) fn below(call: &Rc<CallHandle>) -> Rc<CallHandle> {
-        let attempt =
-            Rc::new(CallHandle { authorization: call.authorization.clone(), ..CallHandle::new() });
+        let attempt = Rc::new(CallHandle {
+            deaf: call.deaf,
+            authorization: call.authorization.clone(),
+            ..CallHandle::new()
+        });
         let mut all = call.below.borrow_mut();
         all.retain(|other| other.strong_count() > 0);
         all.push(Rc::downgrade(&attempt));
@@ -104,11 +130,44 @@ impl CallHandle {
         if self.cancelled.get() {
             return;
         }
+        if self.asks.get() > 0 {
+            let most = ends.map(|ends| ends.saturating_duration_since(now));
+            return self.left.set(most.map_or(limit, |most| most.min(limit)));
+        }
         let next = now.checked_add(limit);
         self.deadline.set(match (next, ends) {
             (Some(next), Some(ends)) => Some(next.min(ends)),
             (next, ends) => next.or(ends),
         });
+    }
+
+    /// The backend asks the client something: people may have to think, so the time limit stands
+    /// still, at most for [`ASK_TIMEOUT`](limits::ASK_TIMEOUT) from the last question on.
+    pub(super) fn hold_clock(&self, now: Instant) {
+        let asks = self.asks.get();
+        self.asks.set(asks + 1);
+        let Some(deadline) = self.deadline.get() else { return };
+        if self.cancelled.get() {
+            return;
+        }
+        if asks == 0 {
+            self.left.set(deadline.saturating_duration_since(now));
+        }
+        self.deadline.set(now.checked_add(limits::ASK_TIMEOUT));
+    }
+
+    /// A question is answered, or nobody waits for its answer; behind the last one time goes on.
+    pub(super) fn release_clock(&self, now: Instant) {
+        let asks = self.asks.get().saturating_sub(1);
+        self.asks.set(asks);
+        if asks == 0 && !self.cancelled.get() && self.deadline.get().is_some() {
+            self.deadline.set(now.checked_add(self.left.get()));
+        }
+    }
+
+    /// Whether a question of its backend is open.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asks.get() > 0
     }
 
     /// Ends the call: its backend is told (`notifications/cancelled`), and the wait goes on for at
@@ -220,6 +279,11 @@ impl CallHandle {
     /// Something arrived. Notifications beyond the bound are dropped: progress is a courtesy, and
     /// the channel they come on serves others too.
     pub(super) fn deliver(&self, item: Item) {
+        match &item {
+            Item::Ask(_) => self.hold_clock(Instant::now()),
+            Item::Settled => return self.release_clock(Instant::now()),
+            _ => {}
+        }
         {
             let mut inbox = self.inbox.borrow_mut();
             if let Item::Notification(message) = &item {
@@ -391,6 +455,35 @@ mod tests {
         assert_eq!((told.get(), handle.reason().as_deref()), (1, Some("enough")));
         clock.tick(Instant::now() + limits::CANCEL_GRACE);
         assert_eq!(poll(wait.as_mut()), Poll::Ready(Err(Stop::Expired)));
+    }
+
+    #[test]
+    fn time_stands_still_while_the_client_is_asked() {
+        let start = Instant::now();
+        let clock = Clock::new(start);
+        let handle = Rc::new(CallHandle::new());
+        let _deadline = clock.arm(&handle, start, Duration::from_secs(10));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        handle.hold_clock(at(4));
+        handle.hold_clock(at(5));
+        handle.release_clock(at(90));
+        clock.tick(at(100));
+        assert!(!handle.expired.get() && handle.is_asked());
+        // Progress means the whole limit anew, once time goes on.
+        handle.postpone(at(100), Duration::from_secs(8), None);
+        clock.tick(at(120));
+        handle.release_clock(at(120));
+        assert!(!handle.is_asked());
+        clock.tick(at(127));
+        assert!(!handle.expired.get());
+        clock.tick(at(128));
+        assert!(handle.expired.get());
+
+        let handle = Rc::new(CallHandle::new());
+        let _deadline = clock.arm(&handle, start, Duration::from_secs(10));
+        handle.hold_clock(at(1));
+        clock.tick(at(1) + limits::ASK_TIMEOUT);
+        assert!(handle.expired.get(), "a question nobody answers ends at last");
     }
 
     #[test]

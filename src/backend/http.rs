@@ -9,8 +9,10 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::asks::{self, Back, Caller};
 use super::attempt::Ended;
 use super::entry::Entry;
 use super::failure::Failure;
@@ -24,6 +26,7 @@ use crate::error::Kind;
 use crate::http::{ClientConnection, Fault, ResponseHead, sse};
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span, Watch};
 use crate::limits;
+use crate::mcp::session::SessionRecord;
 use crate::rt;
 
 /// A request to send.
@@ -37,6 +40,8 @@ pub(super) struct Request<'a> {
     pub(super) asked: Raw,
     /// The answer is to be collected, however long.
     pub(super) whole: bool,
+    /// In a session that all share: the client whose call it is.
+    pub(super) caller: Option<&'a Arc<SessionRecord>>,
 }
 
 /// Why an exchange came to nothing.
@@ -71,6 +76,7 @@ pub(super) struct HttpReplies {
     asked: Raw,
     own: Option<Own>,
     whole: bool,
+    caller: Option<Arc<SessionRecord>>,
     mode: Mode,
 }
 
@@ -131,6 +137,7 @@ pub(super) async fn post(
         asked: request.asked.clone(),
         own: request.rename.as_ref().map(|(_, _, own)| own.clone()),
         whole: request.whole,
+        caller: request.caller.cloned(),
         mode: Mode::Waiting,
     });
     replies.begin(reused).await?;
@@ -492,9 +499,11 @@ impl HttpReplies {
             Message::Notification => match relay::word(&envelope, &message) {
                 Word::Changed(flags) => {
                     self.backends.hint(&self.entry, flags);
-                    Ok(None)
+                    let Some(session) = &self.leg.session else { return Ok(None) };
+                    session.lists_changed(self.entry.id);
+                    Ok(Some(Reply::Notification(message)))
                 }
-                Word::Private => Ok(None),
+                Word::Withdrawn => Ok(self.withdrawn(&message, &envelope)),
                 Word::Progress => {
                     let Some(own) = &self.own else {
                         return Ok(Some(Reply::Notification(message)));
@@ -507,13 +516,44 @@ impl HttpReplies {
                 // It came on the stream of this very request.
                 Word::Other => Ok(Some(Reply::Notification(message))),
             },
-            Message::Request => {
-                if let Some(reply) = relay::reply(&envelope, &message) {
+            Message::Request => match self.question(&message, &envelope) {
+                Ok(question) => Ok(Some(Reply::Ask(question))),
+                Err(reply) => {
                     send(&self.backends, &self.entry, &self.leg, reply);
+                    Ok(None)
                 }
-                Ok(None)
-            }
+            },
         }
+    }
+
+    /// The client that a message on this stream is for.
+    fn client(&self) -> Option<&Arc<SessionRecord>> {
+        let client = self.leg.session.as_ref().or(self.caller.as_ref());
+        client.filter(|_| !self.handle.is_deaf())
+    }
+
+    /// A request of the server as the client shall see it, or the answer that the server gets.
+    fn question(&self, message: &[u8], envelope: &Envelope) -> Result<Vec<u8>, Vec<u8>> {
+        let pong = relay::pong(envelope, message);
+        let client = match (pong, self.client()) {
+            (Some(pong), _) => return Err(pong),
+            (None, Some(client)) => client,
+            (None, None) => return Err(relay::reply(envelope, message).unwrap_or_default()),
+        };
+        let back = Back::Leg(self.leg.clone());
+        let caller = Some(Caller::over_http(&self.handle));
+        let (backends, entry) = (&self.backends, &self.entry);
+        let opened = asks::open(backends, entry, client, back, caller, message, envelope)?;
+        self.handle.hold_clock(Instant::now());
+        Ok(opened.message)
+    }
+
+    /// The server takes back what it asked.
+    fn withdrawn(&self, message: &[u8], envelope: &Envelope) -> Option<Reply> {
+        let (backends, entry, leg) = (&self.backends, &self.entry, Some(&self.leg));
+        let client = self.client()?;
+        let (message, _) = asks::withdrawn(backends, entry, client, leg, message, envelope)?;
+        Some(Reply::Notification(message))
     }
 
     /// A whole answer that was collected.
@@ -587,6 +627,9 @@ impl HttpReplies {
 
 impl Drop for HttpReplies {
     fn drop(&mut self) {
+        if self.handle.is_asked() {
+            asks::call_over(&self.backends, &self.handle);
+        }
         if !matches!(self.mode, Mode::Over) && self.handle.is_untold() {
             self.cancel();
         }
@@ -636,9 +679,12 @@ fn cancel(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     leg: &Rc<Leg>,
-    handle: &CallHandle,
+    handle: &Rc<CallHandle>,
     asked: &[u8],
 ) {
+    if handle.is_asked() {
+        asks::call_over(backends, handle);
+    }
     // `initialize` must not be cancelled (2025-11-25, Cancellation).
     if !leg.is_provisional() {
         send(backends, entry, leg, names::cancellation(asked, handle.reason().as_deref()));
@@ -646,7 +692,7 @@ fn cancel(
 }
 
 /// Sends what is not a request, in a task of its own.
-fn send(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, body: Vec<u8>) {
+pub(super) fn send(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, body: Vec<u8>) {
     let (backends, entry, leg) = (backends.clone(), entry.clone(), leg.clone());
     rt::spawn("side message", async move {
         if let Err(failure) = tell(&backends, &entry, &leg, &body).await {

@@ -18,12 +18,11 @@ use super::failure::Failure;
 use super::handle::CallHandle;
 use super::http::{self, Request};
 use super::names::Raw;
-use super::{BackendMail, Backends, own};
+use super::{BackendMail, Backends, listen, own};
 use crate::error::Kind;
 use crate::http::request_head;
 use crate::jsonrpc;
 use crate::limits;
-use crate::mcp::revision::Revision;
 use crate::mcp::session::{Authorization, SessionId, SessionRecord};
 use crate::plan::{BackendId, HttpPlan, WorkerId};
 use crate::rt;
@@ -45,8 +44,10 @@ pub struct Leg {
     prefix: Box<[u8]>,
     /// The raw result of `initialize`; kept of the proxy's own sessions.
     pub(super) init: Box<[u8]>,
-    /// The client session that it is for, where the backend gets that client's Authorization.
-    client: Option<Arc<SessionRecord>>,
+    /// The client whose it is; `None` = the proxy's own.
+    pub(super) session: Option<Arc<SessionRecord>>,
+    /// Whether the backend gets that client's Authorization.
+    forwards: bool,
 }
 
 impl std::fmt::Debug for Leg {
@@ -61,8 +62,8 @@ impl std::fmt::Debug for Leg {
 
 impl Leg {
     /// Before `initialize`: neither an id nor a revision.
-    fn provisional(plan: &HttpPlan, client: Option<Arc<SessionRecord>>) -> Leg {
-        Leg { client, ..Leg::with(plan, 0, None, "", Box::default()) }
+    fn provisional(plan: &HttpPlan) -> Leg {
+        Leg::with(plan, 0, None, "", Box::default())
     }
 
     fn with(
@@ -88,13 +89,15 @@ impl Leg {
             revision: revision.into(),
             prefix: prefix.into(),
             init,
-            client: None,
+            session: None,
+            forwards: plan.forward_auth,
         }
     }
 
     /// The Authorization of messages that belong to no request of the client.
     pub(super) fn authorization(&self) -> Option<Arc<Authorization>> {
-        self.client.as_ref().and_then(|client| client.authorization())
+        let session = self.session.as_ref().filter(|_| self.forwards);
+        session.and_then(|session| session.authorization())
     }
 
     /// Appends the head of a POST with a body of `length` bytes.
@@ -287,6 +290,9 @@ fn finish(
         }
         current && !ended
     };
+    if let (Ok(leg), true) = (&result, current) {
+        listen::attend(backends, entry, leg);
+    }
     if let (Ok(leg), false) = (&result, current) {
         // Its client left meanwhile.
         if key.map_or(entry.owner, |session| session.owner()) == backends.me {
@@ -306,19 +312,19 @@ async fn open(
 ) -> Result<Rc<Leg>, Failure> {
     let (plan, _) = entry.http();
     let limit = entry.plan.startup_timeout;
-    let handle = Rc::new(CallHandle::new());
+    let handle = Rc::new(CallHandle::deaf());
     let _deadline = backends.clock.arm(&handle, Instant::now(), limit);
-    let client = session.filter(|_| plan.forward_auth).cloned();
-    if let Some(authorization) = client.as_ref().and_then(|client| client.authorization()) {
+    if let Some(authorization) =
+        session.filter(|_| plan.forward_auth).and_then(|s| s.authorization())
+    {
         handle.forward(authorization);
     }
-    let provisional = Rc::new(Leg::provisional(plan, client.clone()));
-    let revision = session.map_or(Revision::NEWEST, |session| session.revision);
+    let provisional = Rc::new(Leg::provisional(plan));
     let asked = Raw::number(0);
     let mut body = Vec::with_capacity(256);
-    let params = own::hello(&backends.plan, revision);
+    let params = own::hello(&backends.plan, session.map(|session| &**session));
     jsonrpc::request(&mut body, &asked, "initialize", Some(&params));
-    let request = Request { body: &body, rename: None, asked, whole: true };
+    let request = Request { body: &body, rename: None, asked, whole: true, caller: None };
     let answer = own::over_http(backends, entry, &provisional, &request, &handle)
         .await
         .map_err(|ended| own::failure(ended, "initialize", limit))?;
@@ -330,7 +336,8 @@ async fn open(
     let session_id = provisional.session_id.get().cloned();
     // A client's session needs no copy: the catalogue is built from the proxy's own.
     let init = if session.is_none() { init.into() } else { Box::default() };
-    let leg = Leg { client, ..Leg::with(plan, generation, session_id, &revision, init) };
+    let mut leg = Leg::with(plan, generation, session_id, &revision, init);
+    leg.session = session.cloned();
     let leg = Rc::new(leg);
     let mut body = Vec::with_capacity(64);
     jsonrpc::notification(&mut body, "notifications/initialized", None);
@@ -384,6 +391,7 @@ pub(super) fn told(
 
 /// A client session ended: so does its session with this backend.
 pub(super) fn end(backends: &Rc<Backends>, entry: &Rc<Entry>, session: SessionId) {
+    drop(entry.http().1.streams.borrow_mut().remove(&session));
     let slot = {
         let mut legs = entry.http().1.legs.borrow_mut();
         match legs.get(&Some(session)) {
@@ -438,6 +446,7 @@ pub(super) async fn end_all(backends: &Rc<Backends>) {
     for entry in &backends.entries {
         let Wire::Http(http) = &entry.wire else { continue };
         let down = backends.is_down(entry);
+        http.streams.borrow_mut().clear();
         for (key, slot) in http.legs.borrow_mut().drain() {
             let owner = key.map_or(entry.owner, |session| session.owner());
             if let Slot::Open(leg, _) = slot
@@ -511,7 +520,7 @@ mod tests {
             "DELETE /mcp?x=1 HTTP/1.1\r\nHost: localhost:81\r\nX-Key: k\r\n\
              Mcp-Session-Id: abc\r\nMCP-Protocol-Version: 2025-06-18\r\n\r\n"
         );
-        let first = Leg::provisional(&plan(), None);
+        let first = Leg::provisional(&plan());
         let mut out = Vec::new();
         first.post(&mut out, 1, Some("Bearer x"));
         assert!(out.ends_with(b"\r\nContent-Length: 1\r\nAuthorization: Bearer x\r\n\r\n"));
@@ -527,12 +536,12 @@ mod tests {
             (b"a\xff", false),
             (&[b'a'; limits::BACKEND_SESSION_ID_BYTES_MAX + 1], false),
         ] {
-            let leg = Leg::provisional(&plan(), None);
+            let leg = Leg::provisional(&plan());
             leg.note_session(Some(field));
             assert_eq!(leg.has_session(), fit, "{field:?}");
             assert_eq!(leg.bad_session_id.get(), !fit);
         }
-        let leg = Leg::provisional(&plan(), None);
+        let leg = Leg::provisional(&plan());
         leg.note_session(None);
         assert!(!leg.has_session() && !leg.bad_session_id.get());
     }

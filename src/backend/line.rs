@@ -54,7 +54,7 @@ pub(super) async fn call(
             }
         };
         let own = Own::of(&call.body, call.id, call.progress_token);
-        let waiter = Waiter { route: Route::Here(call.handle.clone()), own };
+        let waiter = Waiter::new(Route::Here(call.handle.clone()), own, call.handle.is_deaf());
         let message =
             Outgoing::Rename { body: &call.body, id: call.id, token: call.progress_token };
         link.send(id, waiter, &message, Instant::now())?;
@@ -68,6 +68,7 @@ pub(super) async fn call(
             body: call.body,
             span: call.id,
             token: call.progress_token,
+            deaf: call.handle.is_deaf(),
         };
         backends.try_send(owner, mail).map_err(|_| {
             Failure::new(Kind::Capacity, "the mailbox of the child's owner is full")
@@ -96,11 +97,12 @@ pub(super) fn send_for(
     body: Vec<u8>,
     span: Span,
     token: Option<Span>,
+    deaf: bool,
 ) {
     let entry = backends.entries[backend].clone();
     let own = Own::of(&body, span, token);
     let send = move |link: &Link| {
-        let waiter = Waiter { route: Route::Worker(from), own };
+        let waiter = Waiter::new(Route::Worker(from), own, deaf);
         link.send(id, waiter, &Outgoing::Rename { body: &body, id: span, token }, Instant::now())
     };
     let refuse = move |backends: &Backends, failure| {
@@ -132,6 +134,8 @@ impl LineReplies {
         loop {
             match self.handle.arrived().await {
                 Ok(Item::Notification(message)) => return Ok(Reply::Notification(message)),
+                Ok(Item::Ask(message)) => return Ok(Reply::Ask(message)),
+                Ok(Item::Settled) => {}
                 Ok(Item::Answer(message)) => {
                     self.done = true;
                     // The child's owner notes the success.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 
+use super::asks::Caller;
 use super::bell::Bell;
 use super::failure::Failure;
 use super::frame::Lines;
@@ -37,12 +38,25 @@ const KEEP_BYTES: usize = 256 * 1024;
 
 /// Who waits for an answer.
 pub(super) struct Waiter {
-    pub(super) route: Route,
+    route: Route,
     /// What the caller calls its call.
-    pub(super) own: Own,
+    own: Own,
+    /// No client is behind it.
+    deaf: bool,
+    /// Its place in the order of calls.
+    turn: u64,
+    /// The child has asked its client something.
+    asked: bool,
+}
+
+impl Waiter {
+    pub(super) fn new(route: Route, own: Own, deaf: bool) -> Waiter {
+        Waiter { route, own, deaf, turn: 0, asked: false }
+    }
 }
 
 /// Where an answer goes.
+#[derive(Clone)]
 pub(super) enum Route {
     /// To a task of this worker.
     Here(Rc<CallHandle>),
@@ -58,6 +72,18 @@ pub(super) trait Outside {
     fn changed(&self, flags: u32);
     /// The child answered something.
     fn answered(&self);
+    /// A request of the child, which the client of `caller` may have to answer: the answer that the
+    /// child gets at once, if it gets one.
+    fn asked(&self, message: &[u8], envelope: &Envelope, caller: Option<Caller>)
+    -> Option<Vec<u8>>;
+    /// The child takes a request back.
+    fn withdrawn(&self, message: &[u8], envelope: &Envelope);
+    /// A notification that names no call; `caller` is the likeliest.
+    fn noted(&self, message: &[u8], caller: Option<Caller>);
+    /// A call that the child has asked about is over, or not wanted any more.
+    fn over(&self, id: u64);
+    /// The child is gone.
+    fn closed(&self);
 }
 
 /// What goes out: a whole message, or a request whose id and token are to be replaced.
@@ -83,6 +109,8 @@ pub(super) struct Link {
     closed: Event,
     failure: RefCell<Option<Failure>>,
     last_used: Cell<Instant>,
+    /// Calls so far.
+    turns: Cell<u64>,
     /// Lines that were no messages, and when the last one was logged.
     noise: Cell<u64>,
     noise_logged: Cell<Option<Instant>>,
@@ -103,6 +131,7 @@ impl Link {
             closed: Event::new(),
             failure: RefCell::new(None),
             last_used: Cell::new(now),
+            turns: Cell::new(0),
             noise: Cell::new(0),
             noise_logged: Cell::new(None),
         })
@@ -147,7 +176,7 @@ impl Link {
     pub(super) fn send(
         &self,
         id: u64,
-        waiter: Waiter,
+        mut waiter: Waiter,
         message: &Outgoing<'_>,
         now: Instant,
     ) -> Result<(), Failure> {
@@ -156,6 +185,8 @@ impl Link {
         }
         self.push(message, id)?;
         self.last_used.set(now);
+        waiter.turn = self.turns.get() + 1;
+        self.turns.set(waiter.turn);
         self.waiting.borrow_mut().insert(id, waiter);
         Ok(())
     }
@@ -170,14 +201,30 @@ impl Link {
 
     /// Nobody waits for this answer any more.
     pub(super) fn forget(&self, id: u64) {
-        self.waiting.borrow_mut().remove(&id);
+        let waiter = self.waiting.borrow_mut().remove(&id);
+        if waiter.is_some_and(|waiter| waiter.asked) {
+            self.outside.over(id);
+        }
     }
 
     /// Cancels a request at the child; its answer, should one come, is still delivered.
     pub(super) fn cancel(&self, id: u64, reason: Option<&str>) {
-        if self.waiting.borrow().contains_key(&id) {
-            self.tell(&names::cancellation(itoa::Buffer::new().format(id).as_bytes(), reason));
+        let asked = match self.waiting.borrow_mut().get_mut(&id) {
+            Some(waiter) => std::mem::take(&mut waiter.asked),
+            None => return,
+        };
+        self.tell(&names::cancellation(itoa::Buffer::new().format(id).as_bytes(), reason));
+        if asked {
+            self.outside.over(id);
         }
+    }
+
+    /// The newest call of a client: what the child says without naming one belongs to it, if to any.
+    fn newest(&self) -> Option<Caller> {
+        let waiting = self.waiting.borrow();
+        let calls = waiting.iter().filter(|(_, waiter)| !waiter.deaf);
+        let (id, waiter) = calls.max_by_key(|(_, waiter)| waiter.turn)?;
+        Some(Caller { id: *id, route: waiter.route.clone() })
     }
 
     fn push(&self, message: &Outgoing<'_>, id: u64) -> Result<(), Failure> {
@@ -222,6 +269,7 @@ impl Link {
         for (id, waiter) in waiting {
             self.deliver(id, &waiter.route, Item::Failed(failure.clone()));
         }
+        self.outside.closed();
     }
 
     fn deliver(&self, id: u64, route: &Route, item: Item) {
@@ -348,6 +396,9 @@ impl Link {
                 let Some((number, waiter)) = waiter else { return };
                 let answer = waiter.own.answer(message, id);
                 self.deliver(number, &waiter.route, Item::Answer(answer));
+                if waiter.asked {
+                    self.outside.over(number);
+                }
             }
             Message::Notification => match relay::word(envelope, message) {
                 Word::Progress => {
@@ -360,11 +411,25 @@ impl Link {
                     }
                 }
                 Word::Changed(flags) => self.outside.changed(flags),
-                // Whose it is cannot be told on a shared channel.
-                Word::Private | Word::Other => {}
+                Word::Withdrawn => self.outside.withdrawn(message, envelope),
+                Word::Other => self.outside.noted(message, self.newest()),
             },
             Message::Request => {
-                if let Some(reply) = relay::reply(envelope, message) {
+                let reply = match relay::pong(envelope, message) {
+                    None => {
+                        let caller = self.newest();
+                        let id = caller.as_ref().map(|caller| caller.id);
+                        let reply = self.outside.asked(message, envelope, caller);
+                        if let (None, Some(id)) = (&reply, id)
+                            && let Some(waiter) = self.waiting.borrow_mut().get_mut(&id)
+                        {
+                            waiter.asked = true;
+                        }
+                        reply
+                    }
+                    pong => pong,
+                };
+                if let Some(reply) = reply {
                     self.tell(&reply);
                 }
             }
@@ -419,8 +484,10 @@ mod tests {
     impl Outside for Listener {
         fn carry(&self, to: WorkerId, id: u64, item: Item) {
             let text = match item {
-                Item::Notification(message) => String::from_utf8(message).unwrap(),
-                Item::Answer(message) => String::from_utf8(message).unwrap(),
+                Item::Notification(message) | Item::Ask(message) | Item::Answer(message) => {
+                    String::from_utf8(message).unwrap()
+                }
+                Item::Settled => "settled".to_owned(),
                 Item::Failed(failure) => failure.to_string(),
             };
             self.0.borrow_mut().push(format!("{to} {id} {text}"));
@@ -431,6 +498,25 @@ mod tests {
         }
 
         fn answered(&self) {}
+
+        fn asked(&self, message: &[u8], _: &Envelope, caller: Option<Caller>) -> Option<Vec<u8>> {
+            let caller = caller.map(|caller| caller.id);
+            self.0.borrow_mut().push(format!("asked {caller:?}"));
+            message.ends_with(br#"refuse"}"#).then(|| b"refused".to_vec())
+        }
+
+        fn withdrawn(&self, _: &[u8], _: &Envelope) {}
+
+        fn noted(&self, _: &[u8], caller: Option<Caller>) {
+            let caller = caller.map(|caller| caller.id);
+            self.0.borrow_mut().push(format!("noted {caller:?}"));
+        }
+
+        fn over(&self, id: u64) {
+            self.0.borrow_mut().push(format!("over {id}"));
+        }
+
+        fn closed(&self) {}
     }
 
     fn link() -> (Rc<Link>, Seen) {
@@ -442,7 +528,7 @@ mod tests {
         let body = body.as_bytes();
         let envelope = jsonrpc::scan(body).unwrap();
         let (span, token) = (envelope.id.unwrap(), envelope.progress_token);
-        let waiter = Waiter { route: Route::Worker(1), own: Own::of(body, span, token) };
+        let waiter = Waiter::new(Route::Worker(1), Own::of(body, span, token), false);
         link.send(id, waiter, &Outgoing::Rename { body, id: span, token }, Instant::now())
     }
 
@@ -519,6 +605,42 @@ mod tests {
             "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1,\"reason\":\"enough\"}}\n"
         ));
         assert_eq!(queue.matches("cancelled").count(), 1);
+    }
+
+    #[test]
+    fn what_names_no_call_goes_to_the_newest_and_ends_with_it() {
+        let (link, seen) = link();
+        let note = br#"{"jsonrpc":"2.0","method":"notifications/message","params":{}}"#;
+        link.line(note);
+        // Numbers of several workers do not tell the order.
+        for id in [9, 4, 6] {
+            ask(&link, id, r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#).unwrap();
+        }
+        link.line(note);
+        link.line(br#"{"jsonrpc":"2.0","id":0,"method":"roots/list"}"#);
+        link.line(br#"{"jsonrpc":"2.0","id":1,"method":"refuse"}"#);
+        assert!(link.queue.borrow().ends_with(
+            b"refused
+"
+        ));
+        link.line(br#"{"jsonrpc":"2.0","id":6,"result":{}}"#);
+        link.line(br#"{"jsonrpc":"2.0","id":2,"method":"roots/list"}"#);
+        link.cancel(4, None);
+        link.forget(4);
+        link.forget(9);
+        assert_eq!(
+            *seen.borrow(),
+            [
+                "noted None",
+                "noted Some(6)",
+                "asked Some(6)",
+                "asked Some(6)",
+                r#"1 6 {"jsonrpc":"2.0","id":1,"result":{}}"#,
+                "over 6",
+                "asked Some(4)",
+                "over 4",
+            ]
+        );
     }
 
     #[test]

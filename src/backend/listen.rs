@@ -1,22 +1,26 @@
-//! Owns: the stand-alone event stream of the proxy's own session with a backend.
-//! Never: client sessions' streams.
-//! Next: `stdio`.
+//! Owns: the stand-alone event stream of a session with a backend: the proxy's own, or that of a
+//! client that listens itself.
+//! Never: the streams that clients open (`world`).
+//! Next: `hearing`.
 //!
 //! MCP 2025-11-25, Transports, Listening for Messages from the Server: a GET, which servers may
 //! refuse; a stream that ends is opened again, after the pause that the server asked for.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::entry::Entry;
+use super::asks::{self, Back};
+use super::entry::{Entry, Wire};
 use super::health::Backoff;
-use super::leg::Leg;
+use super::leg::{self, Leg};
 use super::relay::{self, Word};
-use super::{Backends, http, supervise};
+use super::{Backends, http, supervise, views};
 use crate::http::head::is_value;
 use crate::http::{ClientConnection, sse};
-use crate::jsonrpc::{self, Kind as Message};
+use crate::jsonrpc::{self, Envelope, Kind as Message};
 use crate::limits;
+use crate::mcp::session::SessionRecord;
 use crate::plan::RestartPlan;
 use crate::rt::local::Event;
 use crate::rt::{self, Either, race};
@@ -38,6 +42,34 @@ enum End {
     SessionLost,
     /// It may be opened again, after a pause if the server asked for one.
     Closed { opened: bool, retry: Option<Duration> },
+}
+
+/// A session was opened: if its client listens, there is a stream for it, in the place of that of
+/// an earlier session.
+pub(super) fn attend(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>) {
+    let Some(session) = &leg.session else { return };
+    if backends.attended.borrow().contains(&session.id) {
+        let listening = start(backends, entry, leg, backends.chance());
+        let old = entry.http().1.streams.borrow_mut().insert(session.id, listening);
+        drop(old);
+    }
+}
+
+/// The client of a session that this worker owns opened its first stream, or closed its last.
+pub(super) fn attended(backends: &Rc<Backends>, session: &Arc<SessionRecord>, listens: bool) {
+    if !listens {
+        backends.attended.borrow_mut().remove(&session.id);
+    } else if session.ended() || !backends.attended.borrow_mut().insert(session.id) {
+        return;
+    }
+    for entry in &backends.entries {
+        let Wire::Http(http) = &entry.wire else { continue };
+        if !listens {
+            drop(http.streams.borrow_mut().remove(&session.id));
+        } else if let Some(leg) = leg::known(entry, Some(session), None) {
+            attend(backends, entry, &leg);
+        }
+    }
 }
 
 /// Keeps a stream open until the value is dropped.
@@ -65,7 +97,22 @@ pub(super) fn start(
             let (opened, retry) = match race(stream, stopped.wait()).await {
                 Either::Left(End::Closed { opened, retry }) => (opened, retry),
                 Either::Left(End::SessionLost) => {
-                    return backends.hint(&entry, supervise::LOST);
+                    backends.hint(&entry, supervise::LOST);
+                    let Some(session) = &leg.session else { return };
+                    // The new session brings a stream of its own.
+                    views::session_lost(&entry, Some(session));
+                    loop {
+                        let pause = backoff.next(limits::RESTART_MAX);
+                        let pause = pause.unwrap_or(limits::RESTART_MAX);
+                        if rt::time::timeout(pause, stopped.wait()).await.is_ok() {
+                            return;
+                        }
+                        let lost = Some(leg.generation);
+                        let again = Box::pin(leg::get(&backends, &entry, Some(session), lost));
+                        if again.await.is_ok() {
+                            return;
+                        }
+                    }
                 }
                 Either::Left(End::Refused) | Either::Right(()) => return,
             };
@@ -156,19 +203,62 @@ async fn events(
 /// One message; only one answer is under way at a time, so a server cannot make many.
 async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, message: &[u8]) {
     let Ok(envelope) = jsonrpc::scan(message) else { return };
-    match envelope.kind {
-        Message::Notification => {
-            if let Word::Changed(flags) = relay::word(&envelope, message) {
-                entry.bell.ring(flags);
+    let session = leg.session.as_ref();
+    match (envelope.kind, session) {
+        (Message::Notification, _) => match (relay::word(&envelope, message), session) {
+            (Word::Changed(flags), _) => {
+                backends.hint(entry, flags);
+                let Some(session) = session else { return };
+                session.lists_changed(entry.id);
+                if let Some(clients) = backends.clients.get() {
+                    clients.lists_changed(session.id, relay::changes(flags));
+                }
             }
-        }
-        Message::Request => {
-            if let Some(reply) = relay::reply(&envelope, message)
+            // Whom it concerns cannot be told.
+            (_, None) => {}
+            (Word::Withdrawn, Some(session)) => {
+                let leg = Some(leg);
+                let found = asks::withdrawn(backends, entry, session, leg, message, &envelope);
+                if let Some((message, _)) = found {
+                    backends.push(session.id, message);
+                }
+            }
+            (Word::Progress | Word::Other, Some(session)) => {
+                backends.push(session.id, message.to_vec());
+            }
+        },
+        (Message::Request, _) => {
+            if let Some(reply) = question(backends, entry, leg, message, &envelope)
                 && let Err(failure) = http::tell(backends, entry, leg, &reply).await
             {
                 tracing::debug!(backend = entry.name(), %failure, "reply not taken");
             }
         }
-        Message::Response | Message::ErrorResponse => {}
+        (Message::Response | Message::ErrorResponse, _) => {}
     }
+}
+
+/// A request of the server, on its way to the client's own stream: the answer that it gets at once,
+/// if it gets one.
+fn question(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    leg: &Rc<Leg>,
+    message: &[u8],
+    envelope: &Envelope,
+) -> Option<Vec<u8>> {
+    let Some(session) = &leg.session else { return relay::reply(envelope, message) };
+    if let Some(pong) = relay::pong(envelope, message) {
+        return Some(pong);
+    }
+    let back = Back::Leg(leg.clone());
+    match asks::open(backends, entry, session, back, None, message, envelope) {
+        Err(refusal) => return Some(refusal),
+        Ok(opened) => {
+            if !backends.push(session.id, opened.message) {
+                asks::decline(backends, opened.number);
+            }
+        }
+    }
+    None
 }

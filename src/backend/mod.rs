@@ -12,12 +12,14 @@ pub mod health;
 
 mod address;
 mod around;
+mod asks;
 mod attempt;
 mod bell;
 mod entry;
 mod failure;
 mod frame;
 mod handle;
+mod hearing;
 mod http;
 mod judge;
 mod leg;
@@ -34,8 +36,9 @@ mod stdio;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod views;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,14 +46,16 @@ use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, AHashSet};
 
+pub use asks::Word;
 pub use failure::Failure;
 pub use handle::{CallHandle, Item};
 pub use leg::Leg;
+pub use views::{Seen, Whose};
 
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::Span;
 use crate::limits;
-use crate::mcp::catalog::{List, ListKind, Slice};
+use crate::mcp::catalog::{Changes, List, ListKind, Slice};
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
 use crate::rt;
@@ -65,6 +70,16 @@ pub type Post = Rc<dyn Fn(WorkerId, BackendMail) -> std::result::Result<(), Back
 
 /// What is done on this worker when a backend's lists changed; `None` = they are withdrawn.
 pub type OnSlice = Box<dyn Fn(BackendId, Option<Arc<Slice>>)>;
+
+/// The clients behind the sessions that a worker owns, as backends see them.
+pub trait Clients {
+    /// Gives a message to the newest event stream of a session; false if it cannot.
+    fn push(&self, session: SessionId, message: Vec<u8>) -> bool;
+    /// A backend said in a session that its lists changed.
+    fn lists_changed(&self, session: SessionId, changes: Changes);
+    /// Lists may have changed for all sessions that may see others than the proxy.
+    fn views_changed(&self, changes: Changes);
+}
 
 /// A request for a backend.
 pub struct Call {
@@ -98,6 +113,9 @@ pub struct Call {
 pub enum Reply {
     /// A whole notification; the client's progress token is in place.
     Notification(Vec<u8>),
+    /// A whole request of the backend for the client; its id is a number of the proxy's own. Who
+    /// cannot bring it there says so with [`Backends::decline`].
+    Ask(Vec<u8>),
     /// The whole answer, result or error; the client's id is in place.
     Answer(Vec<u8>),
     /// The answer is long: it follows through [`Replies::chunk`].
@@ -208,6 +226,53 @@ pub enum BackendMail {
         span: Span,
         /// Where the token stands.
         token: Option<Span>,
+        /// No client is behind it.
+        deaf: bool,
+    },
+    /// A client said something about a request that a backend sent it.
+    Said {
+        /// The session in which it was said.
+        session: SessionId,
+        /// What it is.
+        word: Word,
+        /// The message.
+        message: Vec<u8>,
+        /// Where the number of the request stands.
+        at: Span,
+    },
+    /// To the session's owner: a notification of the client for all its backend sessions.
+    Spread {
+        /// Whose.
+        session: Arc<SessionRecord>,
+        /// The message.
+        message: Vec<u8>,
+    },
+    /// What does a backend show there?
+    View {
+        /// Which backend.
+        backend: BackendId,
+        /// A session in which it can be seen.
+        session: Arc<SessionRecord>,
+        /// To whom it is shown.
+        whose: Whose,
+        /// Changes that must be in it.
+        changes: u32,
+    },
+    /// The answer to `View`.
+    Viewed {
+        /// Which backend.
+        backend: BackendId,
+        /// To whom it is shown.
+        whose: Whose,
+        /// `None`: it cannot be told.
+        seen: Option<Seen>,
+    },
+    /// Forget all views of a backend.
+    Outdated {
+        /// Which backend.
+        backend: BackendId,
+        /// Lists of which clients have to be told, as flags of its bell.
+        flags: u32,
     },
     /// Something arrived for a call of the receiver.
     Carry {
@@ -283,6 +348,14 @@ pub struct Backends {
     dice: Cell<u64>,
     /// Calls of this worker at children of other workers.
     away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
+    /// Requests of backends that wait here for an answer of a client.
+    asks: asks::Asks,
+    /// Set once, before anything is called.
+    clients: OnceCell<Box<dyn Clients>>,
+    /// Sessions of this worker whose client has an event stream open.
+    attended: RefCell<AHashSet<SessionId>>,
+    /// Counts all changes of what other than the proxy see.
+    views_version: Cell<u64>,
     /// Requests of other workers that wait here for their child to start.
     parked: RefCell<AHashSet<u64>>,
     /// Mail that must not be lost and found a full box. Bounded by the calls in flight.
@@ -317,6 +390,10 @@ impl Backends {
             serial: Cell::new(0),
             dice: Cell::new(ahash::RandomState::new().hash_one(me)),
             away: RefCell::new(AHashMap::new()),
+            asks: asks::Asks::default(),
+            clients: OnceCell::new(),
+            attended: RefCell::default(),
+            views_version: Cell::new(0),
             parked: RefCell::new(AHashSet::new()),
             backlog: RefCell::new(VecDeque::new()),
             stopping: Event::new(),
@@ -351,12 +428,89 @@ impl Backends {
     /// A client session ended: what it had at backends ends. To be called on its owner; other
     /// workers notice by themselves.
     pub fn end_session(self: &Rc<Self>, session: &Arc<SessionRecord>) {
+        asks::session_over(self, session.id);
+        self.attended.borrow_mut().remove(&session.id);
         for entry in &self.entries {
+            views::end(entry, session.id);
             match &entry.wire {
                 entry::Wire::Http(_) => leg::end(self, entry, session.id),
                 entry::Wire::Stdio(stdio) => stdio.end(session.id),
             }
         }
+    }
+
+    /// Whom to tell what backends say by themselves; nobody is told before it is called.
+    pub fn hear(&self, clients: Box<dyn Clients>) {
+        let _ = self.clients.set(clients);
+    }
+
+    /// A client said something about a request of a backend; `at` is where the number stands that
+    /// the request had. What belongs to no open request of this session is dropped.
+    pub fn said(self: &Rc<Self>, session: SessionId, word: Word, message: Vec<u8>, at: Span) {
+        asks::said(self, session, word, message, at);
+    }
+
+    /// A request of a backend cannot be brought to a client: the backend is told.
+    pub fn decline(self: &Rc<Self>, question: &[u8]) {
+        if let Some(number) = asks::number_of(question) {
+            asks::decline(self, number);
+        }
+    }
+
+    /// Sends a notification of a client to all its backend sessions and children that are open.
+    pub fn spread(self: &Rc<Self>, session: &Arc<SessionRecord>, message: Vec<u8>) {
+        let owner = session.id.owner();
+        if owner != self.me {
+            return self.send(owner, BackendMail::Spread { session: session.clone(), message });
+        }
+        for entry in &self.entries {
+            match &entry.wire {
+                entry::Wire::Http(_) => {
+                    if let Some(leg) = leg::known(entry, Some(session), None) {
+                        http::send(self, entry, &leg, message.clone());
+                    }
+                }
+                entry::Wire::Stdio(stdio) => {
+                    if let Some(link) = stdio.link(Some(session.id)) {
+                        link.tell(&message);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The client of a session that this worker owns has an event stream, or none any more: so its
+    /// sessions with backends get streams, or lose them.
+    pub fn attend(self: &Rc<Self>, session: &Arc<SessionRecord>, listens: bool) {
+        listen::attended(self, session, listens);
+    }
+
+    /// What a session sees of a backend; `None`: it would have to be fetched.
+    pub fn view_at_hand(&self, backend: BackendId, session: &SessionRecord) -> Option<Seen> {
+        match views::at_hand(&self.entries[backend], session) {
+            views::Hand::Seen(seen) => Some(seen),
+            views::Hand::Failed | views::Hand::Missing => None,
+        }
+    }
+
+    /// Begins to fetch what a session sees of a backend; see [`Backends::view`].
+    pub fn want_view(self: &Rc<Self>, backend: BackendId, session: &Arc<SessionRecord>) {
+        views::want(self, &self.entries[backend], session);
+    }
+
+    /// What a session sees of a backend, fetched if need be, within the backend's start-up
+    /// deadline; `None`: it cannot be told. Safe to drop.
+    pub async fn view(
+        self: &Rc<Self>,
+        backend: BackendId,
+        session: &Arc<SessionRecord>,
+    ) -> Option<Seen> {
+        views::seen(self, &self.entries[backend], session).await
+    }
+
+    /// Grows whenever what a session sees may have changed on this worker.
+    pub fn views_version(&self) -> u64 {
+        self.views_version.get()
     }
 
     /// Whether a backend's first start has ended, well or not.
@@ -399,15 +553,34 @@ impl Backends {
     /// Takes mail from the backends of another worker.
     pub fn on_mail(self: &Rc<Self>, from: WorkerId, mail: BackendMail) {
         match mail {
-            BackendMail::Slice { backend, slice } => (self.on_slice)(backend, slice),
+            BackendMail::Slice { backend, slice } => {
+                *self.entries[backend].slice.borrow_mut() = slice.clone();
+                (self.on_slice)(backend, slice);
+            }
             BackendMail::Settled { backend } => self.entries[backend].settled.set(),
-            BackendMail::Send { backend, session, id, body, span, token } => {
-                line::send_for(self, from, backend, session, id, body, span, token);
+            BackendMail::Send { backend, session, id, body, span, token, deaf } => {
+                line::send_for(self, from, backend, session, id, body, span, token, deaf);
+            }
+            BackendMail::Said { session, word, message, at } => {
+                self.said(session, word, message, at);
+            }
+            BackendMail::Spread { session, message } => self.spread(&session, message),
+            BackendMail::View { backend, session, whose, changes } => {
+                let entry = self.entries[backend].clone();
+                views::ask_for(self, from, entry, session, whose, changes);
+            }
+            BackendMail::Viewed { backend, whose, seen } => {
+                views::told(self, &self.entries[backend], &whose, seen);
+            }
+            BackendMail::Outdated { backend, flags } => {
+                views::drop_all(self, &self.entries[backend], flags);
             }
             BackendMail::Carry { id, item } => {
                 let handle = match item {
-                    Item::Notification(_) => self.away.borrow().get(&id).cloned(),
-                    _ => self.away.borrow_mut().remove(&id),
+                    Item::Notification(_) | Item::Ask(_) | Item::Settled => {
+                        self.away.borrow().get(&id).cloned()
+                    }
+                    Item::Answer(_) | Item::Failed(_) => self.away.borrow_mut().remove(&id),
                 };
                 if let Some(handle) = handle {
                     handle.deliver(item);
@@ -475,6 +648,7 @@ impl Backends {
     }
 
     fn sweep(self: &Rc<Self>, now: Instant) {
+        asks::sweep(self, now);
         for entry in &self.entries {
             if entry.owner == self.me && !entry.supervised.get() && !self.stopping.is_set() {
                 tracing::error!(backend = entry.name(), "its supervisor ended: started anew");
@@ -492,6 +666,11 @@ impl Backends {
                 _ => {}
             }
         }
+    }
+
+    /// Gives a message to the newest event stream of a session of this worker.
+    fn push(&self, session: SessionId, message: Vec<u8>) -> bool {
+        self.clients.get().is_some_and(|clients| clients.push(session, message))
     }
 
     /// Time since a moment that is the same for all workers.

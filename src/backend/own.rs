@@ -2,7 +2,9 @@
 //! Never: repeating them; their meaning beyond the handshake.
 //! Next: `listing`, reading the lists.
 
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attempt::{self, Ended};
@@ -13,10 +15,12 @@ use super::http::{self, Request};
 use super::leg::Leg;
 use super::link::{Link, Outgoing, Route, Waiter};
 use super::names::{Own, Raw};
-use super::{Backends, Reply};
-use crate::error::Kind;
+use super::{Backends, Call, Reply};
+use crate::error::{Error, Kind};
 use crate::jsonrpc::{self, Kind as Message, walk};
+use crate::limits;
 use crate::mcp::revision::Revision;
+use crate::mcp::session::SessionRecord;
 use crate::plan::Plan;
 
 /// The way to a backend.
@@ -24,6 +28,8 @@ use crate::plan::Plan;
 pub(super) enum Channel {
     Line(Rc<Link>),
     Leg(Rc<Leg>),
+    /// As a call in a client's session, wherever its child or session is.
+    Client(Arc<SessionRecord>),
 }
 
 /// What a backend answered.
@@ -63,28 +69,36 @@ impl Channel {
         limit: Duration,
     ) -> Result<Said, Failure> {
         let now = Instant::now();
-        let handle = Rc::new(CallHandle::new());
-        let _deadline = backends.clock.arm(&handle, now, limit);
+        let handle = Rc::new(CallHandle::deaf());
         let number = backends.number();
         let asked = Raw::number(number);
         let mut body = Vec::with_capacity(128);
         jsonrpc::request(&mut body, &asked, method, params);
+        if let Channel::Client(session) = self {
+            // In a box without its type: a session's child is started with requests of ours.
+            let answer: Pin<Box<dyn Future<Output = Result<Vec<u8>, Failure>> + '_>> =
+                Box::pin(as_client(backends, entry, session, body, handle, limit));
+            return said(&answer.await?);
+        }
+        let _deadline = backends.clock.arm(&handle, now, limit);
         let answer = match self {
+            Channel::Client(_) => Err(Failure::new(Kind::Internal, "asked above").into()),
             Channel::Leg(leg) => {
                 if let Some(authorization) = leg.authorization() {
                     handle.forward(authorization);
                 }
-                let request = Request { body: &body, rename: None, asked, whole: true };
+                let request =
+                    Request { body: &body, rename: None, asked, whole: true, caller: None };
                 over_http(backends, entry, leg, &request, &handle).await
             }
             Channel::Line(link) => {
                 let own = Own { id: asked, token: None };
-                let waiter = Waiter { route: Route::Here(handle.clone()), own };
+                let waiter = Waiter::new(Route::Here(handle.clone()), own, true);
                 link.send(number, waiter, &Outgoing::Ready(&body), now)?;
                 loop {
                     match handle.arrived().await {
                         Ok(Item::Answer(answer)) => break Ok(answer),
-                        Ok(Item::Notification(_)) => {}
+                        Ok(Item::Notification(_) | Item::Ask(_) | Item::Settled) => {}
                         Ok(Item::Failed(failure)) => break Err(failure.into()),
                         Err(stop) => {
                             link.forget(number);
@@ -116,8 +130,53 @@ impl Channel {
                 Ok(())
             }
             Channel::Leg(leg) => http::tell(backends, entry, leg, &body).await,
+            Channel::Client(_) => Ok(()),
         }
     }
+}
+
+/// A request of the proxy's own among those of a client.
+async fn as_client(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    session: &Arc<SessionRecord>,
+    body: Vec<u8>,
+    handle: Rc<CallHandle>,
+    limit: Duration,
+) -> Result<Vec<u8>, Failure> {
+    let id = jsonrpc::scan(&body).ok().and_then(|envelope| envelope.id);
+    let call = Call {
+        backend: entry.id,
+        session: Some(session.clone()),
+        tool_call: false,
+        safe: true,
+        body,
+        id: id.unwrap_or_default(),
+        progress_token: None,
+        timeout: limit,
+        tool: None,
+        // Its id must be none that the client could use.
+        again: true,
+        handle,
+    };
+    let failed = |error: Error| Failure::new(error.kind(), error.to_string());
+    let mut attempt = attempt::call(backends, call).await.map_err(failed)?;
+    loop {
+        match attempt.next().await.map_err(failed)? {
+            Reply::Answer(answer) => return Ok(answer),
+            Reply::Notification(_) => {}
+            Reply::Ask(question) => backends.decline(&question),
+            Reply::Streaming { .. } => break,
+        }
+    }
+    let mut whole = Vec::new();
+    while let Some(piece) = attempt.chunk().await.map_err(failed)? {
+        whole.extend_from_slice(&piece);
+        if whole.len() > limits::MESSAGE_BYTES_MAX {
+            return Err(Failure::new(Kind::BadAnswer, "over the bound of one message"));
+        }
+    }
+    Ok(whole)
 }
 
 /// Sends a request of the proxy's own and waits for its answer.
@@ -137,7 +196,7 @@ pub(super) async fn answer(replies: &mut http::HttpReplies) -> Result<Vec<u8>, E
     loop {
         match replies.next().await? {
             Reply::Answer(answer) => return Ok(answer),
-            Reply::Notification(_) => {}
+            Reply::Notification(_) | Reply::Ask(_) => {}
             Reply::Streaming { .. } => {
                 return Err(Failure::new(Kind::BadAnswer, "not collected whole").into());
             }
@@ -172,12 +231,18 @@ pub(super) fn said(answer: &[u8]) -> Result<Said, Failure> {
     }
 }
 
-/// The parameters of `initialize`. Capabilities are empty: requests of servers are refused.
-pub(super) fn hello(plan: &Plan, revision: Revision) -> Vec<u8> {
-    let mut out = Vec::with_capacity(192);
+/// The parameters of `initialize`: with the capabilities of the client whose session it is, as it
+/// sent them; in a session without a client there are none, and requests of servers are refused.
+pub(super) fn hello(plan: &Plan, session: Option<&SessionRecord>) -> Vec<u8> {
+    let revision = session.map_or(Revision::NEWEST, |session| session.revision);
+    let capabilities = session.map(|session| session.capabilities.as_bytes());
+    let capabilities = capabilities.filter(|text| text.first() == Some(&b'{')).unwrap_or(b"{}");
+    let mut out = Vec::with_capacity(192 + capabilities.len());
     out.extend_from_slice(br#"{"protocolVersion":"#);
     jsonrpc::quote(revision.as_str(), &mut out);
-    out.extend_from_slice(br#","capabilities":{},"clientInfo":{"name":"#);
+    out.extend_from_slice(br#","capabilities":"#);
+    out.extend_from_slice(capabilities);
+    out.extend_from_slice(br#","clientInfo":{"name":"#);
     jsonrpc::quote(&plan.name, &mut out);
     out.extend_from_slice(br#","version":"#);
     jsonrpc::quote(&plan.version, &mut out);
@@ -191,10 +256,10 @@ pub(super) async fn greet(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     channel: &Channel,
-    revision: Revision,
+    session: Option<&SessionRecord>,
     limit: Duration,
 ) -> Result<Vec<u8>, Failure> {
-    let params = hello(&backends.plan, revision);
+    let params = hello(&backends.plan, session);
     let init = channel
         .ask(backends, entry, "initialize", Some(&params), limit)
         .await?

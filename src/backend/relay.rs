@@ -1,9 +1,10 @@
-//! Owns: what a server sends by itself: what it is, and what it is answered.
-//! Never: carrying it to a client yet: requests of servers are refused.
-//! Next: `judge`, what an answer over HTTP means.
+//! Owns: what a server sends by itself: what it is, and what it is answered without a client.
+//! Never: carrying it to a client (`asks`).
+//! Next: `asks`, requests that clients answer.
 
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope};
+use crate::mcp::catalog::Changes;
 
 /// Lists that changed, as flags of a bell.
 pub(super) mod changed {
@@ -13,6 +14,15 @@ pub(super) mod changed {
     pub(crate) const ANY: u32 = TOOLS | RESOURCES | PROMPTS;
 }
 
+/// The same as clients are told.
+pub(super) fn changes(flags: u32) -> Changes {
+    Changes {
+        tools: flags & changed::TOOLS != 0,
+        resources: flags & changed::RESOURCES != 0,
+        prompts: flags & changed::PROMPTS != 0,
+    }
+}
+
 /// A notification of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
@@ -20,8 +30,8 @@ pub(super) enum Word {
     Progress,
     /// A list changed: the flag of [`changed`].
     Changed(u32),
-    /// Of use only between the proxy and the server.
-    Private,
+    /// The server takes back a request of its own.
+    Withdrawn,
     /// Anything else.
     Other,
 }
@@ -33,23 +43,31 @@ pub(super) fn word(envelope: &Envelope, message: &[u8]) -> Word {
         Some("notifications/tools/list_changed") => Word::Changed(changed::TOOLS),
         Some("notifications/resources/list_changed") => Word::Changed(changed::RESOURCES),
         Some("notifications/prompts/list_changed") => Word::Changed(changed::PROMPTS),
-        // About requests of the server, which were refused at once.
-        Some("notifications/cancelled") => Word::Private,
+        Some("notifications/cancelled") => Word::Withdrawn,
         _ => Word::Other,
     }
 }
 
-/// The answer to a request of a server: a ping is answered, all else is refused, which is what a
-/// client without capabilities says.
-pub(super) fn reply(envelope: &Envelope, message: &[u8]) -> Option<Vec<u8>> {
+/// The answer to a ping; `None` if the request is another one.
+pub(super) fn pong(envelope: &Envelope, message: &[u8]) -> Option<Vec<u8>> {
     let id = envelope.id?.of(message);
-    let mut out = Vec::with_capacity(96);
-    if envelope.method_name(message)? == "ping" {
-        jsonrpc::result(&mut out, id, b"{}");
-    } else {
-        let kind = Kind::MethodNotFound;
-        jsonrpc::error(&mut out, id, kind.code(), kind.text(), None);
+    if envelope.method_name(message)? != "ping" {
+        return None;
     }
+    let mut out = Vec::with_capacity(64);
+    jsonrpc::result(&mut out, id, b"{}");
+    Some(out)
+}
+
+/// The answer to a request of a server behind which is no client that it could be for: a ping is
+/// answered, all else is refused, which is what a client without capabilities says.
+pub(super) fn reply(envelope: &Envelope, message: &[u8]) -> Option<Vec<u8>> {
+    if let Some(pong) = pong(envelope, message) {
+        return Some(pong);
+    }
+    let mut out = Vec::with_capacity(96);
+    let kind = Kind::MethodNotFound;
+    jsonrpc::error(&mut out, envelope.id?.of(message), kind.code(), kind.text(), None);
     Some(out)
 }
 
@@ -83,7 +101,7 @@ mod tests {
             ("notifications\\/tools\\/list_changed", Word::Changed(changed::TOOLS)),
             ("notifications/prompts/list_changed", Word::Changed(changed::PROMPTS)),
             ("notifications/message", Word::Other),
-            ("notifications/cancelled", Word::Private),
+            ("notifications/cancelled", Word::Withdrawn),
         ] {
             let message = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{}}}}"#);
             let envelope = scan(message.as_bytes()).unwrap();

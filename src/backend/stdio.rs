@@ -14,15 +14,14 @@ use ahash::AHashMap;
 
 use super::entry::{Entry, Wire};
 use super::failure::Failure;
-use super::handle::Item;
-use super::link::{Link, Outside};
+use super::hearing::Hearing;
+use super::link::Link;
 use super::own::{self, Channel};
-use super::{BackendMail, Backends, stderr};
+use super::{Backends, stderr, views};
 use crate::error::Kind;
 use crate::limits;
-use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::plan::{StdioPlan, TransportPlan, WorkerId};
+use crate::plan::{StdioPlan, TransportPlan};
 use crate::rt::child::{self, Handle, Spec};
 use crate::rt::local::{Event, Notify};
 use crate::rt::{self, Either, race};
@@ -211,7 +210,7 @@ async fn nurse(
 ) {
     let _farewell = Farewell { backends: &backends, entry: &entry, session: session.id, kid: &kid };
     let born = Instant::now();
-    let birth = race(bring_up(&backends, &entry, session.revision), kid.stop.wait()).await;
+    let birth = race(bring_up(&backends, &entry, Some(&session)), kid.stop.wait()).await;
     let fault = match birth {
         // The birth is dropped, and with its handle the child is killed.
         Either::Right(()) => None,
@@ -237,6 +236,7 @@ async fn nurse(
         }
     };
     kid.link.borrow_mut().take();
+    views::session_lost(&entry, Some(&session));
     *kid.fault.borrow_mut() = fault;
     kid.ready.set();
     if born.elapsed() < limits::LIVED_WELL {
@@ -285,7 +285,7 @@ pub(super) struct Newborn {
 pub(super) async fn bring_up(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
-    revision: Revision,
+    session: Option<&Arc<SessionRecord>>,
 ) -> Result<Newborn, Failure> {
     let (plan, _) = stdio(entry);
     let limit = entry.plan.startup_timeout;
@@ -298,15 +298,16 @@ pub(super) async fn bring_up(
     let child = child::spawn(spec).await.map_err(|fault| {
         Failure::new(Kind::Unavailable, format!("cannot start {:?}: {fault}", plan.command))
     })?;
-    let listener = Listener { backends: backends.clone(), entry: entry.clone() };
-    let link = Link::new(entry.plan.name.clone(), Box::new(listener), Instant::now());
+    let hearing =
+        Hearing { backends: backends.clone(), entry: entry.clone(), session: session.cloned() };
+    let link = Link::new(entry.plan.name.clone(), Box::new(hearing), Instant::now());
     let over = Rc::new(Event::new());
     rt::spawn("child writer", link.clone().write(child.stdin));
     rt::spawn("child reader", link.clone().read(child.stdout));
     rt::spawn("child stderr", stderr::drain(entry.plan.name.clone(), child.stderr, over.clone()));
     let mut newborn = Newborn { link, handle: child.handle, init: Vec::new(), over };
     let channel = Channel::Line(newborn.link.clone());
-    let greeting = own::greet(backends, entry, &channel, revision, limit);
+    let greeting = own::greet(backends, entry, &channel, session.map(|session| &**session), limit);
     // A child that exits is seen at once even if a grandchild keeps its pipes open.
     let greeted = match race(greeting, newborn.handle.exited()).await {
         Either::Left(greeted) => greeted,
@@ -378,31 +379,5 @@ impl Newborn {
             rt::time::sleep(Duration::from_millis(500)).await;
             over.set();
         });
-    }
-}
-
-/// What a child's channel tells the rest of the worker.
-struct Listener {
-    backends: Rc<Backends>,
-    entry: Rc<Entry>,
-}
-
-impl Outside for Listener {
-    fn carry(&self, to: WorkerId, id: u64, item: Item) {
-        let droppable = matches!(item, Item::Notification(_));
-        let mail = BackendMail::Carry { id, item };
-        if droppable {
-            let _ = self.backends.try_send(to, mail);
-        } else {
-            self.backends.send(to, mail);
-        }
-    }
-
-    fn changed(&self, flags: u32) {
-        self.backends.hint(&self.entry, flags);
-    }
-
-    fn answered(&self) {
-        self.backends.succeeded(&self.entry);
     }
 }

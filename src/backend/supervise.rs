@@ -19,11 +19,10 @@ use super::listing;
 use super::own::{Channel, Said};
 use super::relay::changed;
 use super::stdio::{self, Newborn, Stdio};
-use super::{BackendMail, Backends};
+use super::{BackendMail, Backends, views};
 use crate::error::Kind;
 use crate::limits;
 use crate::mcp::catalog::{Pages, Slice};
-use crate::mcp::revision::Revision;
 use crate::rt::{self, Either, race};
 
 /// A call failed: probe now.
@@ -121,6 +120,7 @@ impl Supervisor {
         let tools = slice.as_ref().map_or(0, |slice| slice.tools.len());
         self.backends.board.set_tools(self.entry.id, tools);
         self.slice = slice.clone();
+        *self.entry.slice.borrow_mut() = slice.clone();
         let backend = self.entry.id;
         self.backends.broadcast(|| BackendMail::Slice { backend, slice: slice.clone() });
         (self.backends.on_slice)(backend, slice.clone());
@@ -137,17 +137,22 @@ impl Supervisor {
             let slice = Slice::build(&entry.plan, init, &pages).map_err(bad)?;
             (self.init, self.pages) = (init.into(), pages);
             self.publish(Some(slice));
+            views::outdated(&backends, &entry, changed::ANY, false);
+        } else {
+            views::outdated(&backends, &entry, changed::ANY, true);
         }
         Ok(())
     }
 
     /// Reads the lists that changed.
     async fn read_changed(&mut self, channel: &Channel, flags: u32) -> Result<(), Failure> {
-        let Some(slice) = self.slice.clone() else { return Ok(()) };
+        let Some(slice) = self.slice.clone().filter(|_| flags != 0) else { return Ok(()) };
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let mut pages = self.pages.clone();
         listing::read(&backends, &entry, channel, &slice, flags, &mut pages).await?;
         if same(&self.pages, &pages) {
+            // Not for the proxy, but perhaps for clients that can do more.
+            views::outdated(&backends, &entry, flags, true);
             return Ok(());
         }
         let mut fresh = Slice::clone(&slice);
@@ -162,6 +167,7 @@ impl Supervisor {
         }
         self.pages = pages;
         self.publish(Some(fresh));
+        views::outdated(&backends, &entry, flags, false);
         self.show(self.backends.board.state(self.entry.id), None);
         Ok(())
     }
@@ -390,7 +396,7 @@ impl Supervisor {
     async fn raise(&mut self, stdio: &Stdio) -> Result<Option<Newborn>, Failure> {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let newborn = {
-            let birth = stdio::bring_up(&backends, &entry, Revision::NEWEST);
+            let birth = stdio::bring_up(&backends, &entry, None);
             match race(birth, backends.stopping.wait()).await {
                 Either::Left(newborn) => newborn?,
                 // Its handle is dropped with the birth, and the child is killed.

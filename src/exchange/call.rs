@@ -14,7 +14,7 @@ use crate::backend::{Call, CallHandle, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::limits;
-use crate::mcp::catalog::ListKind;
+use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::name::Target;
@@ -35,14 +35,24 @@ pub(super) async fn call(
     id: &[u8],
 ) -> Result<Relay> {
     if let Some(rights) = who.rights() {
-        Box::pin(permit(world, rights, method, &message, &envelope)).await?;
+        Box::pin(permit(world, record, rights, method, &message, &envelope)).await?;
     }
-    let backend = aim(world, method, &mut message, &mut envelope)?;
+    // Where it is the lists that tell whose a name is, they must be those that the client sees.
+    let view = match method == Method::ResourcesRead || world.names.bare.len() > 1 {
+        true => view_of(world, record).await,
+        false => None,
+    };
+    let backend = aim(world, view.as_deref(), method, &mut message, &mut envelope)?;
     let plan = &world.plan.backends[backend];
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
     } else {
-        let shaped = Box::pin(shape(world, plan, method, &mut message, &mut envelope)).await?;
+        let view = match view {
+            None => view_of(world, record).await,
+            view => view,
+        };
+        let shaped = shape(world, plan, view.as_deref(), method, &mut message, &mut envelope);
+        let shaped = Box::pin(shaped).await?;
         for copy in shaped.copies {
             mirror(world, record, method, copy);
         }
@@ -76,6 +86,7 @@ pub(super) async fn call(
 /// where rights apply, a name that no list has is answered here too, so that both look alike.
 async fn permit(
     world: &World,
+    record: &Arc<SessionRecord>,
     rights: &Rights,
     method: Method,
     message: &[u8],
@@ -93,17 +104,17 @@ async fn permit(
     let mut there = rights.shows(what, &name);
     // Resources may be readable without being listed.
     if there && what != ListKind::Resources {
+        world.backends.settled().await;
+        let view = view_of(world, record).await;
+        let shared = world.catalog.borrow();
+        let catalog = view.as_deref().unwrap_or(&*shared);
         there = match world.names.resolve(&name) {
             Target::Unknown => false,
             Target::Prefixed(backend, prefix) => {
-                world.backends.settled_one(backend).await;
-                let catalog = world.catalog.borrow();
                 let slice = catalog.slice(backend);
                 slice.is_none_or(|slice| slice.list(what).behind(&name[prefix..]).is_some())
             }
             Target::Bare => {
-                world.backends.settled().await;
-                let catalog = world.catalog.borrow();
                 let known = |id: &BackendId| catalog.slice(*id).is_some();
                 catalog.owner_of_name(what, &name).is_some() || !world.names.bare.iter().all(known)
             }
@@ -112,9 +123,18 @@ async fn permit(
     if there { Ok(()) } else { Err(Error::new(unknown).context(name.into_owned())) }
 }
 
+/// The catalogue of a session that sees other lists than the proxy.
+async fn view_of(world: &World, record: &Arc<SessionRecord>) -> Option<Rc<Catalog>> {
+    match record.may_see_other_lists() {
+        true => Box::pin(world.view(record)).await,
+        false => None,
+    }
+}
+
 /// Finds the backend of a call, and puts the backend's own name into it.
 fn aim(
     world: &World,
+    view: Option<&Catalog>,
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
@@ -123,7 +143,11 @@ fn aim(
     if method == Method::ResourcesRead {
         let uri = envelope.uri.ok_or_else(|| invalid("uri is required"))?;
         let uri = jsonrpc::unquote(uri.of(message)).ok_or_else(|| invalid("uri is a string"))?;
-        return match world.catalog.borrow().owner_of_uri(&uri) {
+        let owner = match view {
+            Some(view) => view.owner_of_uri(&uri),
+            None => world.catalog.borrow().owner_of_uri(&uri),
+        };
+        return match owner {
             Some(backend) => Ok(backend),
             // With one backend there is no question whose it is, and its own answer is the truth.
             None if world.only.is_some() => Ok(world.only.unwrap_or_default()),
@@ -159,7 +183,10 @@ fn aim(
             Ok(backend)
         }
         Target::Bare => {
-            let owner = world.catalog.borrow().owner_of_name(kind, &name);
+            let owner = match view {
+                Some(view) => view.owner_of_name(kind, &name),
+                None => world.catalog.borrow().owner_of_name(kind, &name),
+            };
             Ok(owner.unwrap_or(world.names.bare[0]))
         }
         Target::Unknown => Err(Error::new(unknown).context(name.into_owned())),
@@ -189,7 +216,7 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
         let Copy { backend, mut message, mut envelope } = copy;
         let plan = &world.plan.backends[backend];
         let sent = async {
-            let shaped = shape(&world, plan, method, &mut message, &mut envelope).await?;
+            let shaped = shape(&world, plan, None, method, &mut message, &mut envelope).await?;
             let tool_call = method == Method::ToolsCall;
             let call = Call {
                 backend,
@@ -202,12 +229,13 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
                 timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
                 tool: Some(shaped.own).filter(|_| tool_call),
                 again: false,
-                handle: Rc::new(CallHandle::new()),
+                handle: Rc::new(CallHandle::deaf()),
             };
             let mut replies = world.backends.call(call).await?;
             loop {
                 match replies.next().await? {
                     Reply::Notification(_) => {}
+                    Reply::Ask(question) => world.backends.decline(&question),
                     Reply::Answer(_) => return Ok(()),
                     Reply::Streaming { .. } => {
                         while replies.chunk().await?.is_some() {}
@@ -228,6 +256,7 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
 async fn shape(
     world: &World,
     plan: &BackendPlan,
+    view: Option<&Catalog>,
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
@@ -245,7 +274,10 @@ async fn shape(
         // Whether a tool may be called can depend on what its list says of it.
         world.backends.settled_one(plan.id).await;
     }
-    let slice = world.catalog.borrow().slice(plan.id).cloned();
+    let slice = match view {
+        Some(view) => view.slice(plan.id).cloned(),
+        None => world.catalog.borrow().slice(plan.id).cloned(),
+    };
     let listed = slice.is_some();
     let called = match what {
         ListKind::Resources => name.clone(),

@@ -28,22 +28,28 @@ pub(super) async fn pass_on(
     mut relay: Relay,
 ) -> io::Result<()> {
     let mut streaming = false;
+    // The backend has asked the client something.
+    let mut asked = false;
     loop {
         let reply = {
             let mut next = pin!(relay.replies.next());
             loop {
                 // Long silence: a comment keeps what is between us and the client from cutting it.
-                let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
-                match rt::race(next.as_mut(), silence).await {
+                match rt::race(next.as_mut(), silence(connection, asked)).await {
                     rt::Either::Left(reply) => break reply,
-                    rt::Either::Right(()) => {
+                    rt::Either::Right(Silence::Gone) => {
+                        connection.abort();
+                        return Ok(());
+                    }
+                    rt::Either::Right(Silence::Long) => {
                         event_out(connection, cors, &mut streaming, sse::COMMENT.to_vec()).await?;
                     }
                 }
             }
         };
+        asked |= matches!(reply, Ok(Reply::Ask(_)));
         let event = match reply {
-            Ok(Reply::Notification(message)) => {
+            Ok(Reply::Notification(message) | Reply::Ask(message)) => {
                 let mut event = Vec::with_capacity(message.len() + 16);
                 sse::write(&mut event, None, &message);
                 event
@@ -65,6 +71,27 @@ pub(super) async fn pass_on(
             }
         };
         event_out(connection, cors, &mut streaming, event).await?;
+    }
+}
+
+/// Why a wait for the backend was interrupted.
+enum Silence {
+    /// Nothing was said for so long.
+    Long,
+    /// The client left.
+    Gone,
+}
+
+/// Waits. While its backend waits for an answer, a client that leaves is noticed at once.
+async fn silence(connection: &Connection, asked: bool) -> Silence {
+    let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
+    if !asked {
+        silence.await;
+        return Silence::Long;
+    }
+    match rt::race(silence, Box::pin(connection.closed())).await {
+        rt::Either::Left(()) => Silence::Long,
+        rt::Either::Right(()) => Silence::Gone,
     }
 }
 
@@ -124,7 +151,9 @@ async fn stream_on(
 pub(super) async fn collect(mut relay: Relay, out: &rt::local::Sender<(bool, Vec<u8>)>) {
     let answer = loop {
         match relay.replies.next().await {
-            Ok(Reply::Notification(message)) => drop(out.send((false, message)).await),
+            Ok(Reply::Notification(message) | Reply::Ask(message)) => {
+                drop(out.send((false, message)).await);
+            }
             Ok(Reply::Answer(answer)) => break answer,
             Ok(Reply::Streaming { .. }) => {
                 let mut whole = Vec::new();

@@ -11,6 +11,7 @@ use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
 use super::{Ask, Who, admit, method_of, private};
+use crate::backend::Word;
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
@@ -57,6 +58,7 @@ pub(super) async fn initialize(
             params.capabilities.get().into(),
             params.client_info.get().into(),
         )
+        .among(world.plan.backends.len())
     });
     let record = match record {
         Ok(record) => record,
@@ -126,13 +128,24 @@ pub(super) async fn perform(
     match envelope.kind {
         MessageKind::Request => {}
         MessageKind::Notification => {
-            if method == Method::Cancelled {
-                cancelled(world, record, &message, &envelope);
+            match method {
+                Method::Cancelled => cancelled(world, record, &message, &envelope),
+                Method::RootsChanged => world.backends.spread(record, message),
+                Method::Progress => {
+                    if let Some(token) = envelope.progress_token {
+                        world.backends.said(record.id, Word::Progress, message, token);
+                    }
+                }
+                _ => {}
             }
             return Outcome::Accepted;
         }
-        // No request goes to a client yet, so no response can belong to one.
-        MessageKind::Response | MessageKind::ErrorResponse => return Outcome::Accepted,
+        MessageKind::Response | MessageKind::ErrorResponse => {
+            if let Some(id) = envelope.id {
+                world.backends.said(record.id, Word::Answer, message, id);
+            }
+            return Outcome::Accepted;
+        }
     }
     let id = envelope.id.map_or_else(|| b"null".to_vec(), |id| id.of(&message).to_vec());
     if let Err(error) = admit(world) {
@@ -167,7 +180,7 @@ pub(super) async fn perform(
     match cursor(&message, &envelope) {
         Ok(()) => {
             world.settled().await;
-            let mut result = world.catalog.borrow().list(list);
+            let mut result = Box::pin(world.list(record, list)).await;
             if world.forwards {
                 result = Box::pin(private::with_private(world, record, list, result)).await;
             }

@@ -447,6 +447,11 @@ impl Slice {
         }
     }
 
+    /// Whether clients would see the same in every list.
+    pub fn has_the_lists_of(&self, other: &Slice) -> bool {
+        ListKind::ALL.into_iter().all(|kind| self.list(kind).text == other.list(kind).text)
+    }
+
     /// Whether it has the server capability of that name.
     pub fn can(&self, capability: &str) -> bool {
         walk::member(self.capabilities.as_bytes(), capability)
@@ -499,7 +504,7 @@ pub struct Catalog {
     contested: Cell<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Place {
     name: Arc<str>,
     prefix: String,
@@ -577,6 +582,22 @@ impl Catalog {
         self.promise();
         let [tools, resources, templates, prompts] = changed;
         Changes { tools, resources: resources || templates, prompts }
+    }
+
+    /// The same catalogue for somebody to whom some backends offer something else.
+    ///
+    /// # Panics
+    /// When the plan has no such backend.
+    pub fn seen_with(&self, others: &[(BackendId, Arc<Slice>)]) -> Catalog {
+        let mut places = self.places.clone();
+        for (backend, slice) in others {
+            let place = &mut places[*backend];
+            let kept = if place.is_unlisted { &mut place.unlisted } else { &mut place.slice };
+            *kept = Some(slice.clone());
+        }
+        let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
+        let capabilities = self.capabilities.clone();
+        Catalog { places, lists, capabilities, contested: Cell::new(0) }
     }
 
     /// What a backend offers, as far as it is known.

@@ -27,6 +27,10 @@ pub enum Method {
     Initialized,
     /// `notifications/cancelled`
     Cancelled,
+    /// `notifications/progress`: of a request that a server sent.
+    Progress,
+    /// `notifications/roots/list_changed`
+    RootsChanged,
     /// Anything else: -32601 for a request, accepted and dropped for a notification.
     Other,
 }
@@ -46,6 +50,8 @@ impl Method {
             b"initialize" => Method::Initialize,
             b"notifications/initialized" => Method::Initialized,
             b"notifications/cancelled" => Method::Cancelled,
+            b"notifications/progress" => Method::Progress,
+            b"notifications/roots/list_changed" => Method::RootsChanged,
             _ => Method::Other,
         }
     }

@@ -2,6 +2,7 @@
 //! Never: sockets, backends.
 //! Next: `middleware`.
 
+pub mod capable;
 pub mod catalog;
 pub mod header;
 pub mod hints;

@@ -4,13 +4,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 
+use super::capable;
 use super::revision::Revision;
-use crate::plan::WorkerId;
+use crate::plan::{BackendId, WorkerId};
 
 /// Unguessable name of a client session: 128 random bits, and the worker that owns it.
 ///
@@ -79,8 +80,9 @@ impl fmt::Debug for Authorization {
     }
 }
 
-/// What any worker may know of a session. Immutable but for two single atomics: a worker that
-/// holds a copy sees the end of the session at once, and the owner sees that it is in use.
+/// What any worker may know of a session. Immutable but for single atomics: a worker that holds a
+/// copy sees the end of the session at once, the owner sees that it is in use, and all see when a
+/// backend said in this very session that its lists changed.
 #[derive(Debug)]
 pub struct SessionRecord {
     /// Its name.
@@ -95,6 +97,12 @@ pub struct SessionRecord {
     pub client_info: Box<str>,
     /// Of its last request, if a backend is to get it.
     authorization: ArcSwapOption<Authorization>,
+    /// What kind of client it is: see [`capable::class`].
+    pub class: Arc<str>,
+    /// By backend: how often its lists changed for this session.
+    changes: Box<[AtomicU32]>,
+    /// Whether any of them did.
+    changed: AtomicBool,
     ended: AtomicBool,
     /// Milliseconds since `born`.
     seen: AtomicU64,
@@ -114,13 +122,45 @@ impl SessionRecord {
             id,
             revision,
             principal,
+            authorization: ArcSwapOption::empty(),
+            class: capable::class(&capabilities).into(),
             capabilities,
             client_info,
-            authorization: ArcSwapOption::empty(),
+            changes: Box::default(),
+            changed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             seen: AtomicU64::new(0),
             born: Instant::now(),
         }
+    }
+
+    /// With room to note list changes of that many backends; without, none are.
+    pub fn among(mut self, backends: usize) -> SessionRecord {
+        self.changes = (0..backends).map(|_| AtomicU32::new(0)).collect();
+        self
+    }
+
+    /// A backend said in this session that its lists changed, so the session has a view of its own.
+    pub fn lists_changed(&self, backend: BackendId) {
+        if let Some(changes) = self.changes.get(backend) {
+            changes.fetch_add(1, Ordering::AcqRel);
+            self.changed.store(true, Ordering::Release);
+        }
+    }
+
+    /// How often [`SessionRecord::lists_changed`] was said of a backend.
+    pub fn list_changes(&self, backend: BackendId) -> u32 {
+        self.changes.get(backend).map_or(0, |changes| changes.load(Ordering::Acquire))
+    }
+
+    /// Whether backends may show this session other lists than they show the proxy.
+    pub fn may_see_other_lists(&self) -> bool {
+        !self.class.is_empty() || self.changed.load(Ordering::Acquire)
+    }
+
+    /// Whether it sees all backends as clients of its kind do.
+    pub fn sees_as_its_kind(&self) -> bool {
+        !self.changed.load(Ordering::Acquire)
     }
 
     /// Marks the session as used; written only when it changes, to spare the cache line.

@@ -85,6 +85,7 @@ async fn work(seat: Seat) -> io::Result<()> {
         Box::new(move |backend, slice| {
             let Some(world) = world.get().and_then(Weak::upgrade) else { return };
             let changes = world.catalog.borrow_mut().set(backend, slice);
+            world.catalog_changed();
             // All workers see the same; one says it.
             if world.me == 0 {
                 for conflict in world.catalog.borrow().new_conflicts() {
@@ -105,6 +106,7 @@ async fn work(seat: Seat) -> io::Result<()> {
         Rc::new(post_session),
     ));
     let _ = world.set(Rc::downgrade(&this));
+    this.listen_to_backends();
 
     {
         let world = this.clone();

@@ -319,11 +319,12 @@ fn get(stub: &Stub, mut out: &TcpStream, request: &Request) -> io::Result<bool> 
         return Ok(true);
     }
     let Some(session) = session(stub, out, request)?.map(str::to_owned) else { return Ok(true) };
-    let listening = stub.listen();
+    let listening = stub.listen(&session);
     out.write_all(
         head(200, "text/event-stream", None, "Transfer-Encoding: chunked\r\n").as_bytes(),
     )?;
     stub.note("stream");
+    stub.note(&format!("listener {session} {}", request.field("last-event-id").unwrap_or("")));
     let mut ticks = 0;
     loop {
         let event = match listening.recv_timeout(Duration::from_millis(200)) {
@@ -342,6 +343,9 @@ fn get(stub: &Stub, mut out: &TcpStream, request: &Request) -> io::Result<bool> 
                 ": still here\n\n".to_owned()
             }
         };
-        out.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())?;
+        if let Err(gone) = out.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()) {
+            stub.note(&format!("unheard {session}"));
+            return Err(gone);
+        }
     }
 }

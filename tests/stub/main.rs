@@ -2,9 +2,10 @@
 //! `--http PORT`. Written without the library that it tests: plain threads, blocking I/O, and a
 //! strict reading of what a client may send, so that a fault of the proxy shows here.
 //!
-//! `server` has the tools and the options; `stdio` and `http` carry the messages; `hold` is a
-//! client that opens many idle connections.
+//! `server` has the tools and the options, `asks` those that ask the client; `stdio` and `http`
+//! carry the messages; `hold` is a client that opens many idle connections.
 
+mod asks;
 mod hold;
 mod http;
 mod server;

@@ -62,6 +62,8 @@ pub(crate) struct Options {
     pub(crate) until_stdin_ends: bool,
     /// Offer the annotated tools of [`ANNOTATED`].
     pub(crate) annotated: bool,
+    /// Offer the tools of [`crate::asks`].
+    pub(crate) asks: bool,
     /// Be only a process that sleeps.
     pub(crate) sleep_only: bool,
     /// Be only a client that holds connections.
@@ -97,6 +99,7 @@ impl Options {
                 "--requests-per-connection" => {
                     options.requests_per_connection = number(value()?)?;
                 }
+                "--asks" => options.asks = true,
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
                 "--sleep-only" => options.sleep_only = true,
@@ -169,14 +172,14 @@ pub(crate) trait Channel {
 
 /// A running call, cancellable.
 #[derive(Default)]
-struct Job {
+pub(crate) struct Job {
     cancelled: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Job {
     /// Waits; false if it was cancelled meanwhile.
-    fn pause(&self, pause: Duration) -> bool {
+    pub(crate) fn pause(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
         let mut cancelled = self.cancelled.lock().unwrap();
         while !*cancelled {
@@ -204,6 +207,7 @@ pub(crate) struct Stub {
     pub(crate) sessions: Mutex<HashMap<String, String>>,
     initialized: Mutex<HashSet<String>>,
     counter: Mutex<u64>,
+    pub(crate) asks: crate::asks::Asks,
 }
 
 impl Stub {
@@ -222,6 +226,7 @@ impl Stub {
             sessions: Mutex::default(),
             initialized: Mutex::default(),
             counter: Mutex::default(),
+            asks: crate::asks::Asks::default(),
         })
     }
 
@@ -237,8 +242,9 @@ impl Stub {
     }
 
     /// Messages for whoever listens, from now on.
-    pub(crate) fn listen(&self) -> Receiver<String> {
+    pub(crate) fn listen(&self, session: &str) -> Receiver<String> {
         let (sender, receiver) = channel();
+        self.asks.listens(session, sender.clone());
         self.listeners.lock().unwrap().push(sender);
         receiver
     }
@@ -264,6 +270,7 @@ impl Stub {
         let params = message.params();
         let Some(method) = message.method.as_deref() else {
             self.note(&format!("response {}", String::from_utf8_lossy(body)));
+            self.asks.answered(session, &message.id_text(), body);
             return Reply::Nothing;
         };
         if message.id.is_none() {
@@ -286,7 +293,7 @@ impl Stub {
                 Reply::Answer(self.read(&id, params["uri"].as_str().unwrap_or_default()))
             }
             "prompts/get" if !self.options.only_tools => Reply::Answer(self.prompt(&id, &params)),
-            _ => match self.list(method, &params) {
+            _ => match self.list(session, method, &params) {
                 Some(Ok(page)) => Reply::Answer(result(&id, &page)),
                 Some(Err(why)) => Reply::Answer(error(&id, -32602, &why)),
                 None => Reply::Answer(error(&id, -32601, "no such method")),
@@ -318,6 +325,7 @@ impl Stub {
 
     fn initialize(&self, session: &str, id: &str, params: &Value, body: &[u8]) -> String {
         self.note(&format!("initialize {}", String::from_utf8_lossy(body)));
+        self.asks.greeted(session, params);
         *self.executions.lock().unwrap().entry("initialize".into()).or_default() += 1;
         let asked = params["protocolVersion"].as_str().unwrap_or_default();
         let revision = self.options.revision.as_deref().unwrap_or(asked);
@@ -338,7 +346,7 @@ impl Stub {
     }
 
     /// One page of a list; `None` if there is no such list.
-    fn list(&self, method: &str, params: &Value) -> Option<Result<String, String>> {
+    fn list(&self, session: &str, method: &str, params: &Value) -> Option<Result<String, String>> {
         let name = &self.options.name;
         let added = |kind: &str| self.added.lock().unwrap().get(kind).cloned().unwrap_or_default();
         let extra = |stem: &str| (0..self.options.extra).map(|n| format!("{stem}{n:04}")).collect();
@@ -347,6 +355,10 @@ impl Stub {
                 let mut names: Vec<String> = TOOLS.iter().map(|name| name.to_string()).collect();
                 names.extend(Vec::<String>::from_iter::<Vec<String>>(extra("t")));
                 names.extend(added("tool"));
+                if self.options.asks {
+                    names.extend(self.asks.tools(session));
+                    self.note("list of tools");
+                }
                 if self.options.annotated {
                     names.extend(ANNOTATED.iter().map(|(name, _)| name.to_string()));
                 }
@@ -534,7 +546,14 @@ impl Stub {
                 self.unsteady(id, arguments, body, &job)
             }
             other if self.is_extra(other) => Reply::Answer(said(&format!("{other} called"))),
-            other => Reply::Answer(error(id, -32602, &format!("stub has no tool {other}"))),
+            other => {
+                let asks = self.options.asks.then_some(());
+                let asked =
+                    asks.and_then(|()| crate::asks::call(self, session, id, params, &job, channel));
+                let none =
+                    || Reply::Answer(error(id, -32602, &format!("stub has no tool {other}")));
+                asked.unwrap_or_else(none)
+            }
         };
         self.jobs.lock().unwrap().remove(&key);
         reply
@@ -688,11 +707,11 @@ pub(crate) fn quote(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn text_result(text: &str) -> String {
+pub(crate) fn text_result(text: &str) -> String {
     format!(r#"{{"content":[{{"type":"text","text":{}}}]}}"#, quote(text))
 }
 
-fn result(id: &str, result: &str) -> String {
+pub(crate) fn result(id: &str, result: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)
 }
 

@@ -19,7 +19,7 @@ impl Channel for Lines {
 }
 
 pub(crate) fn serve(stub: &Arc<Stub>) -> ExitCode {
-    let listening = stub.listen();
+    let listening = stub.listen("");
     std::thread::spawn(move || {
         while let Ok(message) = listening.recv() {
             if Lines.say(&message).is_err() {

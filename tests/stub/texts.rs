@@ -20,3 +20,6 @@ pub(crate) const RICH_PROMPT: &str = r#"{"description":"of NAME","messages":[{"r
 
 /// An unknown member of each progress notification's `params`.
 pub(crate) const PROGRESS_EXTRA: &str = r#""x-extra":{"n":9007199254740993}"#;
+
+/// The data of the error that asks for an elicitation by URL first.
+pub(crate) const ELICITATIONS: &str = r#"{"elicitations" : [{"mode":"url","elicitationId":"e-1","url":"https:\/\/example.com\/pay","message":"Pay \u0041","n":9007199254740993}],"x":1.0}"#;

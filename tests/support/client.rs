@@ -73,17 +73,27 @@ impl Client {
 
     /// Initialises at `revision`, which must be the one agreed on.
     pub(crate) fn connect_at(addr: SocketAddr, revision: &str) -> Client {
-        Client::connect_saying(addr, revision, "")
+        Client::connect_with(addr, revision, "{}")
+    }
+
+    /// Initialises as a client that can do this.
+    pub(crate) fn connect_with(addr: SocketAddr, revision: &str, capabilities: &str) -> Client {
+        Client::connect_saying(addr, revision, capabilities, "")
     }
 
     /// Initialises at the newest revision with a token, which every request shows.
     pub(crate) fn connect_as(addr: SocketAddr, token: &str) -> Client {
         let line = format!("Authorization: Bearer {token}\r\n");
-        Client::connect_saying(addr, "2025-11-25", &line)
+        Client::connect_saying(addr, "2025-11-25", "{}", &line)
     }
 
-    /// Initialises at `revision` with these fields in every request.
-    pub(crate) fn connect_saying(addr: SocketAddr, revision: &str, extra: &str) -> Client {
+    /// As [`Client::connect_with`], with these fields in every request.
+    pub(crate) fn connect_saying(
+        addr: SocketAddr,
+        revision: &str,
+        capabilities: &str,
+        extra: &str,
+    ) -> Client {
         let mut client = Client {
             addr,
             conn: Conn::open(addr),
@@ -94,7 +104,7 @@ impl Client {
             next_id: 1,
         };
         let params = format!(
-            r#"{{"protocolVersion":"{revision}","capabilities":{{}},"clientInfo":{{"name":"test","version":"0"}}}}"#
+            r#"{{"protocolVersion":"{revision}","capabilities":{capabilities},"clientInfo":{{"name":"test","version":"0"}}}}"#
         );
         client.send(&message("0", "initialize", &params));
         let head = client.conn.head();
@@ -106,6 +116,19 @@ impl Client {
         client.revision = revision.to_owned();
         client.notify("notifications/initialized", "{}");
         client
+    }
+
+    /// A session that exists, on a connection of its own.
+    pub(crate) fn in_session(addr: SocketAddr, revision: &str, session: &str) -> Client {
+        Client {
+            addr,
+            conn: Conn::open(addr),
+            session: session.to_owned(),
+            revision: revision.to_owned(),
+            extra: String::new(),
+            hello: Value::Null,
+            next_id: 1_000_000,
+        }
     }
 
     /// The same session on a connection of its own.

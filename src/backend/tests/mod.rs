@@ -222,7 +222,7 @@ async fn answer(replies: &mut Replies) -> Result<String> {
     loop {
         match replies.next().await? {
             Reply::Answer(answer) => return Ok(String::from_utf8(answer).unwrap()),
-            Reply::Notification(_) => {}
+            Reply::Notification(_) | Reply::Ask(_) => {}
             Reply::Streaming { .. } => {
                 let mut whole = Vec::new();
                 while let Some(piece) = replies.chunk().await? {
