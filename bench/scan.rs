@@ -102,6 +102,7 @@ fn backend() -> Arc<BackendPlan> {
             children_max: 1,
             idle_stop: Duration::from_secs(1),
         }),
+        protocol: mcp_proxy::plan::Protocol::Auto,
         isolation: Isolation::Shared,
         startup_timeout: Duration::from_secs(1),
         restart: RestartPlan {

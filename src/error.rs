@@ -69,6 +69,18 @@ kinds! {
     UnknownPrompt => Client, 200, -32602, Never, "Unknown prompt";
     /// A resource that no backend owns (session-era code).
     ResourceNotFound => Client, 200, -32002, Never, "Resource not found";
+    /// A resource likewise (request-era code).
+    UnknownResource => Client, 200, -32602, Never, "Resource not found";
+    /// A method that does not exist in the request era.
+    UnknownMethod => Client, 404, -32601, Never, "Method not found";
+    /// A request of the request era that does not say what each must.
+    BadEnvelope => Client, 400, -32602, Never, "Invalid params";
+    /// A header that is missing, malformed, or not what the body says (request era).
+    HeaderMismatch => Client, 400, -32020, Never, "Header mismatch";
+    /// A revision that is not spoken; the context is its name alone.
+    UnsupportedVersion => Client, 400, -32022, Never, "Unsupported protocol version";
+    /// A backend asks its caller for input in a way that the caller's revision does not have.
+    NeedsInput => Backend, 200, -32014, Never, "Backend asks for input that this session cannot give";
     /// A header that contradicts the body or is not understood.
     BadHeader => Client, 400, -32600, Never, "Bad Request";
     /// No token, or one that is worth nothing.
@@ -83,6 +95,8 @@ kinds! {
     SessionNotFound => Client, 404, -32001, Never, "Session not found";
     /// A method that the path does not take.
     MethodNotAllowed => Client, 405, -32600, Never, "Method Not Allowed";
+    /// A method that exists in the session era alone, from a caller of the request era.
+    NotPost => Client, 405, -32600, Never, "Method Not Allowed";
     /// The caller takes neither JSON nor event streams.
     NotAcceptable => Client, 406, -32600, Never, "Not Acceptable: Client must accept both application/json and text/event-stream";
     /// The caller was too slow.

@@ -4,14 +4,19 @@
 //!
 //! MCP 2025-11-25, Basic, Transports (Streamable HTTP) and Lifecycle; JSON-RPC 2.0.
 
+mod admin;
 mod answer;
 mod batch;
 mod call;
 mod door;
+mod facts;
+mod modern;
+mod own;
 mod private;
 mod relay;
 mod session;
 mod stream;
+mod trace;
 
 use std::fmt::Write;
 use std::io;
@@ -24,13 +29,15 @@ use crate::error::{Error, Kind, Result};
 use crate::http::{BodyFault, Connection, Method as HttpMethod, RequestHead};
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind, Shape};
 use crate::limits;
+use crate::mcp::envelope::names_version;
 use crate::mcp::header;
 use crate::mcp::method::Method;
-use crate::mcp::revision::Revision;
+use crate::mcp::revision::{MODERN, Revision};
 use crate::mcp::session::{Authorization, SessionId, SessionRecord};
 use crate::rt;
 use crate::world::World;
 use answer::{JSON, refuse, refused, with};
+use facts::{Ends, Facts};
 use session::Outcome;
 
 /// What the head of a request says, as far as an exchange needs it.
@@ -42,12 +49,18 @@ struct Ask {
     session: Option<Option<SessionId>>,
     /// `Some(None)`: a revision that is not spoken.
     version: Option<Option<Revision>>,
+    /// The revision named is one of the request era.
+    modern: bool,
     json: bool,
     accepts_json: bool,
     accepts_events: bool,
     /// Whose request it is; `None` without `[auth]`.
     principal: Option<Arc<str>>,
     who: Who,
+    /// `traceparent` and `tracestate`, where somebody traces.
+    context: Option<Box<(Vec<u8>, Vec<u8>)>>,
+    /// What is remembered of the message.
+    facts: Facts,
 }
 
 /// Who calls.
@@ -66,6 +79,26 @@ impl Who {
     }
 }
 
+impl Ask {
+    /// The same for one message of several.
+    fn again(&self) -> Ask {
+        Ask {
+            method: self.method,
+            cors: String::new(),
+            session: self.session,
+            version: self.version,
+            modern: self.modern,
+            json: self.json,
+            accepts_json: self.accepts_json,
+            accepts_events: self.accepts_events,
+            principal: self.principal.clone(),
+            who: self.who.clone(),
+            context: self.context.clone(),
+            facts: Facts::new(self.facts.began),
+        }
+    }
+}
+
 /// Serves the request whose head `connection` has just read. A drop leaves the connection without
 /// an answer: drop it too.
 ///
@@ -77,40 +110,62 @@ pub async fn exchange(
     head: &RequestHead,
 ) -> io::Result<()> {
     let (mut ask, refusal) = read_ask(world, head);
-    if let Some(error) = refusal {
-        return refuse(connection, &ask.cors, &error, b"null").await;
+    let served = route(world, connection, head, &mut ask, refusal).await;
+    let (status, bytes_out) = connection.answered();
+    let ends = Ends { peer: connection.peer(), principal: ask.principal.as_deref(), bytes_out };
+    ask.facts.account(world, &ends);
+    if world.plan.watch.access_log {
+        ask.facts.access(world, head, &ends, status);
     }
-    match head.path() {
-        "/mcp" | "/" => {}
-        "/livez" | "/health" | "/readyz" => return health(world, connection, head).await,
-        path if door::is_metadata(world, path) => {
-            return Box::pin(door::metadata(world, connection, &ask, head)).await;
-        }
-        path if path == "/admin" || path.starts_with("/admin/") => {
-            let error = match Box::pin(door::admit_admin(world, &mut ask, head)).await {
-                Ok(()) => Error::new(Kind::NotFound),
-                Err(error) => error,
-            };
-            return Box::pin(door::turn_away(world, connection, &ask, head, &error)).await;
-        }
-        _ => return refuse(connection, &ask.cors, &Error::new(Kind::NotFound), b"null").await,
+    served
+}
+
+/// To whoever serves the path.
+async fn route(
+    world: &Rc<World>,
+    connection: &mut Connection,
+    head: &RequestHead,
+    ask: &mut Ask,
+    refusal: Option<Error>,
+) -> io::Result<()> {
+    let is_mcp = matches!(head.path(), "/mcp" | "/");
+    if is_mcp && ask.method == HttpMethod::Post {
+        ask.facts.expect_message();
+    }
+    if let Some(path) = admin::path(head) {
+        return Box::pin(admin::serve(world, connection, ask, head, path, refusal)).await;
+    }
+    if let Some(error) = refusal {
+        return refuse(connection, ask, &error, b"null").await;
+    }
+    if !is_mcp {
+        return match head.path() {
+            "/livez" | "/health" | "/readyz" => health(world, connection, head).await,
+            path if door::is_metadata(world, path) => {
+                Box::pin(door::metadata(world, connection, ask, head)).await
+            }
+            _ => refuse(connection, ask, &Error::new(Kind::NotFound), b"null").await,
+        };
     }
     // A preflight carries no token (Fetch, §3.2.2).
     if let Some(access) = &world.plan.access
         && ask.method != HttpMethod::Options
-        && let Err(error) = door::admit(world, access, &mut ask, head).await
+        && let Err(error) = door::admit(world, access, ask, head).await
     {
-        return Box::pin(door::turn_away(world, connection, &ask, head, &error)).await;
+        return Box::pin(door::turn_away(world, connection, ask, head, &error)).await;
     }
     if world.forwards {
-        ask.who.authorization = door::forwarded(&ask, head);
+        ask.who.authorization = door::forwarded(ask, head);
     }
     match ask.method {
-        HttpMethod::Post => post(world, connection, &ask).await,
-        HttpMethod::Get => stream::listen(world, connection, &ask).await,
-        HttpMethod::Delete => delete(world, connection, &ask).await,
-        HttpMethod::Options => options(connection, &ask).await,
-        _ => refuse(connection, &ask.cors, &Error::new(Kind::MethodNotAllowed), b"null").await,
+        HttpMethod::Post => post(world, connection, ask, head).await,
+        HttpMethod::Get | HttpMethod::Delete if ask.modern => {
+            refuse(connection, ask, &Error::new(Kind::NotPost), b"null").await
+        }
+        HttpMethod::Get => stream::listen(world, connection, ask).await,
+        HttpMethod::Delete => delete(world, connection, ask).await,
+        HttpMethod::Options => options(connection, ask).await,
+        _ => refuse(connection, ask, &Error::new(Kind::MethodNotAllowed), b"null").await,
     }
 }
 
@@ -136,16 +191,26 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
     if refusal.is_none() && !world.plan.listen.hosts.allows(head.field("host").unwrap_or(b"")) {
         refusal = Some(Error::new(Kind::Forbidden).context("Host not allowed"));
     }
+    let version = head.field(header::VERSION);
     let ask = Ask {
         method: head.method(),
         cors,
         session: head.field(header::SESSION).map(SessionId::parse),
-        version: head.field(header::VERSION).map(Revision::parse),
+        version: version.map(Revision::parse),
+        modern: version == Some(MODERN.as_bytes()),
         json: head.field("content-type").is_some_and(header::is_json),
         accepts_json: header::accepts(head.fields("accept"), "application", "json"),
         accepts_events: header::accepts(head.fields("accept"), "text", "event-stream"),
         principal: None,
         who: Who::default(),
+        context: match &world.kit.spans {
+            Some(_) => {
+                let field = |name| head.field(name).unwrap_or_default().to_vec();
+                Some(Box::new((field("traceparent"), field("tracestate"))))
+            }
+            None => None,
+        },
+        facts: Facts::new(rt::time::now()),
     };
     (ask, refusal)
 }
@@ -154,7 +219,9 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
 async fn health(world: &World, connection: &mut Connection, head: &RequestHead) -> io::Result<()> {
     if !matches!(head.method(), HttpMethod::Get | HttpMethod::Head) {
         let error = Error::new(Kind::MethodNotAllowed);
-        return refuse(connection, "Allow: GET, HEAD\r\n", &error, b"null").await;
+        let lines = format!("{JSON}Allow: GET, HEAD\r\n");
+        let body = answer::error_answer(&error, b"null");
+        return connection.answer(error.kind().status(), &lines, &body).await;
     }
     let ready = head.path() != "/readyz" || world.settled_now();
     let (status, body): (u16, &[u8]) = match (ready, world.draining.is_set()) {
@@ -174,9 +241,11 @@ async fn options(connection: &mut Connection, ask: &Ask) -> io::Result<()> {
             lines,
             "Access-Control-Allow-Methods: GET, POST, DELETE, OPTIONS\r\n\
              Access-Control-Allow-Headers: Content-Type, Accept, Authorization, Last-Event-ID, \
-             {}, {}\r\nAccess-Control-Max-Age: 7200\r\n",
+             {}, {}, {}, {}\r\nAccess-Control-Max-Age: 7200\r\n",
             header::SESSION,
-            header::VERSION
+            header::VERSION,
+            header::METHOD,
+            header::NAME
         );
     }
     connection.answer(204, &lines, b"").await
@@ -206,7 +275,8 @@ async fn session_of(world: &World, ask: &Ask) -> Result<Arc<SessionRecord>> {
     if world.forwards {
         record.show(ask.who.authorization.as_ref());
     }
-    record.touch(rt::time::now());
+    record.touch(ask.facts.began);
+    ask.facts.session(&record);
     Ok(record)
 }
 
@@ -217,12 +287,17 @@ async fn delete(world: &World, connection: &mut Connection, ask: &Ask) -> io::Re
             world.delete_session(&record);
             connection.answer(200, &ask.cors, b"").await
         }
-        Err(error) => refuse(connection, &ask.cors, &error, b"null").await,
+        Err(error) => refuse(connection, ask, &error, b"null").await,
     }
 }
 
 /// `POST`: one message, or in 2025-03-26 an array of them.
-async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::Result<()> {
+async fn post(
+    world: &Rc<World>,
+    connection: &mut Connection,
+    ask: &Ask,
+    head: &RequestHead,
+) -> io::Result<()> {
     let refusal = if !ask.json {
         Some(Kind::MediaType)
     } else if !(ask.accepts_json && ask.accepts_events) {
@@ -231,7 +306,7 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
         None
     };
     if let Some(kind) = refusal {
-        return refuse(connection, &ask.cors, &Error::new(kind), b"null").await;
+        return refuse(connection, ask, &Error::new(kind), b"null").await;
     }
     let body = match connection.body(world.plan.body_bytes_max).await {
         Ok(body) => body,
@@ -243,33 +318,51 @@ async fn post(world: &Rc<World>, connection: &mut Connection, ask: &Ask) -> io::
                 BodyFault::Gone => return Err(io::ErrorKind::UnexpectedEof.into()),
             };
             let error = Error::new(kind).cause(fault);
-            return refuse(connection, &ask.cors, &error, b"null").await;
+            return refuse(connection, ask, &error, b"null").await;
         }
     };
+    ask.facts.body(body.len());
     let envelope = match jsonrpc::shape(&body) {
         Ok(Shape::One(envelope)) => envelope,
+        Ok(Shape::Batch(_)) if ask.modern => {
+            let error = Error::new(Kind::InvalidRequest).context("one message for each POST");
+            return refuse(connection, ask, &error, b"null").await;
+        }
         Ok(Shape::Batch(messages)) => {
             let messages = messages.take(limits::BATCH_MAX + 1).collect();
             return batch::batch(world, connection, ask, &body, messages).await;
         }
-        Err(fault) => return refuse(connection, &ask.cors, &fault.into(), b"null").await,
+        Err(fault) => return refuse(connection, ask, &fault.into(), b"null").await,
     };
+    let method = method_of(&body, &envelope);
+    ask.facts.message(world, method, &body, &envelope, ask.context.as_deref());
     let id = envelope.id.map_or(&b"null"[..], |id| id.of(&body));
-    if envelope.kind == MessageKind::Request && method_of(&body, &envelope) == Method::Initialize {
+    let names_version = || envelope.meta.is_some_and(|meta| names_version(meta.of(&body)));
+    // `initialize` begins a session, unless it says itself that it does not.
+    if names_version() || (ask.modern && method != Method::Initialize) {
+        return Box::pin(modern::post(world, connection, ask, head, body, envelope)).await;
+    }
+    if envelope.kind == MessageKind::Request && method == Method::Initialize {
         if let Err(error) = admit(world) {
-            return refused(connection, &ask.cors, false, &error, id).await;
+            return refused(connection, ask, false, &error, id).await;
         }
         return session::initialize(world, connection, ask, &body, &envelope).await;
     }
     let record = match session_of(world, ask).await {
         Ok(record) => record,
-        Err(error) => return refuse(connection, &ask.cors, &error, id).await,
+        Err(error) => return refuse(connection, ask, &error, id).await,
     };
-    match session::perform(world, &record, &ask.who, body, envelope).await {
-        Outcome::Accepted => connection.answer(202, &ask.cors, b"").await,
-        Outcome::Answer(answer) => connection.answer(200, &with(JSON, &ask.cors), &answer).await,
-        Outcome::Refused { error, id } => refused(connection, &ask.cors, false, &error, &id).await,
-        Outcome::Relay(relay) => relay::pass_on(connection, &ask.cors, relay).await,
+    match session::perform(world, ask, &record, body, envelope).await {
+        Outcome::Accepted => {
+            ask.facts.well();
+            connection.answer(202, &ask.cors, b"").await
+        }
+        Outcome::Answer(answer) => {
+            ask.facts.answered(&answer);
+            connection.answer(200, &with(JSON, &ask.cors), &answer).await
+        }
+        Outcome::Refused { error, id } => refused(connection, ask, false, &error, &id).await,
+        Outcome::Relay(relay) => relay::pass_on(connection, ask, relay).await,
     }
 }
 

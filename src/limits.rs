@@ -141,6 +141,30 @@ pub const BACKEND_SESSION_ID_BYTES_MAX: usize = 1024;
 /// Bytes of one line of a child's stderr; what is longer is cut.
 pub const STDERR_LINE_BYTES_MAX: usize = 4 * 1024;
 
+/// A server that says nothing to `server/discover` for this long is taken for one of the session
+/// era: such servers may stay silent before `initialize`.
+pub const PROBE_SILENCE: Duration = Duration::from_secs(3);
+/// Backend sessions kept for callers without sessions, per worker; the one that was idle for the
+/// longest time makes room.
+pub const BRIDGES_MAX: usize = 1000;
+/// Resources that one listening client may name.
+pub const SUBSCRIPTIONS_MAX: usize = 1000;
+/// Messages of backends that wait for one listening client; beyond it the backend is not read. One of
+/// more than [`SSE_QUEUE_BYTES_MAX`] is dropped.
+pub const HEARD_MAX: usize = 16;
+/// A client that listens is told what it will hear after this time, whichever backends have
+/// agreed by then.
+pub const LISTEN_ACK_WAIT: Duration = Duration::from_secs(5);
+/// Between two reads of the lists of a backend that neither says how long they are good for nor
+/// that they changed.
+pub const LIST_POLL: Duration = Duration::from_secs(60);
+/// Lists are not read more often than this, however short they are good for.
+pub const LIST_TTL_MIN: Duration = Duration::from_secs(5);
+/// Arguments of one tool that are repeated in fields of the head.
+pub const MIRRORED_MAX: usize = 32;
+/// Bytes of the capabilities and the name of one caller, as kept for its backend sessions.
+pub const CALLER_BYTES_MAX: usize = 64 * 1024;
+
 /// Client sessions: default of `proxy.max_sessions`.
 pub const SESSIONS_MAX: usize = 10_000;
 /// Default of `proxy.session_idle_seconds`.
@@ -239,6 +263,41 @@ pub const BLOCKING_THREADS: usize = 4;
 pub const BLOCKING_QUEUE_MAX: usize = 256;
 /// Children waiting to be started; beyond it a start fails and is tried again later.
 pub const BIRTHS_MAX: usize = 1024;
+
+/// Tools that have a series of their own in the metrics; calls of the rest are counted together.
+pub const TOOL_SERIES_MAX: usize = 1000;
+/// Log lines of one worker that wait to be written; beyond it they are dropped and counted.
+pub const LINES_LEN: usize = 4096;
+/// Bytes of them.
+pub const LINES_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Lines written at a time.
+pub const LINES_BATCH: usize = 1024;
+/// How often the writer looks whether there are lines: also how late one may be.
+pub const LINES_TICK: Duration = Duration::from_millis(25);
+/// Bytes of a name, method or id in a log line or span; what is longer is cut.
+pub const LINE_FIELD_BYTES_MAX: usize = 256;
+/// Bytes of arguments in a log line; longer ones are left out.
+pub const LINE_ARGUMENTS_BYTES_MAX: usize = 64 * 1024;
+/// Exchanges of one worker whose spans wait to be sent; beyond it they are dropped and counted.
+pub const SPANS_LEN: usize = 2048;
+/// Exchanges whose spans go out in one request.
+pub const SPANS_BATCH: usize = 512;
+/// Attempts of one call that have a span.
+pub const SPANS_PER_CALL_MAX: usize = 128;
+/// How often spans are sent.
+pub const SPANS_TICK: Duration = Duration::from_millis(500);
+/// A collector has this long for each step of taking a request; then its spans are dropped.
+pub const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a collector's answer that are looked at.
+pub const COLLECTOR_ANSWER_BYTES_MAX: usize = 8 * 1024;
+/// What is left to write or send gets this long when the proxy ends.
+pub const TELEMETRY_END: Duration = Duration::from_secs(2);
+/// Bytes of a request to `/admin`.
+pub const ADMIN_BODY_BYTES_MAX: usize = CONFIG_BYTES_MAX;
+/// The control thread answers a worker within this, or the worker answers for it.
+pub const DESK_PATIENCE: Duration = Duration::from_secs(10);
+/// Questions of one worker that wait for the control thread.
+pub const QUESTIONS_MAX: usize = 64;
 
 const _: () = assert!(TOKEN_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(JWKS_TIMEOUT.as_secs() < JWKS_WAIT.as_secs());

@@ -75,7 +75,6 @@ fn main() -> ExitCode {
         eprintln!("mcp-proxy: signals cannot be blocked: {error}");
         return ExitCode::FAILURE;
     }
-    start_log(arguments.log_level.as_deref());
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -123,6 +122,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         return Ok(());
     }
 
+    start_log(arguments.log_level.as_deref(), &config);
     let name = config.name().to_owned();
     let driver = match arguments.driver {
         DriverName::Auto => None,
@@ -158,7 +158,8 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
                         std::process::exit(0);
                     }
                 },
-                Ok(signals::Signal::HangUp | signals::Signal::User1) => {
+                Ok(signals::Signal::User1) => handle.reopen_logs(),
+                Ok(signals::Signal::HangUp) => {
                     tracing::info!("this signal asks for nothing that there is");
                 }
                 Err(error) => {
@@ -172,16 +173,19 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
 }
 
 /// Logs go to standard error, so that standard output stays readable to programs.
-fn start_log(level: Option<&str>) {
+fn start_log(level: Option<&str>, config: &ProxyConfig) {
     let filter = match level {
         Some(level) => EnvFilter::new(level),
-        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        None => {
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log_level()))
+        }
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if config.json_logs() {
+        log.json().init();
+    } else {
+        log.with_ansi(std::io::stderr().is_terminal()).init();
+    }
 }
 
 /// To standard output; a reader that has left is nobody's fault.

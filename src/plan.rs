@@ -44,8 +44,46 @@ pub struct Plan {
     pub access: Option<Box<Access>>,
     /// Where clients connect.
     pub listen: ListenPlan,
+    /// What is told to the outside.
+    pub watch: WatchPlan,
     /// In the order of the file, disabled ones left out; the order of every merged list.
     pub backends: Vec<Arc<BackendPlan>>,
+}
+
+/// `[observability]`, and `proxy.admin_tools`.
+#[derive(Clone, Debug, Default)]
+pub struct WatchPlan {
+    /// Whether there are metrics.
+    pub metrics: bool,
+    /// Whether there is an audit log.
+    pub audit: Option<AuditPlan>,
+    /// Whether there is an access log.
+    pub access_log: bool,
+    /// Share of the traces that begin here and are recorded; `None` = no tracing.
+    pub trace_ratio: Option<f64>,
+    /// Which tools of the proxy's own there are.
+    pub admin_tools: AdminTools,
+}
+
+/// `observability.audit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditPlan {
+    /// `None` = standard error.
+    pub path: Option<PathBuf>,
+    /// Whether lines have the arguments of calls.
+    pub arguments: bool,
+}
+
+/// `proxy.admin_tools`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdminTools {
+    /// None.
+    Off,
+    /// Those that change nothing.
+    #[default]
+    Read,
+    /// All.
+    Full,
 }
 
 /// `[proxy.listen]`.
@@ -105,6 +143,8 @@ pub struct BackendPlan {
     pub transport: TransportPlan,
     /// Who shares a session of it.
     pub isolation: Isolation,
+    /// Which era it is spoken to in.
+    pub protocol: Protocol,
     /// `startup_timeout_seconds`.
     pub startup_timeout: Duration,
     /// `restart`.
@@ -126,6 +166,17 @@ impl BackendPlan {
     pub fn forwards(&self) -> bool {
         matches!(&self.transport, TransportPlan::Http(http) if http.forward_auth)
     }
+}
+
+/// `protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Whatever it turns out to speak.
+    Auto,
+    /// `initialize`, without a question.
+    Legacy,
+    /// 2026-07-28 alone.
+    Modern,
 }
 
 /// `isolation`.

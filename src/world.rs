@@ -3,9 +3,10 @@
 //! Next: `exchange`, which works on it.
 
 mod clients;
+mod ear;
 mod view;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +25,9 @@ use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Receiver, Sender};
+use crate::telemetry::{Kit, desk};
+
+pub use ear::OpenEar;
 
 /// What a worker tells another one about client sessions.
 #[derive(Debug)]
@@ -71,6 +75,18 @@ pub enum SessionMail {
         stream: u64,
         /// One message.
         message: Push,
+    },
+    /// Which sessions are yours? Answered with `Roll`.
+    RollCall {
+        /// Comes back with the answer.
+        token: u64,
+    },
+    /// To the asker: these.
+    Roll {
+        /// The token of the question.
+        token: u64,
+        /// All of them.
+        records: Vec<Arc<SessionRecord>>,
     },
     /// To the owner: the client deleted this session.
     Delete {
@@ -143,7 +159,16 @@ pub struct World {
     asked: RefCell<AHashMap<u64, OneSender<Known>>>,
     streams: RefCell<AHashMap<u64, Sender<Push>>>,
     in_flight: RefCell<AHashMap<u64, (SessionId, Rc<CallHandle>)>>,
+    ears: RefCell<AHashMap<u64, Rc<ear::Ear>>>,
     next_token: Cell<u64>,
+    /// Roll calls under way, and who hears the answers.
+    rolls: RefCell<AHashMap<u64, Sender<Vec<Arc<SessionRecord>>>>>,
+    /// Questions to the control plane under way.
+    questions: RefCell<AHashMap<u64, OneSender<desk::Reply>>>,
+    /// What is told to the outside.
+    pub kit: Kit,
+    /// The tools of the proxy's own, as lists show them: name and entry. Made when first listed.
+    pub own_tools: OnceCell<Box<[(String, String)]>>,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
     /// The catalogues of sessions that see other lists than the proxy.
@@ -165,6 +190,7 @@ impl World {
         backends: Rc<Backends>,
         counts: Arc<Counts>,
         post: SessionPost,
+        kit: Kit,
     ) -> World {
         World {
             me,
@@ -189,7 +215,12 @@ impl World {
             asked: RefCell::default(),
             streams: RefCell::default(),
             in_flight: RefCell::default(),
+            ears: RefCell::default(),
             next_token: Cell::new(1),
+            rolls: RefCell::default(),
+            questions: RefCell::default(),
+            kit,
+            own_tools: OnceCell::new(),
             copies: Cell::new(0),
             views: view::Views::default(),
         }
@@ -343,6 +374,65 @@ impl World {
         }
     }
 
+    fn own_sessions(&self) -> Vec<Arc<SessionRecord>> {
+        self.owned.borrow().values().map(|owned| owned.record.clone()).collect()
+    }
+
+    /// The sessions of all workers; those of a worker that does not answer are missing.
+    pub async fn all_sessions(&self) -> Vec<Arc<SessionRecord>> {
+        let mut all = self.own_sessions();
+        let token = self.token();
+        let (sender, mut answers) = rt::local::queue(self.plan.workers);
+        self.rolls.borrow_mut().insert(token, sender);
+        let _asking = Asking { world: self, token };
+        let asked = self
+            .workers()
+            .filter(|worker| (self.post)(*worker, SessionMail::RollCall { token }).is_ok());
+        let gather = async {
+            for _ in 0..asked.count() {
+                all.extend(answers.recv().await.unwrap_or_default());
+            }
+        };
+        let _ = rt::time::timeout(Duration::from_secs(5), gather).await;
+        all.retain(|record| !record.ended());
+        all
+    }
+
+    /// Random bytes, also for ids that must not collide; false if there are none.
+    pub fn random(&self, bytes: &mut [u8]) -> bool {
+        self.random.fill(bytes).is_ok()
+    }
+
+    // The control plane.
+
+    /// Asks the control plane. A drop forgets the question.
+    ///
+    /// # Errors
+    /// `Capacity`: there are too many questions, or no answer comes.
+    pub async fn ask_control(&self, wanted: desk::Wanted) -> Result<desk::Reply> {
+        let busy = || Error::new(Kind::Capacity).context("the control plane is busy");
+        if self.questions.borrow().len() >= limits::QUESTIONS_MAX {
+            return Err(busy());
+        }
+        let token = self.token();
+        let (sender, answer) = rt::local::oneshot();
+        self.questions.borrow_mut().insert(token, sender);
+        let _asking = Asking { world: self, token };
+        let question = desk::Question { worker: self.me, token, wanted };
+        let told = match self.kit.desk.ask(question) {
+            Ok(()) => rt::time::timeout(limits::DESK_PATIENCE, answer).await,
+            Err(_) => Ok(None),
+        };
+        told.ok().flatten().ok_or_else(busy)
+    }
+
+    /// The control plane answers.
+    pub fn told(&self, token: u64, reply: desk::Reply) {
+        if let Some(sender) = self.questions.borrow_mut().remove(&token) {
+            sender.send(reply);
+        }
+    }
+
     // Calls in flight: what a cancellation finds.
 
     fn call_key(&self, session: SessionId, id: &[u8]) -> u64 {
@@ -467,6 +557,7 @@ impl World {
         if !(changes.tools || changes.resources || changes.prompts) {
             return;
         }
+        self.tell_ears(changes);
         let ids: Vec<SessionId> = {
             let owned = self.owned.borrow();
             let concerned = owned.values().filter(|owned| concerns(&owned.record));
@@ -533,12 +624,34 @@ impl World {
             SessionMail::Push { stream, message } => {
                 self.push(self.me, stream, message);
             }
+            SessionMail::RollCall { token } => {
+                let records = self.own_sessions();
+                let _ = (self.post)(from, SessionMail::Roll { token, records });
+            }
+            SessionMail::Roll { token, records } => {
+                if let Some(sender) = self.rolls.borrow().get(&token) {
+                    let _ = sender.try_send(records);
+                }
+            }
             SessionMail::Delete { id } => self.end_owned(id),
             SessionMail::Ended { record } => {
                 self.known.borrow_mut().remove(&record.id);
                 self.backends.end_session(&record);
             }
         }
+    }
+}
+
+/// A question that waits for its answers; forgotten when dropped.
+struct Asking<'w> {
+    world: &'w World,
+    token: u64,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.world.rolls.borrow_mut().remove(&self.token);
+        self.world.questions.borrow_mut().remove(&self.token);
     }
 }
 

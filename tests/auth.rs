@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::modern::{Caller, names};
 use crate::support::client::{ACCEPT, Client, JSON, message};
 use crate::support::http::{Answer, Conn, once};
 use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
@@ -442,6 +443,207 @@ fn a_forwarded_token_goes_to_its_backend_and_to_no_other() {
     for line in shown {
         assert!(line.ends_with(" Bearer a-token-of-the-proxy"), "{line}");
     }
+}
+
+fn caller(proxy: &Proxy, token: &str) -> Caller {
+    let mut caller = Caller::new(proxy);
+    caller.extra = bearer(token);
+    caller
+}
+
+#[test]
+fn requests_without_a_session_have_the_same_rights() {
+    let web = HttpStub::start("a", &["--modern", "--ttl", "60000", "--public"]);
+    let backends = [web.backend("a"), stdio_backend("b", &[])].concat();
+    let proxy = Setup { backends, proxy: AUTH.to_owned(), ..Setup::default() }.start();
+    for extra in [String::new(), bearer("wrong")] {
+        let mut stranger = Caller::new(&proxy);
+        stranger.extra = extra;
+        let body = stranger.body("tools/list", "");
+        stranger.send(&crate::modern::lines("tools/list", ""), &body);
+        assert_eq!(stranger.told().status, 401);
+    }
+    Client::connect_as(proxy.addr, ALL).wait_for_tools(&["a__echo", "b__echo"]);
+    let (mut all, mut reader) = (caller(&proxy, ALL), caller(&proxy, READER));
+    let list = reader.ask("tools/list", "").result();
+    assert_eq!(names(&list, "tools"), ["a__echo", "a__stats"]);
+    // Whatever its parts say, it is for nobody else.
+    assert_eq!(list["cacheScope"], "private");
+    assert_eq!(all.ask("tools/list", "").result()["cacheScope"], "private");
+    assert_eq!(reader.ask("prompts/list", "").result()["prompts"], serde_json::json!([]));
+    let resources = reader.ask("resources/list", "").result();
+    assert_eq!(resources["resources"].as_array().unwrap().len(), 1, "{resources}");
+    let hello = reader.ask("server/discover", "").result();
+    assert_eq!(hello["cacheScope"], "private");
+    let told = hello["instructions"].as_str().expect("instructions");
+    assert!(told.contains("of a.") && !told.contains("of b."), "{told}");
+    assert_eq!(reader.call("a__echo", r#"{"payload":"x"}"#).said(), "x");
+    let read = reader.read("stub://a/fixed").result();
+    assert_eq!(read["cacheScope"], "private", "{read}");
+
+    // What is denied and what never was are answered alike; also where arguments have to be
+    // repeated in the head.
+    for name in ["b__echo", "a__rich", "a__nothing", "c__echo", "a__region"] {
+        let told = reader.call(name, r#"{"region":"x"}"#);
+        assert_eq!((told.status, told.error()), (400, (-32602, format!("Unknown tool: {name}"))));
+    }
+    let denied = reader.read("stub://b/fixed");
+    let unknown = reader.read("stub://c/fixed");
+    assert_eq!((denied.status, denied.error().0), (unknown.status, unknown.error().0));
+    let prompts = names(&all.ask("prompts/list", "").result(), "prompts");
+    let complete = |caller: &mut Caller, reference: &str| {
+        let argument = r#""argument":{"name":"x","value":"y"}"#;
+        caller.ask("completion/complete", &format!(r#""ref":{reference},{argument}"#))
+    };
+    for name in [prompts[0].as_str(), "a__no_such_prompt"] {
+        let told = reader.ask_about("prompts/get", name, &format!(r#""name":{}"#, quote(name)));
+        assert_eq!(told.error(), (-32602, format!("Unknown prompt: {name}")));
+        let reference = format!(r#"{{"type":"ref/prompt","name":{}}}"#, quote(name));
+        let told = complete(&mut reader, &reference);
+        assert_eq!(told.error(), (-32602, format!("Unknown prompt: {name}")));
+    }
+    let template = |backend: &str| {
+        format!(r#"{{"type":"ref/resource","uri":"stub://{backend}/item/{{id}}"}}"#)
+    };
+    complete(&mut reader, &template("a")).result();
+    let (denied, unknown) =
+        (complete(&mut reader, &template("b")), complete(&mut reader, &template("c")));
+    assert_eq!((denied.status, denied.error().0), (unknown.status, unknown.error().0));
+
+    // One hears of no resource that one may not read.
+    let mut most = caller(&proxy, DENIED);
+    let uris = r#"{"resourceSubscriptions":["stub://a/fixed"]}"#;
+    assert_eq!(reader.listen(uris).0["resourceSubscriptions"][0], "stub://a/fixed");
+    assert_eq!(most.listen(uris).0["resourceSubscriptions"][0], "stub://a/fixed");
+    let nobody = caller(&proxy, NOTHING);
+    assert_eq!(nobody.listen(uris).0.get("resourceSubscriptions"), None);
+    assert_eq!(most.call("a__hang", "{}").error().0, -32602);
+}
+
+#[test]
+fn a_forwarded_token_goes_to_its_backend_in_either_era() {
+    let scratch = scratch();
+    let journals = ["old", "new", "others"].map(|name| Journal::new(&scratch, name));
+    let args = |journal: usize, more: &[&'static str]| -> Vec<String> {
+        let own = ["--journal", journals[journal].path()];
+        own.iter().chain(more).map(|arg| (*arg).to_owned()).collect()
+    };
+    let start = |name: &str, args: Vec<String>| {
+        HttpStub::start(name, &args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let tokens = ["--token", ALL, "--token", READER];
+    let old = start("old", args(0, &tokens));
+    let new = start("new", args(1, &[&tokens[..], &["--modern"]].concat()));
+    let other = start("o", args(2, &["--token", "a-token-of-the-proxy"]));
+    let backends = [
+        old.backend("old") + "forward_auth = true\n",
+        new.backend("new") + "forward_auth = true\nprotocol = \"modern\"\n",
+        other.backend("o") + "bearer_token = \"a-token-of-the-proxy\"\n",
+    ]
+    .concat();
+    let auth = AUTH.replace("\"a__echo\"", "\"*__echo\"");
+    let auth = auth.replace("deny_tools = [\"b__*\"]", "");
+    let proxy = Setup { backends, proxy: auth, ..Setup::default() }.start();
+    let mut session = Client::connect_as(proxy.addr, ALL);
+    session.wait_for_tools(&["old__echo", "new__echo", "o__echo"]);
+    for tool in ["old__echo", "new__echo", "o__echo"] {
+        assert_eq!(session.call(tool, r#"{"payload":"x"}"#).said(), "x");
+        for token in [ALL, READER] {
+            let mut caller = caller(&proxy, token);
+            assert_eq!(caller.call(tool, r#"{"payload":"x"}"#).said(), "x", "{tool} {token}");
+        }
+    }
+    let list = caller(&proxy, READER).ask("tools/list", "").result();
+    assert_eq!(list["cacheScope"], "private");
+    let mut seen = names(&list, "tools");
+    seen.sort();
+    assert_eq!(seen, ["new__echo", "o__echo", "old__echo"]);
+    // A token that these backends do not take costs its bearer them alone.
+    for token in [OTHER, ADMIN] {
+        let mut stranger = caller(&proxy, token);
+        let seen = names(&stranger.ask("tools/list", "").result(), "tools");
+        assert!(seen.iter().all(|name| !name.starts_with("old") && !name.starts_with("new")));
+        for tool in ["old__echo", "new__echo"] {
+            assert!(!stranger.call(tool, "{}").json()["error"].is_null());
+        }
+        assert_eq!(stranger.call("o__echo", r#"{"payload":"z"}"#).said(), "z");
+    }
+    for journal in &journals[..2] {
+        let seen = journal.lines().join(
+            "
+",
+        );
+        assert!(seen.contains(&format!("authorization POST Bearer {READER}")), "{seen}");
+        assert!(!seen.contains(ADMIN) && !seen.contains("a-token-of-the-proxy"), "{seen}");
+    }
+    // No two principals share a session there: each has begun its own.
+    let opened = journals[0].lines();
+    assert!(opened.iter().filter(|line| line.starts_with("initialize")).count() >= 2, "{opened:?}");
+    for line in journals[2].lines().iter().filter(|line| line.starts_with("authorization")) {
+        assert!(line.ends_with(" Bearer a-token-of-the-proxy"), "{line}");
+    }
+}
+
+#[test]
+fn the_proxys_own_tools_are_for_administrators() {
+    let setup =
+        |proxy: &str| Setup { admin_tools: Some("read"), proxy: proxy.into(), ..Setup::default() };
+    let closed = setup(AUTH).start();
+    for (token, count) in [(ALL, 0), (READER, 0), (ADMIN, 4)] {
+        let mut client = Client::connect_as(closed.addr, token);
+        assert_eq!(client.names("tools/list").len(), count, "{token}");
+        let mut caller = caller(&closed, token);
+        assert_eq!(names(&caller.ask("tools/list", "").result(), "tools").len(), count);
+        let hello = caller.ask("server/discover", "").result();
+        assert_eq!(hello["capabilities"]["tools"].is_object(), count > 0, "{hello}");
+        for told in [client.call("proxy__config", "{}"), caller.call("proxy__config", "{}")] {
+            match count {
+                0 => assert_eq!(told.error(), (-32602, "Unknown tool: proxy__config".into())),
+                _ => assert!(told.said().contains("[auth]")),
+            }
+        }
+    }
+    // With the administrator's token alone they are his alone too.
+    let alone = setup(&format!("[security]\nadmin_token = \"{ADMIN}\"\n")).start();
+    let mut client = Client::connect(alone.addr);
+    assert_eq!(client.names("tools/list").len(), 0);
+    client.extra = bearer(ADMIN);
+    assert_eq!(client.names("tools/list").len(), 4);
+}
+
+#[test]
+fn the_audit_log_names_principals_and_counts_who_is_turned_away() {
+    let scratch = scratch();
+    let file = scratch.path().join("audit.log");
+    let audit =
+        format!("{AUTH}[observability]\naudit = {{ path = {} }}\n", quote(file.to_str().unwrap()));
+    let proxy = Setup { backends: stdio_backend("a", &[]), proxy: audit, ..Setup::default() };
+    let proxy = proxy.start();
+    let mut reader = Client::connect_as(proxy.addr, READER);
+    reader.wait_for_tools(&["a__echo"]);
+    reader.call("a__rich", "{}").error();
+    caller(&proxy, READER).call("a__rich", "{}").error();
+    assert_eq!(post(&proxy, "/mcp", "", &message("1", "ping", "{}")).status, 401);
+    assert_eq!(post(&proxy, "/mcp", &bearer("wrong"), &message("1", "ping", "{}")).status, 401);
+    let mut found = Vec::new();
+    wait_until("the lines", || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        found = whole.lines().map(|l| serde_json::from_str::<Value>(l).expect(l)).collect();
+        let denied = |line: &&Value| line["outcome"] == "denied";
+        found.iter().filter(denied).count() == 4
+    });
+    let rich: Vec<&Value> = found.iter().filter(|line| line["target"] == "a__rich").collect();
+    assert_eq!(rich.len(), 2, "{found:#?}");
+    assert!(rich.iter().all(|line| line["principal"] == "reader" && line["outcome"] == "denied"));
+    let strangers = found.iter().filter(|line| line["principal"].is_null());
+    assert_eq!(strangers.filter(|line| line["outcome"] == "denied").count(), 2, "{found:#?}");
+    let metrics = once(proxy.addr, "GET", "/admin/metrics", &bearer(ADMIN));
+    assert!(metrics.text().contains("reason=\"auth\""), "{}", metrics.text());
+    let sessions = once(proxy.addr, "GET", "/admin/sessions", &bearer(ADMIN)).json();
+    assert_eq!(sessions[0]["principal"], "reader", "{sessions}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(![READER, "wrong"].iter().any(|token| text.contains(token)), "{text}");
 }
 
 /// Everything that the binary says, in any way, with every kind of secret in its configuration.

@@ -3,8 +3,10 @@
 //!
 //! `MCP_PROXY_TEST_DRIVER=epoll` runs all of them on that driver.
 
+mod admin;
 mod asks;
 mod attacks;
+mod audit;
 mod auth;
 mod calls;
 mod capacity;
@@ -20,6 +22,8 @@ mod house;
 mod interop;
 mod isolation;
 mod jwt;
+mod metrics;
+mod modern;
 mod resilience;
 mod sessions;
 mod shaping;
@@ -27,4 +31,5 @@ mod shutdown;
 mod support;
 mod tls;
 mod tls_listener;
+mod traces;
 mod traffic;

@@ -226,7 +226,10 @@ impl Maker {
             None => None,
         };
         if let Some(outlier) = &rows.outlier {
-            outlier.admit(now).map_err(|wait| refusal(Kind::Resting, wait))?;
+            outlier.admit(now).map_err(|wait| {
+                handle.trail().note_ejected();
+                refusal(Kind::Resting, wait)
+            })?;
         }
         let mut timeout = self.call.timeout;
         if let Some(tool) = &self.call.tool
@@ -243,6 +246,7 @@ impl Maker {
             session: self.call.session.clone(),
             body: self.call.body.clone(),
             tool: None,
+            modern: self.call.modern.clone(),
             again: self.begun.replace(true),
             ..self.call
         };
@@ -433,6 +437,7 @@ impl Race {
         let retry = rows(&maker.entry).retry.as_ref();
         let budget = retry.and_then(|retry| retry.budget.as_ref());
         if budget.is_none_or(|budget| budget.take(maker.backends.board.elapsed())) {
+            maker.call.handle.trail().count_hedge();
             self.enter(maker);
         }
     }

@@ -16,9 +16,10 @@ use super::handle::{CallHandle, Deadline, Stop};
 use super::http::{self, Broken, HttpReplies, Request};
 use super::leg::{self, Leg};
 use super::names::{Own, Raw};
-use super::{Attempt, Backends, Call, Wire, line, stopped, supervise, views};
+use super::{Attempt, Backends, Call, Wire, line, modern, stopped, supervise, views};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::mcp::revision::Era;
 use crate::mcp::session::SessionRecord;
 use crate::plan::Isolation;
 use crate::rt;
@@ -50,11 +51,13 @@ pub(super) struct Guard {
     entry: Rc<Entry>,
     handle: Rc<CallHandle>,
     limit: Duration,
+    /// Number of its span.
+    span: Option<usize>,
     _deadline: Deadline,
 }
 
 impl Guard {
-    fn new(backends: &Rc<Backends>, entry: Rc<Entry>, call: &Call) -> Result<Guard> {
+    fn new(backends: &Rc<Backends>, entry: Rc<Entry>, call: &mut Call) -> Result<Guard> {
         let calls = entry.in_flight.get();
         if backends.stopping.is_set() {
             return Err(Error::new(Kind::Capacity).context("shutting down"));
@@ -64,12 +67,20 @@ impl Guard {
         }
         entry.in_flight.set(calls + 1);
         backends.board.set_in_flight(backends.me, entry.id, calls + 1);
-        let deadline = backends.clock.arm(&call.handle, Instant::now(), call.timeout);
+        let now = Instant::now();
+        let deadline = backends.clock.arm(&call.handle, now, call.timeout);
+        let trail = call.handle.trail();
+        trail.begin(now);
+        let span = match trail.trace() {
+            Some(traced) => traced.begin(&mut call.body, now),
+            None => None,
+        };
         Ok(Guard {
             backends: backends.clone(),
             entry,
             handle: call.handle.clone(),
             limit: call.timeout,
+            span,
             _deadline: deadline,
         })
     }
@@ -85,19 +96,39 @@ impl Guard {
             Ok(value) => Ok(value),
             Err(Ended::Failed(failure)) => {
                 self.backends.failed(&self.entry, failure.kind);
+                self.note(failure.kind);
                 Err(failure.error(self.entry.name()))
             }
             Err(Ended::Stopped(stop)) => {
                 let error = stopped(stop, &self.handle, self.entry.name(), self.limit);
                 self.backends.failed(&self.entry, error.kind());
+                self.note(error.kind());
                 Err(error)
             }
         }
     }
 }
 
+impl Guard {
+    /// The attempt failed.
+    fn note(&self, kind: Kind) {
+        if let (Some(span), Some(traced)) = (self.span, self.handle.trail().trace()) {
+            traced.judge(span, Some(kind));
+        }
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
+        // A call of one attempt ends with it, and whoever accounts for that reads the clock.
+        if self.span.is_some() || self.handle.is_one_of_several() {
+            let now = Instant::now();
+            let trail = self.handle.trail();
+            trail.end(now);
+            if let (Some(span), Some(traced)) = (self.span, trail.trace()) {
+                traced.end(span, now);
+            }
+        }
         let calls = self.entry.in_flight.get() - 1;
         self.entry.in_flight.set(calls);
         self.backends.board.set_in_flight(self.backends.me, self.entry.id, calls);
@@ -105,9 +136,9 @@ impl Drop for Guard {
 }
 
 /// See [`Backends::call`].
-pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Attempt> {
+pub(super) async fn call(backends: &Rc<Backends>, mut call: Call) -> Result<Attempt> {
     let entry = backends.entries[call.backend].clone();
-    let guard = Guard::new(backends, entry.clone(), &call)?;
+    let guard = Guard::new(backends, entry.clone(), &mut call)?;
     let wire = wire(backends, &entry, call).await;
     Ok(Attempt { wire: guard.judge(wire)?, guard })
 }
@@ -121,6 +152,9 @@ async fn wire(
         // In its first start it is neither up nor down: worth waiting for, within its bound.
         let settled = rt::time::timeout(entry.plan.startup_timeout, entry.settled.wait());
         let _ = call.handle.watch(Box::pin(settled)).await?;
+    }
+    if call.modern.is_some() || entry.era.get() == Era::Request {
+        return Box::pin(modern::wire(backends, entry, call)).await;
     }
     match &entry.wire {
         entry::Wire::Http(_) => over_http(backends, entry, &call).await.map(Wire::Http),
@@ -168,7 +202,7 @@ async fn over_http(
 }
 
 /// The session to use with the backend, unless the caller stops waiting for it.
-async fn open(
+pub(super) async fn open(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     session: Option<&Arc<SessionRecord>>,

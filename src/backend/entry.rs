@@ -20,6 +20,7 @@ use super::stdio::Stdio;
 use super::views::Views;
 use crate::http::ClientConnection;
 use crate::mcp::catalog::Slice;
+use crate::mcp::revision::Era;
 use crate::mcp::session::SessionId;
 use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId};
 use crate::rt::local::Event;
@@ -36,12 +37,14 @@ pub(super) struct Entry {
     pub(super) settled: Event,
     /// Calls of this worker that wait for a place (`concurrency`), first come first.
     pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    /// What it speaks, as its supervisor found out.
+    pub(super) era: Cell<Era>,
+    /// What it offers, as last published.
+    pub(super) slice: RefCell<Option<Arc<Slice>>>,
     /// Its supervisor lives; of use on the owner alone.
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
     pub(super) bell: Bell,
-    /// What it shows to the proxy.
-    pub(super) slice: RefCell<Option<Arc<Slice>>>,
     /// What it shows to others.
     pub(super) views: Views,
     pub(super) wire: Wire,
@@ -72,6 +75,7 @@ impl Entry {
             in_flight: Cell::new(0),
             settled: Event::new(),
             waiters: RefCell::default(),
+            era: Cell::default(),
             supervised: Cell::new(false),
             bell: Bell::new(),
             slice: RefCell::default(),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::bell::Bell;
 use super::failure::Failure;
+use super::trail::Trail;
 use crate::limits;
 use crate::mcp::session::Authorization;
 
@@ -58,6 +59,9 @@ pub struct CallHandle {
     authorization: OnceCell<Arc<Authorization>>,
     /// Attempts that are cancelled with it.
     below: RefCell<Vec<Weak<CallHandle>>>,
+    /// Of an attempt: the call that it belongs to.
+    root: Option<Rc<CallHandle>>,
+    trail: Trail,
     inbox: RefCell<VecDeque<Item>>,
     inbox_bytes: Cell<usize>,
     /// Requests of its backend that the client has not answered yet.
@@ -81,6 +85,8 @@ impl CallHandle {
             deadline: Cell::new(None),
             authorization: OnceCell::new(),
             below: RefCell::new(Vec::new()),
+            root: None,
+            trail: Trail::default(),
             inbox: RefCell::new(VecDeque::new()),
             inbox_bytes: Cell::new(0),
             asks: Cell::new(0),
@@ -104,6 +110,7 @@ impl CallHandle {
         let attempt = Rc::new(CallHandle {
             deaf: call.deaf,
             authorization: call.authorization.clone(),
+            root: Some(call.clone()),
             ..CallHandle::new()
         });
         let mut all = call.below.borrow_mut();
@@ -123,6 +130,16 @@ impl CallHandle {
     /// The Authorization to send with the call, if it is the caller's own.
     pub(super) fn authorization(&self) -> Option<&str> {
         self.authorization.get().map(|authorization| authorization.0.as_str())
+    }
+
+    /// What its call leaves behind.
+    pub fn trail(&self) -> &Trail {
+        self.root.as_ref().map_or(&self.trail, |root| &root.trail)
+    }
+
+    /// Whether it is one of several attempts that a call may have.
+    pub(super) fn is_one_of_several(&self) -> bool {
+        self.root.is_some()
     }
 
     /// The deadline moves to `limit` from now, but not beyond `ends`.
@@ -205,8 +222,8 @@ impl CallHandle {
         self.cancelled.get() && !self.told.get()
     }
 
-    /// The time limit passed.
-    fn expire(&self) {
+    /// The time limit passed, or nothing may come any more.
+    pub(super) fn expire(&self) {
         self.expired.set(true);
         self.wake();
     }

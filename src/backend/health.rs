@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::limits;
+use crate::mcp::revision::Era;
 use crate::plan::{BackendId, RestartPlan, WorkerId};
 
 /// Where a backend is in its life.
@@ -95,6 +96,7 @@ pub type Tell = Box<dyn Fn(Note) + Send + Sync>;
 #[repr(align(128))]
 struct Line {
     state: AtomicU8,
+    era: AtomicU8,
     tools: AtomicU32,
     restarts: AtomicU32,
 }
@@ -133,6 +135,11 @@ impl Board {
     /// Its state.
     pub fn state(&self, id: BackendId) -> State {
         State::ALL[usize::from(self.lines[id].state.load(Ordering::Relaxed))]
+    }
+
+    /// What it speaks, as last found out.
+    pub fn era(&self, id: BackendId) -> Era {
+        Era::ALL[usize::from(self.lines[id].era.load(Ordering::Relaxed))]
     }
 
     /// Tools in its list as last read.
@@ -183,6 +190,10 @@ impl Board {
     pub(super) fn set(&self, id: BackendId, state: State, detail: Option<String>) {
         self.lines[id].state.store(state as u8, Ordering::Relaxed);
         (self.tell)(Note::Backend { id, state, tools: self.tools(id), detail });
+    }
+
+    pub(super) fn set_era(&self, id: BackendId, era: Era) {
+        self.lines[id].era.store(era as u8, Ordering::Relaxed);
     }
 
     pub(super) fn set_tools(&self, id: BackendId, tools: usize) {

@@ -60,6 +60,10 @@ impl Outside for Hearing {
         self.backends.succeeded(&self.entry);
     }
 
+    fn is_modern(&self) -> bool {
+        self.entry.era.get().is_modern()
+    }
+
     fn asked(
         &self,
         message: &[u8],

@@ -279,7 +279,11 @@ impl HttpReplies {
         let body = self.whole(limits::WHOLE_BODY_BYTES_MAX).await?.unwrap_or_default();
         self.release();
         let in_session = self.leg.has_session();
-        match judge::refusal(status, &body, &self.asked, in_session) {
+        let verdict = match self.leg.is_modern() || self.leg.is_provisional() {
+            false if judge::is_of_another_era(&body) => Verdict::SessionLost,
+            _ => judge::refusal(status, &body, &self.asked, in_session),
+        };
+        match verdict {
             Verdict::Answer => {
                 self.mode = Mode::Ready(body);
                 Ok(())
@@ -296,6 +300,11 @@ impl HttpReplies {
                 Err(failure.into())
             }
         }
+    }
+
+    /// Whether the backend refused the request for its revision.
+    pub(super) fn is_of_unknown_revision(&self) -> bool {
+        matches!(&self.mode, Mode::Ready(body) if judge::error_code(body) == Some(-32022))
     }
 
     /// See [`super::Replies::next`].
@@ -516,6 +525,8 @@ impl HttpReplies {
                 // It came on the stream of this very request.
                 Word::Other => Ok(Some(Reply::Notification(message))),
             },
+            // In the request era servers send none, and take no answers.
+            Message::Request if self.leg.is_modern() => Ok(None),
             Message::Request => match self.question(&message, &envelope) {
                 Ok(question) => Ok(Some(Reply::Ask(question))),
                 Err(reply) => {
@@ -685,8 +696,11 @@ fn cancel(
     if handle.is_asked() {
         asks::call_over(backends, handle);
     }
+    if leg.is_modern() {
+        // To close the stream is to cancel (2026-07-28, Cancellation): nothing is waited for.
+        handle.expire();
     // `initialize` must not be cancelled (2025-11-25, Cancellation).
-    if !leg.is_provisional() {
+    } else if !leg.is_provisional() {
         send(backends, entry, leg, names::cancellation(asked, handle.reason().as_deref()));
     }
 }

@@ -43,6 +43,18 @@ pub(super) fn refusal(status: u16, body: &[u8], asked: &[u8], in_session: bool) 
     Verdict::Failed(failed(status))
 }
 
+/// Whether a refusal of a request in a session says that there are none: the server is another than
+/// before (2026-07-28, Versioning).
+pub(super) fn is_of_another_era(body: &[u8]) -> bool {
+    matches!(error_code(body), Some(-32020 | -32022))
+}
+
+/// The code of an error response.
+pub(super) fn error_code(body: &[u8]) -> Option<i64> {
+    let error = jsonrpc::scan(body).ok()?.error?.of(body);
+    std::str::from_utf8(walk::member(error, "code")?.of(error)).ok()?.parse().ok()
+}
+
 /// Whether a refusal complains about the session rather than about the request.
 fn names_a_session(status: u16, text: &str) -> bool {
     // Credentials and load have sessions of their own, and opening another would not help.
@@ -163,6 +175,17 @@ mod tests {
         }
         assert!(!lost(404, "Not Found", false));
         assert!(lost(400, "Server not initialized", false));
+    }
+
+    #[test]
+    fn codes_of_the_request_era_in_a_session_are_of_another_server() {
+        let error = |code: i32| {
+            format!(r#"{{"jsonrpc":"2.0","id":7,"error":{{"code":{code},"message":"m"}}}}"#)
+        };
+        for (code, wanted) in [(-32022, true), (-32020, true), (-32021, false), (-32602, false)] {
+            assert_eq!(is_of_another_era(error(code).as_bytes()), wanted, "{code}");
+        }
+        assert!(!is_of_another_era(b"-32022"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::error::Kind;
 use crate::http::request_head;
 use crate::jsonrpc;
 use crate::limits;
+use crate::mcp::revision::MODERN;
 use crate::mcp::session::{Authorization, SessionId, SessionRecord};
 use crate::plan::{BackendId, HttpPlan, WorkerId};
 use crate::rt;
@@ -44,6 +45,8 @@ pub struct Leg {
     prefix: Box<[u8]>,
     /// The raw result of `initialize`; kept of the proxy's own sessions.
     pub(super) init: Box<[u8]>,
+    /// It is no session: one request of the request era.
+    modern: bool,
     /// The client whose it is; `None` = the proxy's own.
     pub(super) session: Option<Arc<SessionRecord>>,
     /// Whether the backend gets that client's Authorization.
@@ -83,6 +86,7 @@ impl Leg {
         prefix.truncate(prefix.len() - 2);
         prefix.extend_from_slice(b"Content-Length: ");
         Leg {
+            modern: false,
             generation,
             session_id: session_id.map_or_else(OnceCell::new, OnceCell::from),
             bad_session_id: Cell::new(false),
@@ -98,6 +102,36 @@ impl Leg {
     pub(super) fn authorization(&self) -> Option<Arc<Authorization>> {
         let session = self.session.as_ref().filter(|_| self.forwards);
         session.and_then(|session| session.authorization())
+    }
+
+    /// What stands in the place of a session for one request of the request era; `more` are whole
+    /// field lines.
+    pub(super) fn modern(plan: &HttpPlan, more: &str) -> Leg {
+        let mut lines = plan.header_lines.clone();
+        lines.push_str("Content-Type: application/json\r\n");
+        lines.push_str("Accept: application/json, text/event-stream\r\n");
+        session_lines(&mut lines, None, MODERN);
+        lines.push_str(more);
+        let mut prefix = Vec::new();
+        request_head(&mut prefix, "POST", &plan.target, &plan.authority, &lines, None);
+        prefix.truncate(prefix.len() - 2);
+        prefix.extend_from_slice(b"Content-Length: ");
+        Leg {
+            modern: true,
+            generation: u64::MAX,
+            session_id: OnceCell::new(),
+            bad_session_id: Cell::new(false),
+            revision: MODERN.into(),
+            prefix: prefix.into(),
+            init: Box::default(),
+            session: None,
+            forwards: false,
+        }
+    }
+
+    /// Whether it is no session, but one request of the request era.
+    pub(super) fn is_modern(&self) -> bool {
+        self.modern
     }
 
     /// Appends the head of a POST with a body of `length` bytes.

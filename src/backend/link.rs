@@ -24,6 +24,7 @@ use super::relay::{self, Word};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span};
 use crate::limits;
+use crate::mcp::envelope::subscription;
 use crate::plan::WorkerId;
 use crate::rt::child::{Input, Output};
 use crate::rt::local::Event;
@@ -72,6 +73,8 @@ pub(super) trait Outside {
     fn changed(&self, flags: u32);
     /// The child answered something.
     fn answered(&self);
+    /// Whether the child speaks the request era.
+    fn is_modern(&self) -> bool;
     /// A request of the child, which the client of `caller` may have to answer: the answer that the
     /// child gets at once, if it gets one.
     fn asked(&self, message: &[u8], envelope: &Envelope, caller: Option<Caller>)
@@ -411,6 +414,8 @@ impl Link {
                     }
                 }
                 Word::Changed(flags) => self.outside.changed(flags),
+                Word::Withdrawn if self.outside.is_modern() => self.torn_down(message, envelope),
+                Word::Other if self.outside.is_modern() => self.subscribed(message, envelope),
                 Word::Withdrawn => self.outside.withdrawn(message, envelope),
                 Word::Other => self.outside.noted(message, self.newest()),
             },
@@ -433,6 +438,26 @@ impl Link {
                     self.tell(&reply);
                 }
             }
+        }
+    }
+
+    /// What came on the stream of a request that listens (2026-07-28, Subscriptions).
+    fn subscribed(&self, message: &[u8], envelope: &Envelope) {
+        let number =
+            subscription(message, envelope).and_then(|span| names::number(span.of(message)));
+        let Some(number) = number else { return };
+        if let Some(waiter) = self.waiting.borrow().get(&number) {
+            self.deliver(number, &waiter.route, Item::Notification(message.to_vec()));
+        }
+    }
+
+    /// The child ends such a stream: nothing else may it cancel.
+    fn torn_down(&self, message: &[u8], envelope: &Envelope) {
+        let number = envelope.request_id.and_then(|span| names::number(span.of(message)));
+        let waiter = number.and_then(|number| self.waiting.borrow_mut().remove(&number));
+        if let (Some(number), Some(waiter)) = (number, waiter) {
+            let failure = Failure::new(Kind::Lost, "the child ended the stream");
+            self.deliver(number, &waiter.route, Item::Failed(failure));
         }
     }
 
@@ -479,7 +504,7 @@ mod tests {
 
     type Seen = Rc<RefCell<Vec<String>>>;
 
-    struct Listener(Seen);
+    struct Listener(Seen, bool);
 
     impl Outside for Listener {
         fn carry(&self, to: WorkerId, id: u64, item: Item) {
@@ -499,6 +524,9 @@ mod tests {
 
         fn answered(&self) {}
 
+        fn is_modern(&self) -> bool {
+            self.1
+        }
         fn asked(&self, message: &[u8], _: &Envelope, caller: Option<Caller>) -> Option<Vec<u8>> {
             let caller = caller.map(|caller| caller.id);
             self.0.borrow_mut().push(format!("asked {caller:?}"));
@@ -520,8 +548,13 @@ mod tests {
     }
 
     fn link() -> (Rc<Link>, Seen) {
+        link_of(false)
+    }
+
+    fn link_of(modern: bool) -> (Rc<Link>, Seen) {
         let seen = Seen::default();
-        (Link::new("child".into(), Box::new(Listener(seen.clone())), Instant::now()), seen)
+        let listener = Box::new(Listener(seen.clone(), modern));
+        (Link::new("child".into(), listener, Instant::now()), seen)
     }
 
     fn ask(link: &Link, id: u64, body: &str) -> Result<(), Failure> {
@@ -605,6 +638,37 @@ mod tests {
             "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":1,\"reason\":\"enough\"}}\n"
         ));
         assert_eq!(queue.matches("cancelled").count(), 1);
+    }
+
+    #[test]
+    fn what_is_listened_for_finds_its_listener_in_the_request_era_alone() {
+        let updated = |id: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}},"uri":"a"}}}}"#
+            )
+        };
+        let torn =
+            br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":4}}"#;
+        for modern in [false, true] {
+            let (link, seen) = link_of(modern);
+            ask(&link, 4, r#"{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen"}"#).unwrap();
+            ask(&link, 6, r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#).unwrap();
+            for id in ["4", "5", "\"4\""] {
+                link.line(updated(id).as_bytes());
+            }
+            // In the session era such ids are the child's own.
+            link.line(torn);
+            link.line(torn);
+            assert_eq!(link.waiting.borrow().len(), if modern { 1 } else { 2 });
+            let heard = match modern {
+                true => vec![
+                    format!("1 4 {}", updated("4")),
+                    "1 4 Backend connection lost (the child ended the stream)".to_owned(),
+                ],
+                false => vec!["noted Some(6)".to_owned(); 3],
+            };
+            assert_eq!(*seen.borrow(), heard);
+        }
     }
 
     #[test]

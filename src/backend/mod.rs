@@ -15,10 +15,13 @@ mod around;
 mod asks;
 mod attempt;
 mod bell;
+mod bridge;
 mod entry;
+mod era;
 mod failure;
 mod frame;
 mod handle;
+mod hear;
 mod hearing;
 mod http;
 mod judge;
@@ -27,6 +30,7 @@ mod line;
 mod link;
 mod listen;
 mod listing;
+mod modern;
 mod names;
 mod own;
 mod pool;
@@ -36,6 +40,7 @@ mod stdio;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod views;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -49,13 +54,18 @@ use ahash::{AHashMap, AHashSet};
 pub use asks::Word;
 pub use failure::Failure;
 pub use handle::{CallHandle, Item};
+pub use hear::{Heard, Subscription};
 pub use leg::Leg;
+pub use listing::Viewer;
+pub use modern::Caller;
+pub use trail::{AttemptSpan, Traced, Trail};
 pub use views::{Seen, Whose};
 
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::Span;
 use crate::limits;
 use crate::mcp::catalog::{Changes, List, ListKind, Slice};
+use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
 use crate::rt;
@@ -102,6 +112,8 @@ pub struct Call {
     pub timeout: Duration,
     /// The tool's own name, where something stands around the calls of the backend.
     pub tool: Option<String>,
+    /// Who calls, if the request is one of the request era: it has no session then.
+    pub modern: Option<Rc<Caller>>,
     /// It is not the first attempt: its id has been used in the client's own session before.
     pub again: bool,
     /// To cancel it with; made for this call alone.
@@ -171,6 +183,8 @@ struct Attempt {
 enum Wire {
     Http(Box<http::HttpReplies>),
     Line(line::LineReplies),
+    /// A caller with a session, a backend without.
+    Crossed(Box<modern::Crossed>),
 }
 
 impl Attempt {
@@ -179,6 +193,7 @@ impl Attempt {
         let reply = match &mut self.wire {
             Wire::Http(http) => http.next().await,
             Wire::Line(line) => line.next().await,
+            Wire::Crossed(crossed) => Box::pin(crossed.next()).await,
         };
         self.guard.judge(reply)
     }
@@ -192,7 +207,8 @@ impl Attempt {
     async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         let chunk = match &mut self.wire {
             Wire::Http(http) => http.chunk().await,
-            Wire::Line(_) => Ok(None),
+            // Both are whole.
+            Wire::Line(_) | Wire::Crossed(_) => Ok(None),
         };
         self.guard.judge(chunk)
     }
@@ -206,6 +222,13 @@ pub enum BackendMail {
         backend: BackendId,
         /// The new ones.
         slice: Option<Arc<Slice>>,
+    },
+    /// It was found out what a backend speaks.
+    Era {
+        /// Which backend.
+        backend: BackendId,
+        /// What.
+        era: Era,
     },
     /// A backend's first start ended, well or not.
     Settled {
@@ -346,6 +369,8 @@ pub struct Backends {
     serial: Cell<u64>,
     /// See [`Backends::chance`].
     dice: Cell<u64>,
+    /// Backend sessions of callers that have none.
+    bridges: bridge::Bridges,
     /// Calls of this worker at children of other workers.
     away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
     /// Requests of backends that wait here for an answer of a client.
@@ -389,6 +414,7 @@ impl Backends {
             clock: Clock::new(Instant::now()),
             serial: Cell::new(0),
             dice: Cell::new(ahash::RandomState::new().hash_one(me)),
+            bridges: bridge::Bridges::default(),
             away: RefCell::new(AHashMap::new()),
             asks: asks::Asks::default(),
             clients: OnceCell::new(),
@@ -523,16 +549,15 @@ impl Backends {
         self.entries[backend].settled.wait().await;
     }
 
-    /// One list of a backend as a client sees it, read through that client's own session there;
-    /// `None` if that cannot be done now. A drop leaves nothing behind.
+    /// One list of a backend as a client sees it, read with what that client showed; `None` if that cannot be done now. A drop leaves nothing behind.
     pub async fn list_of_client(
         self: &Rc<Self>,
         backend: BackendId,
-        session: &Arc<SessionRecord>,
+        viewer: Viewer<'_>,
         kind: ListKind,
     ) -> Option<List> {
         let entry = self.entries[backend].clone();
-        match listing::of_client(self, &entry, session, kind).await {
+        match listing::of_client(self, &entry, viewer, kind).await {
             Ok(list) => Some(list),
             Err(failure) => {
                 let (backend, list) = (entry.name(), kind.method());
@@ -553,10 +578,8 @@ impl Backends {
     /// Takes mail from the backends of another worker.
     pub fn on_mail(self: &Rc<Self>, from: WorkerId, mail: BackendMail) {
         match mail {
-            BackendMail::Slice { backend, slice } => {
-                *self.entries[backend].slice.borrow_mut() = slice.clone();
-                (self.on_slice)(backend, slice);
-            }
+            BackendMail::Slice { backend, slice } => self.sliced(backend, slice),
+            BackendMail::Era { backend, era } => self.entries[backend].era.set(era),
             BackendMail::Settled { backend } => self.entries[backend].settled.set(),
             BackendMail::Send { backend, session, id, body, span, token, deaf } => {
                 line::send_for(self, from, backend, session, id, body, span, token, deaf);
@@ -608,6 +631,12 @@ impl Backends {
         }
     }
 
+    /// A backend offers something else now.
+    fn sliced(&self, backend: BackendId, slice: Option<Arc<Slice>>) {
+        self.entries[backend].slice.borrow_mut().clone_from(&slice);
+        (self.on_slice)(backend, slice);
+    }
+
     /// Ends everything: children are stopped and reaped, sessions ended, connections closed. Calls
     /// still in flight fail. Returns when that is done, at the latest after the time that a child
     /// is given to end.
@@ -648,6 +677,7 @@ impl Backends {
     }
 
     fn sweep(self: &Rc<Self>, now: Instant) {
+        bridge::sweep(self, now);
         asks::sweep(self, now);
         for entry in &self.entries {
             if entry.owner == self.me && !entry.supervised.get() && !self.stopping.is_set() {

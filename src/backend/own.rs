@@ -15,12 +15,12 @@ use super::http::{self, Request};
 use super::leg::Leg;
 use super::link::{Link, Outgoing, Route, Waiter};
 use super::names::{Own, Raw};
-use super::{Backends, Call, Reply};
+use super::{Backends, Call, Reply, era, modern};
 use crate::error::{Error, Kind};
 use crate::jsonrpc::{self, Kind as Message, walk};
 use crate::limits;
 use crate::mcp::revision::Revision;
-use crate::mcp::session::SessionRecord;
+use crate::mcp::session::{Authorization, SessionRecord};
 use crate::plan::Plan;
 
 /// The way to a backend.
@@ -28,6 +28,12 @@ use crate::plan::Plan;
 pub(super) enum Channel {
     Line(Rc<Link>),
     Leg(Rc<Leg>),
+    /// A child of the request era.
+    ModernLine(Rc<Link>),
+    /// A server of the request era over HTTP: each request stands alone.
+    Posts,
+    /// The same, with what a client showed.
+    PostsOf(Arc<Authorization>),
     /// As a call in a client's session, wherever its child or session is.
     Client(Arc<SessionRecord>),
 }
@@ -68,6 +74,28 @@ impl Channel {
         params: Option<&[u8]>,
         limit: Duration,
     ) -> Result<Said, Failure> {
+        said(&self.answer(backends, entry, method, params, limit).await?)
+    }
+
+    /// Whether its requests are of the request era.
+    pub(super) fn is_modern(&self) -> bool {
+        matches!(self, Channel::ModernLine(_) | Channel::Posts | Channel::PostsOf(_))
+    }
+
+    /// As [`Channel::ask`], with the answer as it came.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn answer(
+        &self,
+        backends: &Rc<Backends>,
+        entry: &Rc<Entry>,
+        method: &str,
+        params: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, Failure> {
+        let wrapped = self.is_modern().then(|| era::own_params(&backends.plan, params));
+        let params = wrapped.as_deref().or(params);
         let now = Instant::now();
         let handle = Rc::new(CallHandle::deaf());
         let number = backends.number();
@@ -78,7 +106,7 @@ impl Channel {
             // In a box without its type: a session's child is started with requests of ours.
             let answer: Pin<Box<dyn Future<Output = Result<Vec<u8>, Failure>> + '_>> =
                 Box::pin(as_client(backends, entry, session, body, handle, limit));
-            return said(&answer.await?);
+            return answer.await;
         }
         let _deadline = backends.clock.arm(&handle, now, limit);
         let answer = match self {
@@ -91,7 +119,16 @@ impl Channel {
                     Request { body: &body, rename: None, asked, whole: true, caller: None };
                 over_http(backends, entry, leg, &request, &handle).await
             }
-            Channel::Line(link) => {
+            Channel::Posts | Channel::PostsOf(_) => {
+                if let Channel::PostsOf(authorization) = self {
+                    handle.forward(authorization.clone());
+                }
+                let leg = Rc::new(Leg::modern(entry.http().0, &modern::lines(method, None)));
+                let request =
+                    Request { body: &body, rename: None, asked, whole: true, caller: None };
+                over_http(backends, entry, &leg, &request, &handle).await
+            }
+            Channel::Line(link) | Channel::ModernLine(link) => {
                 let own = Own { id: asked, token: None };
                 let waiter = Waiter::new(Route::Here(handle.clone()), own, true);
                 link.send(number, waiter, &Outgoing::Ready(&body), now)?;
@@ -108,8 +145,7 @@ impl Channel {
                 }
             }
         };
-        let answer = answer.map_err(|ended| failure(ended, method, limit))?;
-        said(&answer)
+        answer.map_err(|ended| failure(ended, method, limit))
     }
 
     /// Sends a notification.
@@ -130,6 +166,8 @@ impl Channel {
                 Ok(())
             }
             Channel::Leg(leg) => http::tell(backends, entry, leg, &body).await,
+            // Nothing is told to servers of the request era.
+            Channel::ModernLine(_) | Channel::Posts | Channel::PostsOf(_) => Ok(()),
             Channel::Client(_) => Ok(()),
         }
     }
@@ -157,6 +195,7 @@ async fn as_client(
         tool: None,
         // Its id must be none that the client could use.
         again: true,
+        modern: None,
         handle,
     };
     let failed = |error: Error| Failure::new(error.kind(), error.to_string());

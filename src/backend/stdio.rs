@@ -16,12 +16,12 @@ use super::entry::{Entry, Wire};
 use super::failure::Failure;
 use super::hearing::Hearing;
 use super::link::Link;
-use super::own::{self, Channel};
-use super::{Backends, stderr, views};
+use super::{Backends, era, stderr, views};
 use crate::error::Kind;
 use crate::limits;
+use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::plan::{StdioPlan, TransportPlan};
+use crate::plan::{Protocol, StdioPlan, TransportPlan};
 use crate::rt::child::{self, Handle, Spec};
 use crate::rt::local::{Event, Notify};
 use crate::rt::{self, Either, race};
@@ -36,6 +36,8 @@ pub(super) struct Stdio {
     pub(super) fault: RefCell<Option<Failure>>,
     /// The shared one came up, or failed to.
     turn: Notify,
+    /// The child ends when it is asked what it does not know: it is greeted with `initialize`.
+    shy: Cell<bool>,
     /// Of the sessions that this worker owns.
     sessions: RefCell<AHashMap<SessionId, Rc<Kid>>>,
     /// Children of sessions that have not ended, stopped ones included.
@@ -59,6 +61,7 @@ impl Stdio {
             rising: Cell::new(false),
             fault: RefCell::new(None),
             turn: Notify::new(),
+            shy: Cell::new(false),
             sessions: RefCell::new(AHashMap::new()),
             alive: Cell::new(0),
         }
@@ -210,7 +213,13 @@ async fn nurse(
 ) {
     let _farewell = Farewell { backends: &backends, entry: &entry, session: session.id, kid: &kid };
     let born = Instant::now();
-    let birth = race(bring_up(&backends, &entry, Some(&session)), kid.stop.wait()).await;
+    // As the shared one of its kind, which has been asked.
+    let how = match entry.era.get() {
+        Era::Session => Protocol::Legacy,
+        _ => Protocol::Modern,
+    };
+    let birth = bring_up(&backends, &entry, Some(&session), how);
+    let birth = race(birth, kid.stop.wait()).await;
     let fault = match birth {
         // The birth is dropped, and with its handle the child is killed.
         Either::Right(()) => None,
@@ -272,8 +281,10 @@ impl Drop for Farewell<'_> {
 pub(super) struct Newborn {
     pub(super) link: Rc<Link>,
     pub(super) handle: Handle,
-    /// The raw result of its `initialize`.
+    /// The raw result of its `initialize`, or what stands for it.
     pub(super) init: Vec<u8>,
+    /// What it speaks.
+    pub(super) era: Era,
     /// Set when its standard error needs not be read any more.
     over: Rc<Event>,
 }
@@ -286,9 +297,35 @@ pub(super) async fn bring_up(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     session: Option<&Arc<SessionRecord>>,
+    how: Protocol,
+) -> Result<Newborn, Failure> {
+    let (_, stdio) = stdio(entry);
+    if how != Protocol::Auto || stdio.shy.get() {
+        let how = if how == Protocol::Auto { Protocol::Legacy } else { how };
+        return raise(backends, entry, session, how, &Cell::new(false)).await;
+    }
+    let probing = Cell::new(false);
+    match raise(backends, entry, session, how, &probing).await {
+        Err(failure) if probing.get() && failure.kind == Kind::Lost => {
+            // It ended at a question that it does not know, or for a reason of its own.
+            tracing::debug!(backend = entry.name(), %failure, "the child ended at server/discover");
+            let again = raise(backends, entry, session, Protocol::Legacy, &probing).await;
+            stdio.shy.set(again.is_ok());
+            again
+        }
+        outcome => outcome,
+    }
+}
+
+/// One birth. `probing` is left true if the child ended while it was asked what it speaks.
+async fn raise(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    session: Option<&Arc<SessionRecord>>,
+    how: Protocol,
+    probing: &Cell<bool>,
 ) -> Result<Newborn, Failure> {
     let (plan, _) = stdio(entry);
-    let limit = entry.plan.startup_timeout;
     let spec = Spec {
         program: plan.command.clone().into(),
         args: plan.args.iter().map(Into::into).collect(),
@@ -305,17 +342,18 @@ pub(super) async fn bring_up(
     rt::spawn("child writer", link.clone().write(child.stdin));
     rt::spawn("child reader", link.clone().read(child.stdout));
     rt::spawn("child stderr", stderr::drain(entry.plan.name.clone(), child.stderr, over.clone()));
-    let mut newborn = Newborn { link, handle: child.handle, init: Vec::new(), over };
-    let channel = Channel::Line(newborn.link.clone());
-    let greeting = own::greet(backends, entry, &channel, session.map(|session| &**session), limit);
+    let mut newborn =
+        Newborn { link, handle: child.handle, init: Vec::new(), era: Era::Session, over };
+    let link = newborn.link.clone();
+    let greeting = Box::pin(era::greet(backends, entry, &link, how, session, probing));
     // A child that exits is seen at once even if a grandchild keeps its pipes open.
     let greeted = match race(greeting, newborn.handle.exited()).await {
         Either::Left(greeted) => greeted,
         Either::Right(_) => Err(newborn.end(entry).await),
     };
     match greeted {
-        Ok(init) => {
-            newborn.init = init;
+        Ok((era, init)) => {
+            (newborn.era, newborn.init) = (era, init);
             Ok(newborn)
         }
         Err(fault) => {

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Wire};
+use super::era::{self, Found};
 use super::failure::Failure;
 use super::health::{Backoff, State};
+use super::hear::{self, Subscription};
 use super::http;
-use super::leg::{self, Leg};
-use super::listen;
+use super::leg;
+use super::listen::{self, Listening};
 use super::listing;
 use super::own::{Channel, Said};
 use super::relay::changed;
@@ -22,7 +24,9 @@ use super::stdio::{self, Newborn, Stdio};
 use super::{BackendMail, Backends, views};
 use crate::error::Kind;
 use crate::limits;
-use crate::mcp::catalog::{Pages, Slice};
+use crate::mcp::catalog::{Changes, ListKind, Pages, Slice};
+use crate::mcp::revision::Era;
+use crate::plan::Protocol;
 use crate::rt::{self, Either, race};
 
 /// A call failed: probe now.
@@ -31,6 +35,8 @@ pub(super) const FAILED: u32 = 1 << 8;
 pub(super) const SUCCEEDED: u32 = 1 << 9;
 /// A session was lost: the server may be another than before.
 pub(super) const LOST: u32 = 1 << 10;
+/// Its lists are to be read, though it did not say that they changed.
+pub(super) const STALE: u32 = 1 << 12;
 /// The end.
 pub(super) const STOP: u32 = 1 << 11;
 
@@ -120,10 +126,19 @@ impl Supervisor {
         let tools = slice.as_ref().map_or(0, |slice| slice.tools.len());
         self.backends.board.set_tools(self.entry.id, tools);
         self.slice = slice.clone();
-        *self.entry.slice.borrow_mut() = slice.clone();
         let backend = self.entry.id;
         self.backends.broadcast(|| BackendMail::Slice { backend, slice: slice.clone() });
-        (self.backends.on_slice)(backend, slice.clone());
+        self.backends.sliced(backend, slice);
+    }
+
+    /// Makes known what it speaks, on all workers, before anything else of this life of it.
+    fn speaks(&self, era: Era) {
+        let backend = self.entry.id;
+        if self.entry.era.replace(era) != era {
+            tracing::debug!(backend = self.entry.name(), era = era.as_str(), "backend speaks");
+            self.backends.board.set_era(backend, era);
+            self.backends.broadcast(|| BackendMail::Era { backend, era });
+        }
     }
 
     /// Reads all lists and publishes them if anything differs.
@@ -133,7 +148,11 @@ impl Supervisor {
         let capable = Slice::build(&entry.plan, init, &Pages::default()).map_err(bad)?;
         let mut pages = Pages::default();
         listing::read(&backends, &entry, channel, &capable, changed::ANY, &mut pages).await?;
-        if self.slice.is_none() || *self.init != *init || !same(&self.pages, &pages) {
+        if self.slice.is_none()
+            || *self.init != *init
+            || !same(&self.pages, &pages)
+            || self.refresh().is_some()
+        {
             let slice = Slice::build(&entry.plan, init, &pages).map_err(bad)?;
             (self.init, self.pages) = (init.into(), pages);
             self.publish(Some(slice));
@@ -144,18 +163,34 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Reads the lists that changed.
-    async fn read_changed(&mut self, channel: &Channel, flags: u32) -> Result<(), Failure> {
+    /// Reads the lists that changed; of those that `said` is about the backend said so itself.
+    async fn read_changed(
+        &mut self,
+        channel: &Channel,
+        flags: u32,
+        said: u32,
+    ) -> Result<(), Failure> {
         let Some(slice) = self.slice.clone().filter(|_| flags != 0) else { return Ok(()) };
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let mut pages = self.pages.clone();
         listing::read(&backends, &entry, channel, &slice, flags, &mut pages).await?;
-        if same(&self.pages, &pages) {
+        // Of what was good for a time, the time begins anew.
+        let same = same(&self.pages, &pages);
+        if same {
             // Not for the proxy, but perhaps for clients that can do more.
             views::outdated(&backends, &entry, flags, true);
+        }
+        // What a rule hides may change unseen; all else that a backend says is passed on.
+        let said = if entry.plan.chain.spares_lists() { said } else { 0 };
+        if same && said == 0 && self.refresh().is_none() {
             return Ok(());
         }
         let mut fresh = Slice::clone(&slice);
+        fresh.said = Changes {
+            tools: said & changed::TOOLS != 0,
+            resources: said & changed::RESOURCES != 0,
+            prompts: said & changed::PROMPTS != 0,
+        };
         for kind in listing::kinds(flags) {
             match fresh.with_list(&entry.plan, kind, pages.of(kind)) {
                 Ok(slice) => fresh = slice,
@@ -170,6 +205,14 @@ impl Supervisor {
         views::outdated(&backends, &entry, flags, false);
         self.show(self.backends.board.state(self.entry.id), None);
         Ok(())
+    }
+
+    /// How often its lists are to be read, by what it says of them.
+    fn refresh(&self) -> Option<Duration> {
+        let slice = self.slice.as_ref()?;
+        let fresh = ListKind::ALL.into_iter().filter_map(|kind| slice.list(kind).fresh());
+        let ttl = fresh.map(|fresh| fresh.ttl).filter(|ttl| !ttl.is_zero()).min()?;
+        Some(ttl.max(limits::LIST_TTL_MIN))
     }
 
     /// It is up.
@@ -236,21 +279,27 @@ impl Supervisor {
         while !self.backends.stopping.is_set() {
             let began = Instant::now();
             let failure = match self.open(lost).await {
-                Ok(leg) => {
+                Ok(channel) => {
                     lost = None;
                     if ups > 0 {
                         self.backends.board.count_restart(self.entry.id);
                     }
                     ups += 1;
                     self.rise();
-                    let listening =
-                        listen::start(&self.backends, &self.entry, &leg, seed ^ u64::from(ups));
-                    let end = self.watch_over(&Channel::Leg(leg.clone())).await;
+                    let (backends, entry) = (&self.backends, &self.entry);
+                    let seed = seed ^ u64::from(ups);
+                    let listening = match &channel {
+                        Channel::Leg(leg) => Ears::Open(listen::start(backends, entry, leg, seed)),
+                        _ => Ears::Heard(hear::own(backends, entry)),
+                    };
+                    let end = self.watch_over(&channel).await;
                     drop(listening);
                     match end {
                         End::Stopped => return,
                         End::SessionLost => {
-                            lost = Some(leg.generation);
+                            if let Channel::Leg(leg) = &channel {
+                                lost = Some(leg.generation);
+                            }
                             // A server that forgets every session at once is not well.
                             if began.elapsed() >= limits::LIVED_WELL {
                                 self.backoff.reset();
@@ -292,6 +341,11 @@ impl Supervisor {
     /// A backend that its clients alone have tokens for: whether it can be reached is all that the
     /// proxy by itself can know.
     async fn at_the_gate(&mut self) {
+        // Without a token of its own it cannot find out what is spoken there.
+        self.speaks(match self.entry.plan.protocol {
+            Protocol::Modern => Era::Request,
+            Protocol::Auto | Protocol::Legacy => Era::Session,
+        });
         let mut up = false;
         while !self.backends.stopping.is_set() {
             match http::connect(&self.backends, &self.entry).await {
@@ -318,11 +372,29 @@ impl Supervisor {
             }
         }
     }
-
-    /// A session of the proxy's own, and the lists.
-    async fn open(&mut self, lost: Option<u64>) -> Result<Rc<Leg>, Failure> {
+    /// A way to it, a session of the proxy's own if it has sessions alone, and the lists.
+    async fn open(&mut self, lost: Option<u64>) -> Result<Channel, Failure> {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let opening = async {
+            let found = match entry.plan.protocol {
+                Protocol::Legacy => Found::Legacy,
+                _ => era::over_http(&backends, &entry).await?,
+            };
+            if let Found::Modern(init) = found {
+                // Who has sessions too serves clients with sessions better than any translation.
+                let sessions = match entry.plan.protocol {
+                    Protocol::Auto => {
+                        let session = leg::get(&backends, &entry, None, lost);
+                        let patience = limits::PING_TIMEOUT;
+                        matches!(rt::time::timeout(patience, session).await, Ok(Ok(_)))
+                    }
+                    _ => false,
+                };
+                self.speaks(if sessions { Era::Both } else { Era::Request });
+                self.read_all(&Channel::Posts, &init).await?;
+                return Ok(Channel::Posts);
+            }
+            self.speaks(Era::Session);
             let mut leg = leg::get(&backends, &entry, None, lost).await?;
             match self.read_all(&Channel::Leg(leg.clone()), &leg.init).await {
                 // What is known is of an earlier life of the server.
@@ -332,7 +404,7 @@ impl Supervisor {
                 }
                 outcome => outcome?,
             }
-            Ok(leg)
+            Ok(Channel::Leg(leg))
         };
         // Each step has a limit of its own; all together have the start-up deadline.
         match rt::time::timeout(entry.plan.startup_timeout, opening).await {
@@ -357,10 +429,12 @@ impl Supervisor {
             let (failure, max) = match risen {
                 Ok(Some(newborn)) => {
                     self.rise();
-                    let channel = Channel::Line(newborn.link.clone());
+                    let channel = channel_of(&newborn);
                     let entry = self.entry.clone();
+                    let hearing = channel.is_modern().then(|| hear::own(&self.backends, &entry));
                     let gone = race(newborn.link.closed(), newborn.handle.exited());
                     let end = race(gone, self.watch_over(&channel)).await;
+                    drop(hearing);
                     let failure = match end {
                         Either::Left(_) => newborn.end(&entry).await,
                         Either::Right(End::Failed(failure)) => {
@@ -396,16 +470,18 @@ impl Supervisor {
     async fn raise(&mut self, stdio: &Stdio) -> Result<Option<Newborn>, Failure> {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let newborn = {
-            let birth = stdio::bring_up(&backends, &entry, None);
+            let how = entry.plan.protocol;
+            let birth = stdio::bring_up(&backends, &entry, None, how);
             match race(birth, backends.stopping.wait()).await {
                 Either::Left(newborn) => newborn?,
                 // Its handle is dropped with the birth, and the child is killed.
                 Either::Right(()) => return Ok(None),
             }
         };
+        self.speaks(newborn.era);
         // From here on it takes calls.
         stdio.share(Some(newborn.link.clone()));
-        let channel = Channel::Line(newborn.link.clone());
+        let channel = channel_of(&newborn);
         let reading =
             rt::time::timeout(entry.plan.startup_timeout, self.read_all(&channel, &newborn.init));
         let gone = race(newborn.handle.exited(), backends.stopping.wait());
@@ -430,28 +506,39 @@ impl Supervisor {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
         let mut probed = Instant::now();
         let mut due = probed + self.backoff.jitter(limits::PING_INTERVAL);
+        let mut stale = self.refresh().map(|pause| probed + self.backoff.jitter(pause));
         // A call has failed since the last ping.
         let mut suspect = false;
         loop {
             let now = Instant::now();
-            let flags = if due > now {
-                rt::time::timeout(due - now, entry.bell.wait()).await.unwrap_or(0)
+            let next = stale.map_or(due, |stale| stale.min(due));
+            let mut flags = if next > now {
+                rt::time::timeout(next - now, entry.bell.wait()).await.unwrap_or(0)
             } else {
                 entry.bell.take()
             };
+            let mut said = flags & changed::ANY;
+            if flags & STALE != 0 || stale.is_some_and(|stale| Instant::now() >= stale) {
+                flags |= changed::ANY;
+            }
             if flags & STOP != 0 || backends.stopping.is_set() {
                 return End::Stopped;
             }
             suspect |= flags & FAILED != 0;
             let mut outcome = Ok(());
-            if flags & (LOST | changed::ANY) != 0 {
+            let wanted = LOST | STALE | changed::ANY;
+            if flags & wanted != 0 {
                 // More of the same burst is likely on its way; what else comes is for the next turn.
                 rt::time::sleep(limits::LIST_CHANGE_PAUSE).await;
                 let more = entry.bell.take();
-                if more & !(LOST | changed::ANY) != 0 {
-                    entry.bell.ring(more & !(LOST | changed::ANY));
+                if more & !wanted != 0 {
+                    entry.bell.ring(more & !wanted);
                 }
-                outcome = self.read_again(channel, flags | more).await;
+                said |= more & changed::ANY;
+                let more = if more & STALE != 0 { more | changed::ANY } else { more };
+                outcome = self.read_again(channel, flags | more, said).await;
+                let now = Instant::now();
+                stale = self.refresh().map(|pause| now + self.backoff.jitter(pause));
             } else if suspect || Instant::now() >= due {
                 let now = Instant::now();
                 if suspect && now.duration_since(probed) < limits::PROBE_PAUSE {
@@ -489,10 +576,20 @@ impl Supervisor {
     }
 
     /// Reads what hints say has changed.
-    async fn read_again(&mut self, channel: &Channel, flags: u32) -> Result<(), Failure> {
+    async fn read_again(
+        &mut self,
+        channel: &Channel,
+        flags: u32,
+        said: u32,
+    ) -> Result<(), Failure> {
         let leg = match channel {
             Channel::Leg(leg) if flags & LOST != 0 => leg,
-            _ => return self.read_changed(channel, flags & changed::ANY).await,
+            _ if flags & LOST != 0 && channel.is_modern() => {
+                // A session that a client had was lost, or a call was told of sessions.
+                self.ping(channel).await?;
+                return self.read_changed(channel, changed::ANY, said).await;
+            }
+            _ => return self.read_changed(channel, flags & changed::ANY, said).await,
         };
         if leg::known(&self.entry, None, Some(leg.generation)).is_some() {
             // A call has opened another session in the place of ours.
@@ -503,7 +600,7 @@ impl Supervisor {
         // Another session was lost. If ours is not, the server is the one that it was.
         if leg.has_session() {
             self.ping(channel).await?;
-            return self.read_changed(channel, flags & changed::ANY).await;
+            return self.read_changed(channel, flags & changed::ANY, said).await;
         }
         self.read_all(channel, &leg.init).await
     }
@@ -515,8 +612,14 @@ impl Supervisor {
 
     /// Any answer to a ping is a sign of life, an error too.
     async fn ping(&self, channel: &Channel) -> Result<(), Failure> {
+        if channel.is_modern() {
+            return era::ping(channel, &self.backends, &self.entry).await;
+        }
         let said =
             channel.ask(&self.backends, &self.entry, "ping", None, limits::PING_TIMEOUT).await?;
+        if let Said::Error { code: -32022 | -32020, .. } = said {
+            return Err(Failure::new(Kind::BadAnswer, "it has no sessions: another server?"));
+        }
         if let Said::Error { code, .. } = said {
             tracing::debug!(backend = self.entry.name(), code, "ping answered with an error");
         }
@@ -529,8 +632,20 @@ impl Supervisor {
     }
 }
 
+/// How it is listened to.
+enum Ears {
+    Open(#[expect(dead_code, reason = "held until it is dropped")] Listening),
+    Heard(#[expect(dead_code, reason = "held until it is dropped")] Subscription),
+}
+
+fn channel_of(newborn: &Newborn) -> Channel {
+    match newborn.era {
+        Era::Session => Channel::Line(newborn.link.clone()),
+        _ => Channel::ModernLine(newborn.link.clone()),
+    }
+}
+
 /// Whether the lists are the same, byte by byte.
 fn same(one: &Pages, other: &Pages) -> bool {
-    use crate::mcp::catalog::ListKind;
     ListKind::ALL.into_iter().all(|kind| one.of(kind) == other.of(kind))
 }

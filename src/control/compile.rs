@@ -13,14 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::config::{BackendTable, NamedBackend, ProxyConfig, TlsTable, read_bounded};
 use super::diagnose::{Place, Report, whole_file};
-use super::setting::{GiveUp, Inherit, IsolationKey, Transport, join};
+use super::setting::{GiveUp, Inherit, IsolationKey, ProtocolKey, Transport, join};
 use crate::http::tls::{self, Trust, TrustFault};
 use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::around::Around;
 use crate::plan::{
-    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan,
-    StdioPlan, TransportPlan,
+    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, Protocol,
+    RestartPlan, StdioPlan, TransportPlan,
 };
 
 /// Longest name that model APIs accept for a tool.
@@ -45,6 +45,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     compiler.separator();
     let listen = compiler.listen();
     let access = compiler.access();
+    let watch = compiler.watch();
     let backends = compiler.backends();
     if report.faults.len() > before || !report.is_ok() {
         return None;
@@ -62,6 +63,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
         rate: proxy.rate_limit.as_ref().map(super::rules::rate),
         access: access?,
         listen: listen?,
+        watch,
         backends: backends.into_iter().map(Arc::new).collect(),
     })
 }
@@ -551,6 +553,11 @@ fn plan(
         prefix,
         transport,
         isolation,
+        protocol: match table.protocol {
+            ProtocolKey::Auto => Protocol::Auto,
+            ProtocolKey::Legacy => Protocol::Legacy,
+            ProtocolKey::Modern => Protocol::Modern,
+        },
         startup_timeout: table.startup_timeout_seconds.0,
         restart,
         call_timeout: seconds.unwrap_or(limits::CALL_TIMEOUT),
@@ -654,7 +661,7 @@ pub(super) struct Url {
     pub(super) https: bool,
     /// Lower case, IPv6 without brackets.
     pub(super) host: String,
-    port: u16,
+    pub(super) port: u16,
     /// Path and query.
     pub(super) target: String,
 }
@@ -724,12 +731,12 @@ fn escapes_are_whole(target: &str) -> bool {
 }
 
 /// RFC 9110 §5.6.2.
-fn is_token(b: u8) -> bool {
+pub(super) fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
 /// Why a header must not be configured.
-fn refused_header(lower: &str) -> Option<&'static str> {
+pub(super) fn refused_header(lower: &str) -> Option<&'static str> {
     match lower {
         "host" => Some("it follows from the url"),
         "connection"
@@ -800,11 +807,11 @@ fn is_found(command: &str, cwd: Option<&Path>, env: &[(String, String)]) -> bool
 // ---------------------------------------------------------------------------------------------
 
 /// A key of `[backends.tls]` and what is wrong with it.
-type TlsFault = (&'static str, String);
+pub(super) type TlsFault = (&'static str, String);
 
 /// What a TLS client is made of.
 #[derive(Hash)]
-struct TlsFiles {
+pub(super) struct TlsFiles {
     ca: Option<Vec<u8>>,
     cert: Option<Vec<u8>>,
     key: Option<Vec<u8>>,
@@ -812,7 +819,7 @@ struct TlsFiles {
 }
 
 impl TlsFiles {
-    fn read(table: &TlsTable, folder: &Path) -> Result<TlsFiles, TlsFault> {
+    pub(super) fn read(table: &TlsTable, folder: &Path) -> Result<TlsFiles, TlsFault> {
         let read = |key: &'static str, path: &Option<String>| -> Result<_, TlsFault> {
             let Some(path) = path else { return Ok(None) };
             let path = folder.join(path);
@@ -830,7 +837,7 @@ impl TlsFiles {
 
     /// The client for these settings; one for all backends and reloads that have the same: TLS
     /// sessions are resumed across them, and the host's authorities are read once.
-    fn client(&self) -> Result<Arc<rustls::ClientConfig>, TlsFault> {
+    pub(super) fn client(&self) -> Result<Arc<rustls::ClientConfig>, TlsFault> {
         static CLIENTS: Mutex<Vec<(u64, Weak<rustls::ClientConfig>)>> = Mutex::new(Vec::new());
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);

@@ -18,8 +18,9 @@ use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
-    Args, AuthKind, Count, EnvValue, GiveUp, Glob, Inherit, IsolationKey, KeyDoc, Millis, Node,
-    Reader, Seconds, Secret, Setting, Share, SignedBy, Transport, Value, join, table,
+    AdminToolsKey, Args, AuditKey, AuthKind, Count, EnvValue, Fraction, GiveUp, Glob, Inherit,
+    IsolationKey, KeyDoc, Millis, Node, ProtocolKey, Reader, Seconds, Secret, Setting, Share,
+    SignedBy, Transport, Value, join, masked, table,
 };
 use crate::limits;
 
@@ -75,6 +76,14 @@ macro_rules! tables {
                 Some(table)
             }
             fn show(&self) -> Option<String> { None }
+            fn write_table(&self, path: &str, brackets: (&str, &str), out: &mut String) {
+                out.push_str(&format!("\n{}{path}{}\n", brackets.0, brackets.1));
+                $(if let Some(text) = self.$key.show() {
+                    let key = stringify!($key);
+                    out.push_str(&format!("{key} = {}\n", masked(key, text)));
+                })*
+                $(self.$key.write_table(&join(path, stringify!($key)), ("[", "]"), out);)*
+            }
             fn keys() -> Vec<KeyDoc> {
                 let table = $table::default();
                 let needs: &[&str] = &$needs;
@@ -100,6 +109,8 @@ tables! {
         auth: Option<AuthTable> = None;
         /// What is refused.
         security: SecurityTable = SecurityTable::default();
+        /// What is told to the outside.
+        observability: ObservabilityTable = ObservabilityTable::default();
         /// The servers behind it, in the order in which lists show them.
         backends: Vec<BackendTable> = Vec::new();
     }
@@ -126,6 +137,9 @@ tables! {
         /// A .mcp.json or mcp.json file whose servers are added as backends; of two with the same
         /// name the one in this file wins. A relative path starts at this file's folder.
         import_backends: Option<String> = None;
+        /// Which tools of the proxy's own clients see, for those who may administer it: "off", "read"
+        /// (list_backends, health_check, session_count, config), or "full".
+        admin_tools: AdminToolsKey = AdminToolsKey::Read;
         /// How many requests are admitted, all clients and backends together; notifications do not
         /// count.
         rate_limit: Option<RateTable> = None;
@@ -249,6 +263,54 @@ tables! {
         admin_token: Option<Secret> = None;
     }
 
+    /// `[observability]`: what is told to the outside.
+    table ObservabilityTable needs [], {
+        /// What is logged to standard error: error, warn, info, debug, trace or off, or directives as
+        /// RUST_LOG has them; --log-level and RUST_LOG itself win over it.
+        log_level: String = "info".to_owned();
+        /// Whether that log is JSON, one object a line.
+        json_logs: bool = false;
+        /// One JSON line for each MCP message that arrives, whatever becomes of it: true writes to
+        /// standard error, { path = "audit.log" } to the end of a file, which SIGUSR1 makes it open
+        /// anew. A relative path starts at this file's folder. include_arguments = true adds the
+        /// arguments of calls.
+        audit: AuditKey = AuditKey::default();
+        /// Metrics for Prometheus, at /admin/metrics.
+        metrics: MetricsTable = MetricsTable::default();
+        /// Every HTTP request, as JSON lines.
+        access_log: AccessLogTable = AccessLogTable::default();
+        /// Spans for OpenTelemetry.
+        tracing: TracingTable = TracingTable::default();
+    }
+
+    /// `[observability.metrics]`: metrics for Prometheus.
+    table MetricsTable needs [], {
+        /// Whether anything is counted.
+        enabled: bool = true;
+    }
+
+    /// `[observability.access_log]`: every HTTP request, on standard error.
+    table AccessLogTable needs [], {
+        /// Whether there is one.
+        enabled: bool = false;
+    }
+
+    /// `[observability.tracing]`: spans for OpenTelemetry.
+    table TracingTable needs [], {
+        /// Whether spans are recorded, and trace contexts passed on with the proxy's own span in them;
+        /// else contexts go through untouched.
+        enabled: bool = false;
+        /// A collector that takes OTLP over HTTP; /v1/traces is put behind it.
+        endpoint: String = "http://localhost:4318".to_owned();
+        /// The service that the spans belong to. Default: proxy.name.
+        service_name: Option<String> = None;
+        /// The share of traces that are recorded, of those that begin here; the rest follow the
+        /// decision that came with them.
+        sample_ratio: Fraction = Fraction(1.0);
+        /// Sent to the collector with every request.
+        headers: BTreeMap<String, Secret> = BTreeMap::new();
+    }
+
     /// `[[backends]]`: one server behind the proxy.
     table BackendTable needs ["name", "transport"], {
         /// Unique; A-Z a-z 0-9 _ - . without the separator; not "proxy".
@@ -280,7 +342,8 @@ tables! {
         /// http: sent with every request.
         headers: BTreeMap<String, Secret> = BTreeMap::new();
         /// http: whether the client's own Authorization is sent to this backend, instead of a token of
-        /// the proxy: a server that is not yours could use it to call this proxy as that client.
+        /// the proxy: a server that is not yours could use it to call this proxy as that client. The
+        /// proxy cannot ask such a server what it speaks: protocol = "auto" means "legacy" then.
         forward_auth: bool = false;
         /// http: how an https server is verified, and how the proxy identifies itself to it.
         tls: TlsTable = TlsTable::default();
@@ -291,6 +354,9 @@ tables! {
         /// "session" gives every client session its own backend session (http) or child (stdio),
         /// "shared" lets all clients share one. Default: "session" for http, "shared" for stdio.
         isolation: Option<IsolationKey> = None;
+        /// Which revisions of MCP it is spoken to in: "legacy" with sessions (up to 2025-11-25),
+        /// "modern" without (2026-07-28), "auto" finds out, each time the backend comes up.
+        protocol: ProtocolKey = ProtocolKey::Auto;
         /// A start that takes longer is given up and tried again.
         startup_timeout_seconds: Seconds<1, 3_600> = Seconds(limits::STARTUP_TIMEOUT);
         /// stdio: children at most, where each session has its own.
@@ -536,6 +602,7 @@ pub struct ProxyConfig {
     pub(super) security: SecurityTable,
     /// Folder at which relative paths of the file itself start.
     pub(super) folder: PathBuf,
+    pub(super) observability: ObservabilityTable,
     pub(super) backends: Vec<NamedBackend>,
     /// Where each key stands.
     pub(super) spots: Spots,
@@ -617,6 +684,30 @@ impl ProxyConfig {
         self.proxy.listen.port = Count(addr.port().into());
     }
 
+    /// What is in force, as TOML: defaults and imported servers too, secrets as `***`.
+    pub fn effective(&self) -> String {
+        let mut out = String::new();
+        let brackets = ("[", "]");
+        self.proxy.write_table("proxy", brackets, &mut out);
+        self.auth.write_table("auth", brackets, &mut out);
+        self.security.write_table("security", brackets, &mut out);
+        self.observability.write_table("observability", brackets, &mut out);
+        for backend in &self.backends {
+            backend.table.write_table("backends", ("[[", "]]"), &mut out);
+        }
+        out.trim_start().to_owned()
+    }
+
+    /// `observability.log_level`.
+    pub fn log_level(&self) -> &str {
+        &self.observability.log_level
+    }
+
+    /// `observability.json_logs`.
+    pub fn json_logs(&self) -> bool {
+        self.observability.json_logs
+    }
+
     /// `proxy.name`.
     pub fn name(&self) -> &str {
         &self.proxy.name
@@ -638,6 +729,7 @@ impl ProxyConfig {
             auth: None,
             security: SecurityTable::default(),
             folder: PathBuf::new(),
+            observability: ObservabilityTable::default(),
             backends: Vec::new(),
             spots: Spots::default(),
             file: file.to_owned(),
@@ -690,6 +782,7 @@ fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<Pr
     config.auth = root.auth;
     config.security = root.security;
     config.folder.clone_from(&world.folder);
+    config.observability = root.observability;
     let folder = &world.folder;
     config.backends = root
         .backends
@@ -857,6 +950,52 @@ mod tests {
         assert_eq!(web.bearer_token.as_ref().unwrap().expose(), "t");
         assert_eq!(web.headers["X-A"].expose(), "b");
         assert_eq!((web.max_connections, web.idle_seconds.0.as_secs()), (Count(9), 10));
+    }
+
+    /// What `GET /admin/config` shows can be read again, and tells no secret.
+    #[test]
+    fn the_effective_configuration() {
+        let text = r#"
+            [proxy]
+            name = "p"
+            rate_limit = { requests = 5 }
+            [observability]
+            audit = { path = "/var/log/audit", include_arguments = true }
+            [observability.tracing.headers]
+            X-Key = "s3cret-a"
+            [[backends]]
+            name = "a"
+            transport = "stdio"
+            command = "true"
+            args = ["--token", "s3cret-b"]
+            env = { KEY = "s3cret-c" }
+            default_args = { key = "${SET}", x = [1, { y = 2 }] }
+            circuit_breaker = {}
+            [[backends.aliases]]
+            from = "x"
+            to = "y"
+            [[backends]]
+            name = "b"
+            transport = "http"
+            url = "http://h/mcp?key=s3cret-d"
+            bearer_token = "s3cret-e"
+            headers = { X-A = "s3cret-f" }
+        "#;
+        let shown = check(text).unwrap().effective();
+        assert!(!shown.contains("s3cret") && !shown.contains("value"), "{shown}");
+        for part in [
+            "\nrequests = 5\n",
+            "\nport = 8080\n",
+            "\n[[backends.aliases]]\n",
+            "\nfailure_rate_threshold = 0.5\n",
+            "\nurl = \"http://h/mcp?***\"\n",
+            "audit = { path = \"/var/log/audit\", include_arguments = true }",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        let document: toml::Table = shown.parse().unwrap_or_else(|e| panic!("{e}: {shown}"));
+        assert_eq!(document["backends"].as_array().unwrap().len(), 2);
+        assert!(document["backends"][1].as_table().unwrap().get("aliases").is_none());
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::backend::health::Board;
 use crate::limits;
 use crate::plan::{Plan, WorkerId};
 use crate::rt::{Driver, mailbox};
+use crate::telemetry::Kit;
+use crate::telemetry::desk::Reply;
 use crate::worker::Seat;
 use crate::worker::orders::Mail;
 use crate::world::Counts;
@@ -45,6 +47,8 @@ impl Crew {
         driver: Driver,
         connections_max: usize,
         board: &Arc<Board>,
+        counts: &Arc<Counts>,
+        kits: Vec<Kit>,
         work: Work,
     ) -> Result<(Crew, SocketAddr), String> {
         let mut listen = plan.listen.addr;
@@ -59,16 +63,16 @@ impl Crew {
             told: vec![false; plan.workers],
             fallen: None,
         };
-        let counts = Arc::new(Counts::default());
+        debug_assert_eq!(kits.len(), plan.workers);
         let mut starting = Vec::new();
-        for (id, mail) in seats.into_iter().enumerate() {
+        for ((id, mail), kit) in seats.into_iter().enumerate().zip(kits) {
             let (plan, board, counts) = (plan.clone(), board.clone(), counts.clone());
             let (told, is_ready) = sync_channel(1);
             let ready = Box::new(move |addr| {
                 let _ = told.send(addr);
             });
             let seat =
-                Seat { id, plan, driver, listen, mail, board, counts, connections_max, ready };
+                Seat { id, plan, driver, listen, mail, board, counts, kit, connections_max, ready };
             crew.threads.push(Some(start_worker(seat, work)?));
             if id == 0 {
                 listen = crew.wait_ready(&is_ready, listen)?;
@@ -135,6 +139,11 @@ impl Crew {
         }
     }
 
+    /// Sends a worker the answer to its question; one that is too busy goes without.
+    pub(super) fn tell(&self, worker: WorkerId, token: u64, reply: Reply) {
+        let _ = self.orders.send(worker, Mail::Told(token, reply));
+    }
+
     /// Whether every thread has ended.
     pub(super) fn is_done(&self) -> bool {
         self.threads.iter().flatten().all(JoinHandle::is_finished)
@@ -146,7 +155,11 @@ fn start_worker(seat: Seat, work: Work) -> Result<JoinHandle<io::Result<()>>, St
     let id = seat.id;
     std::thread::Builder::new()
         .name(format!("worker-{id}"))
-        .spawn(move || work(seat))
+        .spawn(move || {
+            let thread = rustix::thread::gettid().as_raw_nonzero().get();
+            seat.kit.meter.metrics().set_thread(id, thread as u32);
+            work(seat)
+        })
         .map_err(|error| format!("cannot start worker {id}: {error}"))
 }
 

@@ -7,6 +7,7 @@
 //! block or be futures under any executor.
 
 mod access;
+mod admin;
 mod banner;
 mod compile;
 pub mod config;
@@ -15,28 +16,37 @@ pub mod diagnose;
 mod import;
 mod jwks;
 mod rules;
+mod scrape;
 mod setting;
+mod watching;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use admin::Office;
 pub use banner::{greeting, status, summary};
 use config::ProxyConfig;
 use crew::{Crew, Work};
 use diagnose::Report;
+use scrape::Admitted;
+use watching::Watching;
 
 use crate::auth::Scheme;
 use crate::backend::health::{Board, Note, State as Health};
 use crate::limits;
 use crate::plan::Plan;
 use crate::rt::Driver;
+use crate::telemetry::desk::Question;
+use crate::telemetry::lines::Orders;
 use crate::worker;
+use crate::world::Counts;
 
 /// Why a proxy does not run, or no longer.
 #[derive(Clone, Debug, PartialEq)]
@@ -181,6 +191,11 @@ impl Handle {
         self.0.change(|state| state.shutdown_wanted = true);
     }
 
+    /// Opens the files of logs anew, which may have been moved away.
+    pub fn reopen_logs(&self) {
+        self.0.lines.reopen.store(true, Ordering::Release);
+    }
+
     /// Blocks until the proxy has ended.
     ///
     /// # Errors
@@ -227,6 +242,8 @@ pub struct BackendStatus {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// What the writer of log lines is told.
+    lines: Arc<Orders>,
 }
 
 #[derive(Default)]
@@ -363,27 +380,57 @@ fn control(
     }
     let statuses: Vec<BackendStatus> = plan.backends.iter().map(|b| banner::starting(b)).collect();
     shared.change(|state| state.backends = statuses);
-    let (notes, inbox) = sync_channel(limits::NOTES_LEN);
-    let tell = Box::new(move |note| drop(notes.try_send(note)));
+    let (letters, inbox) = sync_channel(limits::NOTES_LEN);
+    let notes = letters.clone();
+    let tell = Box::new(move |note| drop(notes.try_send(Letter::Note(note))));
+    let ask: Arc<dyn Fn(Question) -> Result<(), Question> + Send + Sync> =
+        Arc::new(move |question| {
+            letters.try_send(Letter::Question(question)).map_err(|back| match back {
+                TrySendError::Full(Letter::Question(question))
+                | TrySendError::Disconnected(Letter::Question(question)) => question,
+                _ => unreachable!("what was sent comes back"),
+            })
+        });
     let board = Board::new(plan.workers, plan.backends.len(), tell);
-    let (mut crew, addr) =
-        Crew::start(&plan, driver, connections_max, &board, work).map_err(ProxyError::Start)?;
+    let counts = Arc::new(Counts::default());
+    let mut watching = Watching::start(&plan, config, &shared.lines).map_err(ProxyError::Start)?;
+    let kits = watching.kits(plan.workers, &ask);
+    let (mut crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, work)
+        .map_err(ProxyError::Start)?;
     tracing::info!("listening on {addr}");
     shared.change(|state| {
         state.addr = Some(addr);
         state.tls = plan.listen.tls.is_some();
         state.phase = Phase::Serving;
     });
-    let news = News { inbox, board, plan: &plan, shared };
-    watch(&mut crew, &news)?;
-    tracing::info!("shutting down");
-    end(&mut crew, &news)
+    let office = Office {
+        config,
+        plan: &plan,
+        board: board.clone(),
+        counts,
+        metrics: watching.metrics.clone(),
+        shared,
+        admitted: Admitted::default(),
+    };
+    let mut news = News { inbox, board, plan: &plan, shared, office };
+    let outcome = watch(&mut crew, &mut news).and_then(|()| {
+        tracing::info!("shutting down");
+        end(&mut crew, &mut news)
+    });
+    watching.end();
+    outcome
+}
+
+/// What workers write to the control thread.
+enum Letter {
+    Note(Note),
+    Question(Question),
 }
 
 /// Until the end is wanted, or a worker has fallen.
-fn watch(crew: &mut Crew, news: &News<'_>) -> Result<(), ProxyError> {
+fn watch(crew: &mut Crew, news: &mut News<'_>) -> Result<(), ProxyError> {
     loop {
-        news.take();
+        news.take(crew);
         if let Some(message) = crew.fallen() {
             tracing::error!("{message}; the proxy ends, as it can no longer be trusted");
             crew.drain();
@@ -396,7 +443,7 @@ fn watch(crew: &mut Crew, news: &News<'_>) -> Result<(), ProxyError> {
 }
 
 /// Lets every worker finish, and gives up on those that do not.
-fn end(crew: &mut Crew, news: &News<'_>) -> Result<(), ProxyError> {
+fn end(crew: &mut Crew, news: &mut News<'_>) -> Result<(), ProxyError> {
     // Behind the workers' own limit, children have theirs.
     let children = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER;
     let limit = news.plan.shutdown_timeout + children + limits::SHUTDOWN_SLACK;
@@ -413,32 +460,47 @@ fn end(crew: &mut Crew, news: &News<'_>) -> Result<(), ProxyError> {
             tracing::warn!("some workers do not end: they are left behind");
             return Ok(());
         }
-        news.take();
+        news.take(crew);
     }
 }
 
 /// What is heard of backends; they log it themselves.
 struct News<'a> {
-    inbox: Receiver<Note>,
+    inbox: Receiver<Letter>,
     board: Arc<Board>,
     plan: &'a Plan,
     shared: &'a Shared,
+    office: Office<'a>,
 }
 
 impl News<'_> {
     /// Takes in what there is, for one tick or until something has come.
-    fn take(&self) {
+    fn take(&mut self, crew: &Crew) {
+        let questions = self.notes();
+        for Question { worker, token, wanted } in questions {
+            crew.tell(worker, token, self.office.answer(wanted));
+        }
+    }
+
+    /// Takes the notes in; the questions that came with them.
+    fn notes(&mut self) -> Vec<Question> {
+        let mut questions = Vec::new();
         if let Ok(first) = self.inbox.recv_timeout(limits::CONTROL_TICK) {
-            for note in std::iter::once(first).chain(self.inbox.try_iter().take(limits::NOTES_LEN))
-            {
-                let Note::Backend { id, state, tools, detail } = note;
-                self.update(id, state, tools, Some(detail));
+            let more = self.inbox.try_iter().take(limits::NOTES_LEN);
+            for letter in std::iter::once(first).chain(more) {
+                match letter {
+                    Letter::Note(Note::Backend { id, state, tools, detail }) => {
+                        self.update(id, state, tools, Some(detail));
+                    }
+                    Letter::Question(question) => questions.push(question),
+                }
             }
         }
         // Notes are dropped when there are too many; the board is always right.
         for id in 0..self.plan.backends.len() {
             self.update(id, self.board.state(id), self.board.tools(id), None);
         }
+        questions
     }
 
     /// Tells those who look, if it is new; without a detail the last one stays.
@@ -686,7 +748,8 @@ mod tests {
     fn news_of_backends_reach_those_who_wait() {
         let shared = Shared::default();
         let mut report = Report::default();
-        let plan = compile::compile(&any_port(), &mut report).unwrap();
+        let config = any_port();
+        let plan = compile::compile(&config, &mut report).unwrap();
         let statuses = plan.backends.iter().map(|b| banner::starting(b)).collect();
         shared.change(|state| {
             state.backends = statuses;
@@ -694,7 +757,16 @@ mod tests {
         });
         let (notes, inbox) = sync_channel(8);
         let board = Board::new(2, 2, Box::new(|_| {}));
-        let news = News { inbox, board, plan: &plan, shared: &shared };
+        let office = Office {
+            config: &config,
+            plan: &plan,
+            board: board.clone(),
+            counts: Default::default(),
+            metrics: crate::telemetry::metrics::Metrics::new(true, 2, Vec::new(), &["other"]),
+            shared: &shared,
+            admitted: Admitted::default(),
+        };
+        let mut news = News { inbox, board, plan: &plan, shared: &shared, office };
         assert_eq!(shared.wait(Some(Duration::from_millis(1)), State::settled), None);
         let note = |id, state, tools, detail: Option<&str>| Note::Backend {
             id,
@@ -713,9 +785,9 @@ mod tests {
         assert!(shown.contains("a  stdio  up, 3 tools\n"), "{shown}");
         assert!(shown.contains("b  http   backoff: x y\n"), "{shown}");
         // A note beyond the plan harms nobody, and the board has the last word.
-        notes.send(note(7, Health::Up, 1, None)).unwrap();
-        notes.send(note(0, Health::Down, 1, Some("why"))).unwrap();
-        news.take();
+        notes.send(Letter::Note(note(7, Health::Up, 1, None))).unwrap();
+        notes.send(Letter::Note(note(0, Health::Down, 1, Some("why")))).unwrap();
+        assert!(news.notes().is_empty());
         let backends = shared.lock().backends.clone();
         assert_eq!((backends[0].state, backends[0].tools), (Health::Starting, 0));
         assert_eq!(backends[0].detail.as_deref(), Some("why"));

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
@@ -316,6 +317,21 @@ pub(super) trait Setting: Sized {
     fn keys() -> Vec<KeyDoc> {
         Vec::new()
     }
+    /// Appends it as TOML with its header, if it is a table.
+    fn write_table(&self, _path: &str, _brackets: (&str, &str), _out: &mut String) {}
+}
+
+/// What `show` says of a key, without what may be a secret in it although its kind is not.
+pub(super) fn masked(key: &str, text: String) -> String {
+    match key {
+        // Arguments of a command; those of a tool are a table, and hide what was a variable.
+        "args" if text.starts_with('[') && text != "[]" => "[\"***\"]".to_owned(),
+        "url" | "endpoint" | "jwks_uri" | "public_url" => match text.split_once('?') {
+            Some((url, _)) => format!("{url}?***\""),
+            None => text,
+        },
+        _ => text,
+    }
 }
 
 impl Setting for String {
@@ -458,6 +474,92 @@ fn seconds(node: &Node) -> Option<Duration> {
     Duration::try_from_secs_f64(number).ok()
 }
 
+/// A number from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Fraction(pub(super) f64);
+
+impl Setting for Fraction {
+    fn accepts() -> String {
+        "a number from 0 to 1".to_owned()
+    }
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match node.value {
+            Value::Integer(Some(number)) => Some(number as f64),
+            Value::Float(number) => Some(number),
+            _ => None,
+        }
+        .filter(|number| (0.0..=1.0).contains(number))
+        .map(Fraction)
+        .or_else(|| {
+            reader.refuse::<Self>(node, path);
+            None
+        })
+    }
+    fn show(&self) -> Option<String> {
+        Some(format!("{:?}", self.0))
+    }
+}
+
+/// `observability.audit`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct AuditKey {
+    pub(super) enabled: bool,
+    /// `None` = standard error.
+    pub(super) path: Option<PathBuf>,
+    pub(super) include_arguments: bool,
+}
+
+impl Setting for AuditKey {
+    fn accepts() -> String {
+        "true, false, or a table with path and include_arguments".to_owned()
+    }
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let entries = match &node.value {
+            Value::Bool(enabled) => {
+                return Some(AuditKey { enabled: *enabled, ..AuditKey::default() });
+            }
+            Value::Table(entries) => entries,
+            _ => {
+                reader.refuse::<Self>(node, path);
+                return None;
+            }
+        };
+        let mut audit = AuditKey { enabled: true, ..AuditKey::default() };
+        for (key, node) in entries {
+            let path = join(path, &key.name);
+            reader.note(&path, key, node);
+            match key.name.as_str() {
+                "path" => {
+                    let text = String::read(node, &path, reader)?;
+                    audit.path = Some(reader.world.folder.join(text));
+                }
+                "include_arguments" => {
+                    audit.include_arguments = bool::read(node, &path, reader)?;
+                }
+                _ => {
+                    let message = "unknown key, accepted: path, include_arguments";
+                    reader.fault(key.offset, &path, message);
+                }
+            }
+        }
+        Some(audit)
+    }
+    fn show(&self) -> Option<String> {
+        let mut keys = Vec::new();
+        if let Some(path) = &self.path {
+            keys.push(format!("path = {}", toml_text(&path.display().to_string())));
+        }
+        if self.include_arguments {
+            keys.push("include_arguments = true".to_owned());
+        }
+        Some(match (self.enabled, keys.is_empty()) {
+            (false, _) => "false".to_owned(),
+            (true, true) => "true".to_owned(),
+            (true, false) => format!("{{ {} }}", keys.join(", ")),
+        })
+    }
+}
+
 impl<T: Setting> Setting for Option<T> {
     const SECRET: bool = T::SECRET;
     const IS_TABLE: bool = T::IS_TABLE;
@@ -469,6 +571,11 @@ impl<T: Setting> Setting for Option<T> {
     }
     fn show(&self) -> Option<String> {
         self.as_ref().and_then(T::show)
+    }
+    fn write_table(&self, path: &str, brackets: (&str, &str), out: &mut String) {
+        if let Some(table) = self {
+            table.write_table(path, brackets, out);
+        }
     }
     fn keys() -> Vec<KeyDoc> {
         T::keys()
@@ -504,6 +611,11 @@ impl<T: Setting> Setting for Vec<T> {
         }
         let items: Option<Vec<String>> = self.iter().map(T::show).collect();
         Some(format!("[{}]", items?.join(", ")))
+    }
+    fn write_table(&self, path: &str, _brackets: (&str, &str), out: &mut String) {
+        for table in self {
+            table.write_table(path, ("[[", "]]"), out);
+        }
     }
     fn keys() -> Vec<KeyDoc> {
         T::keys()
@@ -780,6 +892,16 @@ macro_rules! choices {
 }
 
 choices! {
+    /// `proxy.admin_tools`.
+    choice AdminToolsKey {
+        /// None.
+        Off = "off",
+        /// Those that change nothing.
+        Read = "read",
+        /// All.
+        Full = "full",
+    }
+
     /// `transport`.
     choice Transport {
         /// A child process.
@@ -794,6 +916,16 @@ choices! {
         Bearer = "bearer",
         /// Tokens of an issuer.
         Jwt = "jwt",
+    }
+
+    /// `protocol`.
+    choice ProtocolKey {
+        /// Found out.
+        Auto = "auto",
+        /// With sessions.
+        Legacy = "legacy",
+        /// Without.
+        Modern = "modern",
     }
 
     /// `isolation`.

@@ -5,9 +5,11 @@
 use std::borrow::Cow;
 use std::io;
 
+use super::Ask;
 use crate::error::{Error, Kind};
 use crate::http::{Connection, sse};
 use crate::jsonrpc;
+use crate::mcp::revision::MODERN;
 
 pub(super) const JSON: &str = "Content-Type: application/json\r\n";
 pub(super) const EVENTS: &str = "Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\n\
@@ -16,11 +18,13 @@ pub(super) const EVENTS: &str = "Content-Type: text/event-stream\r\nCache-Contro
 /// Sends an error as the response to a request, and when to try again if that is known.
 pub(super) async fn refused(
     connection: &mut Connection,
-    cors: &str,
+    ask: &Ask,
     streaming: bool,
     error: &Error,
     id: &[u8],
 ) -> io::Result<()> {
+    ask.facts.failed(error);
+    let cors = ask.cors.as_str();
     let answer = error_answer(error, id);
     match error.wait() {
         Some(wait) if !streaming => {
@@ -56,9 +60,17 @@ pub(super) fn with<'a>(lines: &'a str, cors: &str) -> Cow<'a, str> {
 pub(super) fn error_answer(error: &Error, id: &[u8]) -> Vec<u8> {
     let mut answer = Vec::with_capacity(128);
     let mut data = Vec::new();
-    if error.kind() == Kind::ResourceNotFound {
+    if matches!(error.kind(), Kind::ResourceNotFound | Kind::UnknownResource) {
         // 2025-11-25, Server Features, Resources, Error Handling.
         data.extend_from_slice(b"{\"uri\":");
+        jsonrpc::quote(error.public_context(), &mut data);
+        data.push(b'}');
+    } else if error.kind() == Kind::UnsupportedVersion {
+        // 2026-07-28, Versioning, Protocol Version Negotiation.
+        let _ = io::Write::write_fmt(
+            &mut data,
+            format_args!("{{\"supported\":[\"{MODERN}\"],\"requested\":"),
+        );
         jsonrpc::quote(error.public_context(), &mut data);
         data.push(b'}');
     } else if let Some(wait) = error.wait() {
@@ -73,14 +85,27 @@ pub(super) fn error_answer(error: &Error, id: &[u8]) -> Vec<u8> {
 /// Refuses a request before or beside JSON-RPC: an HTTP status, and an error body.
 pub(super) async fn refuse(
     connection: &mut Connection,
-    cors: &str,
+    ask: &Ask,
     error: &Error,
     id: &[u8],
 ) -> io::Result<()> {
+    refuse_with(connection, ask, &ask.cors, error, id).await
+}
+
+/// As [`refuse`], with these lines in the place of those of CORS alone.
+pub(super) async fn refuse_with(
+    connection: &mut Connection,
+    ask: &Ask,
+    more: &str,
+    error: &Error,
+    id: &[u8],
+) -> io::Result<()> {
+    ask.facts.failed(error);
     tracing::debug!(%error, peer = %connection.peer(), "refused");
-    let mut lines = format!("{JSON}{cors}");
+    let mut lines = format!("{JSON}{more}");
     match error.kind() {
         Kind::MethodNotAllowed => lines.push_str("Allow: GET, POST, DELETE, OPTIONS\r\n"),
+        Kind::NotPost => lines.push_str("Allow: POST, OPTIONS\r\n"),
         Kind::Capacity => lines.push_str("Retry-After: 1\r\n"),
         _ => {}
     }

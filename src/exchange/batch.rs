@@ -3,9 +3,11 @@
 //! Next: `stream`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::answer::{EVENTS, JSON, error_answer, refuse, with};
+use super::facts::Ends;
 use super::relay::collect;
 use super::session::{Outcome, perform};
 use super::{Ask, method_of, session_of};
@@ -30,45 +32,65 @@ pub(super) async fn batch(
         Ok(record) if record.revision.batches() => record,
         Ok(_) => {
             let error = refused("batches exist in revision 2025-03-26 only");
-            return refuse(connection, &ask.cors, &error, b"null").await;
+            return refuse(connection, ask, &error, b"null").await;
         }
-        Err(error) => return refuse(connection, &ask.cors, &error, b"null").await,
+        Err(error) => return refuse(connection, ask, &error, b"null").await,
     };
     if messages.is_empty() || messages.len() > limits::BATCH_MAX {
         let error = refused("a batch has 1 to 100 messages");
-        return refuse(connection, &ask.cors, &error, b"null").await;
+        return refuse(connection, ask, &error, b"null").await;
     }
+    // Its elements are accounted for one by one.
+    ask.facts.is_array();
+    let peer = connection.peer();
     let mut requests = 0;
     let (sender, mut answers) = rt::local::queue::<(bool, Vec<u8>)>(limits::BATCH_MAX);
     for span in messages {
         let element = span.of(body).to_vec();
+        let ask = ask.again();
+        ask.facts.expect_message();
+        ask.facts.body(element.len());
         let envelope = match jsonrpc::scan(&element) {
             Ok(envelope) => envelope,
             Err(fault) => {
                 requests += 1;
-                let _ = sender.try_send((true, error_answer(&fault.into(), b"null")));
+                let error = fault.into();
+                ask.facts.failed(&error);
+                account(world, &ask, peer, 0);
+                let _ = sender.try_send((true, error_answer(&error, b"null")));
                 continue;
             }
         };
         requests += usize::from(envelope.kind == MessageKind::Request);
+        let method = method_of(&element, &envelope);
+        ask.facts.message(world, method, &element, &envelope, ask.context.as_deref());
+        ask.facts.session(&record);
         let (world, record, sender) = (world.clone(), record.clone(), sender.clone());
-        let who = ask.who.clone();
         rt::spawn("batch element", async move {
-            let outcome = if envelope.kind == MessageKind::Request
-                && method_of(&element, &envelope) == Method::Initialize
-            {
+            let outcome = if envelope.kind == MessageKind::Request && method == Method::Initialize {
                 let id = envelope.id.map_or(&b"null"[..], |id| id.of(&element));
                 Outcome::Answer(error_answer(&refused("initialize stands alone"), id))
             } else {
-                perform(&world, &record, &who, element, envelope).await
+                perform(&world, &ask, &record, element, envelope).await
             };
-            match outcome {
-                Outcome::Accepted => {}
-                Outcome::Answer(answer) => drop(sender.send((true, answer)).await),
-                Outcome::Refused { error, id } => {
-                    drop(sender.send((true, error_answer(&error, &id))).await);
+            let answer = match outcome {
+                Outcome::Accepted => {
+                    ask.facts.well();
+                    None
                 }
-                Outcome::Relay(relay) => collect(relay, &sender).await,
+                Outcome::Answer(answer) => {
+                    ask.facts.answered(&answer);
+                    Some(answer)
+                }
+                Outcome::Refused { error, id } => {
+                    ask.facts.failed(&error);
+                    Some(error_answer(&error, &id))
+                }
+                Outcome::Relay(relay) => collect(&ask, relay, &sender).await,
+            };
+            account(&world, &ask, peer, answer.as_ref().map_or(0, Vec::len));
+            if let Some(answer) = answer {
+                drop(sender.send((true, answer)).await);
             }
         });
     }
@@ -103,4 +125,10 @@ pub(super) async fn batch(
     array.extend_from_slice(&held.join(&b','));
     array.push(b']');
     connection.answer(200, &with(JSON, &ask.cors), &array).await
+}
+
+/// Accounts for one message of an array.
+fn account(world: &World, ask: &Ask, peer: SocketAddr, bytes_out: usize) {
+    let principal = ask.principal.as_deref();
+    ask.facts.account(world, &Ends { peer, principal, bytes_out: bytes_out as u64 });
 }

@@ -6,11 +6,11 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Who;
+use super::Ask;
 use super::private;
 use super::relay::Relay;
 use crate::auth::policy::Rights;
-use crate::backend::{Call, CallHandle, Reply};
+use crate::backend::{Call, CallHandle, Caller, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::limits;
@@ -22,20 +22,21 @@ use crate::mcp::session::SessionRecord;
 use crate::middleware::{Copy, Known, Request};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
+use crate::telemetry::metrics::{AttemptKind, Reason};
 use crate::world::World;
 
 /// Sends a call, read or get to the backend that owns its target.
 pub(super) async fn call(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
-    who: &Who,
     method: Method,
     mut message: Vec<u8>,
     mut envelope: Envelope,
     id: &[u8],
 ) -> Result<Relay> {
-    if let Some(rights) = who.rights() {
-        Box::pin(permit(world, record, rights, method, &message, &envelope)).await?;
+    if let Some(rights) = ask.who.rights() {
+        Box::pin(permit(world, ask, Some(record), rights, method, &message, &envelope)).await?;
     }
     // Where it is the lists that tell whose a name is, they must be those that the client sees.
     let view = match method == Method::ResourcesRead || world.names.bare.len() > 1 {
@@ -43,6 +44,7 @@ pub(super) async fn call(
         false => None,
     };
     let backend = aim(world, view.as_deref(), method, &mut message, &mut envelope)?;
+    ask.facts.aimed(world, backend, &message, &envelope);
     let plan = &world.plan.backends[backend];
     let own = if plan.chain.spares_calls() && plan.around.is_empty() {
         None
@@ -52,22 +54,31 @@ pub(super) async fn call(
             view => view,
         };
         let shaped = shape(world, plan, view.as_deref(), method, &mut message, &mut envelope);
-        let shaped = Box::pin(shaped).await?;
+        let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
         for copy in shaped.copies {
-            mirror(world, record, method, copy);
+            mirror(world, Some(record.clone()), None, method, copy);
         }
         Some((shaped.own, shaped.hints))
     };
     let (tool, hints) = own.unzip();
     let handle = Rc::new(CallHandle::new());
-    if let Some(authorization) = who.authorization.as_ref().filter(|_| plan.forwards()) {
+    if let Some(authorization) = ask.who.authorization.as_ref().filter(|_| plan.forwards()) {
         handle.forward(authorization.clone());
+    }
+    ask.facts.called(&handle);
+    if let Some(detail) = ask.facts.detail.get() {
+        let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
+        ask.facts.own_name(tool.as_deref().or(name.as_deref()));
+        if let Some(tracing) = &detail.tracing {
+            tracing.pass_on(&mut message, &mut envelope, &handle)?;
+        }
     }
     let in_flight = world.enter_call(record.id, id, handle.clone());
     let tool_call = method == Method::ToolsCall;
     let call = Call {
         backend,
         session: Some(record.clone()),
+        modern: None,
         tool_call,
         safe: !tool_call || hints.is_some_and(Hints::repeatable),
         tool: tool.filter(|_| tool_call),
@@ -84,9 +95,10 @@ pub(super) async fn call(
 
 /// Whether a caller may have what he asks for. Who may not is answered as if it were not there; and
 /// where rights apply, a name that no list has is answered here too, so that both look alike.
-async fn permit(
+pub(super) async fn permit(
     world: &World,
-    record: &Arc<SessionRecord>,
+    ask: &Ask,
+    record: Option<&Arc<SessionRecord>>,
     rights: &Rights,
     method: Method,
     message: &[u8],
@@ -102,10 +114,16 @@ async fn permit(
         return Ok(());
     };
     let mut there = rights.shows(what, &name);
+    if !there {
+        ask.facts.ruled_out(Reason::Auth);
+    }
     // Resources may be readable without being listed.
     if there && what != ListKind::Resources {
         world.backends.settled().await;
-        let view = view_of(world, record).await;
+        let view = match record {
+            Some(record) => view_of(world, record).await,
+            None => None,
+        };
         let shared = world.catalog.borrow();
         let catalog = view.as_deref().unwrap_or(&*shared);
         there = match world.names.resolve(&name) {
@@ -132,7 +150,7 @@ async fn view_of(world: &World, record: &Arc<SessionRecord>) -> Option<Rc<Catalo
 }
 
 /// Finds the backend of a call, and puts the backend's own name into it.
-fn aim(
+pub(super) fn aim(
     world: &World,
     view: Option<&Catalog>,
     method: Method,
@@ -194,33 +212,48 @@ fn aim(
 }
 
 /// What the rules of a backend made of a request.
-struct Shaped {
+pub(super) struct Shaped {
     /// The backend's own name.
-    own: String,
+    pub(super) own: String,
     /// What its tool says about itself.
-    hints: Hints,
+    pub(super) hints: Hints,
     /// For other backends.
-    copies: Vec<Copy>,
+    pub(super) copies: Vec<Copy>,
 }
 
 /// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
 /// it is anybody's answer.
-fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: Copy) {
+pub(super) fn mirror(
+    world: &Rc<World>,
+    session: Option<Arc<SessionRecord>>,
+    modern: Option<Rc<Caller>>,
+    method: Method,
+    copy: Copy,
+) {
     let under_way = world.copies.get();
     if under_way >= limits::COPIES_MAX {
         return;
     }
     world.copies.set(under_way + 1);
-    let (world, record) = (world.clone(), record.clone());
+    let world = world.clone();
     rt::spawn("mirrored call", async move {
         let Copy { backend, mut message, mut envelope } = copy;
         let plan = &world.plan.backends[backend];
+        let shown = match (&session, &modern) {
+            (Some(session), _) => session.authorization(),
+            (None, modern) => modern.as_ref().and_then(|caller| caller.authorization.clone()),
+        };
         let sent = async {
-            let shaped = shape(&world, plan, None, method, &mut message, &mut envelope).await?;
+            let shaped = shape(&world, plan, None, method, &mut message, &mut envelope).await;
+            let shaped = shaped.map_err(|(error, _)| error)?;
+            if world.kit.meter.enabled() {
+                world.kit.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
+            }
             let tool_call = method == Method::ToolsCall;
             let call = Call {
                 backend,
-                session: Some(record),
+                session,
+                modern,
                 tool_call,
                 safe: !tool_call || shaped.hints.repeatable(),
                 id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
@@ -231,6 +264,9 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
                 again: false,
                 handle: Rc::new(CallHandle::deaf()),
             };
+            if let Some(authorization) = shown.filter(|_| plan.forwards()) {
+                call.handle.forward(authorization);
+            }
             let mut replies = world.backends.call(call).await?;
             loop {
                 match replies.next().await? {
@@ -252,22 +288,23 @@ fn mirror(world: &Rc<World>, record: &Arc<SessionRecord>, method: Method, copy: 
     });
 }
 
-/// Takes a request through the rules of its backend.
-async fn shape(
+/// Takes a request through the rules of its backend. A refusal says which kind of rule it was.
+pub(super) async fn shape(
     world: &World,
     plan: &BackendPlan,
     view: Option<&Catalog>,
     method: Method,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
-) -> Result<Shaped> {
+) -> std::result::Result<Shaped, (Error, Option<Reason>)> {
     let (what, span) = match method {
         Method::ToolsCall => (ListKind::Tools, envelope.name),
         Method::ResourcesRead => (ListKind::Resources, envelope.uri),
         _ => (ListKind::Prompts, envelope.name),
     };
     let Some(name) = span.and_then(|span| jsonrpc::unquote(span.of(message))) else {
-        return Err(Error::new(Kind::InvalidParams).context("a name or uri is required"));
+        let error = Error::new(Kind::InvalidParams).context("a name or uri is required");
+        return Err((error, None));
     };
     let name = name.into_owned();
     if plan.chain.filter.is_some() {
@@ -295,7 +332,20 @@ async fn shape(
         envelope,
         copies: Vec::new(),
     };
-    plan.chain.request(&mut request)?;
+    if let Err(error) = plan.chain.request(&mut request) {
+        let reason = match error.kind() {
+            Kind::UnknownTool | Kind::UnknownPrompt | Kind::ResourceNotFound => {
+                Some(Reason::Filter)
+            }
+            Kind::InvalidParams => {
+                let size = request.arguments().map_or(0, <[u8]>::len);
+                let max = plan.chain.validation.as_ref().map_or(usize::MAX, |max| max.0);
+                (what == ListKind::Tools && size > max).then_some(Reason::Size)
+            }
+            _ => None,
+        };
+        return Err((error, reason));
+    }
     let hints = request.hints();
     Ok(Shaped { own: request.own, hints, copies: request.copies })
 }

@@ -10,9 +10,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::Ask;
-use super::answer::{JSON, refuse, with};
+use super::answer::{JSON, refuse, refuse_with, with};
 use crate::auth::bearer::{ADMIN, shown};
-use crate::auth::{Access, Caller, Refused};
+use crate::auth::{Access, Refused};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Connection, Method, RequestHead};
 use crate::mcp::session::Authorization;
@@ -76,10 +76,10 @@ fn refusal(refused: Refused) -> Error {
 
 /// Whether a caller may use /admin and the proxy's own tools: without `[auth]` and without
 /// `security.admin_token` whoever is on this machine, if nobody else can connect.
-pub(super) fn is_admin(world: &World, caller: Option<&Arc<Caller>>) -> bool {
+pub(super) fn is_admin(world: &World, ask: &Ask) -> bool {
     match &world.plan.access {
         None => world.plan.listen.addr.ip().is_loopback(),
-        Some(_) => caller.is_some_and(|caller| caller.admin),
+        Some(_) => ask.who.caller.as_ref().is_some_and(|caller| caller.admin),
     }
 }
 
@@ -94,7 +94,7 @@ pub(super) async fn admit_admin(world: &World, ask: &mut Ask, head: &RequestHead
             return Err(refusal(Refused::NoToken));
         }
     }
-    match is_admin(world, ask.who.caller.as_ref()) {
+    match is_admin(world, ask) {
         true => Ok(()),
         false => Err(Error::new(Kind::Forbidden).context("for administrators only")),
     }
@@ -108,6 +108,12 @@ pub(super) async fn turn_away(
     head: &RequestHead,
     error: &Error,
 ) -> io::Result<()> {
+    let lines = challenge(world, ask, head, error);
+    refuse_with(connection, ask, &lines, error, b"null").await
+}
+
+/// The lines of a refusal: those of CORS, and a challenge where a token would help.
+pub(super) fn challenge(world: &World, ask: &Ask, head: &RequestHead, error: &Error) -> String {
     let mut lines = ask.cors.clone();
     let code = match error.kind() {
         Kind::Unauthorized if head.field("authorization").is_some() => Some("invalid_token"),
@@ -140,7 +146,7 @@ pub(super) async fn turn_away(
             lines.push_str("Access-Control-Expose-Headers: WWW-Authenticate\r\n");
         }
     }
-    refuse(connection, &lines, error, b"null").await
+    lines
 }
 
 /// How clients reach this proxy.
@@ -183,7 +189,7 @@ pub(super) async fn metadata(
         Method::Options => return super::options(connection, ask).await,
         _ => {
             let error = Error::new(Kind::MethodNotAllowed);
-            return refuse(connection, &ask.cors, &error, b"null").await;
+            return refuse(connection, ask, &error, b"null").await;
         }
     }
     let place = Place::of(world, head);

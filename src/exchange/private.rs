@@ -5,8 +5,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::backend::Viewer;
 use crate::mcp::catalog::ListKind;
-use crate::mcp::session::SessionRecord;
 use crate::plan::{BackendId, BackendPlan};
 use crate::world::World;
 
@@ -27,13 +27,13 @@ pub(super) fn only(world: &World) -> Option<BackendId> {
 /// out, as one of a backend that is down is.
 pub(super) async fn with_private(
     world: &Rc<World>,
-    record: &Arc<SessionRecord>,
+    viewer: Viewer<'_>,
     kind: ListKind,
     merged: Rc<[u8]>,
 ) -> Rc<[u8]> {
     let Some(mut out) = merged.strip_suffix(b"]}").map(<[u8]>::to_vec) else { return merged };
     for backend in backends(world) {
-        let Some(list) = world.backends.list_of_client(backend.id, record, kind).await else {
+        let Some(list) = world.backends.list_of_client(backend.id, viewer, kind).await else {
             continue;
         };
         let catalog = world.catalog.borrow();

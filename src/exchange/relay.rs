@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::pin;
 
+use super::Ask;
 use super::answer::{EVENTS, JSON, error_answer, refused, respond, with};
 use crate::backend::{Replies, Reply};
 use crate::error::{Error, Kind};
@@ -24,9 +25,10 @@ pub(super) struct Relay {
 /// event stream when something precedes it.
 pub(super) async fn pass_on(
     connection: &mut Connection,
-    cors: &str,
+    ask: &Ask,
     mut relay: Relay,
 ) -> io::Result<()> {
+    let cors = ask.cors.as_str();
     let mut streaming = false;
     // The backend has asked the client something.
     let mut asked = false;
@@ -54,12 +56,17 @@ pub(super) async fn pass_on(
                 sse::write(&mut event, None, &message);
                 event
             }
-            Ok(Reply::Answer(answer)) => return respond(connection, cors, streaming, answer).await,
+            Ok(Reply::Answer(answer)) => {
+                ask.facts.answered(&answer);
+                return respond(connection, cors, streaming, answer).await;
+            }
             Ok(Reply::Streaming { len }) => {
-                return stream_on(connection, cors, streaming, len, &mut relay.replies).await;
+                ask.facts.well();
+                return stream_on(connection, ask, streaming, len, &mut relay.replies).await;
             }
             Err(error) if error.kind() == Kind::Cancelled => {
                 // The client said that it wants no answer (Utilities, Cancellation).
+                ask.facts.failed(&error);
                 if !streaming {
                     connection.begin(200, &with(EVENTS, cors), None).await?;
                 }
@@ -67,7 +74,7 @@ pub(super) async fn pass_on(
             }
             Err(error) => {
                 tracing::debug!(%error, "a call failed");
-                return refused(connection, cors, streaming, &error, &relay.id).await;
+                return refused(connection, ask, streaming, &error, &relay.id).await;
             }
         };
         event_out(connection, cors, &mut streaming, event).await?;
@@ -111,11 +118,12 @@ async fn event_out(
 /// Sends a response that is too large to hold, piece by piece; each piece waits for the client.
 async fn stream_on(
     connection: &mut Connection,
-    cors: &str,
+    ask: &Ask,
     streaming: bool,
     len: Option<u64>,
     replies: &mut Replies,
 ) -> io::Result<()> {
+    let cors = ask.cors.as_str();
     if streaming {
         // A JSON body behind an event: only a whole one can be framed as an event.
         let mut whole = Vec::new();
@@ -124,8 +132,12 @@ async fn stream_on(
                 Ok(Some(piece)) if whole.len() + piece.len() <= limits::MESSAGE_BYTES_MAX => {
                     whole.extend_from_slice(&piece);
                 }
-                Ok(None) => return respond(connection, cors, true, whole).await,
+                Ok(None) => {
+                    ask.facts.answered(&whole);
+                    return respond(connection, cors, true, whole).await;
+                }
                 _ => {
+                    ask.facts.failed(&Error::new(Kind::BadAnswer));
                     connection.abort();
                     return Ok(());
                 }
@@ -140,6 +152,7 @@ async fn stream_on(
             Err(error) => {
                 // The status is gone; a body that ends early is the only way left to say it.
                 tracing::debug!(%error, "a streamed answer broke off");
+                ask.facts.failed(&error);
                 connection.abort();
                 return Ok(());
             }
@@ -147,8 +160,12 @@ async fn stream_on(
     }
 }
 
-/// Runs one call of a batch to its end.
-pub(super) async fn collect(mut relay: Relay, out: &rt::local::Sender<(bool, Vec<u8>)>) {
+/// Runs one call of a batch to its end; its answer, if its caller still wants one.
+pub(super) async fn collect(
+    ask: &Ask,
+    mut relay: Relay,
+    out: &rt::local::Sender<(bool, Vec<u8>)>,
+) -> Option<Vec<u8>> {
     let answer = loop {
         match relay.replies.next().await {
             Ok(Reply::Notification(message) | Reply::Ask(message)) => {
@@ -169,9 +186,13 @@ pub(super) async fn collect(mut relay: Relay, out: &rt::local::Sender<(bool, Vec
                 };
                 break error.map_or(whole, |error| error_answer(&error, &relay.id));
             }
-            Err(error) if error.kind() == Kind::Cancelled => return,
-            Err(error) => break error_answer(&error, &relay.id),
+            Err(error) => {
+                ask.facts.failed(&error);
+                let cancelled = error.kind() == Kind::Cancelled;
+                return (!cancelled).then(|| error_answer(&error, &relay.id));
+            }
         }
     };
-    let _ = out.send((true, answer)).await;
+    ask.facts.answered(&answer);
+    Some(answer)
 }

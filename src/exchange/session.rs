@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
-use super::{Ask, Who, admit, method_of, private};
-use crate::backend::Word;
+use super::{Ask, admit, own, private};
+use crate::backend::{Viewer, Word};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
@@ -45,6 +45,7 @@ pub(super) async fn initialize(
         Ok(params) => params,
         Err(fault) => {
             let error = Error::new(Kind::InvalidParams).context(format!("initialize: {fault}"));
+            ask.facts.failed(&error);
             let answer = error_answer(&error, id);
             return connection.answer(200, &with(JSON, &ask.cors), &answer).await;
         }
@@ -62,18 +63,20 @@ pub(super) async fn initialize(
     });
     let record = match record {
         Ok(record) => record,
-        Err(error) => return refuse(connection, &ask.cors, &error, id).await,
+        Err(error) => return refuse(connection, ask, &error, id).await,
     };
     if world.forwards {
         record.show(ask.who.authorization.as_ref());
     }
+    ask.facts.session(&record);
     let mut result = Vec::with_capacity(512);
     {
         let catalog = world.catalog.borrow();
         result.extend_from_slice(b"{\"protocolVersion\":\"");
         result.extend_from_slice(revision.as_str().as_bytes());
         result.extend_from_slice(b"\",\"capabilities\":");
-        result.extend_from_slice(catalog.capabilities().as_bytes());
+        let capabilities = own::capabilities(world, ask, catalog.capabilities());
+        result.extend_from_slice(capabilities.as_bytes());
         result.extend_from_slice(b",\"serverInfo\":{\"name\":");
         jsonrpc::quote(&world.plan.name, &mut result);
         result.extend_from_slice(b",\"version\":");
@@ -96,6 +99,7 @@ pub(super) async fn initialize(
     let mut answer = Vec::with_capacity(result.len() + 64);
     jsonrpc::result(&mut answer, id, &result);
     let lines = format!("{JSON}{}: {}\r\n{}", header::SESSION, record.id, ask.cors);
+    ask.facts.well();
     connection.answer(200, &lines, &answer).await
 }
 
@@ -119,12 +123,12 @@ pub(super) enum Outcome {
 /// Does what one message of a session asks for, up to the point where a backend has it.
 pub(super) async fn perform(
     world: &Rc<World>,
+    ask: &Ask,
     record: &Arc<SessionRecord>,
-    who: &Who,
     message: Vec<u8>,
     envelope: Envelope,
 ) -> Outcome {
-    let method = method_of(&message, &envelope);
+    let method = ask.facts.method();
     match envelope.kind {
         MessageKind::Request => {}
         MessageKind::Notification => {
@@ -162,7 +166,10 @@ pub(super) async fn perform(
             return Outcome::Answer(answer);
         }
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
-            return match call(world, record, who, method, message, envelope, &id).await {
+            if let Some(name) = own::called(world, ask, method, &message, &envelope) {
+                return Box::pin(own::call(world, ask, name, &id)).await;
+            }
+            return match call(world, ask, record, method, message, envelope, &id).await {
                 Ok(relay) => Outcome::Relay(relay),
                 Err(error) => {
                     tracing::debug!(%error, "a call failed");
@@ -182,13 +189,17 @@ pub(super) async fn perform(
             world.settled().await;
             let mut result = Box::pin(world.list(record, list)).await;
             if world.forwards {
-                result = Box::pin(private::with_private(world, record, list, result)).await;
+                let viewer = Viewer::Session(record);
+                result = Box::pin(private::with_private(world, viewer, list, result)).await;
             }
-            if let Some(rights) = who.rights() {
+            if let Some(rights) = ask.who.rights() {
                 result = world.desk.list(rights, list, result);
             }
             let mut answer = Vec::with_capacity(result.len() + id.len() + 48);
             jsonrpc::result(&mut answer, &id, &result);
+            if list == ListKind::Tools {
+                own::list(world, ask, b"]}}", &mut answer);
+            }
             Outcome::Answer(answer)
         }
         Err(error) => Outcome::Answer(error_answer(&error, &id)),
@@ -196,7 +207,7 @@ pub(super) async fn perform(
 }
 
 /// A list has one page, so no cursor was ever given out.
-fn cursor(message: &[u8], envelope: &Envelope) -> Result<()> {
+pub(super) fn cursor(message: &[u8], envelope: &Envelope) -> Result<()> {
     #[derive(serde::Deserialize)]
     struct Params<'a> {
         #[serde(borrow, default)]

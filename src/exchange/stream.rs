@@ -21,11 +21,11 @@ pub(super) async fn listen(
 ) -> io::Result<()> {
     if !ask.accepts_events {
         let error = Error::new(Kind::NotAcceptable);
-        return refuse(connection, &ask.cors, &error, b"null").await;
+        return refuse(connection, ask, &error, b"null").await;
     }
     let record = match session_of(world, ask).await {
         Ok(record) => record,
-        Err(error) => return refuse(connection, &ask.cors, &error, b"null").await,
+        Err(error) => return refuse(connection, ask, &error, b"null").await,
     };
     let lines = with(EVENTS, &ask.cors);
     let (_open, mut messages) = world.open_stream(&record);

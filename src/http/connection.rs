@@ -180,6 +180,10 @@ pub struct Connection {
     lingering: bool,
     /// Nothing more can be written.
     dead: bool,
+    /// Status of the last answer.
+    status: u16,
+    /// Bytes of its body so far, before framing.
+    carried: u64,
 }
 
 impl Connection {
@@ -210,12 +214,19 @@ impl Connection {
             closing: false,
             lingering: false,
             dead: false,
+            status: 0,
+            carried: 0,
         }
     }
 
     /// The client's address.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Status of the last answer, and the bytes of its body so far; 0 = it has not begun.
+    pub fn answered(&self) -> (u16, u64) {
+        (self.status, self.carried)
     }
 
     /// The head of the next request, after the answer to the last one has been written.
@@ -292,6 +303,8 @@ impl Connection {
 
     fn begin_request(&mut self) {
         self.served += 1;
+        self.status = 0;
+        self.carried = 0;
         self.size = self.at;
         self.answer = Answer::Due;
         self.unread = match self.head.framing() {
@@ -407,6 +420,7 @@ impl Connection {
         debug_assert!(body.is_empty() || !is_bodiless(status), "status {status} has no body");
         if !mute {
             self.output.extend_from_slice(body);
+            self.carried = body.len() as u64;
         }
         self.answer = Answer::Done;
         self.write_if_large().await
@@ -453,6 +467,7 @@ impl Connection {
         {
             // As it is, without a copy.
             self.count(data.len())?;
+            self.carried += data.len() as u64;
             self.output = data;
         } else {
             self.put(&data)?;
@@ -571,6 +586,7 @@ impl Connection {
         }
         let old = self.head.version() == Version::Http10;
         self.closing |= old && length.is_none();
+        self.status = status;
         let out = &mut self.output;
         out.reserve(160 + lines.len() + length.map_or(0, |l| l.min(WRITE_PIECE as u64) as usize));
         status_line(out, status);
@@ -607,6 +623,7 @@ impl Connection {
 
     /// Frames a piece of the body into the output.
     fn put(&mut self, data: &[u8]) -> io::Result<()> {
+        self.carried += data.len() as u64;
         match self.answer {
             Answer::Chunks => write_chunk(&mut self.output, data),
             Answer::Length(_) | Answer::UntilClose => {

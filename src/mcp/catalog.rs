@@ -18,8 +18,13 @@ use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::cache::Fresh;
+use super::envelope::CARRIED;
 use super::hints::Hints;
+use super::mirrored::{self, Mirrored};
+use super::revision::MODERN;
 use super::template::Template;
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Span, walk};
@@ -163,6 +168,10 @@ pub struct List {
     skipped: usize,
     /// Templates that are hidden: what they name still belongs to this backend.
     hidden: Vec<Template>,
+    /// How long it is good for, and for whom; `None` of a list that was not read.
+    fresh: Option<Fresh>,
+    /// By the backend's own name: the arguments of tools that are repeated in fields of the head.
+    mirrored: HashMap<Box<str>, Vec<Mirrored>, ahash::RandomState>,
 }
 
 #[derive(Debug)]
@@ -194,6 +203,8 @@ impl List {
             jsonrpc::quote_into(&backend.prefix, &mut prefix);
         }
         let mut list = List::default();
+        let now = Instant::now();
+        list.fresh = Fresh::all(pages.iter().map(|page| Fresh::of(page, now)));
         let mut text = Vec::with_capacity(pages.iter().map(Vec::len).sum());
         for page in pages {
             let Some(array) = walk::members(page)
@@ -242,6 +253,12 @@ impl List {
         let (Some((_, raw)), None) = (keys.next(), keys.next()) else { return false };
         let Some(key) = raw.text(entry).filter(|key| !key.is_empty()) else { return false };
         let hints = if kind == ListKind::Tools { Hints::of(entry) } else { Hints::default() };
+        if kind == ListKind::Tools {
+            let mirrored = mirrored::of_tool(entry);
+            if !mirrored.is_empty() {
+                self.mirrored.insert((&*key).into(), mirrored);
+            }
+        }
         if backend.chain.spares_lists() {
             return self.push(kind, prefix, &key, None, hints, entry, raw, text);
         }
@@ -339,6 +356,16 @@ impl List {
         Some((entry.own.as_deref().unwrap_or(&entry.key), entry.hints))
     }
 
+    /// How long it is good for, and for whom; `None` of a list that was not read.
+    pub fn fresh(&self) -> Option<Fresh> {
+        self.fresh
+    }
+
+    /// The arguments of a tool that are repeated in fields, by the backend's own names.
+    pub fn mirrored(&self, own: &str) -> &[Mirrored] {
+        self.mirrored.get(own).map_or(&[], Vec::as_slice)
+    }
+
     /// Whether a template of it can expand to `uri`.
     fn expands_to(&self, uri: &str) -> bool {
         let shown = self.entries.iter().filter_map(|entry| entry.template.as_ref());
@@ -365,6 +392,10 @@ pub struct Slice {
     pub capabilities: Box<str>,
     /// What it tells models about itself.
     pub instructions: Option<String>,
+    /// How long all this is good for, and for whom; `None` in the session era.
+    pub fresh: Option<Fresh>,
+    /// What the backend said that has changed, whether it looks different now or not.
+    pub said: Changes,
     /// Its tools.
     pub tools: Arc<List>,
     /// Its resources.
@@ -403,6 +434,9 @@ impl Slice {
         let list = |kind| List::build(backend, kind, pages.of(kind)).map(Arc::new);
         Ok(Slice {
             backend: backend.id,
+            fresh: (revision.as_deref() == Some(MODERN))
+                .then(|| Fresh::of(initialize_result, Instant::now())),
+            said: Changes::default(),
             revision: revision.ok_or_else(|| bad("no protocolVersion"))?.into_owned(),
             server_info: server_info.unwrap_or_else(|| "{}".into()),
             capabilities: capabilities.ok_or_else(|| bad("no capabilities"))?,
@@ -456,6 +490,14 @@ impl Slice {
     pub fn can(&self, capability: &str) -> bool {
         walk::member(self.capabilities.as_bytes(), capability)
             .is_some_and(|value| value.of(self.capabilities.as_bytes())[0] == b'{')
+    }
+
+    /// Whether it sends `notifications/resources/updated` to who listens for them (request era).
+    pub fn can_subscribe(&self) -> bool {
+        let capabilities = self.capabilities.as_bytes();
+        let resources = walk::member(capabilities, "resources").map(|span| span.of(capabilities));
+        let subscribe = |resources| walk::member(resources, "subscribe").map(|s| s.of(resources));
+        self.revision == MODERN && resources.and_then(subscribe) == Some(b"true")
     }
 }
 
@@ -549,7 +591,7 @@ impl Catalog {
     }
 
     /// Takes over what a backend offers now, or that nobody knows it; tells which merged lists
-    /// differ from before, compared byte by byte.
+    /// differ from before, compared byte by byte, or are said to.
     ///
     /// # Panics
     /// When the plan has no such backend.
@@ -581,7 +623,12 @@ impl Catalog {
         }
         self.promise();
         let [tools, resources, templates, prompts] = changed;
-        Changes { tools, resources: resources || templates, prompts }
+        let said = self.places[backend].slice.as_ref().map(|slice| slice.said).unwrap_or_default();
+        Changes {
+            tools: tools || said.tools,
+            resources: resources || templates || said.resources,
+            prompts: prompts || said.prompts,
+        }
     }
 
     /// The same catalogue for somebody to whom some backends offer something else.
@@ -609,6 +656,76 @@ impl Catalog {
     /// The ready result of a list request: one page, in the order of the file, then of the backend.
     pub fn list(&self, kind: ListKind) -> Rc<[u8]> {
         self.merged(kind).text.clone()
+    }
+
+    /// How long a merged list is good for, and for whom; `None`: it is stale, as one part is not
+    /// known or says nothing.
+    pub fn fresh(&self, kind: ListKind) -> Option<Fresh> {
+        if self.unknown() > 0 {
+            return None;
+        }
+        let slices = self.listed().filter_map(|place| place.slice.as_ref());
+        Fresh::all(slices.filter_map(|slice| slice.list(kind).fresh()))
+    }
+
+    /// The same of the answer to `server/discover`.
+    pub fn discover_fresh(&self) -> Option<Fresh> {
+        let mut parts = Vec::new();
+        for place in self.listed() {
+            parts.push(place.slice.as_ref()?.fresh?);
+        }
+        Fresh::all(parts.into_iter())
+    }
+
+    /// Whether a backend has such a list, or may turn out to.
+    pub fn offers(&self, kind: ListKind) -> bool {
+        self.listed().any(|place| match &place.slice {
+            None => true,
+            Some(slice) => slice.can(kind.capability()) || !slice.list(kind).is_empty(),
+        })
+    }
+
+    /// The `capabilities` of `server/discover`, a JSON object: what a caller of the request era gets
+    /// of what the backends can do, through whichever era.
+    pub fn modern_capabilities(&self) -> String {
+        let slices = || self.listed().filter_map(|place| place.slice.as_ref());
+        let offered = |kind: ListKind| self.offers(kind);
+        let mut parts = Vec::new();
+        if offered(ListKind::Tools) {
+            parts.push(r#""tools":{"listChanged":true}"#.to_owned());
+        }
+        if offered(ListKind::Resources) || offered(ListKind::Templates) {
+            let subscribe = match slices().any(|slice| slice.can_subscribe()) {
+                true => r#","subscribe":true"#,
+                false => "",
+            };
+            parts.push(format!(r#""resources":{{"listChanged":true{subscribe}}}"#));
+        }
+        if offered(ListKind::Prompts) {
+            parts.push(r#""prompts":{"listChanged":true}"#.to_owned());
+        }
+        for plain in ["completions", "logging"] {
+            if slices().any(|slice| slice.can(plain)) {
+                parts.push(format!(r#""{plain}":{{}}"#));
+            }
+        }
+        let mut extensions = String::new();
+        for extension in CARRIED {
+            let settings = slices().find_map(|slice| {
+                let capabilities = slice.capabilities.as_bytes();
+                let all = walk::member(capabilities, "extensions")?.of(capabilities);
+                let settings = walk::member(all, extension)?.of(all);
+                std::str::from_utf8(settings).ok()
+            });
+            if let Some(settings) = settings {
+                let comma = if extensions.is_empty() { "" } else { "," };
+                extensions.push_str(&format!(r#"{comma}"{extension}":{settings}"#));
+            }
+        }
+        if !extensions.is_empty() {
+            parts.push(format!(r#""extensions":{{{extensions}}}"#));
+        }
+        format!("{{{}}}", parts.join(","))
     }
 
     fn listed(&self) -> impl Iterator<Item = &Place> {
@@ -692,12 +809,7 @@ impl Catalog {
 
     /// Renders [`Catalog::capabilities`].
     fn promise(&mut self) {
-        let offered = |kind: ListKind| {
-            self.listed().any(|place| match &place.slice {
-                None => true,
-                Some(slice) => slice.can(kind.capability()) || !slice.list(kind).is_empty(),
-            })
-        };
+        let offered = |kind: ListKind| self.offers(kind);
         let mut out = String::from("{");
         // `subscribe`, `logging` and `completions` join here when they can be kept.
         for (capability, kinds) in [
@@ -848,6 +960,7 @@ mod tests {
                 children_max: 1,
                 idle_stop: Duration::from_secs(1),
             }),
+            protocol: crate::plan::Protocol::Auto,
             isolation: Isolation::Shared,
             startup_timeout: Duration::from_secs(1),
             restart: RestartPlan {
@@ -884,6 +997,7 @@ mod tests {
                 public_url: None,
                 tls: None,
             },
+            watch: Default::default(),
             backends: backends
                 .iter()
                 .enumerate()

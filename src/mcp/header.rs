@@ -10,6 +10,12 @@ use crate::plan::{HostRule, OriginRule};
 pub const SESSION: &str = "Mcp-Session-Id";
 /// The field that names the revision of a request.
 pub const VERSION: &str = "MCP-Protocol-Version";
+/// The field that repeats a request's method (2026-07-28).
+pub const METHOD: &str = "Mcp-Method";
+/// The field that repeats what a request is about: a name, or the URI of a resource (2026-07-28).
+pub const NAME: &str = "Mcp-Name";
+/// Begins the name of a field that repeats an argument (2026-07-28).
+pub const PARAM: &str = "Mcp-Param-";
 
 /// Whether a loopback name stands in an authority: `localhost`, 127.0.0.0/8 or `[::1]`.
 fn loopback(host: &str) -> bool {

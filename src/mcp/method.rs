@@ -2,7 +2,7 @@
 //! Never: parameters or bodies.
 //! Next: `header`.
 
-/// A request or notification method, as a client sends it (session era).
+/// A request or notification method, as a client sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     /// `initialize`
@@ -23,6 +23,12 @@ pub enum Method {
     PromptsList,
     /// `prompts/get`
     PromptsGet,
+    /// `completion/complete`
+    Complete,
+    /// `server/discover` (2026-07-28)
+    Discover,
+    /// `subscriptions/listen` (2026-07-28)
+    Listen,
     /// `notifications/initialized`
     Initialized,
     /// `notifications/cancelled`
@@ -36,6 +42,37 @@ pub enum Method {
 }
 
 impl Method {
+    /// Their names, in the order of the variants; `other` stands for all the rest.
+    pub const NAMES: &'static [&'static str] = &[
+        "initialize",
+        "ping",
+        "tools/list",
+        "tools/call",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+        "prompts/list",
+        "prompts/get",
+        "completion/complete",
+        "server/discover",
+        "subscriptions/listen",
+        "notifications/initialized",
+        "notifications/cancelled",
+        "notifications/progress",
+        "notifications/roots/list_changed",
+        "other",
+    ];
+
+    /// Its place in [`Method::NAMES`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name; `other` for what is not known.
+    pub fn as_str(self) -> &'static str {
+        Method::NAMES[self.index()]
+    }
+
     /// Reads the method's name; JSON escapes in it are not understood, as no client writes any.
     pub fn parse(name: &[u8]) -> Method {
         match name {
@@ -46,6 +83,9 @@ impl Method {
             b"resources/templates/list" => Method::TemplatesList,
             b"prompts/get" => Method::PromptsGet,
             b"prompts/list" => Method::PromptsList,
+            b"completion/complete" => Method::Complete,
+            b"server/discover" => Method::Discover,
+            b"subscriptions/listen" => Method::Listen,
             b"ping" => Method::Ping,
             b"initialize" => Method::Initialize,
             b"notifications/initialized" => Method::Initialized,
@@ -54,5 +94,19 @@ impl Method {
             b"notifications/roots/list_changed" => Method::RootsChanged,
             _ => Method::Other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_variants_agree() {
+        for (index, name) in Method::NAMES.iter().enumerate() {
+            let method = Method::parse(name.as_bytes());
+            assert_eq!((method.index(), method.as_str()), (index, *name));
+        }
+        assert_eq!(Method::Other.index() + 1, Method::NAMES.len());
     }
 }

@@ -2,11 +2,14 @@
 //! Never: sockets, backends.
 //! Next: `middleware`.
 
+pub mod cache;
 pub mod capable;
 pub mod catalog;
+pub mod envelope;
 pub mod header;
 pub mod hints;
 pub mod method;
+pub mod mirrored;
 pub mod name;
 pub mod revision;
 pub mod session;

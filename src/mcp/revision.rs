@@ -1,6 +1,54 @@
 //! Owns: the revisions of MCP and every difference between them.
 //! Never: a date of a revision anywhere else.
 //! Next: `session`.
+//!
+//! Two eras: revisions up to 2025-11-25 begin with `initialize` and go on in a session; from
+//! 2026-07-28 on each request carries its revision and its caller's capabilities itself.
+
+/// The revision of the request era that is spoken.
+pub const MODERN: &str = "2026-07-28";
+
+/// What a backend speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Era {
+    /// Sessions alone.
+    #[default]
+    Session = 0,
+    /// Requests that stand alone, and nothing else.
+    Request = 1,
+    /// Either, as its caller likes.
+    Both = 2,
+}
+
+impl Era {
+    /// Every era, in the order of their numbers.
+    pub const ALL: [Era; 3] = [Era::Session, Era::Request, Era::Both];
+
+    /// Its name in the admin surface.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Era::Session => "legacy",
+            Era::Request => "modern",
+            Era::Both => "dual",
+        }
+    }
+
+    /// Whether requests of the request era are understood.
+    pub const fn is_modern(self) -> bool {
+        !matches!(self, Era::Session)
+    }
+}
+
+/// The HTTP status of an answer with this JSON-RPC error in the request era (2026-07-28, Streamable
+/// HTTP; where it names none, as the reference servers do).
+pub const fn modern_status(code: i64) -> u16 {
+    match code {
+        -32700 | -32600 | -32602 | -32022..=-32020 => 400,
+        -32601 => 404,
+        _ => 200,
+    }
+}
 
 /// A revision with `initialize`, oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -51,6 +51,12 @@ impl SessionId {
         Some(SessionId { random, owner: u16::from_be_bytes([bytes[0], bytes[1]]) })
     }
 
+    /// A name for logs and admin answers, from which the id cannot be found: 16 hexadecimal digits.
+    pub fn public(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.random);
+        digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The worker whose table holds it.
     pub fn owner(&self) -> WorkerId {
         usize::from(self.owner)
@@ -188,6 +194,11 @@ impl SessionRecord {
     /// What its client showed last.
     pub fn authorization(&self) -> Option<Arc<Authorization>> {
         self.authorization.load_full()
+    }
+
+    /// How long ago it began.
+    pub fn age(&self, now: Instant) -> std::time::Duration {
+        now.saturating_duration_since(self.born)
     }
 
     /// Ends it; true for the caller that did.

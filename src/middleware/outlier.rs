@@ -40,6 +40,8 @@ struct Bed {
     streak: AtomicU32,
     /// Microseconds until which it is ejected; 0 = it is in service.
     until: AtomicU64,
+    /// Ejections so far.
+    ejections: AtomicU64,
     /// Ejections, upper half; lower half: milliseconds / 100 when it last returned or decayed.
     recent: AtomicU64,
 }
@@ -93,6 +95,11 @@ impl Outlier {
         self.admit(now).is_err()
     }
 
+    /// How often it was ejected.
+    pub fn ejections(&self) -> u64 {
+        self.bed().ejections.load(Ordering::Relaxed)
+    }
+
     /// A call ended well.
     pub fn succeeded(&self) {
         // Read first: the line stays shared while all is well.
@@ -132,6 +139,7 @@ impl Outlier {
         }
         bed.recent.store(u64::from(recent) + 1, Ordering::SeqCst);
         bed.streak.store(0, Ordering::SeqCst);
+        bed.ejections.fetch_add(1, Ordering::Relaxed);
         Some(Duration::from_micros(end - micros))
     }
 

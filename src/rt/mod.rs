@@ -24,6 +24,7 @@ mod spawn;
 mod bell;
 pub mod blocking;
 pub mod mailbox;
+pub mod outlet;
 pub mod signals;
 
 pub use bell::Breath;

@@ -1,3 +1,29 @@
-//! Owns: metrics, audit and traces (empty so far).
-//! Never: a label, line or span that is not bounded.
+//! Owns: what is seen of the proxy from outside: metrics, access and audit lines, spans; and the
+//! desk at which a worker asks the control plane.
+//! Never: a label, line or span that is not bounded; a wait or a lock on a worker.
 //! Next: `control`.
+
+pub mod clock;
+pub mod desk;
+pub mod export;
+pub mod lines;
+pub mod metrics;
+pub mod otlp;
+pub mod prometheus;
+pub mod trace;
+
+use crate::rt::outlet::Outlet;
+use desk::Desk;
+use metrics::Meter;
+
+/// What one worker tells, and to whom.
+pub struct Kit {
+    /// Its counters.
+    pub meter: Meter,
+    /// Where its lines go; `None` = nobody wants any.
+    pub lines: Option<Outlet<lines::Line>>,
+    /// Where its spans go; `None` = nobody traces.
+    pub spans: Option<Outlet<Box<trace::Report>>>,
+    /// Where it asks.
+    pub desk: Desk,
+}

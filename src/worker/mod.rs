@@ -20,6 +20,7 @@ use crate::plan::{Plan, WorkerId};
 use crate::rt;
 use crate::rt::mailbox;
 use crate::rt::net::Listener;
+use crate::telemetry::Kit;
 use crate::world::{Counts, World};
 use accept::Door;
 use orders::Mail;
@@ -40,6 +41,8 @@ pub struct Seat {
     pub board: Arc<Board>,
     /// Counts that are exact over all workers.
     pub counts: Arc<Counts>,
+    /// What it tells to the outside.
+    pub kit: Kit,
     /// Client connections at most, over all workers.
     pub connections_max: usize,
     /// Told the address once connections are accepted; dropped untold if it comes to nothing.
@@ -58,7 +61,7 @@ pub fn run(seat: Seat) -> io::Result<()> {
 }
 
 async fn work(seat: Seat) -> io::Result<()> {
-    let Seat { id, plan, listen, mail, board, counts, connections_max, ready, .. } = seat;
+    let Seat { id, plan, listen, mail, board, counts, kit, connections_max, ready, .. } = seat;
     let listener = Rc::new(Listener::bind(listen)?);
     let addr = listener.local_addr()?;
     let mailbox::Seat { outbox, inbox } = mail;
@@ -104,6 +107,7 @@ async fn work(seat: Seat) -> io::Result<()> {
         backends.clone(),
         counts,
         Rc::new(post_session),
+        kit,
     ));
     let _ = world.set(Rc::downgrade(&this));
     this.listen_to_backends();
@@ -115,6 +119,7 @@ async fn work(seat: Seat) -> io::Result<()> {
             let served = inbox.serve(move |from, mail| match mail {
                 Mail::Backend(mail) => world.backends.on_mail(from, mail),
                 Mail::Session(mail) => world.receive(from, mail),
+                Mail::Told(token, reply) => world.told(token, reply),
                 Mail::Drain => world.draining.set(),
             });
             if let Err(error) = served.await {

@@ -3,6 +3,7 @@
 //! Next: `accept`.
 
 use crate::backend::BackendMail;
+use crate::telemetry::desk::Reply;
 use crate::world::SessionMail;
 
 /// Mail for a worker.
@@ -11,6 +12,8 @@ pub enum Mail {
     Backend(BackendMail),
     /// From another worker, about client sessions.
     Session(SessionMail),
+    /// From the control thread: the answer to a question.
+    Told(u64, Reply),
     /// From the control thread: finish what is in flight, then end.
     Drain,
 }

@@ -34,11 +34,64 @@ pub(super) fn same(what: &str, direct: &Value, through: &Value) {
     assert!(differences.is_empty(), "not as directly:\n{}", differences.join("\n"));
 }
 
-fn differ(path: &str, direct: &Value, through: &Value, differences: &mut Vec<String>) {
+/// What came in no order that is promised, each once.
+pub(super) fn as_set(seen: &Value) -> Value {
+    let mut all = seen.as_array().cloned().unwrap_or_default();
+    all.iter_mut().for_each(forget_session);
+    all.sort_by_key(Value::to_string);
+    all.dedup();
+    Value::Array(all)
+}
+
+/// server-everything tells in its log messages from which of its sessions a request came.
+fn forget_session(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Some((before, _)) = text.split_once(" from session ") {
+                *text = before.to_owned();
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(forget_session),
+        Value::Object(map) => map.values_mut().for_each(forget_session),
+        _ => {}
+    }
+}
+
+/// What a client sees without what only one era has: the newer one some fields at every result,
+/// the older one capabilities of a session and log messages that no request asked for.
+pub(super) fn without_era(mut seen: Value) -> Value {
+    seen["initialize"].take();
+    seen["messages"].take();
+    for answers in ["calls", "reads", "gets", "completes", "progress"] {
+        let one = std::slice::from_mut(&mut seen[answers]);
+        let answers = match one {
+            [Value::Array(list)] => list.as_mut_slice(),
+            one => one,
+        };
+        for answer in answers {
+            if let Some(result) = answer["result"].as_object_mut() {
+                for key in ["resultType", "ttlMs", "cacheScope"] {
+                    result.remove(key);
+                }
+                if let Some(meta) = result.get_mut("_meta").and_then(Value::as_object_mut) {
+                    meta.remove("io.modelcontextprotocol/serverInfo");
+                    if meta.is_empty() {
+                        result.remove("_meta");
+                    }
+                }
+            }
+        }
+    }
+    seen
+}
+
+pub(super) fn differ(path: &str, direct: &Value, through: &Value, differences: &mut Vec<String>) {
     match (direct, through) {
         (Value::Object(a), Value::Object(b)) => {
             for (key, value) in a {
                 match b.get(key) {
+                    // Made up anew for every answer.
+                    Some(Value::String(_)) if key == "elicitationId" && value.is_string() => {}
                     Some(other) => differ(&format!("{path}.{key}"), value, other, differences),
                     None => differences.push(format!("{path}.{key}: lost: {value}")),
                 }
@@ -52,10 +105,30 @@ fn differ(path: &str, direct: &Value, through: &Value, differences: &mut Vec<Str
                 differ(&format!("{path}[{i}]"), value, other, differences);
             }
         }
+        (Value::Array(a), Value::Array(b)) => {
+            let before = differences.len();
+            let lost = a.iter().filter(|value| !b.contains(value));
+            differences.extend(lost.map(|value| format!("{path}[]: lost: {}", short(value))));
+            let added = b.iter().filter(|value| !a.contains(value));
+            differences.extend(added.map(|value| format!("{path}[]: added: {}", short(value))));
+            if differences.len() == before {
+                differences.push(format!("{path}: {} entries became {}", a.len(), b.len()));
+            }
+        }
         (Value::String(a), Value::String(b)) if without_time(a) == without_time(b) => {}
         (a, b) if a == b => {}
         (a, b) => differences.push(format!("{path}: directly {a}\n  through the proxy {b}")),
     }
+}
+
+/// Enough of a value to know which it is.
+fn short(value: &Value) -> String {
+    let mut text = value.to_string();
+    if let Some((end, _)) = text.char_indices().nth(300) {
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
 }
 
 /// server-everything ends some texts with the time of day at which it made them.
@@ -73,4 +146,36 @@ fn times_alone_are_forgiven() {
         &mut differences,
     );
     assert_eq!(differences.len(), 4, "{differences:?}");
+}
+
+#[test]
+fn lists_of_other_lengths_differ() {
+    let of = |a, b| {
+        let mut differences = Vec::new();
+        differ("x", &a, &b, &mut differences);
+        differences
+    };
+    use serde_json::json;
+    assert_eq!(
+        of(json!([1, 2]), json!([2, 3, 4])).join(";"),
+        "x[]: lost: 1;x[]: added: 3;x[]: added: 4"
+    );
+    assert_eq!(of(json!([1, 1]), json!([1])).len(), 1);
+    let told = json!(["b from session 1", "a", "b from session 2"]);
+    assert_eq!(as_set(&told), json!(["a", "b"]));
+}
+
+#[test]
+fn only_what_one_era_has_is_taken_away() {
+    let told = |result: Value| serde_json::json!({ "calls": [{ "result": result }], "tools": [] });
+    let newer = told(serde_json::json!({
+        "content": [{ "resultType": 1 }],
+        "resultType": "complete",
+        "ttlMs": 0,
+        "cacheScope": "private",
+        "_meta": { "io.modelcontextprotocol/serverInfo": {}, "kept": 1 },
+    }));
+    let older =
+        told(serde_json::json!({ "content": [{ "resultType": 1 }], "_meta": { "kept": 1 } }));
+    assert_eq!(without_era(newer)["calls"], older["calls"]);
 }

@@ -18,18 +18,43 @@ pub(super) fn sources() -> PathBuf {
 /// it are to be skipped: that has been said on stderr then, or, with `CI` set, has failed.
 pub(super) fn node() -> Option<&'static Path> {
     static NODE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    given("Node", NODE.get_or_init(install_node))
+    given("Node", NODE.get_or_init(install_node)).map(PathBuf::as_path)
 }
 
 /// The Python interpreter that has the pinned packages, or `None` as in [`node`].
 pub(super) fn python() -> Option<&'static Path> {
     static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    given("Python", PYTHON.get_or_init(install_python))
+    given("Python", PYTHON.get_or_init(install_python)).map(PathBuf::as_path)
 }
 
-fn given(what: &str, installed: &'static Result<PathBuf, String>) -> Option<&'static Path> {
+/// The newer Python SDK and the reference server, or `None` as in [`node`].
+pub(super) fn reference() -> Option<&'static Reference> {
+    static REFERENCE: OnceLock<Result<Reference, String>> = OnceLock::new();
+    given("Python", REFERENCE.get_or_init(install_reference))
+}
+
+/// The official conformance suite, or `None` as in [`node`].
+pub(super) fn suite() -> Option<&'static Suite> {
+    static SUITE: OnceLock<Result<Suite, String>> = OnceLock::new();
+    given("conformance suite", SUITE.get_or_init(install_suite))
+}
+
+/// The newer Python SDK, and the reference server that its source distribution brings.
+pub(super) struct Reference {
+    pub(super) python: PathBuf,
+    /// Where the module `mcp_everything_server` lies.
+    pub(super) folder: PathBuf,
+}
+
+/// The conformance suite, and the Node that it needs, which is newer than what the rest needs.
+pub(super) struct Suite {
+    pub(super) node: PathBuf,
+    pub(super) script: PathBuf,
+}
+
+fn given<T>(what: &str, installed: &'static Result<T, String>) -> Option<&'static T> {
     match installed {
-        Ok(path) => Some(path),
+        Ok(installed) => Some(installed),
         Err(why) if std::env::var_os("CI").is_some() => panic!("{what}: {why}"),
         Err(why) => {
             // Not eprintln, which the test harness would swallow.
@@ -42,21 +67,11 @@ fn given(what: &str, installed: &'static Result<PathBuf, String>) -> Option<&'st
 
 fn install_node() -> Result<PathBuf, String> {
     at_least("node", (20, 0))?;
-    at_least("npm", (0, 0))?;
-    let from = sources().join("node");
-    let pins = ["package.json", "package-lock.json"];
-    let home = once("node", &pins.map(|pin| from.join(pin)), "", |home| {
-        for pin in pins {
-            fs::copy(from.join(pin), home.join(pin)).map_err(|e| e.to_string())?;
-        }
-        run(Command::new("npm")
-            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
-            .current_dir(home))
-    })?;
+    let home = packages("node")?;
     // Scripts find packages upwards from where they lie. Renamed into place, because other test
     // processes may be starting them.
-    for script in ["client.mjs", "loopback.mjs", "paged.mjs"] {
-        let text = fs::read(from.join(script)).map_err(|e| e.to_string())?;
+    for script in ["answers.mjs", "client.mjs", "client2.mjs", "loopback.mjs", "paged.mjs"] {
+        let text = fs::read(sources().join("node").join(script)).map_err(|e| e.to_string())?;
         if fs::read(home.join(script)).is_ok_and(|there| there == text) {
             continue;
         }
@@ -67,16 +82,64 @@ fn install_node() -> Result<PathBuf, String> {
     Ok(home)
 }
 
+fn install_suite() -> Result<Suite, String> {
+    let home = packages("suite")?.join("node_modules");
+    // The packages that `node@22` would fetch unseen while it is installed.
+    let node = ["x64", "arm64"].map(|cpu| home.join(format!("node-linux-{cpu}/bin/node")));
+    let node = node.into_iter().find(|node| node.exists()).ok_or("no Node 22 for this machine")?;
+    Ok(Suite { node, script: home.join("@modelcontextprotocol/conformance/dist/index.js") })
+}
+
+/// The folder with what the lock file of `tests/interop/{what}` pins.
+fn packages(what: &str) -> Result<PathBuf, String> {
+    at_least("npm", (0, 0))?;
+    let from = sources().join(what);
+    let pins = ["package.json", "package-lock.json"];
+    once(what, &pins.map(|pin| from.join(pin)), "", |home| {
+        for pin in pins {
+            fs::copy(from.join(pin), home.join(pin)).map_err(|e| e.to_string())?;
+        }
+        run(Command::new("npm")
+            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
+            .current_dir(home))
+    })
+}
+
 fn install_python() -> Result<PathBuf, String> {
     let version = at_least("python3", (3, 10))?;
     let pins = sources().join("python/requirements.txt");
-    let home = once("python", std::slice::from_ref(&pins), &version, |home| {
-        run(Command::new("python3").args(["-m", "venv"]).arg(home))?;
-        run(Command::new(home.join("bin/python"))
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
-            .arg(&pins))
-    })?;
+    let home = once("python", std::slice::from_ref(&pins), &version, |home| venv(home, &pins))?;
     Ok(home.join("bin/python"))
+}
+
+fn install_reference() -> Result<Reference, String> {
+    let version = at_least("python3", (3, 10))?;
+    let pins = ["requirements.txt", "reference.txt"];
+    let pins = pins.map(|pin| sources().join("python2").join(pin));
+    let home = once("python2", &pins, &version, |home| {
+        venv(home, &pins[0])?;
+        run(pip(home, "download")
+            .args(["--no-binary", "mcp", "--no-deps", "-r"])
+            .arg(&pins[1])
+            .current_dir(home))?;
+        run(Command::new("tar").args(["-xzf", "mcp-2.3.0.tar.gz"]).current_dir(home))
+    })?;
+    Ok(Reference {
+        python: home.join("bin/python"),
+        folder: home.join("mcp-2.3.0/examples/servers/everything-server"),
+    })
+}
+
+/// A virtual environment with what `pins` names.
+fn venv(home: &Path, pins: &Path) -> Result<(), String> {
+    run(Command::new("python3").args(["-m", "venv"]).arg(home))?;
+    run(pip(home, "install").arg("-r").arg(pins))
+}
+
+fn pip(home: &Path, what: &str) -> Command {
+    let mut command = Command::new(home.join("bin/python"));
+    command.args(["-m", "pip", what, "--quiet", "--disable-pip-version-check"]);
+    command
 }
 
 /// A folder of `target/interop`, named by what it was made of, made once: other threads and other

@@ -1,11 +1,13 @@
 //! Published MCP servers behind the proxy, published MCP clients before it: what a client sees
 //! through the proxy is what it sees directly, field by field, but for the prefix of names.
 //!
-//! Needs Node 20 and Python 3.10, and the package registries once; where these are missing the
-//! tests say so and are skipped, or fail where `CI` is set. All clients declare no capabilities,
-//! because what server-everything offers depends on them.
+//! Needs Node 20, npm and Python 3.10, and the package registries once; where these are missing the
+//! tests say so and are skipped, or fail where `CI` is set. The clients of this file declare no
+//! capabilities, because what server-everything offers depends on them; those of `clients` do.
 
+mod clients;
 mod compare;
+mod conformance;
 mod install;
 mod run;
 

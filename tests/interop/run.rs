@@ -5,12 +5,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::install;
 use crate::support::http::once;
 use crate::support::process::{Proxy, command_backend};
 use crate::support::{quote, wait_until};
@@ -87,8 +88,41 @@ impl Everything {
     }
 
     pub(super) fn table(&self, name: &str) -> String {
-        format!("\n[[backends]]\nname = {name:?}\ntransport = \"http\"\nurl = {:?}\n", self.url)
+        table(name, &self.url)
     }
+}
+
+/// The reference server of the conformance suite, which speaks both eras at its URL.
+pub(super) struct Reference {
+    _child: Running,
+    pub(super) url: String,
+}
+
+impl Reference {
+    pub(super) fn start(log: &Path) -> Reference {
+        let install::Reference { python, folder } = install::reference().expect("installed");
+        let child = Command::new(python)
+            .args(["-m", "mcp_everything_server", "--port", "0", "--log-level", "WARNING"])
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(log).expect("log"))
+            .spawn()
+            .expect("python");
+        let child = Running(child);
+        let line = wait_for_line(log, |line| line.contains("running on http://"));
+        let (_, url) = line.split_once("running on ").expect("just seen");
+        let url = url.split_once(' ').expect("a hint behind the URL").0;
+        Reference { _child: child, url: format!("{url}/mcp") }
+    }
+
+    pub(super) fn table(&self, name: &str) -> String {
+        table(name, &self.url)
+    }
+}
+
+fn table(name: &str, url: &str) -> String {
+    format!("\n[[backends]]\nname = {name:?}\ntransport = \"http\"\nurl = {url:?}\n")
 }
 
 /// The first line of a log that a server writes, once it is there.
@@ -115,21 +149,24 @@ pub(super) fn proxy(backends: &[String]) -> (Proxy, String) {
     (proxy, url)
 }
 
-/// The two clients.
+/// The clients: two SDKs, each in the version of the session era and in the one of both eras.
 #[derive(Clone, Copy)]
 pub(super) enum Client {
     TypeScript,
     Python,
+    TypeScript2,
+    Python2,
 }
 
 impl Client {
     /// The client, ready to run, or `None` where the test is to be skipped.
     fn command(self) -> Option<Command> {
+        let python = |script| install::sources().join("python").join(script);
         let (program, script) = match self {
-            Client::TypeScript => (Path::new("node"), super::install::node()?.join("client.mjs")),
-            Client::Python => {
-                (super::install::python()?, super::install::sources().join("python/client.py"))
-            }
+            Client::TypeScript => (Path::new("node"), install::node()?.join("client.mjs")),
+            Client::TypeScript2 => (Path::new("node"), install::node()?.join("client2.mjs")),
+            Client::Python => (install::python()?, python("client.py")),
+            Client::Python2 => (install::reference()?.python.as_path(), python("client2.py")),
         };
         let mut command = Command::new(program);
         command.arg(script);
@@ -142,29 +179,30 @@ impl Client {
 
     /// Does one job: what the client saw.
     pub(super) fn run(self, job: &Value) -> Value {
-        let mut child = self
-            .command()
-            .expect("installed")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("client");
-        child.stdin.take().expect("piped").write_all(job.to_string().as_bytes()).expect("job");
-        let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-        let mut child = Running(child);
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || {
-            // stderr in a thread of its own: neither pipe may fill up.
-            let complaint = std::thread::spawn(move || drain(stderr.as_mut()));
-            let answer = drain(stdout.as_mut());
-            let _ = sender.send((answer, complaint.join().unwrap_or_default()));
-        });
-        let (answer, complaint) = receiver.recv_timeout(PATIENCE).expect("the client hangs");
-        let status = child.0.wait().expect("client");
+        let (status, answer, complaint) =
+            finish(self.command().expect("installed"), &job.to_string());
         assert!(status.success(), "client failed on {job}: {status}\n{complaint}");
         serde_json::from_str(&answer).expect("JSON of the client")
     }
+}
+
+/// Runs a command to its end: its exit, stdout and stderr.
+pub(super) fn finish(mut command: Command, stdin: &str) -> (ExitStatus, String, String) {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|fault| panic!("{command:?}: {fault}"));
+    child.stdin.take().expect("piped").write_all(stdin.as_bytes()).expect("stdin");
+    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
+    let mut child = Running(child);
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        // stderr in a thread of its own: neither pipe may fill up.
+        let complaint = std::thread::spawn(move || drain(stderr.as_mut()));
+        let answer = drain(stdout.as_mut());
+        let _ = sender.send((answer, complaint.join().unwrap_or_default()));
+    });
+    let said = receiver.recv_timeout(PATIENCE);
+    let (answer, complaint) = said.unwrap_or_else(|_| panic!("{command:?} hangs"));
+    (child.0.wait().expect("child"), answer, complaint)
 }
 
 fn drain(stream: Option<&mut impl Read>) -> String {

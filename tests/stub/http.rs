@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+use crate::modern;
 use crate::server::{Channel, Message, Reply, Stub, error};
 
 pub(crate) fn serve(stub: Arc<Stub>, port: u16) -> ExitCode {
@@ -88,16 +89,16 @@ impl Request {
 }
 
 /// One answer, as JSON or, from the first message before it on, as an event stream.
-struct Exchange<'a> {
-    stub: &'a Stub,
+pub(crate) struct Exchange<'a> {
+    pub(crate) stub: &'a Stub,
     /// The last answer on this connection.
-    last: bool,
-    out: RefCell<&'a TcpStream>,
-    streaming: Cell<bool>,
+    pub(crate) last: bool,
+    pub(crate) out: RefCell<&'a TcpStream>,
+    pub(crate) streaming: Cell<bool>,
 }
 
 impl Exchange<'_> {
-    fn begin_stream(&self, session: Option<&str>) -> io::Result<()> {
+    pub(crate) fn begin_stream(&self, session: Option<&str>) -> io::Result<()> {
         if self.streaming.replace(true) {
             return Ok(());
         }
@@ -109,15 +110,15 @@ impl Exchange<'_> {
         }
     }
 
-    fn chunk(&self, text: &str) -> io::Result<()> {
+    pub(crate) fn chunk(&self, text: &str) -> io::Result<()> {
         self.out.borrow_mut().write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())
     }
 
-    fn event(&self, message: &str) -> io::Result<()> {
+    pub(crate) fn event(&self, message: &str) -> io::Result<()> {
         self.chunk(&format!("event: message\ndata: {message}\n\n"))
     }
 
-    fn finish(&self, answer: &str, session: Option<&str>) -> io::Result<()> {
+    pub(crate) fn finish(&self, answer: &str, session: Option<&str>) -> io::Result<()> {
         if self.stub.options.sse {
             self.begin_stream(session)?;
         }
@@ -144,7 +145,12 @@ fn head(status: u16, media: &str, session: Option<&str>, lines: &str) -> String 
     format!("HTTP/1.1 {status} Said\r\nContent-Type: {media}\r\n{session}{lines}\r\n")
 }
 
-fn plain(mut out: &TcpStream, status: u16, session: Option<&str>, body: &str) -> io::Result<()> {
+pub(crate) fn plain(
+    mut out: &TcpStream,
+    status: u16,
+    session: Option<&str>,
+    body: &str,
+) -> io::Result<()> {
     let length = format!("Content-Length: {}\r\n", body.len());
     let answer = head(status, "application/json", session, &length) + body;
     out.write_all(answer.as_bytes())
@@ -170,6 +176,11 @@ fn connection(stub: &Stub, stream: TcpStream) -> io::Result<()> {
             ("POST", "/mcp") => {
                 let last = served + 1 == stub.options.requests_per_connection;
                 post(stub, &stream, &request, last)?
+            }
+            ("GET" | "DELETE", "/mcp") if stub.options.only_modern => {
+                stub.note(&format!("legacy {}", request.method));
+                plain(&stream, 405, None, "")?;
+                true
             }
             ("GET", "/mcp") => get(stub, &stream, &request)?,
             ("DELETE", "/mcp") => {
@@ -250,6 +261,14 @@ fn post(stub: &Stub, out: &TcpStream, request: &Request, last: bool) -> io::Resu
             return Ok(true);
         }
     };
+    if stub.options.modern && modern::is_asked(&message, request.field("mcp-protocol-version")) {
+        return modern::post(stub, out, &request.fields, &message, &request.body);
+    }
+    if stub.options.only_modern {
+        stub.note(&format!("legacy {}", message.method.as_deref().unwrap_or("response")));
+        plain(out, 400, None, &modern::no_sessions(&message.id_text()))?;
+        return Ok(true);
+    }
     let minted;
     let mut fresh = None;
     let session = if message.method.as_deref() == Some("initialize") {

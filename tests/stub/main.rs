@@ -8,6 +8,7 @@
 mod asks;
 mod hold;
 mod http;
+mod modern;
 mod server;
 mod stdio;
 mod texts;

@@ -62,6 +62,20 @@ pub(crate) struct Options {
     pub(crate) until_stdin_ends: bool,
     /// Offer the annotated tools of [`ANNOTATED`].
     pub(crate) annotated: bool,
+    /// Understand requests of 2026-07-28.
+    pub(crate) modern: bool,
+    /// Understand nothing else.
+    pub(crate) only_modern: bool,
+    /// 2026-07-28: how long results are good for.
+    pub(crate) ttl_ms: u64,
+    /// 2026-07-28: anybody may see the results.
+    pub(crate) public: bool,
+    /// HTTP: while this file exists, speak no revision of the request era that is known.
+    pub(crate) strange_while: Option<PathBuf>,
+    /// stdio: end at a first message other than `initialize`.
+    pub(crate) shy: bool,
+    /// stdio: do not answer what comes before `initialize`.
+    pub(crate) silent: bool,
     /// Offer the tools of [`crate::asks`].
     pub(crate) asks: bool,
     /// Be only a process that sleeps.
@@ -102,6 +116,13 @@ impl Options {
                 "--asks" => options.asks = true,
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
+                "--modern" => (options.modern, options.only_modern) = (true, true),
+                "--dual" => options.modern = true,
+                "--ttl" => options.ttl_ms = number(value()?)? as u64,
+                "--public" => options.public = true,
+                "--strange-while" => options.strange_while = Some(value()?.into()),
+                "--shy" => options.shy = true,
+                "--silent" => options.silent = true,
                 "--sleep-only" => options.sleep_only = true,
                 "--hold" => options.hold = Some((value()?, number(value()?)?)),
                 other => return Err(format!("unknown option {other}")),
@@ -249,7 +270,7 @@ impl Stub {
         receiver
     }
 
-    fn tell_all(&self, message: &str) {
+    pub(crate) fn tell_all(&self, message: &str) {
         self.listeners.lock().unwrap().retain(|one| one.send(message.to_owned()).is_ok());
     }
 
@@ -311,15 +332,24 @@ impl Stub {
                 let id = params["requestId"].to_string();
                 self.note(&format!("cancelled {id} {}", params["reason"].as_str().unwrap_or("")));
                 self.cancelled.lock().unwrap().push(id.clone());
-                if let Some(job) = self.jobs.lock().unwrap().get(&(session.to_owned(), id)) {
-                    *job.cancelled.lock().unwrap() = true;
-                    job.changed.notify_all();
-                }
+                self.cancel(session, &id);
             }
             other => {
                 let params = message.params.map(RawValue::get).unwrap_or_default();
                 self.note(&format!("notification {other} {params}"));
             }
+        }
+    }
+
+    pub(crate) fn was_cancelled(&self, id: &str) -> bool {
+        self.cancelled.lock().unwrap().iter().any(|cancelled| cancelled == id)
+    }
+
+    /// Ends a call that is under way.
+    pub(crate) fn cancel(&self, session: &str, id: &str) {
+        if let Some(job) = self.jobs.lock().unwrap().get(&(session.to_owned(), id.to_owned())) {
+            *job.cancelled.lock().unwrap() = true;
+            job.changed.notify_all();
         }
     }
 
@@ -346,7 +376,12 @@ impl Stub {
     }
 
     /// One page of a list; `None` if there is no such list.
-    fn list(&self, session: &str, method: &str, params: &Value) -> Option<Result<String, String>> {
+    pub(crate) fn list(
+        &self,
+        session: &str,
+        method: &str,
+        params: &Value,
+    ) -> Option<Result<String, String>> {
         let name = &self.options.name;
         let added = |kind: &str| self.added.lock().unwrap().get(kind).cloned().unwrap_or_default();
         let extra = |stem: &str| (0..self.options.extra).map(|n| format!("{stem}{n:04}")).collect();
@@ -423,7 +458,7 @@ impl Stub {
         Some(Ok(format!(r#"{{"{key}":[{}]{cursor}}}"#, entries[start..end].join(","))))
     }
 
-    fn read(&self, id: &str, uri: &str) -> String {
+    pub(crate) fn read(&self, id: &str, uri: &str) -> String {
         let name = &self.options.name;
         let own = uri.strip_prefix("stub://").and_then(|rest| rest.split_once('/'));
         let text = match own {
@@ -442,7 +477,7 @@ impl Stub {
         result(id, &format!(r#"{{"contents":[{{"uri":{uri},"text":{text}}}]}}"#))
     }
 
-    fn prompt(&self, id: &str, params: &Value) -> String {
+    pub(crate) fn prompt(&self, id: &str, params: &Value) -> String {
         let asked = params["name"].as_str().unwrap_or_default();
         self.note(&format!("prompt {asked}"));
         match asked {
@@ -451,7 +486,7 @@ impl Stub {
         }
     }
 
-    fn call(
+    pub(crate) fn call(
         &self,
         session: &str,
         id: &str,
@@ -537,9 +572,11 @@ impl Stub {
                 };
                 let name = name.unwrap_or("added").to_owned();
                 self.added.lock().unwrap().entry(kind).or_default().push(name);
-                self.tell_all(&format!(
-                    r#"{{"jsonrpc":"2.0","method":"notifications/{kind}s/list_changed"}}"#
-                ));
+                if arguments["quiet"] != true {
+                    self.tell_all(&format!(
+                        r#"{{"jsonrpc":"2.0","method":"notifications/{kind}s/list_changed"}}"#
+                    ));
+                }
                 Reply::Answer(said("added"))
             }
             "reads" | "writes" | "adds" | "sets" | "search" => {

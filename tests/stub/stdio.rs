@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::modern;
 use crate::server::{Channel, Message, Reply, Stub};
 
 /// Lines on stdout, whole ones: the lock is held for each.
-struct Lines;
+pub(crate) struct Lines;
 
 impl Channel for Lines {
     fn say(&self, message: &str) -> io::Result<()> {
@@ -19,16 +20,28 @@ impl Channel for Lines {
 }
 
 pub(crate) fn serve(stub: &Arc<Stub>) -> ExitCode {
-    let listening = stub.listen("");
+    // In the request era nothing is said that nobody asked for.
+    let listening = (!stub.options.modern).then(|| stub.listen(""));
     std::thread::spawn(move || {
+        let Some(listening) = listening else { return };
         while let Ok(message) = listening.recv() {
             if Lines.say(&message).is_err() {
                 break;
             }
         }
     });
+    let mut greeted = false;
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { break };
+        greeted |= line.contains(r#""initialize""#);
+        if stub.options.shy && !greeted {
+            stub.note("shy");
+            return ExitCode::FAILURE;
+        }
+        if stub.options.silent && !greeted {
+            stub.note("silent");
+            continue;
+        }
         if stub.muted() {
             continue;
         }
@@ -56,8 +69,16 @@ pub(crate) fn serve(stub: &Arc<Stub>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn one(stub: &Stub, line: &str) {
+fn one(stub: &Arc<Stub>, line: &str) {
     let message = Message::read(line.as_bytes()).expect("read before");
+    if stub.options.modern && modern::is_request(&message) {
+        return modern::line(stub, &message, line.as_bytes());
+    }
+    if stub.options.only_modern && message.method.as_deref() == Some("initialize") {
+        stub.note("legacy initialize");
+        Lines.say(&modern::no_sessions(&message.id_text())).expect("stdout");
+        return;
+    }
     let said = match stub.handle("", &message, line.as_bytes(), &Lines) {
         Reply::Answer(answer) => Lines.say(&answer),
         Reply::Pieces { answer, pieces, pause, .. } => in_pieces(&answer, pieces, pause),

@@ -238,6 +238,12 @@ impl Client {
         assert_eq!((told.status, told.text.as_str()), (202, ""));
     }
 
+    /// A notification in a session that has ended.
+    pub(crate) fn notify_gone(&mut self) {
+        let told = self.post(r#"{"jsonrpc":"2.0","method":"notifications/nothing"}"#);
+        assert_eq!(told.status, 404, "{told:?}");
+    }
+
     /// The names of one list, with whatever key names an entry.
     pub(crate) fn names(&mut self, method: &str) -> Vec<String> {
         let (list, key) = match method {

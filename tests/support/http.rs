@@ -290,3 +290,20 @@ pub(crate) fn once(addr: SocketAddr, method: &str, target: &str, lines: &str) ->
     );
     conn.answer()
 }
+
+/// The same with a body.
+pub(crate) fn once_with(
+    addr: SocketAddr,
+    method: &str,
+    target: &str,
+    lines: &str,
+    body: &str,
+) -> Answer {
+    let mut conn = Conn::open(addr);
+    let length = body.len();
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {addr}\r\n{lines}Content-Length: {length}\r\n\r\n"
+    );
+    conn.send(format!("{head}{body}").as_bytes());
+    conn.answer()
+}

@@ -163,6 +163,8 @@ pub(crate) struct Setup {
     pub(crate) backends: String,
     /// Lines for `[proxy]`, then any other tables that come before the backends.
     pub(crate) proxy: String,
+    /// Instead of none: tests of lists look at those of backends.
+    pub(crate) admin_tools: Option<&'static str>,
     /// Further arguments.
     pub(crate) args: Vec<String>,
     /// Instead of two workers.
@@ -302,8 +304,9 @@ impl Setup {
         let scratch = scratch();
         let file = scratch.path().join("proxy.toml");
         let config = format!(
-            "[proxy]\nname = \"test\"\nworkers = {}\n{}\n{}",
+            "[proxy]\nname = \"test\"\nworkers = {}\nadmin_tools = \"{}\"\n{}\n{}",
             self.workers.unwrap_or(2),
+            self.admin_tools.unwrap_or("off"),
             self.proxy,
             self.backends
         );

@@ -67,6 +67,7 @@ impl World {
                 public_url: None,
                 tls: None,
             },
+            watch: Default::default(),
             backends: vec![Arc::new(backend)],
         });
         let (notes, inbox) = sync_channel(1024);
@@ -123,6 +124,7 @@ impl World {
         .into_bytes();
         let envelope = jsonrpc::scan(&body).unwrap();
         let call = Call {
+            modern: None,
             backend: 0,
             session: ask.session.clone(),
             tool_call: true,
@@ -253,6 +255,7 @@ fn backend(transport: TransportPlan, isolation: Isolation) -> BackendPlan {
         unlisted: false,
         around: Default::default(),
         chain: Default::default(),
+        protocol: crate::plan::Protocol::Legacy,
         isolation,
         startup_timeout: Duration::from_secs(20),
         restart: RestartPlan {

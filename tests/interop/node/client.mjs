@@ -1,26 +1,42 @@
 // Does one job on one MCP server with the TypeScript SDK's client, and writes what it saw as JSON.
 //
-// The job comes as JSON on stdin: `url` or `stdio` {command, args, env, cwd}; `calls`
-// [{name, arguments, _meta}], `reads` [uri], `gets` [{name, arguments}], `progress` {name,
-// arguments}, `cancel` {name, arguments, reason}, `session` true: all but the first optional.
-// ../python/client.py takes the same jobs and answers in the same form.
+// The job comes as JSON on stdin: `url` or `stdio` {command, args, env, cwd}, and, all optional:
+// - `calls` [{name, arguments, _meta}], `reads` [uri], `gets` [{name, arguments}], `completes`
+//   [{ref, argument, context}]: the answers to these;
+// - `progress` {name, arguments}, `cancel` {name, arguments, reason}: one call each;
+// - `asks` true: the client can sample, elicit and list roots, and answers the same every time;
+// - `level`: from which on log messages are wanted;
+// - `watch` {uri, toggle}: subscribes, and calls the tool that starts and ends updates, if any;
+// - `session` true: what becomes of a session that is ended.
+// The other clients here, and those in ../python, take the same jobs and answer in the same form.
 
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
-import { CallToolResultSchema } from "@modelcontextprotocol/sdk/types.js";
+import {
+  CallToolResultSchema,
+  CreateMessageRequestSchema,
+  ElicitRequestSchema,
+  ListRootsRequestSchema,
+} from "@modelcontextprotocol/sdk/types.js";
 import fs from "node:fs";
+import { ask, until } from "./answers.mjs";
 
 const job = JSON.parse(fs.readFileSync(0, "utf8"));
 const options = { timeout: 60_000 };
+const asked = [];
 
 /// A connected client, and `heard`: the messages that came, before the SDK reads them.
 async function connect() {
   const transport = job.url
     ? new StreamableHTTPClientTransport(new URL(job.url))
     : new StdioClientTransport({ ...job.stdio, stderr: "ignore" });
-  // No capabilities: what a server offers can depend on them.
-  const client = new Client({ name: "interop-typescript", version: "1.0.0" }, { capabilities: {} });
+  // None unless wanted: what a server offers can depend on them.
+  const capabilities = job.asks ? ask.capabilities : {};
+  const client = new Client({ name: "interop-typescript", version: "1.0.0" }, { capabilities });
+  for (const schema of job.asks ? [CreateMessageRequestSchema, ElicitRequestSchema, ListRootsRequestSchema] : []) {
+    client.setRequestHandler(schema, (request) => ask.answer(request, asked));
+  }
   const heard = [];
   const start = transport.start.bind(transport);
   transport.start = async () => {
@@ -48,7 +64,7 @@ async function exchange(request) {
   await request().catch((error) => (failure = error));
   const message = heard.find((message) => message.id === id && isAnswer(message));
   if (message === undefined || (failure !== undefined && message.error === undefined)) {
-    throw failure ?? new Error("no answer"); // or one that breaks its schema
+    return { id, answer: { failed: String(failure ?? "no answer") } }; // or one that breaks its schema
   }
   const { result, error } = message;
   return { id, answer: error === undefined ? { result } : { error } };
@@ -61,9 +77,9 @@ async function list(key, request) {
   const entries = [];
   let cursor;
   do {
-    const { result, error } = await answer(() => request(cursor === undefined ? undefined : { cursor }, options));
-    if (error) {
-      return { error };
+    const { result, ...other } = await answer(() => request(cursor === undefined ? undefined : { cursor }, options));
+    if (!result) {
+      return other;
     }
     entries.push(...result[key]);
     cursor = result.nextCursor;
@@ -82,6 +98,9 @@ const seen = {
   gets: [],
 };
 await client.ping(options);
+if (job.level) {
+  seen.level = await answer(() => client.setLoggingLevel(job.level, options));
+}
 if (job.progress) {
   // Counted as they come: the SDK drops those whose answer stands in the same read.
   const onprogress = () => {};
@@ -111,6 +130,29 @@ for (const uri of job.reads ?? []) {
 for (const get of job.gets ?? []) {
   seen.gets.push(await answer(() => client.getPrompt(get, options)));
 }
+if (job.completes) {
+  seen.completes = [];
+  for (const one of job.completes) {
+    seen.completes.push(await answer(() => client.complete(one, options)));
+  }
+}
+const told = (method) => heard.filter((message) => message.method === method).map(({ params }) => params);
+if (job.watch) {
+  const { uri, toggle } = job.watch;
+  seen.watch = [await answer(() => client.subscribeResource({ uri }, options))];
+  if (toggle) {
+    await answer(() => client.callTool(toggle, CallToolResultSchema, options));
+    await until(() => told("notifications/resources/updated").length > 0);
+    await until(() => told("notifications/message").some(({ data }) => String(data).includes(uri)));
+    await answer(() => client.callTool(toggle, CallToolResultSchema, options));
+    seen.watch.push(await answer(() => client.setLoggingLevel("error", options)));
+  }
+  seen.watch.push(await answer(() => client.unsubscribeResource({ uri }, options)));
+}
+await client.ping(options);
+seen.messages = told("notifications/message");
+seen.updated = told("notifications/resources/updated");
+seen.asked = asked;
 
 if (job.session) {
   const ping = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "ping" });

@@ -15,13 +15,35 @@ from mcp import ClientSession, McpError, StdioServerParameters, types
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+from answers import ROOTS, SAMPLED, elicited, plain
+
 job = json.load(sys.stdin)
 PATIENCE = timedelta(seconds=60)
+asked, messages, updated = [], [], []
 
 
-def plain(model):
-    """A model as it was on the wire: fields that were absent stay so."""
-    return model.model_dump(mode="json", by_alias=True, exclude_unset=True)
+async def sample(_, params):
+    asked.append({"method": "sampling/createMessage", "params": plain(params)})
+    return types.CreateMessageResult(**SAMPLED)
+
+
+async def elicit(_, params):
+    asked.append({"method": "elicitation/create", "params": plain(params)})
+    return types.ElicitResult(**elicited(params))
+
+
+async def roots(_):
+    asked.append({"method": "roots/list", "params": {}})
+    return types.ListRootsResult(**ROOTS)
+
+
+async def log(params):
+    messages.append(plain(params))
+
+
+async def notified(message):
+    if isinstance(message, types.ServerNotification) and isinstance(message.root, types.ResourceUpdatedNotification):
+        updated.append(plain(message.root.params))
 
 
 async def connect(stack):
@@ -35,7 +57,15 @@ async def connect(stack):
         read, write = await stack.enter_async_context(stdio_client(child, errlog))
     info = types.Implementation(name="interop-python", version="1.0.0")
     session = await stack.enter_async_context(
-        ClientSession(read, write, read_timeout_seconds=PATIENCE, client_info=info)
+        ClientSession(
+            read,
+            write,
+            read_timeout_seconds=PATIENCE,
+            client_info=info,
+            logging_callback=log,
+            message_handler=notified,
+            **(dict(sampling_callback=sample, elicitation_callback=elicit, list_roots_callback=roots) if job.get("asks") else {}),
+        )
     )
     return session, await session.initialize(), session_id()
 
@@ -104,6 +134,29 @@ async def cancel(session):
     return outcome if "result" in outcome else {"rejected": outcome.get("error", {}).get("message", "no answer")}
 
 
+async def complete(session, ref, argument, context=None):
+    kind = types.PromptReference if ref["type"] == "ref/prompt" else types.ResourceTemplateReference
+    return await session.complete(kind(**ref), argument, (context or {}).get("arguments"))
+
+
+async def until(done):
+    """Waits for what comes by itself; the comparison tells if it did not."""
+    with anyio.move_on_after(15):
+        while not done():
+            await anyio.sleep(0.02)
+
+
+async def watch(session, uri, toggle=None):
+    answers = [await answer(session.subscribe_resource(uri))]
+    if toggle:
+        await answer(call(session, **toggle))
+        await until(lambda: updated and any(uri in str(message["data"]) for message in messages))
+        await answer(call(session, **toggle))
+        answers.append(await answer(session.set_logging_level("error")))
+    answers.append(await answer(session.unsubscribe_resource(uri)))
+    return answers
+
+
 async def end_session(session, session_id, version):
     ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
@@ -141,6 +194,8 @@ async def main():
             "prompts": await entries("prompts", session.list_prompts),
         }
         await session.send_ping()
+        if "level" in job:
+            seen["level"] = await answer(session.set_logging_level(job["level"]))
         if "progress" in job:
             seen["progress"] = await progress(session)
         if "cancel" in job:
@@ -148,6 +203,12 @@ async def main():
         seen["calls"] = [await answer(call(session, **one)) for one in job.get("calls", [])]
         seen["reads"] = [await answer(session.read_resource(uri)) for uri in job.get("reads", [])]
         seen["gets"] = [await answer(session.get_prompt(**one)) for one in job.get("gets", [])]
+        if "completes" in job:
+            seen["completes"] = [await answer(complete(session, **one)) for one in job["completes"]]
+        if "watch" in job:
+            seen["watch"] = await watch(session, **job["watch"])
+        await session.send_ping()
+        seen.update(messages=messages, updated=updated, asked=asked)
         if job.get("session"):
             seen["session"] = await end_session(session, session_id, initialized.protocolVersion)
         print(json.dumps(seen), flush=True)

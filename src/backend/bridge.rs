@@ -1,0 +1,200 @@
+//! Owns: backend sessions for callers that have none, so that a backend of the session era can serve
+//! requests that stand alone.
+//! Never: sessions that a client can name: those are `world`'s, and these are in no table of it.
+//! Next: `leg`, which opens them as any other.
+//!
+//! One for each principal, set of capabilities and name of a client: what a server may make depend on
+//! its session; and where a server gets the client's own Authorization, for each of those. Each worker
+//! has its own.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahash::AHashMap;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::entry::Entry;
+use super::failure::Failure;
+use super::{Backends, Caller};
+use crate::error::Kind;
+use crate::limits;
+use crate::mcp::revision::Revision;
+use crate::mcp::session::{SessionId, SessionRecord};
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    principal: Option<Arc<str>>,
+    capabilities: Box<str>,
+    client: Box<str>,
+    /// SHA-256 of the Authorization that its backend gets.
+    shown: Option<[u8; 32]>,
+}
+
+/// See the head of this file.
+#[derive(Default)]
+pub(super) struct Bridges(RefCell<AHashMap<Key, Arc<SessionRecord>>>);
+
+impl Bridges {
+    /// The session of a key, made if need be, and the one that made room for it.
+    fn of(
+        &self,
+        key: Key,
+        now: Instant,
+        make: impl FnOnce() -> Result<SessionRecord, Failure>,
+    ) -> Result<(Arc<SessionRecord>, Option<Arc<SessionRecord>>), Failure> {
+        let mut all = self.0.borrow_mut();
+        if let Some(record) = all.get(&key) {
+            record.touch(now);
+            return Ok((record.clone(), None));
+        }
+        let record = Arc::new(make()?);
+        let full = all.len() >= limits::BRIDGES_MAX;
+        let oldest = full
+            .then(|| all.iter().max_by_key(|(_, record)| record.idle(now)))
+            .flatten()
+            .map(|(key, _)| key.clone());
+        let evicted = oldest.and_then(|key| all.remove(&key));
+        all.insert(key, record.clone());
+        Ok((record, evicted))
+    }
+
+    /// Takes out those that nobody used for longer than `idle`.
+    fn over(&self, now: Instant, idle: Duration) -> Vec<Arc<SessionRecord>> {
+        let mut over = Vec::new();
+        self.0.borrow_mut().retain(|_, record| {
+            let keep = record.idle(now) <= idle;
+            if !keep {
+                over.push(record.clone());
+            }
+            keep
+        });
+        over
+    }
+}
+
+/// The session that stands for `caller` at backends of the session era.
+///
+/// # Errors
+/// What would be kept of it is too large.
+pub(super) fn record(
+    backends: &Rc<Backends>,
+    entry: &Entry,
+    caller: &Caller,
+) -> Result<Arc<SessionRecord>, Failure> {
+    if caller.capabilities.len() + caller.client.len() > limits::CALLER_BYTES_MAX {
+        return Err(Failure::new(Kind::Busy, "the caller's capabilities are too large to keep"));
+    }
+    let authorization = caller.authorization.as_ref().filter(|_| entry.plan.forwards());
+    let shown = authorization.map(|authorization| {
+        let digest = ring::digest::digest(&ring::digest::SHA256, authorization.0.as_bytes());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.as_ref());
+        bytes
+    });
+    let key = Key {
+        principal: caller.principal.clone(),
+        capabilities: caller.capabilities.clone(),
+        client: caller.client.clone(),
+        shown,
+    };
+    let (record, evicted) = backends.bridges.of(key, Instant::now(), || {
+        let mut random = [0; 16];
+        SystemRandom::new()
+            .fill(&mut random)
+            .map_err(|_| Failure::new(Kind::Internal, "no random bytes"))?;
+        let id = SessionId::mint(backends.me, random);
+        // Requests of servers do not reach these callers yet, so no capability is promised.
+        let (principal, client) = (caller.principal.clone(), caller.client.clone());
+        let record = SessionRecord::new(id, Revision::NEWEST, principal, "{}".into(), client);
+        record.show(authorization);
+        Ok(record)
+    })?;
+    if let Some(evicted) = evicted {
+        end(backends, &evicted);
+    }
+    Ok(record)
+}
+
+fn end(backends: &Rc<Backends>, record: &Arc<SessionRecord>) {
+    record.end();
+    backends.end_session(record);
+}
+
+/// Ends those that nobody used for too long.
+pub(super) fn sweep(backends: &Rc<Backends>, now: Instant) {
+    for record in backends.bridges.over(now, backends.plan.session_idle) {
+        end(backends, &record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(
+        bridges: &Bridges,
+        principal: Option<&str>,
+        capabilities: &str,
+        now: Instant,
+    ) -> SessionId {
+        of_shown(bridges, principal, capabilities, None, now)
+    }
+
+    fn of_shown(
+        bridges: &Bridges,
+        principal: Option<&str>,
+        capabilities: &str,
+        shown: Option<[u8; 32]>,
+        now: Instant,
+    ) -> SessionId {
+        let principal: Option<Arc<str>> = principal.map(Arc::from);
+        let key = Key {
+            principal: principal.clone(),
+            capabilities: capabilities.into(),
+            client: "{}".into(),
+            shown,
+        };
+        let mut random = [0; 16];
+        SystemRandom::new().fill(&mut random).unwrap();
+        let make = || {
+            let id = SessionId::mint(0, random);
+            Ok(SessionRecord::new(id, Revision::NEWEST, principal, "{}".into(), "{}".into()))
+        };
+        bridges.of(key, now, make).unwrap().0.id
+    }
+
+    #[test]
+    fn one_for_each_caller_and_none_shared_between_principals() {
+        let (bridges, now) = (Bridges::default(), Instant::now());
+        let one = of(&bridges, Some("a"), "{}", now);
+        assert_eq!(of(&bridges, Some("a"), "{}", now), one);
+        for (principal, capabilities) in
+            [(Some("b"), "{}"), (None, "{}"), (Some("a"), r#"{"roots":{}}"#)]
+        {
+            assert_ne!(of(&bridges, principal, capabilities, now), one);
+        }
+        assert_eq!(bridges.0.borrow().len(), 4);
+        let shown = of_shown(&bridges, Some("a"), "{}", Some([1; 32]), now);
+        assert_ne!(shown, one);
+        assert_ne!(of_shown(&bridges, Some("a"), "{}", Some([2; 32]), now), shown);
+    }
+
+    #[test]
+    fn the_idle_end_and_the_most_idle_makes_room() {
+        let (bridges, now) = (Bridges::default(), Instant::now());
+        for n in 0..limits::BRIDGES_MAX {
+            of(&bridges, Some(&n.to_string()), "{}", now);
+        }
+        let later = now + Duration::from_secs(60);
+        let first = of(&bridges, Some("0"), "{}", later);
+        of(&bridges, Some("another"), "{}", later);
+        assert_eq!(bridges.0.borrow().len(), limits::BRIDGES_MAX);
+        assert_eq!(of(&bridges, Some("0"), "{}", later), first, "it was just used");
+        // The new one is as old as the test, whatever time it was told.
+        let over = bridges.over(later + Duration::from_secs(30), Duration::from_secs(45));
+        assert_eq!(over.len(), limits::BRIDGES_MAX - 1);
+        assert_eq!(of(&bridges, Some("0"), "{}", later), first);
+    }
+}

@@ -1,0 +1,290 @@
+//! Owns: what backends of the request era are asked to say by themselves: a request that stays open,
+//! opened again when it ends.
+//! Never: clients' streams (`exchange`).
+//! Next: `stdio`.
+//!
+//! MCP 2026-07-28, Subscriptions. The proxy listens for changed lists on its own behalf, and for
+//! changed resources on that of each client that listens for them.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::attempt::{self, Ended};
+use super::entry::{self, Entry};
+use super::handle::CallHandle;
+use super::health::Backoff;
+use super::http::Request;
+use super::leg::Leg;
+use super::names::Raw;
+use super::own::{self, Said};
+use super::{Backends, Call, Caller, Reply, Wire, era, line, modern, supervise};
+use crate::jsonrpc;
+use crate::limits;
+use crate::mcp::envelope;
+use crate::plan::{BackendId, RestartPlan};
+use crate::rt::local::{Event, Sender};
+use crate::rt::{self, Either, race};
+
+const LISTEN: &str = "subscriptions/listen";
+
+/// Listening that goes on until it is dropped.
+pub struct Subscription(Rc<Event>);
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.0.set();
+    }
+}
+
+/// What a client that listens hears of a backend.
+#[derive(Debug)]
+pub enum Heard {
+    /// The first word: of these resources it will tell.
+    Agreed(Vec<String>),
+    /// It was away meanwhile: any of these may have changed.
+    Again(Vec<String>),
+    /// `notifications/resources/updated`, whole.
+    Updated(Vec<u8>),
+}
+
+/// For whom is listened.
+enum Ear {
+    Own,
+    Client(Sender<Heard>),
+}
+
+/// How a stream ended.
+enum End {
+    /// It does not know how to.
+    Refused,
+    /// It may be opened again.
+    Closed { opened: bool },
+    /// Nobody listens any more.
+    Deaf,
+}
+
+impl Backends {
+    /// Whether a backend tells of changed resources.
+    pub fn can_subscribe(&self, backend: BackendId) -> bool {
+        let entry = &self.entries[backend];
+        let able = |slice: &Rc<Entry>| {
+            slice.slice.borrow().as_ref().is_some_and(|slice| slice.can_subscribe())
+        };
+        entry.era.get().is_modern() && able(entry)
+    }
+
+    /// Listens for changes of resources on behalf of `caller`, until the value is dropped or nobody
+    /// takes what is heard. The first thing heard is [`Heard::Agreed`].
+    pub fn subscribe(
+        self: &Rc<Self>,
+        backend: BackendId,
+        caller: &Caller,
+        uris: &[String],
+        out: Sender<Heard>,
+    ) -> Subscription {
+        let mut list = b"[".to_vec();
+        for uri in uris {
+            if list.len() > 1 {
+                list.push(b',');
+            }
+            jsonrpc::quote(uri, &mut list);
+        }
+        list.push(b']');
+        let filter = envelope::rebuilt(b"{}", &[], &[("resourceSubscriptions", &list)]);
+        let with = envelope::members(&caller.capabilities, &caller.client, None);
+        let meta = envelope::rebuilt(b"{}", &[], &with);
+        let params = [("_meta", &meta[..]), ("notifications", &filter[..])];
+        let params = envelope::rebuilt(b"{}", &[], &params);
+        keep(self, &self.entries[backend], params, Ear::Client(out))
+    }
+}
+
+/// Listens for changed lists, until the value is dropped.
+pub(super) fn own(backends: &Rc<Backends>, entry: &Rc<Entry>) -> Subscription {
+    let params = br#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
+    keep(backends, entry, era::own_params(&backends.plan, Some(params)), Ear::Own)
+}
+
+fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -> Subscription {
+    let stop = Rc::new(Event::new());
+    let (backends, entry, stopped) = (backends.clone(), entry.clone(), stop.clone());
+    rt::spawn("backend listener", async move {
+        let plan = RestartPlan {
+            initial: limits::RESTART_INITIAL,
+            max: limits::HTTP_RETRY_MAX,
+            give_up_after: None,
+        };
+        let mut backoff = Backoff::new(plan, backends.chance());
+        let mut times = 0;
+        loop {
+            let began = Instant::now();
+            // Dropped on stop, which ends the request.
+            let stream = stream(&backends, &entry, &params, &ear, &mut times);
+            let opened = match race(stream, stopped.wait()).await {
+                Either::Left(End::Closed { opened }) => opened,
+                Either::Left(End::Refused) => break,
+                Either::Left(End::Deaf) | Either::Right(()) => return,
+            };
+            if opened && began.elapsed() >= limits::LIVED_WELL {
+                backoff.reset();
+            }
+            if matches!(ear, Ear::Own) && (!opened || began.elapsed() < limits::PROBE_PAUSE) {
+                // Whether the server is there at all is the supervisor's question.
+                backends.hint(&entry, supervise::FAILED);
+            }
+            let pause = backoff.next(limits::HTTP_RETRY_MAX).unwrap_or(limits::HTTP_RETRY_MAX);
+            if rt::time::timeout(pause, stopped.wait()).await.is_ok() {
+                return;
+            }
+        }
+        match ear {
+            Ear::Client(out) => drop(out.send(Heard::Agreed(Vec::new())).await),
+            // It will not say when its lists change: they are looked at now and then.
+            Ear::Own => {
+                while rt::time::timeout(limits::LIST_POLL, stopped.wait()).await.is_err() {
+                    entry.bell.ring(supervise::STALE);
+                }
+            }
+        }
+    });
+    Subscription(stop)
+}
+
+/// Ends a request that stays open, before its replies are dropped.
+struct Cancel(Rc<CallHandle>);
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.0.cancel(None);
+    }
+}
+
+/// One stream, from its opening to its end. A drop ends it at the backend too.
+async fn stream(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    params: &[u8],
+    ear: &Ear,
+    times: &mut u32,
+) -> End {
+    let number = backends.number();
+    let asked = Raw::number(number);
+    let mut body = Vec::with_capacity(params.len() + 96);
+    jsonrpc::request(&mut body, &asked, LISTEN, Some(params));
+    let handle = Rc::new(CallHandle::deaf());
+    let opening = open(backends, entry, body, asked, &handle);
+    let mut wire = match rt::time::timeout(limits::REQUEST_TIMEOUT, opening).await {
+        Ok(Ok(wire)) => wire,
+        Ok(Err(_)) | Err(_) => return End::Closed { opened: false },
+    };
+    // After `wire`, so that it is dropped first.
+    let _cancel = Cancel(handle);
+    let mut opened = false;
+    loop {
+        let reply = match &mut wire {
+            Wire::Http(http) => http.next().await,
+            Wire::Line(line) => line.next().await,
+            Wire::Crossed(_) => return End::Refused,
+        };
+        match reply {
+            Ok(Reply::Notification(message)) => match hear(&message, ear, times).await {
+                Some(true) => {
+                    opened = true;
+                    if let Ear::Own = ear {
+                        // What changed before, or while nobody listened, was not heard.
+                        entry.bell.ring(supervise::STALE);
+                    }
+                }
+                Some(false) => {}
+                None => return End::Deaf,
+            },
+            Ok(Reply::Answer(answer)) => {
+                return match own::said(&answer) {
+                    Ok(Said::Result(_)) => End::Closed { opened },
+                    Ok(Said::Error { .. }) | Err(_) => End::Refused,
+                };
+            }
+            // Servers of that era ask nothing.
+            Ok(Reply::Ask(_)) => {}
+            Ok(Reply::Streaming { .. }) => return End::Refused,
+            Err(Ended::Failed(failure)) if (400..500).contains(&failure.status) => {
+                return End::Refused;
+            }
+            Err(_) => return End::Closed { opened },
+        }
+    }
+}
+
+async fn open(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    body: Vec<u8>,
+    asked: Raw,
+    handle: &Rc<CallHandle>,
+) -> Result<Wire, Ended> {
+    if let entry::Wire::Http(_) = &entry.wire {
+        let leg = Rc::new(Leg::modern(entry.http().0, &modern::lines(LISTEN, None)));
+        let request = Request { body: &body, rename: None, asked, whole: true, caller: None };
+        let sent = attempt::sent(backends, entry, &leg, &request, handle, true).await;
+        return sent.map(Wire::Http);
+    }
+    let id = jsonrpc::scan(&body).ok().and_then(|message| message.id).unwrap_or_default();
+    let call = Call {
+        backend: entry.id,
+        session: None,
+        tool_call: false,
+        safe: true,
+        id,
+        progress_token: None,
+        body,
+        // Not counted among the calls, and without a clock: it stays open.
+        timeout: Duration::MAX,
+        tool: None,
+        modern: None,
+        again: false,
+        handle: handle.clone(),
+    };
+    line::call(backends, entry, call).await.map(Wire::Line)
+}
+
+/// One message of a stream: `Some(true)` for the word that it is open, `None` if nobody listens.
+async fn hear(message: &[u8], ear: &Ear, times: &mut u32) -> Option<bool> {
+    let Ok(envelope) = jsonrpc::scan(message) else { return Some(false) };
+    match (envelope.method_name(message).as_deref(), ear) {
+        (Some("notifications/subscriptions/acknowledged"), _) => {
+            *times += 1;
+            if let Ear::Client(out) = ear {
+                let word = match *times {
+                    1 => Heard::Agreed(agreed(message, &envelope)),
+                    _ => Heard::Again(agreed(message, &envelope)),
+                };
+                out.send(word).await.ok()?;
+            }
+            Some(true)
+        }
+        (Some("notifications/resources/updated"), Ear::Client(out))
+            if message.len() <= limits::SSE_QUEUE_BYTES_MAX =>
+        {
+            out.send(Heard::Updated(message.to_vec())).await.ok()?;
+            Some(false)
+        }
+        _ => Some(false),
+    }
+}
+
+/// The resources that an acknowledgement names.
+fn agreed(message: &[u8], envelope: &jsonrpc::Envelope) -> Vec<String> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Filter {
+        resource_subscriptions: Vec<String>,
+    }
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Params {
+        notifications: Filter,
+    }
+    let params = envelope.params.map_or(&b"{}"[..], |params| params.of(message));
+    let params: Params = serde_json::from_slice(params).unwrap_or_default();
+    params.notifications.resource_subscriptions
+}

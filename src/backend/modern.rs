@@ -1,0 +1,246 @@
+//! Owns: calls where one side, or both, is of the request era.
+//! Never: calls of sessions to backends with sessions: those never come here (`attempt`).
+//! Next: `bridge`, sessions for those that have none.
+//!
+//! MCP 2026-07-28: a request stands alone. What the revision of a hop asks for is put into a request
+//! or taken out of it here, head and body together; all else keeps its bytes.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::attempt::{self, Ended};
+use super::entry::{self, Entry};
+use super::failure::Failure;
+use super::http::Request;
+use super::leg::Leg;
+use super::names::{Own, Raw};
+use super::{Backends, Call, Reply, Wire, bridge, line, supervise};
+use crate::error::Kind;
+use crate::jsonrpc::{self, Envelope, walk};
+use crate::mcp::envelope;
+use crate::mcp::header;
+use crate::mcp::method::Method;
+use crate::mcp::mirrored;
+use crate::mcp::session::Authorization;
+use crate::plan::Isolation;
+
+/// Who sent a request of the request era.
+#[derive(Debug, Default)]
+pub struct Caller {
+    /// Who it is, where that is known.
+    pub principal: Option<Arc<str>>,
+    /// What it showed, for backends that are to get it.
+    pub authorization: Option<Arc<Authorization>>,
+    /// What it can do: a JSON object, as it was sent.
+    pub capabilities: Box<str>,
+    /// Its name: a JSON object, as it was sent.
+    pub client: Box<str>,
+    /// Fields to pass on to a backend over HTTP: whole lines.
+    pub lines: String,
+}
+
+/// One request, by whichever way its backend is spoken to.
+pub(super) async fn wire(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    mut call: Call,
+) -> Result<Wire, Ended> {
+    if !entry.era.get().is_modern() {
+        return down(backends, entry, call).await;
+    }
+    let crossed = call.modern.is_none();
+    if crossed {
+        let session = call.session.as_deref();
+        let capabilities = session.map_or("{}", |session| &session.capabilities);
+        let client = session.map_or(UNNAMED, |session| &session.client_info);
+        let carried = envelope::carried(capabilities.as_bytes());
+        let carried = carried.as_deref().map(String::from_utf8_lossy);
+        let capabilities = carried.as_deref().unwrap_or(capabilities);
+        let with = envelope::members(capabilities, client, None);
+        call.body = envelope::wrap(&call.body, &scan(&call.body)?, &with);
+    }
+    let wire = up(backends, entry, call, crossed).await?;
+    Ok(if crossed { Wire::Crossed(Box::new(Crossed { wire })) } else { wire })
+}
+
+/// A client that does not name itself.
+const UNNAMED: &str = r#"{"name":"unknown","version":"0"}"#;
+
+fn scan(body: &[u8]) -> Result<Envelope, Failure> {
+    // It was scanned before, and what was put into it is sound.
+    jsonrpc::scan(body).map_err(|fault| Failure::new(Kind::Internal, fault.text()))
+}
+
+/// To a backend of the request era.
+async fn up(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    mut call: Call,
+    whole: bool,
+) -> Result<Wire, Ended> {
+    let message = scan(&call.body)?;
+    let id = message.id.ok_or_else(|| Failure::new(Kind::Internal, "a request without an id"))?;
+    (call.id, call.progress_token) = (id, message.progress_token);
+    if let entry::Wire::Stdio(_) = &entry.wire {
+        return line::call(backends, entry, call).await.map(Wire::Line);
+    }
+    let lines = lines_of(entry, &call, &message);
+    let leg = Rc::new(Leg::modern(entry.http().0, &lines));
+    // A stream of its own: its id and token are unique there as they are.
+    let asked = Raw::new(call.id.of(&call.body));
+    // What it says of who else may see a resource is looked at where not everybody may see all.
+    let is_read = message.method_name(&call.body).as_deref() == Some("resources/read");
+    let whole = whole || (is_read && backends.plan.access.is_some());
+    let request = Request { body: &call.body, rename: None, asked, whole, caller: None };
+    let sent = attempt::sent(backends, entry, &leg, &request, &call.handle, call.safe).await;
+    if let Err(Ended::Failed(failure)) = &sent
+        && failure.session_lost
+    {
+        // It speaks of sessions: it is not the server that it was.
+        backends.hint(entry, supervise::LOST);
+    }
+    if let Ok(replies) = &sent
+        && replies.is_of_unknown_revision()
+    {
+        // The caller's revision is spoken here: that another is needed there is not its concern.
+        backends.hint(entry, supervise::LOST);
+        return Err(Failure::new(Kind::BadAnswer, "it refuses the revision").into());
+    }
+    sent.map(Wire::Http)
+}
+
+/// The fields that repeat what stands in a request.
+fn lines_of(entry: &Entry, call: &Call, message: &Envelope) -> String {
+    let body = &call.body[..];
+    let name = message.method_name(body).unwrap_or_default();
+    let method = Method::parse(name.as_bytes());
+    let about = match method {
+        Method::ToolsCall | Method::PromptsGet => message.name,
+        Method::ResourcesRead => message.uri,
+        _ => None,
+    };
+    let about = about.and_then(|span| span.text(body));
+    let mut lines = lines(&name, about.as_deref());
+    let slice = entry.slice.borrow();
+    let known = match (method, &about, &*slice) {
+        (Method::ToolsCall, Some(tool), Some(slice)) => slice.tools.mirrored(tool),
+        _ => &[],
+    };
+    let arguments = message.arguments.map(|span| span.of(body));
+    mirrored::write(known, arguments, &mut lines);
+    // Of an argument that the caller does not see, only what is sent is said.
+    let others = call.modern.as_ref().map_or("", |caller| &caller.lines);
+    for line in others.split_inclusive("\r\n") {
+        let name = line.split(':').next().unwrap_or_default();
+        if !known.iter().any(|one| one.is(name.as_bytes())) {
+            lines.push_str(line);
+        }
+    }
+    lines
+}
+
+/// The fields that every request has.
+pub(super) fn lines(method: &str, about: Option<&str>) -> String {
+    let mut lines = String::with_capacity(96);
+    mirrored::line(header::METHOD, method, &mut lines);
+    if let Some(about) = about {
+        mirrored::line(header::NAME, about, &mut lines);
+    }
+    lines
+}
+
+/// To a backend of the session era, from a caller without one.
+async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Result<Wire, Ended> {
+    call.body = envelope::unwrap(&call.body, &scan(&call.body)?);
+    let message = scan(&call.body)?;
+    let id = message.id.ok_or_else(|| Failure::new(Kind::Internal, "a request without an id"))?;
+    (call.id, call.progress_token) = (id, message.progress_token);
+    if let (Isolation::Session, Some(caller)) = (entry.plan.isolation, &call.modern) {
+        call.session = Some(bridge::record(backends, entry, caller)?);
+    }
+    if let entry::Wire::Stdio(_) = &entry.wire {
+        return line::call(backends, entry, call).await.map(Wire::Line);
+    }
+    // Several calls share the session, and each may have chosen the same id.
+    let own = Own::of(&call.body, call.id, call.progress_token);
+    let request = Request {
+        body: &call.body,
+        rename: Some((call.id, call.progress_token, own)),
+        asked: Raw::number(backends.number()),
+        // Its result lacks what its caller's revision asks for.
+        whole: true,
+        caller: None,
+    };
+    let session = call.session.as_ref();
+    let mut lost = None;
+    loop {
+        let leg = attempt::open(backends, entry, session, lost, &call.handle).await?;
+        match attempt::sent(backends, entry, &leg, &request, &call.handle, call.safe).await {
+            // Refused, so not executed: once more with a new session.
+            Err(Ended::Failed(failure)) if failure.session_lost && lost.is_none() => {
+                backends.hint(entry, supervise::LOST);
+                lost = Some(leg.generation);
+            }
+            sent => return sent.map(Wire::Http),
+        }
+    }
+}
+
+/// The replies of a backend of the request era to a call of a session. All answers are whole.
+pub(super) struct Crossed {
+    wire: Wire,
+}
+
+impl Crossed {
+    /// See [`super::Replies::next`].
+    pub(super) async fn next(&mut self) -> Result<Reply, Ended> {
+        let reply = match &mut self.wire {
+            Wire::Http(http) => http.next().await?,
+            Wire::Line(line) => line.next().await?,
+            Wire::Crossed(_) => {
+                return Err(Failure::new(Kind::Internal, "crossed twice").into());
+            }
+        };
+        // Where a session could be asked, its answers would be taken back to the backend from here.
+        if let Reply::Answer(answer) = &reply
+            && wants_input(answer)
+        {
+            return Err(Failure::new(Kind::NeedsInput, "").into());
+        }
+        Ok(reply)
+    }
+}
+
+/// Whether an answer is no end, but a question (2026-07-28, Multi Round-Trip Requests).
+fn wants_input(answer: &[u8]) -> bool {
+    if memchr::memmem::find(answer, b"input_required").is_none() {
+        return false;
+    }
+    let result = jsonrpc::scan(answer).ok().and_then(|message| message.result);
+    let Some(result) = result.map(|result| result.of(answer)) else { return false };
+    walk::member(result, "resultType")
+        .and_then(|value| value.text(result))
+        .is_some_and(|kind| kind == "input_required")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_told_from_answers() {
+        let answer = |result: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
+        assert!(wants_input(answer(r#"{"resultType":"input_required"}"#).as_bytes()));
+        assert!(!wants_input(answer(r#"{"resultType":"complete"}"#).as_bytes()));
+        assert!(!wants_input(answer(r#"{"content":["input_required"]}"#).as_bytes()));
+    }
+
+    #[test]
+    fn a_name_stands_in_a_field_as_it_may() {
+        assert_eq!(lines("tools/call", Some("a")), "Mcp-Method: tools/call\r\nMcp-Name: a\r\n");
+        assert_eq!(
+            lines("tools/call", Some("é")),
+            "Mcp-Method: tools/call\r\nMcp-Name: =?base64?w6k=?=\r\n"
+        );
+    }
+}

@@ -1,0 +1,186 @@
+//! Owns: what a call leaves behind for whoever accounts for it: its attempts, and their spans.
+//! Never: a clock: times are those that the call has read anyway.
+//! Next: `handle`, which carries it.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::time::{Duration, Instant};
+
+use crate::error::Kind;
+use crate::limits;
+
+/// The trail of one call, over all of its attempts.
+#[derive(Debug, Default)]
+pub struct Trail {
+    first: Cell<Option<Instant>>,
+    /// Time between attempts.
+    idle: Cell<Duration>,
+    running: Cell<u32>,
+    stopped: Cell<Option<Instant>>,
+    attempts: Cell<u32>,
+    hedges: Cell<u32>,
+    ejected: Cell<bool>,
+    trace: OnceCell<Box<Traced>>,
+}
+
+/// What is needed to give every attempt a span of its own.
+#[derive(Debug)]
+pub struct Traced {
+    /// Where the sixteen digits of the span's id stand in the message.
+    pub at: usize,
+    /// Ids are made from it.
+    pub seed: u64,
+    /// Attempts so far.
+    pub spans: RefCell<Vec<AttemptSpan>>,
+}
+
+/// One attempt.
+#[derive(Clone, Debug)]
+pub struct AttemptSpan {
+    /// Its span's id, as the backend was told.
+    pub id: u64,
+    /// When it began.
+    pub began: Instant,
+    /// When it ended; `None` = it has not.
+    pub ended: Option<Instant>,
+    /// Why it failed.
+    pub failed: Option<Kind>,
+}
+
+impl Trail {
+    /// Attempts that were made.
+    pub fn attempts(&self) -> u32 {
+        self.attempts.get()
+    }
+
+    /// Those of them that were made beside another one.
+    pub fn hedges(&self) -> u32 {
+        self.hedges.get()
+    }
+
+    /// Whether the backend was found ejected.
+    pub fn was_ejected(&self) -> bool {
+        self.ejected.get()
+    }
+
+    /// Of a call that began at `began` and took `total`: the time without an attempt under way.
+    pub fn overhead(&self, began: Instant, total: Duration) -> Duration {
+        match self.first.get() {
+            Some(first) => (first.saturating_duration_since(began) + self.idle.get()).min(total),
+            None => total,
+        }
+    }
+
+    /// Gives spans to its attempts.
+    pub fn set_trace(&self, traced: Traced) {
+        let _ = self.trace.set(Box::new(traced));
+    }
+
+    /// See [`Trail::set_trace`].
+    pub fn trace(&self) -> Option<&Traced> {
+        self.trace.get().map(|traced| &**traced)
+    }
+
+    /// An attempt begins.
+    pub(super) fn begin(&self, now: Instant) {
+        if self.first.get().is_none() {
+            self.first.set(Some(now));
+        } else if self.running.get() == 0
+            && let Some(stopped) = self.stopped.get()
+        {
+            self.idle.set(self.idle.get() + now.saturating_duration_since(stopped));
+        }
+        self.running.set(self.running.get() + 1);
+        self.attempts.set(self.attempts.get() + 1);
+    }
+
+    /// An attempt of several ended.
+    pub(super) fn end(&self, now: Instant) {
+        self.running.set(self.running.get().saturating_sub(1));
+        self.stopped.set(Some(now));
+    }
+
+    pub(super) fn count_hedge(&self) {
+        self.hedges.set(self.hedges.get() + 1);
+    }
+
+    pub(super) fn note_ejected(&self) {
+        self.ejected.set(true);
+    }
+}
+
+impl Traced {
+    /// Writes the id of a new span into the message of an attempt; its number here.
+    pub(super) fn begin(&self, message: &mut [u8], now: Instant) -> Option<usize> {
+        let mut spans = self.spans.borrow_mut();
+        let number = spans.len();
+        if number >= limits::SPANS_PER_CALL_MAX {
+            return None;
+        }
+        let id = mix(self.seed.wrapping_add(number as u64)).max(1);
+        let digits = format!("{id:016x}");
+        message.get_mut(self.at..self.at + digits.len())?.copy_from_slice(digits.as_bytes());
+        spans.push(AttemptSpan { id, began: now, ended: None, failed: None });
+        Some(number)
+    }
+
+    /// That attempt failed, or has answered.
+    pub(super) fn judge(&self, number: usize, failed: Option<Kind>) {
+        if let Some(span) = self.spans.borrow_mut().get_mut(number) {
+            span.failed = failed;
+        }
+    }
+
+    /// That attempt is over.
+    pub(super) fn end(&self, number: usize, now: Instant) {
+        if let Some(span) = self.spans.borrow_mut().get_mut(number) {
+            span.ended = Some(now);
+        }
+    }
+}
+
+/// Spreads a number over 64 bits (SplitMix64; not for secrets).
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overhead_is_the_time_without_an_attempt() {
+        let trail = Trail::default();
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let total = Duration::from_millis(100);
+        assert_eq!(trail.overhead(start, total), total);
+        trail.begin(at(10));
+        trail.begin(at(15));
+        trail.end(at(20));
+        trail.end(at(30));
+        trail.begin(at(50));
+        assert_eq!(trail.overhead(start, total), Duration::from_millis(10 + 20));
+        assert_eq!((trail.attempts(), trail.hedges()), (3, 0));
+    }
+
+    #[test]
+    fn every_attempt_has_a_span_of_its_own() {
+        let traced = Traced { at: 2, seed: 7, spans: RefCell::default() };
+        let now = Instant::now();
+        let mut ids = std::collections::HashSet::new();
+        for number in 0..limits::SPANS_PER_CALL_MAX {
+            let mut message = *b"<<................>>";
+            assert_eq!(traced.begin(&mut message, now), Some(number));
+            let id = std::str::from_utf8(&message[2..18]).unwrap().to_owned();
+            assert_eq!(u64::from_str_radix(&id, 16), Ok(traced.spans.borrow()[number].id));
+            assert!(ids.insert(id));
+        }
+        assert_eq!(traced.begin(&mut [0; 20], now), None);
+        traced.judge(1, Some(Kind::Lost));
+        traced.end(1, now);
+        assert_eq!(traced.spans.borrow()[1].failed, Some(Kind::Lost));
+    }
+}

@@ -1,0 +1,387 @@
+//! Owns: the way back to a client of the request era.
+//! Never: what a backend says before it gets here (`backend`).
+//! Next: `listen`.
+//!
+//! MCP 2026-07-28: a result says of what type it is, one of a read how long it may be kept; log
+//! messages come only where they were asked for. What a backend of that era says goes through as it
+//! is, what one of the session era leaves out is put in.
+
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+
+use super::{failed, reworded};
+use crate::backend::{CallHandle, Replies, Reply};
+use crate::error::Kind;
+use crate::exchange::Ask;
+use crate::exchange::answer::{EVENTS, JSON, with};
+use crate::exchange::session::Outcome;
+use crate::http::{Connection, sse};
+use crate::jsonrpc::{self, Kind as MessageKind, Span, walk};
+use crate::limits;
+use crate::mcp::method::Method;
+use crate::mcp::revision::modern_status;
+use crate::rt::{self, Either};
+use crate::world::World;
+
+/// Cancels a call when it is dropped, to be dropped before the call itself. After the answer it does
+/// nothing.
+pub(super) struct Cancel<'a>(pub(super) Option<&'a Rc<CallHandle>>);
+
+impl Drop for Cancel<'_> {
+    fn drop(&mut self) {
+        if let Some(handle) = self.0 {
+            handle.cancel(Some("the client has left".to_owned()));
+        }
+    }
+}
+
+/// Severity of a log message, least first (RFC 5424).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Level(usize);
+
+impl Level {
+    /// Reads a raw JSON string.
+    pub(super) fn parse(raw: &[u8]) -> Option<Level> {
+        const LEVELS: [&str; 8] =
+            ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+        let name = jsonrpc::unquote(raw)?;
+        LEVELS.iter().position(|level| *level == name).map(Level)
+    }
+}
+
+/// What is needed to answer a caller.
+pub(super) struct Way {
+    /// Its id, as it was sent.
+    pub(super) id: Vec<u8>,
+    /// What it asked for.
+    pub(super) method: Method,
+    /// The least level of log messages that it wants.
+    pub(super) level: Option<Level>,
+}
+
+/// Passes a backend's messages on: as JSON when the response comes first, as an event stream when
+/// something precedes it. A client that leaves cancels its call at once.
+pub(super) async fn pass_on(
+    world: &World,
+    connection: &mut Connection,
+    ask: &Ask,
+    way: Way,
+    mut replies: Replies,
+    handle: &Rc<CallHandle>,
+) -> io::Result<()> {
+    let _cancel = Cancel(Some(handle));
+    let mut streaming = false;
+    loop {
+        let reply = {
+            let mut next = pin!(replies.next());
+            loop {
+                let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
+                let wait = rt::race(silence, connection.closed());
+                match rt::race(next.as_mut(), wait).await {
+                    Either::Left(reply) => break Some(reply),
+                    Either::Right(Either::Right(())) => break None,
+                    Either::Right(Either::Left(())) => {
+                        let comment = sse::COMMENT.to_vec();
+                        event_out(connection, ask, &mut streaming, comment).await?;
+                    }
+                }
+            }
+        };
+        let Some(reply) = reply else {
+            connection.abort();
+            return Ok(());
+        };
+        match reply {
+            Ok(Reply::Notification(message)) => {
+                if !is_wanted(&message, way.level) {
+                    continue;
+                }
+                let mut event = Vec::with_capacity(message.len() + 16);
+                sse::write(&mut event, None, &message);
+                event_out(connection, ask, &mut streaming, event).await?;
+            }
+            // No request can be sent to this caller: where a result may ask for input instead, it
+            // would be made of this.
+            Ok(Reply::Ask(question)) => world.backends.decline(&question),
+            Ok(Reply::Answer(answer)) => {
+                let private = world.plan.access.is_some();
+                let (status, answer) = completed(answer, way.method, private);
+                ask.facts.answered(&answer);
+                if !streaming {
+                    return connection.answer(status, &with(JSON, &ask.cors), &answer).await;
+                }
+                return last_event(connection, &answer).await;
+            }
+            Ok(Reply::Streaming { len }) => {
+                ask.facts.well();
+                return stream_on(connection, ask, streaming, len, &mut replies).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a call failed");
+                let (status, lines, answer) = failed(ask, &reworded(error), &way.id);
+                if !streaming {
+                    return connection.answer(status, &lines, &answer).await;
+                }
+                return last_event(connection, &answer).await;
+            }
+        }
+    }
+}
+
+/// Answers with what a tool of the proxy's own says.
+pub(super) async fn own(
+    connection: &mut Connection,
+    ask: &Ask,
+    outcome: Outcome,
+) -> io::Result<()> {
+    match outcome {
+        Outcome::Answer(answer) => {
+            let (status, answer) = completed(answer, Method::ToolsCall, false);
+            ask.facts.answered(&answer);
+            connection.answer(status, &with(JSON, &ask.cors), &answer).await
+        }
+        Outcome::Refused { error, id } => {
+            let (status, lines, answer) = failed(ask, &error, &id);
+            connection.answer(status, &lines, &answer).await
+        }
+        // Neither is what such a tool does.
+        Outcome::Accepted | Outcome::Relay(_) => connection.answer(202, &ask.cors, b"").await,
+    }
+}
+
+async fn last_event(connection: &mut Connection, answer: &[u8]) -> io::Result<()> {
+    let mut event = Vec::with_capacity(answer.len() + 16);
+    sse::write(&mut event, None, answer);
+    connection.finish_with(&event).await
+}
+
+/// Sends one event; the first one begins the stream.
+async fn event_out(
+    connection: &mut Connection,
+    ask: &Ask,
+    streaming: &mut bool,
+    event: Vec<u8>,
+) -> io::Result<()> {
+    if std::mem::replace(streaming, true) {
+        return connection.chunk(event).await;
+    }
+    connection.begin_with(200, &with(EVENTS, &ask.cors), None, &event).await
+}
+
+/// Sends a response that is too large to hold, piece by piece; each piece waits for the client.
+async fn stream_on(
+    connection: &mut Connection,
+    ask: &Ask,
+    streaming: bool,
+    len: Option<u64>,
+    replies: &mut Replies,
+) -> io::Result<()> {
+    let mut whole = Vec::new();
+    if !streaming {
+        connection.begin(200, &with(JSON, &ask.cors), len).await?;
+    }
+    loop {
+        let piece = {
+            let piece = pin!(replies.chunk());
+            rt::race(piece, connection.closed()).await
+        };
+        match piece {
+            Either::Left(Ok(Some(piece))) if !streaming => connection.chunk(piece).await?,
+            // Only a whole document can be framed as an event.
+            Either::Left(Ok(Some(piece)))
+                if whole.len() + piece.len() <= limits::MESSAGE_BYTES_MAX =>
+            {
+                whole.extend_from_slice(&piece);
+            }
+            Either::Left(Ok(None)) if !streaming => return connection.finish().await,
+            Either::Left(Ok(None)) => return last_event(connection, &whole).await,
+            Either::Left(_) => {
+                tracing::debug!("a streamed answer broke off");
+                connection.abort();
+                return Ok(());
+            }
+            Either::Right(()) => {
+                connection.abort();
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Whether a notification belongs on the stream of a request.
+fn is_wanted(message: &[u8], level: Option<Level>) -> bool {
+    let Ok(envelope) = jsonrpc::scan(message) else { return false };
+    match envelope.method_name(message).as_deref() {
+        Some("notifications/message") => {
+            let Some(least) = level else { return false };
+            let params = envelope.params.map_or(&b"{}"[..], |params| params.of(message));
+            let own = walk::member(params, "level").and_then(|raw| Level::parse(raw.of(params)));
+            own.is_none_or(|own| own >= least)
+        }
+        // Those come where they are listened for.
+        Some(name) => !name.starts_with("notifications/resources/"),
+        None => false,
+    }
+}
+
+/// An answer as the request era asks for it, and its status. `private`: what a caller may see depends
+/// on who it is, so that what it reads is for no cache that others use, whatever its server says.
+fn completed(answer: Vec<u8>, method: Method, private: bool) -> (u16, Vec<u8>) {
+    let Ok(envelope) = jsonrpc::scan(&answer) else { return (200, answer) };
+    if let (MessageKind::ErrorResponse, Some(error)) = (envelope.kind, envelope.error) {
+        return refused(answer, error);
+    }
+    let Some(span) = envelope.result else { return (200, answer) };
+    let result = span.of(&answer);
+    if !result.starts_with(b"{") {
+        return (200, answer);
+    }
+    let member = |name| walk::member(result, name);
+    let kind = member("resultType");
+    let is_complete = kind.is_none_or(|kind| kind.of(result) == b"\"complete\"");
+    let mut missing: Vec<&str> = Vec::new();
+    if kind.is_none() {
+        missing.push(r#""resultType":"complete""#);
+    }
+    if method == Method::ResourcesRead && is_complete {
+        if member("ttlMs").is_none() {
+            missing.push(r#""ttlMs":0"#);
+        }
+        if member("cacheScope").is_none() {
+            missing.push(r#""cacheScope":"private""#);
+        }
+    }
+    let shared = member("cacheScope").filter(|scope| {
+        private && method == Method::ResourcesRead && scope.of(result) != br#""private""#
+    });
+    let shared =
+        shared.map(|scope| Span { start: scope.start + span.start, end: scope.end + span.start });
+    let mut edits: Vec<(Span, &[u8])> = Vec::new();
+    edits.extend(shared.map(|scope| (scope, &br#""private""#[..])));
+    if missing.is_empty() {
+        return match edits.is_empty() {
+            true => (200, answer),
+            false => (200, jsonrpc::splice(&answer, &edits)),
+        };
+    }
+    let mut more = missing.join(",");
+    let is_empty = result[1..].trim_ascii_start().starts_with(b"}");
+    if !is_empty {
+        more.push(',');
+    }
+    let at = Span { start: span.start + 1, end: span.start + 1 };
+    edits.insert(0, (at, more.as_bytes()));
+    (200, jsonrpc::splice(&answer, &edits))
+}
+
+/// An error, with the code that the request era has for it.
+fn refused(answer: Vec<u8>, error: Span) -> (u16, Vec<u8>) {
+    let Some(code) = walk::member(error.of(&answer), "code") else { return (200, answer) };
+    let code = Span { start: code.start + error.start, end: code.end + error.start };
+    let number = std::str::from_utf8(code.of(&answer)).ok().and_then(|text| text.parse().ok());
+    if number == Some(i64::from(Kind::ResourceNotFound.code())) {
+        let fresh = Kind::UnknownResource.code();
+        let text = fresh.to_string();
+        let answer = jsonrpc::splice(&answer, &[(code, text.as_bytes())]);
+        return (modern_status(fresh.into()), answer);
+    }
+    (number.map_or(200, modern_status), answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(answer: &str, method: Method) -> (u16, String) {
+        let (status, answer) = completed(answer.as_bytes().to_vec(), method, false);
+        assert!(jsonrpc::scan(&answer).is_ok());
+        (status, String::from_utf8(answer).unwrap())
+    }
+
+    #[test]
+    fn what_is_missing_is_put_in_and_nothing_else() {
+        let result = |result: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
+        for (before, method, after) in [
+            ("{}", Method::ToolsCall, r#"{"resultType":"complete"}"#),
+            (
+                r#"{ "content":[] }"#,
+                Method::ToolsCall,
+                r#"{"resultType":"complete", "content":[] }"#,
+            ),
+            (
+                r#"{"contents":[]}"#,
+                Method::ResourcesRead,
+                r#"{"resultType":"complete","ttlMs":0,"cacheScope":"private","contents":[]}"#,
+            ),
+            (
+                r#"{"resultType":"input_required","requestState":"x"}"#,
+                Method::ResourcesRead,
+                r#"{"resultType":"input_required","requestState":"x"}"#,
+            ),
+            (
+                r#"{"resultType":"complete","ttlMs":5,"cacheScope":"public"}"#,
+                Method::ResourcesRead,
+                r#"{"resultType":"complete","ttlMs":5,"cacheScope":"public"}"#,
+            ),
+        ] {
+            assert_eq!(text(&result(before), method), (200, result(after)));
+        }
+    }
+
+    #[test]
+    fn what_was_read_is_private_where_callers_differ() {
+        let text = |result: &str, method| {
+            let answer = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
+            let (_, answer) = completed(answer.into_bytes(), method, true);
+            let envelope = jsonrpc::scan(&answer).unwrap();
+            String::from_utf8(envelope.result.unwrap().of(&answer).to_vec()).unwrap()
+        };
+        let whole = r#"{"resultType":"complete","ttlMs":5,"cacheScope":"public"}"#;
+        let private = r#"{"resultType":"complete","ttlMs":5,"cacheScope":"private"}"#;
+        for kept in [whole, private] {
+            assert_eq!(text(kept, Method::ResourcesRead), private);
+            assert_eq!(text(kept, Method::ToolsCall), kept);
+        }
+        assert_eq!(
+            text(r#"{"cacheScope":"public","contents":[]}"#, Method::ResourcesRead),
+            r#"{"resultType":"complete","ttlMs":0,"cacheScope":"private","contents":[]}"#
+        );
+    }
+
+    #[test]
+    fn errors_have_the_codes_and_the_status_of_the_era() {
+        let error = |code: i32| {
+            format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"message":"m","code":{code}}}}}"#)
+        };
+        for (before, status, after) in [
+            (-32002, 400, -32602),
+            (-32602, 400, -32602),
+            (-32601, 404, -32601),
+            (-32021, 400, -32021),
+            (-32603, 200, -32603),
+            (1, 200, 1),
+        ] {
+            assert_eq!(text(&error(before), Method::ToolsCall), (status, error(after)));
+        }
+    }
+
+    #[test]
+    fn log_messages_come_only_where_they_were_asked_for() {
+        let log = |level: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#
+            )
+        };
+        let warning = Level::parse(b"\"warning\"");
+        assert!(warning.is_some() && Level::parse(b"\"loud\"").is_none());
+        assert!(!is_wanted(log("emergency").as_bytes(), None));
+        assert!(is_wanted(log("warning").as_bytes(), warning));
+        assert!(!is_wanted(log("notice").as_bytes(), warning));
+        let progress = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#;
+        assert!(is_wanted(progress, None));
+        let updated =
+            br#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{}}"#;
+        assert!(!is_wanted(updated, None));
+    }
+}

@@ -1,0 +1,207 @@
+//! Owns: the tools of the proxy's own: who sees them, what they say.
+//! Never: an answer that the control plane has to give; a name that a backend has.
+//! Next: `admin`, the same for people and scripts.
+//!
+//! MCP 2025-11-25, Server Features, Tools: output schemas, annotations, structured content.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+
+use super::Ask;
+use super::door::is_admin;
+use super::session::Outcome;
+use crate::error::{Error, Kind, Result};
+use crate::jsonrpc::{self, Envelope, walk};
+use crate::mcp::catalog::ListKind;
+use crate::mcp::method::Method;
+use crate::plan::AdminTools;
+use crate::telemetry::desk::{Reply, Wanted};
+use crate::world::World;
+
+/// A tool of the proxy's own; its name stands behind `proxy` and the separator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tool {
+    name: &'static str,
+    title: &'static str,
+    about: &'static str,
+}
+
+const LIST_BACKENDS: Tool = Tool {
+    name: "list_backends",
+    title: "List backends",
+    about: "The servers behind this proxy, with their state, their tools and what is wrong with \
+            them.",
+};
+const HEALTH_CHECK: Tool = Tool {
+    name: "health_check",
+    title: "Check health",
+    about: "Whether all servers behind this proxy are well, and which are not.",
+};
+const SESSION_COUNT: Tool = Tool {
+    name: "session_count",
+    title: "Count sessions",
+    about: "How many client sessions this proxy has.",
+};
+const CONFIG: Tool = Tool {
+    name: "config",
+    title: "Show configuration",
+    about: "The configuration that is in force, as TOML, without secrets.",
+};
+const TOOLS: [Tool; 4] = [LIST_BACKENDS, HEALTH_CHECK, SESSION_COUNT, CONFIG];
+
+impl Tool {
+    /// JSON Schema of what it says.
+    fn output(self) -> Value {
+        let object = |properties: Value| {
+            let names: Vec<&String> =
+                properties.as_object().into_iter().flat_map(|map| map.keys()).collect();
+            json!({ "type": "object", "required": names, "properties": properties })
+        };
+        match self {
+            LIST_BACKENDS => {
+                let some = |kind: &str| json!({ "type": [kind, "null"] });
+                let backend = object(json!({
+                    "name": { "type": "string" },
+                    "transport": { "type": "string" },
+                    "era": some("string"),
+                    "state": { "type": "string" },
+                    "healthy": { "type": "boolean" },
+                    "last_success": some("string"),
+                    "last_error": some("string"),
+                    "tools": { "type": "integer" },
+                    "restarts": { "type": "integer" },
+                    "breaker": some("string"),
+                    "ejected": { "type": "boolean" },
+                    "in_flight": { "type": "integer" },
+                    "connections": { "type": "integer" },
+                }));
+                object(json!({
+                    "proxy": { "type": "object" },
+                    "backends": { "type": "array", "items": backend },
+                }))
+            }
+            HEALTH_CHECK => object(json!({
+                "status": { "enum": ["healthy", "degraded"] },
+                "unhealthy_backends": { "type": "array", "items": { "type": "string" } },
+                "config": { "type": "object" },
+            })),
+            SESSION_COUNT => object(json!({ "sessions": { "type": "integer" } })),
+            _ => object(json!({ "toml": { "type": "string" } })),
+        }
+    }
+
+    fn entry(self, prefix: &str) -> Value {
+        json!({
+            "name": format!("{prefix}{}", self.name),
+            "title": self.title,
+            "description": self.about,
+            "inputSchema": { "type": "object", "additionalProperties": false },
+            "outputSchema": self.output(),
+            "annotations": {
+                "title": self.title,
+                "readOnlyHint": true,
+                "destructiveHint": false,
+                "idempotentHint": true,
+                "openWorldHint": false,
+            },
+        })
+    }
+}
+
+/// Whether whoever asks may know of them.
+fn are_shown(world: &World, ask: &Ask) -> bool {
+    world.plan.watch.admin_tools != AdminTools::Off && is_admin(world, ask)
+}
+
+fn prefix(world: &World) -> String {
+    format!("proxy{}", world.plan.separator)
+}
+
+/// Whether a backend has a tool of that name: then the name is the backend's.
+fn is_taken(world: &World, name: &str) -> bool {
+    !world.names.bare.is_empty()
+        && world.catalog.borrow().owner_of_name(ListKind::Tools, name).is_some()
+}
+
+/// Puts them at the end of the tools in an answer to `tools/list`, which ends with `end`.
+pub(super) fn list(world: &World, ask: &Ask, end: &[u8], answer: &mut Vec<u8>) {
+    if !are_shown(world, ask) || !answer.ends_with(end) {
+        return;
+    }
+    let tools = world.own_tools.get_or_init(|| {
+        let prefix = prefix(world);
+        let entry =
+            |tool: Tool| (format!("{prefix}{}", tool.name), tool.entry(&prefix).to_string());
+        TOOLS.map(entry).into()
+    });
+    answer.truncate(answer.len() - end.len());
+    for (_, entry) in tools.iter().filter(|(name, _)| !is_taken(world, name)) {
+        if !answer.ends_with(b"[") {
+            answer.push(b',');
+        }
+        answer.extend_from_slice(entry.as_bytes());
+    }
+    answer.extend_from_slice(end);
+}
+
+/// The capabilities that `initialize` promises, with that of tools.
+pub(super) fn capabilities<'c>(world: &World, ask: &Ask, promised: &'c str) -> Cow<'c, str> {
+    let known = walk::member(promised.as_bytes(), "tools").is_some();
+    if known || !are_shown(world, ask) {
+        return Cow::Borrowed(promised);
+    }
+    let rest = promised.strip_prefix('{').unwrap_or("}");
+    let comma = if rest == "}" { "" } else { "," };
+    Cow::Owned(format!("{{\"tools\":{{\"listChanged\":true}}{comma}{rest}"))
+}
+
+/// The tool of the proxy's own that a message calls, if it is one, and for this caller.
+pub(super) fn called(
+    world: &World,
+    ask: &Ask,
+    method: Method,
+    message: &[u8],
+    envelope: &Envelope,
+) -> Option<Tool> {
+    let raw = envelope.name?.of(message);
+    // Nearly all names end here.
+    if method != Method::ToolsCall || !raw.starts_with(b"\"proxy") || !are_shown(world, ask) {
+        return None;
+    }
+    let name = jsonrpc::unquote(raw)?;
+    let own = name.strip_prefix(prefix(world).as_str())?;
+    TOOLS.into_iter().find(|tool| tool.name == own).filter(|_| !is_taken(world, &name))
+}
+
+/// Calls one of them.
+pub(super) async fn call(world: &Rc<World>, ask: &Ask, tool: Tool, id: &[u8]) -> Outcome {
+    ask.facts.own_tool(world, tool.name);
+    match say(world, tool).await {
+        Ok(said) => {
+            let text = match &said["toml"] {
+                Value::String(toml) => toml.clone(),
+                _ => format!("{said:#}"),
+            };
+            let content = json!([{ "type": "text", "text": text }]);
+            let result = json!({ "content": content, "structuredContent": said }).to_string();
+            let mut answer = Vec::with_capacity(result.len() + 64);
+            jsonrpc::result(&mut answer, id, result.as_bytes());
+            Outcome::Answer(answer)
+        }
+        Err(error) => Outcome::Refused { error, id: id.to_vec() },
+    }
+}
+
+async fn say(world: &World, tool: Tool) -> Result<Value> {
+    if tool == SESSION_COUNT {
+        return Ok(json!({ "sessions": world.counts.sessions.load(Ordering::Relaxed) }));
+    }
+    let wrong = || Error::new(Kind::Internal).cause("the control plane has no such tool");
+    match world.ask_control(Wanted::Tool(tool.name.to_owned())).await? {
+        Reply::Said(text) => serde_json::from_str(&text).map_err(|_| wrong()),
+        _ => Err(wrong()),
+    }
+}
