@@ -83,6 +83,10 @@ kinds! {
     NeedsInput => Backend, 200, -32014, Never, "Backend asks for input that this session cannot give";
     /// A header that contradicts the body or is not understood.
     BadHeader => Client, 400, -32600, Never, "Bad Request";
+    /// No token, or one that is worth nothing.
+    Unauthorized => Client, 401, -32600, Never, "Unauthorized";
+    /// A good token that is not for this.
+    InsufficientScope => Client, 403, -32600, Never, "Insufficient scope";
     /// The Origin or the Host of the request is not allowed.
     Forbidden => Client, 403, -32600, Never, "Forbidden";
     /// A path that is not served.

@@ -9,11 +9,13 @@ mod answer;
 mod batch;
 mod call;
 mod complete;
+mod door;
 mod facts;
 mod logging;
 mod modern;
 mod outlet;
 mod own;
+mod private;
 mod relay;
 mod session;
 mod stream;
@@ -26,6 +28,8 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::auth::Caller;
+use crate::auth::policy::Rights;
 use crate::error::{Error, Kind, Result};
 use crate::http::{BodyFault, Connection, Method as HttpMethod, RequestHead};
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind, Shape};
@@ -34,7 +38,7 @@ use crate::mcp::envelope::names_version;
 use crate::mcp::header;
 use crate::mcp::method::Method;
 use crate::mcp::revision::{MODERN, Revision};
-use crate::mcp::session::{SessionId, SessionRecord};
+use crate::mcp::session::{Authorization, SessionId, SessionRecord};
 use crate::rt;
 use crate::world::World;
 use answer::{JSON, refuse, refused, with};
@@ -57,10 +61,27 @@ struct Ask {
     json: bool,
     accepts_json: bool,
     accepts_events: bool,
+    who: Who,
     /// `traceparent` and `tracestate`, where somebody traces.
     context: Option<Box<(Vec<u8>, Vec<u8>)>>,
     /// What is remembered of the message.
     facts: Facts,
+}
+
+/// Who calls.
+#[derive(Clone, Default)]
+struct Who {
+    /// What his token says; `None` = nothing, where nothing is asked for.
+    caller: Option<Arc<Caller>>,
+    /// What he showed, for backends that are to get it; `None` if there are none.
+    authorization: Option<Arc<Authorization>>,
+}
+
+impl Who {
+    /// What he may see; `None` = everything.
+    fn rights(&self) -> Option<&Rights> {
+        self.caller.as_ref().and_then(|caller| caller.rights.as_ref())
+    }
 }
 
 impl Ask {
@@ -76,6 +97,7 @@ impl Ask {
             accepts_json: self.accepts_json,
             accepts_events: self.accepts_events,
             principal: self.principal.clone(),
+            who: self.who.clone(),
             context: self.context.clone(),
             facts: Facts::new(self.facts.began),
         }
@@ -97,8 +119,8 @@ pub async fn exchange(
     connection: &mut Connection,
     head: &RequestHead,
 ) -> io::Result<()> {
-    let (ask, refusal) = read_ask(world, head);
-    let served = route(world, connection, head, &ask, refusal).await;
+    let (mut ask, refusal) = read_ask(world, head);
+    let served = route(world, connection, head, &mut ask, refusal).await;
     let (status, bytes_out) = connection.answered();
     let ends = Ends { peer: connection.peer(), principal: ask.principal.as_deref(), bytes_out };
     ask.facts.account(world, &ends);
@@ -113,7 +135,7 @@ async fn route(
     world: &Rc<World>,
     connection: &mut Connection,
     head: &RequestHead,
-    ask: &Ask,
+    ask: &mut Ask,
     refusal: Option<Error>,
 ) -> io::Result<()> {
     let is_mcp = matches!(head.path(), "/mcp" | "/");
@@ -121,7 +143,7 @@ async fn route(
         ask.facts.expect_message();
     }
     if let Some(path) = admin::path(head) {
-        return Box::pin(admin::serve(world, connection, ask, path, refusal)).await;
+        return Box::pin(admin::serve(world, connection, ask, head, path, refusal)).await;
     }
     if let Some(error) = refusal {
         return refuse(connection, ask, &error, b"null").await;
@@ -129,8 +151,21 @@ async fn route(
     if !is_mcp {
         return match head.path() {
             "/livez" | "/health" | "/readyz" => health(world, connection, head).await,
+            path if door::is_metadata(world, path) => {
+                Box::pin(door::metadata(world, connection, ask, head)).await
+            }
             _ => refuse(connection, ask, &Error::new(Kind::NotFound), b"null").await,
         };
+    }
+    // A preflight carries no token (Fetch, §3.2.2).
+    if let Some(access) = &world.plan.access
+        && ask.method != HttpMethod::Options
+        && let Err(error) = door::admit(world, access, ask, head).await
+    {
+        return Box::pin(door::turn_away(world, connection, ask, head, &error)).await;
+    }
+    if world.forwards {
+        ask.who.authorization = door::forwarded(ask, head);
     }
     match ask.method {
         HttpMethod::Post => post(world, connection, ask, head).await,
@@ -179,6 +214,7 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
         accepts_json,
         accepts_events,
         principal: None,
+        who: Who::default(),
         context: match &world.kit.spans {
             Some(_) => {
                 let field = |name| head.field(name).unwrap_or_default().to_vec();
@@ -237,12 +273,19 @@ async fn session_of(world: &World, ask: &Ask) -> Result<Arc<SessionRecord>> {
         }
     };
     let record = world.session(id).await?;
+    // An id gives no right: to others than its principal there is no such session.
+    if record.principal != ask.principal {
+        return Err(Error::new(Kind::SessionNotFound));
+    }
     if ask.version == Some(None) {
         let mut text = String::from("Unsupported protocol version (supported versions:");
         for revision in Revision::ALL {
             let _ = write!(text, " {}", revision.as_str());
         }
         return Err(Error::new(Kind::BadHeader).context(text + ")"));
+    }
+    if world.forwards {
+        record.show(ask.who.authorization.as_ref());
     }
     record.touch(ask.facts.began);
     ask.facts.session(&record);

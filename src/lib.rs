@@ -10,6 +10,7 @@ pub mod limits;
 pub mod error;
 pub mod rt;
 
+pub mod auth;
 pub mod backend;
 pub mod exchange;
 pub mod http;

@@ -279,6 +279,39 @@ pub const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Default of `idle_stop_seconds`.
 pub const CHILD_IDLE_STOP: Duration = Duration::from_secs(300);
 
+/// Bytes of a token that a client shows; a head has room for no more than four of them.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of the subject of a token.
+pub const PRINCIPAL_BYTES_MAX: usize = 256;
+/// Roles that can be told apart: a set of them is one number.
+pub const ROLES_MAX: usize = 64;
+/// Verified tokens that a worker keeps; beyond it they are verified again.
+pub const TOKENS_KEPT_MAX: usize = 1024;
+/// Lists that a worker keeps cut to the rights of callers; beyond it they are cut again.
+pub const CUT_LISTS_KEPT_MAX: usize = 256;
+/// Slow signatures of one worker that helper threads verify at once; beyond it 503.
+pub const JWT_VERIFICATIONS_MAX: usize = 16;
+/// Keys that are tried on a token that does not name its own.
+pub const JWT_KEYS_TRIED_MAX: usize = 4;
+/// Client sessions of one principal.
+pub const SESSIONS_PER_PRINCIPAL_MAX: usize = 1000;
+/// Default of `auth.leeway_seconds`.
+pub const JWT_LEEWAY: Duration = Duration::from_secs(60);
+/// Bytes of an issuer's key set.
+pub const JWKS_BYTES_MAX: usize = 1024 * 1024;
+/// Keys of it that are used.
+pub const JWKS_KEYS_MAX: usize = 64;
+/// Fetching it, from the look-up of the name to the last byte.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// A caller with an unknown key waits this long for newer ones: a fetch, and some.
+pub const JWKS_WAIT: Duration = Duration::from_secs(6);
+/// Keys are fetched anew this often.
+pub const JWKS_INTERVAL: Duration = Duration::from_secs(3600);
+/// Unknown keys make the proxy fetch at most this often.
+pub const JWKS_REFETCH_PAUSE: Duration = Duration::from_secs(30);
+/// The first pause before a failed fetch is tried again; the longest is [`JWKS_REFETCH_PAUSE`].
+pub const JWKS_RETRY_INITIAL: Duration = Duration::from_secs(1);
+
 /// How often the control thread looks up when nobody has anything to say to it.
 pub const CONTROL_TICK: Duration = Duration::from_millis(100);
 /// Notes of workers that wait for the control thread; beyond it they are dropped.
@@ -342,6 +375,9 @@ pub const DESK_PATIENCE: Duration = Duration::from_secs(10);
 /// Questions of one worker that wait for the control thread.
 pub const QUESTIONS_MAX: usize = 64;
 
+const _: () = assert!(TOKEN_BYTES_MAX < HEAD_BYTES_MAX);
+const _: () = assert!(JWKS_TIMEOUT.as_secs() < JWKS_WAIT.as_secs());
+const _: () = assert!(ROLES_MAX <= u64::BITS as usize);
 const _: () = assert!(REQUEST_LINE_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(WHOLE_BODY_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(BODY_BYTES_MAX <= CHILD_QUEUE_BYTES_MAX);

@@ -133,7 +133,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let proxy = Proxy::start(config, Options { driver }).map_err(|error| error.to_string())?;
     let handle = proxy.handle();
     obey_signals(handle.clone()).map_err(|error| format!("cannot start a thread: {error}"))?;
-    say(&control::greeting(&name, handle.addr()));
+    say(&control::greeting(&name, &handle.url()));
     handle.wait_settled(limits::BANNER_WAIT);
     say(&control::status(&handle.backends()));
     handle.wait().map_err(|error| error.to_string())

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Access;
 use crate::middleware::Chain;
 use crate::middleware::around::Around;
 use crate::middleware::rate::RateLimit;
@@ -39,6 +40,8 @@ pub struct Plan {
     pub body_bytes_max: usize,
     /// `proxy.rate_limit`: all requests together.
     pub rate: Option<RateLimit>,
+    /// `[auth]` and `security.admin_token`; `None` = neither is set.
+    pub access: Option<Box<Access>>,
     /// Where clients connect.
     pub listen: ListenPlan,
     /// What is told to the outside.
@@ -92,6 +95,19 @@ pub struct ListenPlan {
     pub origins: OriginRule,
     /// Which Host a request may name.
     pub hosts: HostRule,
+    /// Where clients say that they reach the proxy; `None` = where their requests say so.
+    pub public_url: Option<PublicUrl>,
+    /// TLS towards clients; `None` = plain HTTP.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// `proxy.listen.public_url`, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl {
+    /// `scheme://host[:port]`
+    pub origin: String,
+    /// What stands before `/mcp`, without a slash at its end; often empty.
+    pub path: String,
 }
 
 /// Which `Origin` values are allowed; a request without Origin always is.
@@ -143,6 +159,13 @@ pub struct BackendPlan {
     pub around: Around,
     /// What its rules do to lists and messages.
     pub chain: Chain,
+}
+
+impl BackendPlan {
+    /// Whether it gets the client's own Authorization.
+    pub fn forwards(&self) -> bool {
+        matches!(&self.transport, TransportPlan::Http(http) if http.forward_auth)
+    }
 }
 
 /// `protocol`.
@@ -226,6 +249,8 @@ pub struct HttpPlan {
     pub header_lines: String,
     /// TLS settings; `None` = plain HTTP.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// `forward_auth`: the client's own Authorization is sent.
+    pub forward_auth: bool,
     /// Pooled connections at most, per worker.
     pub connections_max: usize,
     /// A pooled connection that is idle for this long is closed.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use ahash::{AHashMap, RandomState};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::auth::desk::Desk;
 use crate::backend::{Backends, CallHandle};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -117,18 +118,24 @@ pub struct World {
     pub names: Names,
     /// The one backend that clients see, if it is only one.
     pub only: Option<BackendId>,
+    /// Whether a backend gets the Authorization of clients.
+    pub forwards: bool,
     /// The merged lists.
     pub catalog: RefCell<Catalog>,
     /// The backends.
     pub backends: Rc<Backends>,
     /// Exact counts.
     pub counts: Arc<Counts>,
+    /// Verified tokens, and lists cut to rights.
+    pub desk: Desk,
     /// Set once, when the worker is to end.
     pub draining: Rc<Event>,
     post: SessionPost,
     random: SystemRandom,
     hasher: RandomState,
     owned: RefCell<AHashMap<SessionId, Owned>>,
+    /// Sessions of this worker by principal.
+    sessions_of: RefCell<AHashMap<Arc<str>, usize>>,
     known: RefCell<AHashMap<SessionId, Arc<SessionRecord>>>,
     asked: RefCell<AHashMap<u64, OneSender<Known>>>,
     streams: Streams,
@@ -173,6 +180,7 @@ impl World {
                 let mut listed = plan.backends.iter().filter(|backend| !backend.unlisted);
                 listed.next().map(|backend| backend.id).filter(|_| listed.next().is_none())
             },
+            forwards: plan.backends.iter().any(|backend| backend.forwards()),
             plan,
             catalog: RefCell::new(catalog),
             backends,
@@ -182,6 +190,8 @@ impl World {
             random: SystemRandom::new(),
             hasher: RandomState::new(),
             owned: RefCell::default(),
+            sessions_of: RefCell::default(),
+            desk: Desk::default(),
             known: RefCell::default(),
             asked: RefCell::default(),
             streams: Streams::default(),
@@ -213,8 +223,16 @@ impl World {
     /// Makes a session that this worker owns; fails when `proxy.max_sessions` are alive.
     pub fn open_session(
         &self,
+        principal: Option<&Arc<str>>,
         make: impl FnOnce(SessionId) -> SessionRecord,
     ) -> Result<Arc<SessionRecord>> {
+        // The kernel spreads connections evenly, so each worker holds its share of the bound.
+        let share = limits::SESSIONS_PER_PRINCIPAL_MAX.div_ceil(self.plan.workers);
+        if let Some(principal) = principal
+            && self.sessions_of.borrow().get(principal).is_some_and(|count| *count >= share)
+        {
+            return Err(Error::new(Kind::Capacity).context("too many sessions of one principal"));
+        }
         let max = self.plan.sessions_max;
         let taken =
             self.counts.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
@@ -229,6 +247,9 @@ impl World {
             return Err(Error::new(Kind::Internal).cause("no random bytes"));
         }
         let record = Arc::new(make(SessionId::mint(self.me, random)));
+        if let Some(principal) = principal {
+            *self.sessions_of.borrow_mut().entry(principal.clone()).or_default() += 1;
+        }
         let owned = Owned { record: record.clone(), pending: Changes::default() };
         self.owned.borrow_mut().insert(record.id, owned);
         Ok(record)
@@ -287,6 +308,15 @@ impl World {
         let Some(owned) = self.owned.borrow_mut().remove(&id) else { return };
         owned.record.end();
         self.counts.sessions.fetch_sub(1, Ordering::AcqRel);
+        if let Some(principal) = &owned.record.principal {
+            let mut sessions_of = self.sessions_of.borrow_mut();
+            if let Some(count) = sessions_of.get_mut(principal) {
+                *count -= 1;
+                if *count == 0 {
+                    sessions_of.remove(principal);
+                }
+            }
+        }
         self.end_streams_of(id);
         for worker in self.workers() {
             let _ = (self.post)(worker, SessionMail::Ended { record: owned.record.clone() });

@@ -15,6 +15,8 @@ const META: &str = "io.modelcontextprotocol/";
 /// A client of the request era, on one connection.
 pub(crate) struct Caller {
     addr: SocketAddr,
+    /// Further fields of every request: whole lines.
+    pub(crate) extra: String,
     pub(crate) conn: Conn,
     /// What it can do.
     pub(crate) capabilities: String,
@@ -27,6 +29,7 @@ impl Caller {
     pub(crate) fn new(proxy: &Proxy) -> Caller {
         Caller {
             addr: proxy.addr,
+            extra: String::new(),
             conn: Conn::open(proxy.addr),
             capabilities: "{}".into(),
             meta: String::new(),
@@ -63,8 +66,9 @@ impl Caller {
     /// Sends these bytes under these fields.
     pub(crate) fn send(&mut self, lines: &str, body: &str) {
         let head = format!(
-            "POST /mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{JSON}{lines}Content-Length: {}\r\n\r\n",
+            "POST /mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{JSON}{}{lines}Content-Length: {}\r\n\r\n",
             self.addr,
+            self.extra,
             body.len()
         );
         self.conn.send(format!("{head}{body}").as_bytes());
@@ -108,7 +112,7 @@ impl Caller {
         told
     }
 
-    fn ask(&mut self, method: &str, params: &str) -> Told {
+    pub(crate) fn ask(&mut self, method: &str, params: &str) -> Told {
         self.ask_about(method, "", params)
     }
 
@@ -117,12 +121,12 @@ impl Caller {
         self.ask_about("tools/call", tool, &params)
     }
 
-    fn read(&mut self, uri: &str) -> Told {
+    pub(crate) fn read(&mut self, uri: &str) -> Told {
         self.ask_about("resources/read", uri, &format!(r#""uri":{}"#, quote(uri)))
     }
 
     /// Listens on a connection of its own: the acknowledged filter, and the stream.
-    fn listen(&self, filter: &str) -> (Value, Listening) {
+    pub(crate) fn listen(&self, filter: &str) -> (Value, Listening) {
         let mut conn = Conn::open(self.addr);
         let body = message(
             "\"mine\"",
@@ -130,8 +134,9 @@ impl Caller {
             &format!(r#"{{"notifications":{filter},{}}}"#, self.envelope()),
         );
         let head = format!(
-            "POST /mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{JSON}{}Content-Length: {}\r\n\r\n{body}",
+            "POST /mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{JSON}{}{}Content-Length: {}\r\n\r\n{body}",
             self.addr,
+            self.extra,
             lines("subscriptions/listen", ""),
             body.len()
         );
@@ -146,7 +151,7 @@ impl Caller {
 }
 
 /// A stream of one who listens.
-struct Listening {
+pub(crate) struct Listening {
     conn: Conn,
     events: Events,
 }

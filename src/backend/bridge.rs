@@ -4,7 +4,8 @@
 //! Next: `leg`, which opens them as any other.
 //!
 //! One for each principal, set of capabilities and name of a client: what a server may make depend on
-//! its session. Each worker has its own.
+//! its session; and where a server gets the client's own Authorization, for each of those. Each worker
+//! has its own.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use ahash::AHashMap;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::entry::Entry;
 use super::failure::Failure;
 use super::{Backends, Caller};
 use crate::error::Kind;
@@ -21,7 +23,14 @@ use crate::limits;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
 
-type Key = (Option<Arc<str>>, Box<str>, Box<str>);
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    principal: Option<Arc<str>>,
+    capabilities: Box<str>,
+    client: Box<str>,
+    /// SHA-256 of the Authorization that its backend gets.
+    shown: Option<[u8; 32]>,
+}
 
 /// See the head of this file.
 #[derive(Default)]
@@ -71,12 +80,25 @@ impl Bridges {
 /// What would be kept of it is too large.
 pub(super) fn record(
     backends: &Rc<Backends>,
+    entry: &Entry,
     caller: &Caller,
 ) -> Result<Arc<SessionRecord>, Failure> {
     if caller.capabilities.len() + caller.client.len() > limits::CALLER_BYTES_MAX {
         return Err(Failure::new(Kind::Busy, "the caller's capabilities are too large to keep"));
     }
-    let key = (caller.principal.clone(), caller.capabilities.clone(), caller.client.clone());
+    let authorization = caller.authorization.as_ref().filter(|_| entry.plan.forwards());
+    let shown = authorization.map(|authorization| {
+        let digest = ring::digest::digest(&ring::digest::SHA256, authorization.0.as_bytes());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.as_ref());
+        bytes
+    });
+    let key = Key {
+        principal: caller.principal.clone(),
+        capabilities: caller.capabilities.clone(),
+        client: caller.client.clone(),
+        shown,
+    };
     let (record, evicted) = backends.bridges.of(key, Instant::now(), || {
         let mut random = [0; 16];
         SystemRandom::new()
@@ -85,7 +107,9 @@ pub(super) fn record(
         let id = SessionId::mint(backends.me, random);
         let (who, client) = (caller.principal.clone(), caller.client.clone());
         let can = caller.capabilities.clone();
-        Ok(SessionRecord::new(id, Revision::NEWEST, who, can, client))
+        let record = SessionRecord::new(id, Revision::NEWEST, who, can, client);
+        record.show(authorization);
+        Ok(record)
     })?;
     if let Some(evicted) = evicted {
         end(backends, &evicted);
@@ -121,12 +145,28 @@ mod tests {
         capabilities: &str,
         now: Instant,
     ) -> SessionId {
-        let key = (principal.map(Arc::from), capabilities.into(), "{}".into());
+        of_shown(bridges, principal, capabilities, None, now)
+    }
+
+    fn of_shown(
+        bridges: &Bridges,
+        principal: Option<&str>,
+        capabilities: &str,
+        shown: Option<[u8; 32]>,
+        now: Instant,
+    ) -> SessionId {
+        let principal: Option<Arc<str>> = principal.map(Arc::from);
+        let key = Key {
+            principal: principal.clone(),
+            capabilities: capabilities.into(),
+            client: "{}".into(),
+            shown,
+        };
         let mut random = [0; 16];
         SystemRandom::new().fill(&mut random).unwrap();
         let make = || {
             let id = SessionId::mint(0, random);
-            Ok(SessionRecord::new(id, Revision::NEWEST, None, "{}".into(), "{}".into()))
+            Ok(SessionRecord::new(id, Revision::NEWEST, principal, "{}".into(), "{}".into()))
         };
         bridges.of(key, now, make).unwrap().0.id
     }
@@ -142,6 +182,9 @@ mod tests {
             assert_ne!(of(&bridges, principal, capabilities, now), one);
         }
         assert_eq!(bridges.0.borrow().len(), 4);
+        let shown = of_shown(&bridges, Some("a"), "{}", Some([1; 32]), now);
+        assert_ne!(shown, one);
+        assert_ne!(of_shown(&bridges, Some("a"), "{}", Some([2; 32]), now), shown);
     }
 
     #[test]

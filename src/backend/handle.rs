@@ -6,11 +6,12 @@
 //! [`DEADLINE_TICK`](limits::DEADLINE_TICK) while there are any. Arming and dropping a timer of the
 //! runtime is 87 ns, an entry here a few.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use super::bell::Bell;
 use super::failure::Failure;
 use super::trail::Trail;
 use crate::limits;
+use crate::mcp::session::Authorization;
 
 /// Why a wait ended without what it waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub struct CallHandle {
     expired: Cell<bool>,
     reason: RefCell<Option<String>>,
     deadline: Cell<Option<Instant>>,
+    /// What the caller showed, if the backend is to get it.
+    authorization: OnceCell<Arc<Authorization>>,
     /// Attempts that are cancelled with it.
     below: RefCell<Vec<Weak<CallHandle>>>,
     /// Of an attempt: the call that it belongs to.
@@ -82,6 +86,7 @@ impl CallHandle {
             expired: Cell::new(false),
             reason: RefCell::new(None),
             deadline: Cell::new(None),
+            authorization: OnceCell::new(),
             below: RefCell::new(Vec::new()),
             root: None,
             trail: Trail::default(),
@@ -106,8 +111,12 @@ impl CallHandle {
 
     /// A handle for one attempt of a call, cancelled with it.
     pub(super) fn below(call: &Rc<CallHandle>) -> Rc<CallHandle> {
-        let root = Some(call.clone());
-        let attempt = Rc::new(CallHandle { deaf: call.deaf, root, ..CallHandle::new() });
+        let attempt = Rc::new(CallHandle {
+            deaf: call.deaf,
+            authorization: call.authorization.clone(),
+            root: Some(call.clone()),
+            ..CallHandle::new()
+        });
         let mut all = call.below.borrow_mut();
         all.retain(|other| other.strong_count() > 0);
         all.push(Rc::downgrade(&attempt));
@@ -115,6 +124,16 @@ impl CallHandle {
             attempt.cancel(call.reason());
         }
         attempt
+    }
+
+    /// The backend is to get this Authorization with the call.
+    pub fn forward(&self, authorization: Arc<Authorization>) {
+        let _ = self.authorization.set(authorization);
+    }
+
+    /// The Authorization to send with the call, if it is the caller's own.
+    pub(super) fn authorization(&self) -> Option<&str> {
+        self.authorization.get().map(|authorization| authorization.0.as_str())
     }
 
     /// What its call leaves behind.

@@ -128,7 +128,7 @@ pub(super) async fn post(
         // Boxed, as all that is rare on this path: each connection of a client has room for a call.
         None => handle.watch(Box::pin(connect(backends, entry))).await??,
     };
-    let bytes = message(connection.buffer(), leg, request);
+    let bytes = message(connection.buffer(), leg, request, handle.authorization());
     if let Err(fault) = connection.send(bytes).await {
         return Err(match reused {
             true => Broken::Stale { taken: false, cause: fault.to_string() },
@@ -153,17 +153,22 @@ pub(super) async fn post(
 }
 
 /// The whole POST.
-fn message(mut out: Vec<u8>, leg: &Leg, request: &Request<'_>) -> Vec<u8> {
+fn message(
+    mut out: Vec<u8>,
+    leg: &Leg,
+    request: &Request<'_>,
+    authorization: Option<&str>,
+) -> Vec<u8> {
     let body = request.body;
     let Some((id, token, _)) = &request.rename else {
-        leg.post(&mut out, body.len());
+        leg.post(&mut out, body.len(), authorization);
         out.extend_from_slice(body);
         return out;
     };
     let cut = id.len() + token.map_or(0, Span::len);
     let put = request.asked.len() * (1 + usize::from(token.is_some()));
     let length = body.len() - cut + put;
-    leg.post(&mut out, length);
+    leg.post(&mut out, length, authorization);
     let start = out.len();
     names::renamed(&mut out, body, *id, *token, &request.asked);
     debug_assert_eq!(out.len() - start, length);
@@ -853,8 +858,9 @@ pub(super) async fn tell(
     leg: &Rc<Leg>,
     body: &[u8],
 ) -> Result<(), Failure> {
+    let authorization = leg.authorization();
     let write = |out: &mut Vec<u8>| {
-        leg.post(out, body.len());
+        leg.post(out, body.len(), authorization.as_ref().map(|shown| shown.0.as_str()));
         out.extend_from_slice(body);
     };
     let (status, body) = side(backends, entry, write).await?;

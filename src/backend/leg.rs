@@ -26,7 +26,7 @@ use crate::jsonrpc;
 use crate::limits;
 use crate::mcp::catalog::Can;
 use crate::mcp::revision::MODERN;
-use crate::mcp::session::{SessionId, SessionRecord};
+use crate::mcp::session::{Authorization, SessionId, SessionRecord};
 use crate::plan::{BackendId, HttpPlan, WorkerId};
 use crate::rt;
 use crate::rt::local::Event;
@@ -53,6 +53,8 @@ pub struct Leg {
     modern: bool,
     /// The client whose it is; `None` = the proxy's own.
     pub(super) session: Option<Arc<SessionRecord>>,
+    /// Whether the backend gets that client's Authorization.
+    forwards: bool,
 }
 
 impl std::fmt::Debug for Leg {
@@ -97,7 +99,14 @@ impl Leg {
             prefix: prefix.into(),
             init,
             session: None,
+            forwards: plan.forward_auth,
         }
+    }
+
+    /// The Authorization of messages that belong to no request of the client.
+    pub(super) fn authorization(&self) -> Option<Arc<Authorization>> {
+        let session = self.session.as_ref().filter(|_| self.forwards);
+        session.and_then(|session| session.authorization())
     }
 
     /// What stands in the place of a session for one request of the request era; `more` are whole
@@ -122,6 +131,7 @@ impl Leg {
             prefix: prefix.into(),
             init: Box::default(),
             session: None,
+            forwards: false,
         }
     }
 
@@ -131,10 +141,14 @@ impl Leg {
     }
 
     /// Appends the head of a POST with a body of `length` bytes.
-    pub(super) fn post(&self, out: &mut Vec<u8>, length: usize) {
+    pub(super) fn post(&self, out: &mut Vec<u8>, length: usize, authorization: Option<&str>) {
         out.reserve(self.prefix.len() + 16 + length);
         out.extend_from_slice(&self.prefix);
         out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+        if let Some(authorization) = authorization {
+            out.extend_from_slice(b"\r\nAuthorization: ");
+            out.extend_from_slice(authorization.as_bytes());
+        }
         out.extend_from_slice(b"\r\n\r\n");
     }
 
@@ -142,6 +156,11 @@ impl Leg {
     pub(super) fn bare(&self, out: &mut Vec<u8>, plan: &HttpPlan, method: &str, more: &str) {
         let mut lines = plan.header_lines.clone();
         lines.push_str(more);
+        if let Some(authorization) = self.authorization() {
+            lines.push_str("Authorization: ");
+            lines.push_str(&authorization.0);
+            lines.push_str("\r\n");
+        }
         session_lines(&mut lines, self.session_id.get().map(|id| &**id), &self.revision);
         request_head(out, method, &plan.target, &plan.authority, &lines, None);
     }
@@ -335,6 +354,11 @@ async fn open(
     let limit = entry.plan.startup_timeout;
     let handle = Rc::new(CallHandle::deaf());
     let _deadline = backends.clock.arm(&handle, Instant::now(), limit);
+    if let Some(authorization) =
+        session.filter(|_| plan.forward_auth).and_then(|s| s.authorization())
+    {
+        handle.forward(authorization);
+    }
     let provisional = Rc::new(Leg::provisional(plan));
     let asked = Raw::number(0);
     let mut body = Vec::with_capacity(256);
@@ -514,6 +538,7 @@ mod tests {
             target: "/mcp?x=1".into(),
             header_lines: "X-Key: k\r\n".into(),
             tls: None,
+            forward_auth: false,
             connections_max: 4,
             idle: Duration::from_secs(30),
             sse: crate::plan::SsePlan {
@@ -529,7 +554,7 @@ mod tests {
     fn heads_carry_session_and_revision() {
         let leg = Leg::with(&plan(), 1, Some("abc".into()), "2025-06-18", Box::default());
         let mut out = Vec::new();
-        leg.post(&mut out, 17);
+        leg.post(&mut out, 17, None);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "POST /mcp?x=1 HTTP/1.1\r\nHost: localhost:81\r\nX-Key: k\r\n\
@@ -545,7 +570,8 @@ mod tests {
         );
         let first = Leg::provisional(&plan());
         let mut out = Vec::new();
-        first.post(&mut out, 1);
+        first.post(&mut out, 1, Some("Bearer x"));
+        assert!(out.ends_with(b"\r\nContent-Length: 1\r\nAuthorization: Bearer x\r\n\r\n"));
         assert!(!String::from_utf8(out).unwrap().contains("Mcp-"));
     }
 

@@ -4,16 +4,19 @@
 
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Backends;
 use super::entry::Entry;
 use super::failure::Failure;
+use super::leg;
 use super::own::{Channel, Said};
 use super::relay::changed;
+use super::{Backends, Caller, bridge};
 use crate::error::Kind;
 use crate::limits;
-use crate::mcp::catalog::{ListKind, Pages, Slice, next_cursor};
+use crate::mcp::catalog::{List, ListKind, Pages, Slice, next_cursor};
+use crate::mcp::session::SessionRecord;
 
 /// JSON-RPC: the method does not exist.
 const METHOD_NOT_FOUND: i64 = -32601;
@@ -61,6 +64,57 @@ pub(super) async fn read(
         }
     }
     Ok(())
+}
+
+/// Whose view of a list is wanted.
+#[derive(Clone, Copy, Debug)]
+pub enum Viewer<'a> {
+    /// Of a client with a session.
+    Session(&'a Arc<SessionRecord>),
+    /// Of a client without.
+    Caller(&'a Caller),
+}
+
+/// One list of a backend as a client sees it: with what that client showed, and through its own
+/// session there if the backend has sessions.
+///
+/// # Errors
+/// It could not be read, within the bound of any other request.
+pub(super) async fn of_client(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    viewer: Viewer<'_>,
+    kind: ListKind,
+) -> Result<List, Failure> {
+    let limit = entry.plan.request_timeout;
+    let build = |pages: &[Vec<u8>]| {
+        List::build(&entry.plan, kind, pages)
+            .map_err(|error| Failure::new(Kind::BadAnswer, error.to_string()))
+    };
+    if entry.era.get().is_modern() {
+        let shown = match viewer {
+            Viewer::Session(session) => session.authorization(),
+            Viewer::Caller(caller) => caller.authorization.clone(),
+        };
+        let channel = shown.map_or(Channel::Posts, Channel::PostsOf);
+        return build(&list(backends, entry, &channel, kind, limit).await?);
+    }
+    let session = match viewer {
+        Viewer::Session(session) => session.clone(),
+        Viewer::Caller(caller) => bridge::record(backends, entry, caller)?,
+    };
+    let mut lost = None;
+    loop {
+        let leg = leg::get(backends, entry, Some(&session), lost).await?;
+        let generation = leg.generation;
+        match list(backends, entry, &Channel::Leg(leg), kind, limit).await {
+            Err(failure) if failure.session_lost && lost.is_none() => lost = Some(generation),
+            Err(failure) => return Err(failure),
+            Ok(pages) => {
+                return build(&pages);
+            }
+        }
+    }
 }
 
 async fn list(

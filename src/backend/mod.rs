@@ -66,6 +66,7 @@ pub use handle::{CallHandle, Item};
 pub use hear::{Heard, Subscription};
 pub use leg::Leg;
 pub use link::Behind;
+pub use listing::Viewer;
 pub use modern::Caller;
 pub use parking::{Attended, Claim, Piece, Seal};
 pub use shelf::Kept as KeptAnswer;
@@ -75,7 +76,7 @@ pub use views::{Seen, Whose};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::Span;
 use crate::limits;
-use crate::mcp::catalog::{Changes, Slice};
+use crate::mcp::catalog::{Changes, List, ListKind, Slice};
 use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::middleware::reuse::{Held, Reusable};
@@ -712,6 +713,24 @@ impl Backends {
     /// Waits until a backend's first start has ended, well or not. Safe to drop.
     pub async fn settled_one(&self, backend: BackendId) {
         self.entries[backend].settled.wait().await;
+    }
+
+    /// One list of a backend as a client sees it, read with what that client showed; `None` if that cannot be done now. A drop leaves nothing behind.
+    pub async fn list_of_client(
+        self: &Rc<Self>,
+        backend: BackendId,
+        viewer: Viewer<'_>,
+        kind: ListKind,
+    ) -> Option<List> {
+        let entry = self.entries[backend].clone();
+        match listing::of_client(self, &entry, viewer, kind).await {
+            Ok(list) => Some(list),
+            Err(failure) => {
+                let (backend, list) = (entry.name(), kind.method());
+                tracing::warn!(backend, list, %failure, "a client's own list is not read");
+                None
+            }
+        }
     }
 
     /// Waits until every backend's first start has ended, well or not; each is bounded by its

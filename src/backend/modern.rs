@@ -22,6 +22,7 @@ use crate::mcp::envelope;
 use crate::mcp::header;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored;
+use crate::mcp::session::Authorization;
 use crate::plan::Isolation;
 
 /// Who sent a request of the request era.
@@ -29,6 +30,8 @@ use crate::plan::Isolation;
 pub struct Caller {
     /// Who it is, where that is known.
     pub principal: Option<Arc<str>>,
+    /// What it showed, for backends that are to get it.
+    pub authorization: Option<Arc<Authorization>>,
     /// What it can do: a JSON object, as it was sent.
     pub capabilities: Box<str>,
     /// Its name: a JSON object, as it was sent.
@@ -100,6 +103,9 @@ pub(super) async fn up(
     }
     let lines = lines_of(entry, &call, &message);
     let leg = Rc::new(Leg::modern(entry.http().0, &lines));
+    // What it says of who else may see a resource is looked at where not everybody may see all.
+    let is_read = message.method_name(&call.body).as_deref() == Some("resources/read");
+    let whole = crossed || (is_read && backends.plan.access.is_some());
     let request = if crossed && call.again {
         let own = Own::of(&call.body, call.id, call.progress_token);
         let rename = Some((call.id, call.progress_token, own));
@@ -109,7 +115,7 @@ pub(super) async fn up(
     } else {
         // A stream of its own: its id and token are unique there as they are.
         let asked = Raw::new(call.id.of(&call.body));
-        Request { body: &call.body, rename: None, asked, whole: crossed, caller: None }
+        Request { body: &call.body, rename: None, asked, whole, caller: None }
     };
     let sent = attempt::sent(backends, entry, &leg, &request, &call.handle, call.safe).await;
     if let Err(Ended::Failed(failure)) = &sent
@@ -175,7 +181,7 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
     let id = message.id.ok_or_else(|| Failure::new(Kind::Internal, "a request without an id"))?;
     (call.id, call.progress_token) = (id, message.progress_token);
     if let (Isolation::Session, Some(caller)) = (entry.plan.isolation, &call.modern) {
-        call.session = Some(bridge::record(backends, caller)?);
+        call.session = Some(bridge::record(backends, entry, caller)?);
     }
     let over_line = match &entry.wire {
         entry::Wire::Stdio(_) => true,

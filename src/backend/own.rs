@@ -21,7 +21,7 @@ use crate::jsonrpc::{self, Kind as Message, walk};
 use crate::limits;
 use crate::mcp::catalog::Can;
 use crate::mcp::revision::Revision;
-use crate::mcp::session::SessionRecord;
+use crate::mcp::session::{Authorization, SessionRecord};
 use crate::plan::Plan;
 
 /// The way to a backend.
@@ -33,6 +33,8 @@ pub(super) enum Channel {
     ModernLine(Rc<Link>),
     /// A server of the request era over HTTP: each request stands alone.
     Posts,
+    /// The same, with what a client showed.
+    PostsOf(Arc<Authorization>),
     /// As a call in a client's session, wherever its child or session is.
     Client(Arc<SessionRecord>),
 }
@@ -67,7 +69,9 @@ impl Channel {
             Channel::Line(link) => link.can.get(),
             Channel::Leg(leg) => leg.can,
             // Only its keeper knows, or there is nothing of the kind in its era.
-            Channel::Client(_) | Channel::ModernLine(_) | Channel::Posts => Can::default(),
+            Channel::Client(_) | Channel::ModernLine(_) | Channel::Posts | Channel::PostsOf(_) => {
+                Can::default()
+            }
         }
     }
 
@@ -88,7 +92,7 @@ impl Channel {
 
     /// Whether its requests are of the request era.
     pub(super) fn is_modern(&self) -> bool {
-        matches!(self, Channel::ModernLine(_) | Channel::Posts)
+        matches!(self, Channel::ModernLine(_) | Channel::Posts | Channel::PostsOf(_))
     }
 
     /// As [`Channel::ask`], with the answer as it came.
@@ -121,11 +125,17 @@ impl Channel {
         let answer = match self {
             Channel::Client(_) => Err(Failure::new(Kind::Internal, "asked above").into()),
             Channel::Leg(leg) => {
+                if let Some(authorization) = leg.authorization() {
+                    handle.forward(authorization);
+                }
                 let request =
                     Request { body: &body, rename: None, asked, whole: true, caller: None };
                 over_http(backends, entry, leg, &request, &handle).await
             }
-            Channel::Posts => {
+            Channel::Posts | Channel::PostsOf(_) => {
+                if let Channel::PostsOf(authorization) = self {
+                    handle.forward(authorization.clone());
+                }
                 let leg = Rc::new(Leg::modern(entry.http().0, &modern::lines(method, None)));
                 let request =
                     Request { body: &body, rename: None, asked, whole: true, caller: None };
@@ -170,7 +180,7 @@ impl Channel {
             }
             Channel::Leg(leg) => http::tell(backends, entry, leg, &body).await,
             // Nothing is told to servers of the request era.
-            Channel::ModernLine(_) | Channel::Posts => Ok(()),
+            Channel::ModernLine(_) | Channel::Posts | Channel::PostsOf(_) => Ok(()),
             Channel::Client(_) => Ok(()),
         }
     }

@@ -14,6 +14,7 @@ use super::era::{self, Found};
 use super::failure::Failure;
 use super::health::{Backoff, State};
 use super::hear::{self, Subscription};
+use super::http;
 use super::leg;
 use super::listen::{self, Listening};
 use super::listing;
@@ -102,6 +103,7 @@ async fn run(backends: Rc<Backends>, entry: Rc<Entry>) {
         told: String::new(),
     };
     match &entry.wire {
+        Wire::Http(_) if entry.plan.forwards() => supervisor.at_the_gate().await,
         Wire::Http(http) if !http.is_sse.get() => supervisor.over_http(seed).await,
         _ => supervisor.over_channel().await,
     }
@@ -373,6 +375,40 @@ impl Supervisor {
         }
     }
 
+    /// A backend that its clients alone have tokens for: whether it can be reached is all that the
+    /// proxy by itself can know.
+    async fn at_the_gate(&mut self) {
+        // Without a token of its own it cannot find out what is spoken there.
+        self.speaks(match self.entry.plan.protocol {
+            Protocol::Modern => Era::Request,
+            Protocol::Auto | Protocol::Legacy => Era::Session,
+        });
+        let mut up = false;
+        while !self.backends.stopping.is_set() {
+            match http::connect(&self.backends, &self.entry).await {
+                Ok(_) => {
+                    if !std::mem::replace(&mut up, true) {
+                        self.backoff.reset();
+                        self.rise();
+                    }
+                    if !self.pause(limits::PING_INTERVAL, FAILED).await
+                        || !self.pause(limits::PROBE_PAUSE, 0).await
+                    {
+                        return;
+                    }
+                }
+                Err(failure) => {
+                    up = false;
+                    let Some(pause) = self.fall(&failure, limits::HTTP_RETRY_MAX) else {
+                        return self.wait_for_the_end().await;
+                    };
+                    if !self.pause(pause, SUCCEEDED).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
     /// A way to it, a session of the proxy's own if it has sessions alone, and the lists.
     async fn open(&mut self, lost: Option<u64>) -> Result<Channel, Failure> {
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
@@ -642,7 +678,9 @@ impl Supervisor {
 
     fn is_patient_with(&self, channel: &Channel, failure: &Failure, mute: u32) -> bool {
         let kept = match (channel, &self.entry.wire) {
-            (Channel::Leg(_) | Channel::Posts | Channel::Client(_), _) => false,
+            (Channel::Leg(_) | Channel::Posts | Channel::PostsOf(_) | Channel::Client(_), _) => {
+                false
+            }
             (Channel::Line(_) | Channel::ModernLine(_), Wire::Stdio(_)) => true,
             (Channel::Line(_) | Channel::ModernLine(_), Wire::Http(_)) => {
                 mute < limits::SSE_MUTE_PINGS

@@ -79,7 +79,9 @@ struct Opening {
 /// What a session would see through, and how many changes that must know of; `None`: it sees what
 /// the proxy sees.
 fn whose(entry: &Entry, session: &SessionRecord) -> Option<(Whose, u32)> {
-    if entry.plan.isolation != Isolation::Session || entry.plan.unlisted {
+    // What a backend shows to one client's own token is nobody else's, and is never kept.
+    let private = entry.plan.forwards();
+    if entry.plan.isolation != Isolation::Session || entry.plan.unlisted || private {
         return None;
     }
     match session.list_changes(entry.id) {

@@ -26,6 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::jsonrpc;
 use crate::limits;
 use crate::mcp::logging::Level;
+use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::mcp::{note, tasks};
 use crate::plan::{BackendId, Isolation, WorkerId};
@@ -282,7 +283,7 @@ impl Backends {
         on: bool,
     ) -> Result<Vec<u8>> {
         let entry = self.entries[backend].clone();
-        if entry.era.get().is_modern() {
+        if entry.era.get() == Era::Request {
             // There clients listen for updates in another way, and sessions cannot.
             return Err(Error::new(Kind::MethodNotFound).context(entry.name().to_owned()));
         }

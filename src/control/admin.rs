@@ -285,7 +285,11 @@ fn openapi() -> Value {
     let mut paths: BTreeMap<String, serde_json::Map<String, Value>> = BTreeMap::new();
     for route in ROUTES {
         let mut responses = serde_json::Map::new();
-        let refused = [(403, "Not an administrator"), (503, "The control plane is busy")];
+        let refused = [
+            (401, "No token, or a wrong one"),
+            (403, "Not an administrator"),
+            (503, "The control plane is busy"),
+        ];
         for (status, what) in route.answers.iter().chain(&refused) {
             let content = match status {
                 200..300 => json!({ route.media.1: {} }),

@@ -27,10 +27,9 @@ pub(super) fn starting(backend: &BackendPlan) -> BackendStatus {
 }
 
 /// The first line: the URL, and where to add it.
-pub fn greeting(name: &str, addr: SocketAddr) -> String {
-    let url = url(addr);
+pub fn greeting(name: &str, url: &str) -> String {
     let name = client_name(name);
-    let quoted = serde_json::json!({ "mcpServers": { &name: { "type": "http", "url": &url } } });
+    let quoted = serde_json::json!({ "mcpServers": { &name: { "type": "http", "url": url } } });
     format!(
         "{} {} serves {url}\n\n\
          Add it to a client:\n  claude mcp add --transport http {name} {url}\n  {quoted}\n",
@@ -90,13 +89,14 @@ pub(super) fn tools(count: u32) -> String {
 }
 
 /// Where a client on this machine connects.
-fn url(addr: SocketAddr) -> String {
+pub(super) fn url(addr: SocketAddr, tls: bool) -> String {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    format!("http://{}/mcp", SocketAddr::new(ip, addr.port()))
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{}/mcp", SocketAddr::new(ip, addr.port()))
 }
 
 /// The proxy's name as an argument that no shell splits.
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_greeting_can_be_pasted() {
-        let text = greeting("my proxy; rm -rf", "0.0.0.0:80".parse().unwrap());
+        let text = greeting("my proxy; rm -rf", &url("0.0.0.0:80".parse().unwrap(), false));
         assert!(text.starts_with("mcp-proxy "), "{text}");
         let command = "claude mcp add --transport http my-proxy--rm--rf http://127.0.0.1:80/mcp\n";
         assert!(text.contains(command), "{text}");
@@ -127,8 +127,8 @@ mod tests {
         let server = &json["mcpServers"]["my-proxy--rm--rf"];
         assert_eq!(server["url"], "http://127.0.0.1:80/mcp");
         assert_eq!(server["type"], "http");
-        let text = greeting("ä", "[::1]:80".parse().unwrap());
-        assert!(text.contains("http mcp-proxy http://[::1]:80/mcp"), "{text}");
+        let text = greeting("ä", &url("[::1]:80".parse().unwrap(), true));
+        assert!(text.contains("http mcp-proxy https://[::1]:80/mcp"), "{text}");
     }
 
     #[test]

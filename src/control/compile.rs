@@ -45,6 +45,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     compiler.separator();
     let listen = compiler.listen();
     compiler.performance();
+    let access = compiler.access();
     let watch = compiler.watch();
     let backends = compiler.backends();
     if report.faults.len() > before || !report.is_ok() {
@@ -59,8 +60,9 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
         sessions_max: proxy.max_sessions.0 as usize,
         session_idle: proxy.session_idle_seconds.0,
         shutdown_timeout: proxy.shutdown_timeout_seconds.0,
-        body_bytes_max: limits::BODY_BYTES_MAX,
+        body_bytes_max: config.security.max_request_bytes.0 as usize,
         rate: proxy.rate_limit.as_ref().map(super::rules::rate),
+        access: access?,
         listen: listen?,
         watch,
         backends: backends.into_iter().map(Arc::new).collect(),
@@ -157,15 +159,17 @@ impl Compiler<'_> {
             None => HostRule::Any,
         };
         let addr = SocketAddr::new(ip?, listen.port.0 as u16);
-        if !loopback {
+        if !loopback && self.config.auth.is_none() {
             let message = format!(
                 "{} can be reached from other machines, and whoever reaches it may call every \
-                 backend: there is no authentication",
+                 backend: there is no authentication ([auth])",
                 addr.ip()
             );
             self.warning("proxy.listen.host", message);
         }
-        Some(ListenPlan { addr, origins, hosts })
+        let public_url = self.public_url();
+        let tls = self.listen_tls()?;
+        Some(ListenPlan { addr, origins, hosts, public_url, tls })
     }
 
     /// The elements of a list of `[proxy.listen]`, each brought into its one form.
@@ -309,8 +313,15 @@ impl Compiler<'_> {
         const STDIO_ONLY: [&str; 5] = ["command", "args", "env", "cwd", "inherit_env"];
         // Of sessions that have a child or a stream of their own.
         const CHANNEL_ONLY: [&str; 2] = ["max_children", "idle_stop_seconds"];
-        const HTTP_ONLY: [&str; 6] =
-            ["url", "bearer_token", "headers", "tls", "max_connections", "idle_seconds"];
+        const HTTP_ONLY: [&str; 7] = [
+            "url",
+            "bearer_token",
+            "headers",
+            "tls",
+            "max_connections",
+            "idle_seconds",
+            "forward_auth",
+        ];
         // Which keys belong there is only known if the transport is.
         if self.report.blames(&format!("{}.transport", backend.path)) {
             return None;
@@ -409,12 +420,14 @@ impl Compiler<'_> {
         let authority = url.authority();
         let connections_max = table.max_connections.0 as usize;
         let idle = table.idle_seconds.0;
+        let forward_auth = self.forward_auth(backend);
         let sse = SsePlan {
             only: table.transport == Transport::Sse,
             streams_max: table.max_children.map_or(limits::SSE_STREAMS_MAX, |max| max.0 as usize),
             idle_stop: table.idle_stop_seconds.0,
         };
-        (url.https, &authority, &url.target, &header_lines, connections_max, idle, sse)
+        let more = (sse, forward_auth);
+        (url.https, &authority, &url.target, &header_lines, connections_max, idle, more)
             .hash(&mut hasher);
         Some(HttpPlan {
             authority,
@@ -423,6 +436,7 @@ impl Compiler<'_> {
             target: url.target,
             header_lines: header_lines?,
             tls,
+            forward_auth,
             connections_max,
             idle,
             sse,
@@ -1306,10 +1320,10 @@ mod tests {
         refuses(&tls(&format!("key='{key}'")), "backends[0].tls.key: set without cert");
         refuses(
             &tls(&format!("cert='{cert}'\nkey='{cert}'")),
-            "backends[0].tls.cert: unusable client certificate or key: key: ",
+            "backends[0].tls.cert: unusable certificate or key: key: ",
         );
         let mixed = format!("cert='{}'\nkey='{key}'\nca='{cert}'", file("cert2.pem"));
-        refuses(&tls(&mixed), "backends[0].tls.cert: unusable client certificate or key");
+        refuses(&tls(&mixed), "backends[0].tls.cert: unusable certificate or key");
         let (_, warnings) = proxy(&tls("insecure_skip_verify=true")).unwrap();
         assert!(warnings[0].contains("backends[0].tls.insecure_skip_verify: any certificate"));
         refuses(&tls(&format!("insecure_skip_verify=true\nca='{cert}'")), "accepted: one of them");

@@ -18,11 +18,21 @@ use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
-    AdminToolsKey, Args, AuditKey, Count, EnvValue, Fraction, GiveUp, Glob, Inherit, IsolationKey,
-    KeyDoc, Millis, Node, ProtocolKey, Reader, ScopeKey, Seconds, Secret, Setting, Share,
-    Transport, Value, join, masked, table,
+    AdminToolsKey, Args, AuditKey, AuthKind, Count, EnvValue, Fraction, GiveUp, Glob, Inherit,
+    IsolationKey, KeyDoc, Millis, Node, ProtocolKey, Reader, ScopeKey, Seconds, Secret, Setting,
+    Share, SignedBy, Transport, Value, join, masked, table,
 };
 use crate::limits;
+
+/// A key as the code writes it, where it is a word of Rust.
+fn keyword(name: &str) -> &str {
+    if name == "type" { "r#type" } else { name }
+}
+
+/// And as the file does.
+fn plain(name: &'static str) -> &'static str {
+    name.strip_prefix("r#").unwrap_or(name)
+}
 
 /// Declares tables: struct, defaults, manual and reader from one list of keys.
 ///
@@ -52,7 +62,7 @@ macro_rules! tables {
                 let mut table = $table::default();
                 for (key, node) in entries {
                     let path = &join(path, &key.name);
-                    match key.name.as_str() {
+                    match keyword(&key.name) {
                         $(stringify!($key) => {
                             reader.note(path, key, node);
                             if let Some(value) = <$kind as Setting>::read(node, path, reader) {
@@ -78,11 +88,11 @@ macro_rules! tables {
                 let table = $table::default();
                 let needs: &[&str] = &$needs;
                 vec![$(KeyDoc {
-                    name: stringify!($key),
+                    name: plain(stringify!($key)),
                     manual: &[$($doc),*],
                     accepts: <$kind as Setting>::accepts(),
                     default: table.$key.show(),
-                    needed: needs.contains(&stringify!($key)),
+                    needed: needs.contains(&plain(stringify!($key))),
                     table: <$kind as Setting>::keys,
                 },)*]
             }
@@ -95,6 +105,8 @@ tables! {
     table Root needs ["proxy"], {
         /// The proxy itself.
         proxy: ProxyTable = ProxyTable::default();
+        /// Who may call. Default: everybody who can connect.
+        auth: Option<AuthTable> = None;
         /// What is refused.
         security: SecurityTable = SecurityTable::default();
         /// What is done once instead of several times.
@@ -149,6 +161,96 @@ tables! {
         /// Names that a request may call this proxy by (the Host header), as "host[:port]".
         /// Default: loopback names when host is a loopback address, else all.
         allowed_hosts: Option<Vec<String>> = None;
+        /// Where clients reach this proxy, as "https://host[:port][/path]" without the /mcp: the base
+        /// of the addresses that it tells them. Default: the scheme of the listener and the Host that
+        /// a request names, which is wrong behind another proxy that ends TLS.
+        public_url: Option<String> = None;
+        /// TLS towards clients.
+        tls: Option<ListenTlsTable> = None;
+    }
+
+    /// `[proxy.listen.tls]`: TLS towards clients. Relative paths start at this file's folder.
+    table ListenTlsTable needs ["cert", "key"], {
+        /// PEM file of the certificate chain that clients are shown, the proxy's own first.
+        cert: String = String::new();
+        /// PEM file of the private key that belongs to it.
+        key: String = String::new();
+        /// PEM file of certificate authorities: clients must then show a certificate by one of them.
+        client_ca: Option<String> = None;
+    }
+
+    /// `[auth]`: who may call.
+    table AuthTable needs ["type"], {
+        /// "bearer" knows the tokens that are written here, "jwt" verifies tokens that an issuer has
+        /// signed. A client sends its token as "Authorization: Bearer ...".
+        r#type: AuthKind = AuthKind::Bearer;
+        /// bearer: tokens that open everything.
+        tokens: Vec<Secret> = Vec::new();
+        /// bearer: tokens that open a part.
+        scoped_tokens: Vec<ScopedTokenTable> = Vec::new();
+        /// jwt: who signs the tokens; their "iss" must be exactly this.
+        issuer: Option<String> = None;
+        /// jwt: what the tokens are for; their "aud" must name it.
+        audience: Option<String> = None;
+        /// jwt: where the issuer publishes its keys, http or https.
+        jwks_uri: Option<String> = None;
+        /// jwt: signatures that are accepted, of those that the issuer's keys are for.
+        algorithms: Vec<SignedBy> = SignedBy::all();
+        /// jwt: how far the clocks of issuer and proxy may be apart.
+        leeway_seconds: Seconds<0, 3_600> = Seconds(limits::JWT_LEEWAY);
+        /// jwt: scopes that every token needs.
+        required_scopes: Vec<String> = Vec::new();
+        /// jwt: what those may see who have a role.
+        roles: Vec<RoleTable> = Vec::new();
+        /// jwt: who has which role.
+        role_mapping: Option<RoleMappingTable> = None;
+    }
+
+    /// `[[auth.scoped_tokens]]`: a token that opens a part. Patterns are as in expose_tools, and match
+    /// the names that clients see. Without any allow list it opens everything; with one, kinds without
+    /// a list of their own are closed, and an empty list opens nothing. What it does not open is as if
+    /// it were not there.
+    table ScopedTokenTable needs ["token", "name"], {
+        /// The token.
+        token: Secret = Secret::default();
+        /// Whose it is: unique. Sessions belong to that name.
+        name: String = String::new();
+        /// Tools that it opens.
+        allow_tools: Option<Vec<Glob>> = None;
+        /// Tools that are taken off those.
+        deny_tools: Vec<Glob> = Vec::new();
+        /// Resources that it opens; patterns match URIs, and the text of templates.
+        allow_resources: Option<Vec<Glob>> = None;
+        /// Prompts that it opens.
+        allow_prompts: Option<Vec<Glob>> = None;
+    }
+
+    /// `[[auth.roles]]`: what those may see who have it; lists as in scoped_tokens. Who has several
+    /// roles may see what any of them opens, without what any of them denies.
+    table RoleTable needs ["name"], {
+        /// Unique.
+        name: String = String::new();
+        /// Tools that it opens.
+        allow_tools: Option<Vec<Glob>> = None;
+        /// Tools that are taken off those, and off those of other roles.
+        deny_tools: Vec<Glob> = Vec::new();
+        /// Resources that it opens; patterns match URIs, and the text of templates.
+        allow_resources: Option<Vec<Glob>> = None;
+        /// Prompts that it opens.
+        allow_prompts: Option<Vec<Glob>> = None;
+        /// Whether it opens /admin and the proxy's own tools too.
+        admin: bool = false;
+    }
+
+    /// `[auth.role_mapping]`: who has which role.
+    table RoleMappingTable needs ["claim", "mapping"], {
+        /// The claim that says it: words between blanks, or an array. Dots lead into objects, as in
+        /// "realm_access.roles".
+        claim: String = String::new();
+        /// A word of the claim = a role.
+        mapping: BTreeMap<String, String> = BTreeMap::new();
+        /// Whether a token without a role is refused; else it opens everything.
+        default_deny: bool = true;
     }
 
     /// `[security]`: what is refused.
@@ -156,6 +258,11 @@ tables! {
         /// Bytes that the arguments of a tool call may have, as the client wrote them. Default: only
         /// the whole request is bounded.
         max_argument_size: Option<Count<2, 1_073_741_824>> = None;
+        /// Bytes that a whole request may have; beyond it 413, before it is read.
+        max_request_bytes: Count<1024, 1_073_741_824> = Count(limits::BODY_BYTES_MAX as u64);
+        /// A token that opens everything: /mcp, /admin and the proxy's own tools. Without it and
+        /// without [auth] those two are open when host is a loopback address, else closed.
+        admin_token: Option<Secret> = None;
     }
 
     /// `[performance]`: what is done once instead of several times.
@@ -247,6 +354,10 @@ tables! {
         bearer_token: Option<Secret> = None;
         /// http: sent with every request.
         headers: BTreeMap<String, Secret> = BTreeMap::new();
+        /// http: whether the client's own Authorization is sent to this backend, instead of a token of
+        /// the proxy: a server that is not yours could use it to call this proxy as that client. The
+        /// proxy cannot ask such a server what it speaks: protocol = "auto" means "legacy" then.
+        forward_auth: bool = false;
         /// http: how an https server is verified, and how the proxy identifies itself to it.
         tls: TlsTable = TlsTable::default();
         /// http: pooled connections at most, per worker.
@@ -499,6 +610,9 @@ pub(super) const MOVED: &[(&str, &str, &str)] = &[
     ("proxy", "namespace_separator", "separator"),
     ("proxy", "threads", "workers"),
     ("proxy.listen", "bind", "host and port"),
+    ("auth", "jwks_url", "jwks_uri"),
+    ("auth", "token", "tokens"),
+    ("proxy", "auth", "[auth]"),
     ("proxy.listen", "address", "host and port"),
     ("backends", "type", "transport"),
     ("backends", "cmd", "command"),
@@ -521,8 +635,11 @@ pub(super) const MOVED: &[(&str, &str, &str)] = &[
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
     pub(super) proxy: ProxyTable,
+    pub(super) auth: Option<AuthTable>,
     pub(super) security: SecurityTable,
     pub(super) performance: PerformanceTable,
+    /// Folder at which relative paths of the file itself start.
+    pub(super) folder: PathBuf,
     pub(super) observability: ObservabilityTable,
     pub(super) backends: Vec<NamedBackend>,
     /// Where each key stands.
@@ -610,6 +727,7 @@ impl ProxyConfig {
         let mut out = String::new();
         let brackets = ("[", "]");
         self.proxy.write_table("proxy", brackets, &mut out);
+        self.auth.write_table("auth", brackets, &mut out);
         self.security.write_table("security", brackets, &mut out);
         self.observability.write_table("observability", brackets, &mut out);
         for backend in &self.backends {
@@ -646,8 +764,10 @@ impl ProxyConfig {
     pub(super) fn empty(file: &str) -> ProxyConfig {
         ProxyConfig {
             proxy: ProxyTable::default(),
+            auth: None,
             security: SecurityTable::default(),
             performance: PerformanceTable::default(),
+            folder: PathBuf::new(),
             observability: ObservabilityTable::default(),
             backends: Vec::new(),
             spots: Spots::default(),
@@ -698,8 +818,10 @@ fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<Pr
     let document = Node { offset: 0, value: table(document.get_ref()) };
     let root = Root::read(&document, "", &mut reader).unwrap_or_default();
     config.proxy = root.proxy;
+    config.auth = root.auth;
     config.security = root.security;
     config.performance = root.performance;
+    config.folder.clone_from(&world.folder);
     config.observability = root.observability;
     let folder = &world.folder;
     config.backends = root
@@ -978,7 +1100,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
             ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
             ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
-            ("[auth]", "auth: unknown key, accepted: proxy, security, performance, obs"),
+            ("[auth]", "auth.type: missing, and there is no default"),
             ("[servers]", "servers: unknown key, the right one is [[backends]]"),
             ("[backends]", "backends: found a table, accepted: an array of tables"),
             (

@@ -6,6 +6,7 @@
 //! Everything here is plain blocking code on one thread, `mcp-control`. Those who wait for it may
 //! block or be futures under any executor.
 
+mod access;
 mod admin;
 mod banner;
 mod compile;
@@ -13,6 +14,7 @@ pub mod config;
 mod crew;
 pub mod diagnose;
 mod import;
+mod jwks;
 mod rules;
 mod scrape;
 mod setting;
@@ -36,6 +38,7 @@ use diagnose::Report;
 use scrape::Admitted;
 use watching::Watching;
 
+use crate::auth::Scheme;
 use crate::backend::health::{Board, Note, State as Health};
 use crate::limits;
 use crate::plan::Plan;
@@ -176,6 +179,12 @@ impl Handle {
         self.0.lock().addr.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
+    /// The URL that a client on this machine uses.
+    pub fn url(&self) -> String {
+        let tls = self.0.lock().tls;
+        banner::url(self.addr(), tls)
+    }
+
     /// Ends the proxy in good order: no new connections, calls in flight may go on for
     /// `proxy.shutdown_timeout_seconds`. Does not wait; calling it again changes nothing.
     pub fn shutdown(&self) {
@@ -241,6 +250,7 @@ struct Shared {
 struct State {
     phase: Phase,
     addr: Option<SocketAddr>,
+    tls: bool,
     shutdown_wanted: bool,
     backends: Vec<BackendStatus>,
     /// Of futures that wait for a change.
@@ -364,6 +374,10 @@ fn control(
     }
     tracing::info!(workers = plan.workers, "event loop: {driver}");
 
+    if let Some(Scheme::Jwt(jwt)) = plan.access.as_ref().and_then(|access| access.scheme.as_ref()) {
+        jwks::start(&jwt.shelf)
+            .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
+    }
     let statuses: Vec<BackendStatus> = plan.backends.iter().map(|b| banner::starting(b)).collect();
     shared.change(|state| state.backends = statuses);
     let (letters, inbox) = sync_channel(limits::NOTES_LEN);
@@ -386,6 +400,7 @@ fn control(
     tracing::info!("listening on {addr}");
     shared.change(|state| {
         state.addr = Some(addr);
+        state.tls = plan.listen.tls.is_some();
         state.phase = Phase::Serving;
     });
     let office = Office {

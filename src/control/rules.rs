@@ -335,7 +335,7 @@ fn retry(table: &RetryTable) -> Retry {
     }
 }
 
-fn patterns(globs: &[Glob]) -> Patterns {
+pub(super) fn patterns(globs: &[Glob]) -> Patterns {
     Patterns(globs.iter().map(|glob| glob.0.clone()).collect())
 }
 

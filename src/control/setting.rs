@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::config::{MOVED, Root, World, read_bounded};
 use super::diagnose::{Report, Source, Spots, nearest};
+use crate::auth::keys::Algorithm;
 use crate::jsonrpc::quote;
 use crate::limits;
 use crate::middleware::pattern::Pattern;
@@ -325,7 +326,7 @@ pub(super) fn masked(key: &str, text: String) -> String {
     match key {
         // Arguments of a command; those of a tool are a table, and hide what was a variable.
         "args" if text.starts_with('[') && text != "[]" => "[\"***\"]".to_owned(),
-        "url" | "endpoint" => match text.split_once('?') {
+        "url" | "endpoint" | "jwks_uri" | "public_url" => match text.split_once('?') {
             Some((url, _)) => format!("{url}?***\""),
             None => text,
         },
@@ -926,6 +927,14 @@ choices! {
         Shared = "shared",
     }
 
+    /// `auth.type`.
+    choice AuthKind {
+        /// Tokens of the file.
+        Bearer = "bearer",
+        /// Tokens of an issuer.
+        Jwt = "jwt",
+    }
+
     /// `protocol`.
     choice ProtocolKey {
         /// Found out.
@@ -942,6 +951,35 @@ choices! {
         Session = "session",
         /// One for all.
         Shared = "shared",
+    }
+}
+
+/// A signature algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SignedBy(pub(super) Algorithm);
+
+impl SignedBy {
+    pub(super) fn all() -> Vec<SignedBy> {
+        Algorithm::ALL.iter().copied().map(SignedBy).collect()
+    }
+}
+
+impl Setting for SignedBy {
+    fn accepts() -> String {
+        let names: Vec<String> = Algorithm::ALL.iter().map(|a| format!("{:?}", a.name())).collect();
+        format!("one of {}", names.join(", "))
+    }
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        if let Value::Text(text) = &node.value
+            && let Some(algorithm) = Algorithm::parse(&reader.expand(text, node.offset, path)?)
+        {
+            return Some(SignedBy(algorithm));
+        }
+        reader.refuse::<Self>(node, path);
+        None
+    }
+    fn show(&self) -> Option<String> {
+        Some(toml_text(self.0.name()))
     }
 }
 

@@ -1,25 +1,17 @@
-//! Owns: who may administer, and the way of a request to `/admin` to the control plane and back.
-//! Never: what there is under `/admin` (`control::admin`).
+//! Owns: the way of a request to `/admin` to the control plane and back.
+//! Never: who may make it (`door`); what there is under `/admin` (`control::admin`).
 //! Next: `session`.
 
 use std::io;
 
-use super::Ask;
-use crate::error::Error;
+use super::{Ask, door};
+use crate::error::{Error, Kind};
 use crate::http::{BodyFault, Connection, Method as HttpMethod, RequestHead};
 use crate::limits;
 use crate::mcp::session::SessionRecord;
 use crate::rt;
 use crate::telemetry::desk::{Page, Reply, Wanted};
 use crate::world::World;
-
-/// Whether whoever asks may administer the proxy: this decides for `/admin` and for the proxy's
-/// own tools.
-///
-/// Without authentication only a proxy that other machines cannot reach is open.
-pub(super) fn may_administer(world: &World, _ask: &Ask) -> bool {
-    world.plan.listen.addr.ip().is_loopback()
-}
 
 /// What stands behind `/admin/` in the path of a request; `None` = it is for somebody else.
 pub(super) fn path(head: &RequestHead) -> Option<&str> {
@@ -31,16 +23,36 @@ pub(super) fn path(head: &RequestHead) -> Option<&str> {
 pub(super) async fn serve(
     world: &World,
     connection: &mut Connection,
-    ask: &Ask,
+    ask: &mut Ask,
+    head: &RequestHead,
     path: &str,
     refusal: Option<Error>,
 ) -> io::Result<()> {
-    let page = match refusal {
-        Some(error) => Page::error(error.kind().status(), "forbidden", &error.public()),
-        None => page(world, connection, ask, path).await?,
+    let refusal = match refusal {
+        Some(error) => Some(error),
+        None => door::admit_admin(world, ask, head).await.err(),
     };
-    let lines = format!("{}{}", page.lines, ask.cors);
+    let (page, more) = match &refusal {
+        Some(error) => (refused(error), door::challenge(world, ask, head, error)),
+        None => (page(world, connection, ask, path).await?, ask.cors.clone()),
+    };
+    let lines = format!("{}{more}", page.lines);
     connection.answer(page.status, &lines, &page.body).await
+}
+
+/// Why nothing is done.
+fn refused(error: &Error) -> Page {
+    let status = error.kind().status();
+    let word = match status {
+        401 => "unauthorized",
+        403 => "forbidden",
+        _ => "busy",
+    };
+    let mut page = Page::error(status, word, &error.public());
+    if error.kind() == Kind::Capacity {
+        page.lines.push_str("Retry-After: 1\r\n");
+    }
+    page
 }
 
 async fn page(
@@ -49,9 +61,6 @@ async fn page(
     ask: &Ask,
     path: &str,
 ) -> io::Result<Page> {
-    if !may_administer(world, ask) {
-        return Ok(Page::error(403, "forbidden", "only an administrator may do this"));
-    }
     let method = match ask.method {
         HttpMethod::Get => "GET",
         HttpMethod::Post => "POST",

@@ -82,10 +82,20 @@ pub(super) async fn refuse(
     error: &Error,
     id: &[u8],
 ) -> io::Result<()> {
+    refuse_with(connection, ask, &ask.cors, error, id).await
+}
+
+/// As [`refuse`], with these lines in the place of those of CORS alone.
+pub(super) async fn refuse_with(
+    connection: &mut Connection,
+    ask: &Ask,
+    more: &str,
+    error: &Error,
+    id: &[u8],
+) -> io::Result<()> {
     ask.facts.failed(error);
-    let cors = ask.cors.as_str();
     tracing::debug!(%error, peer = %connection.peer(), "refused");
-    let mut lines = format!("{JSON}{cors}");
+    let mut lines = format!("{JSON}{more}");
     match error.kind() {
         Kind::MethodNotAllowed => lines.push_str("Allow: GET, POST, DELETE, OPTIONS\r\n"),
         Kind::NotPost => lines.push_str("Allow: POST, OPTIONS\r\n"),

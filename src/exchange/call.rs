@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Ask;
+use super::private;
 use super::relay::Relay;
+use crate::auth::policy::Rights;
 use crate::backend::{Call, CallHandle, Caller, Lead, Replies, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
@@ -36,6 +38,9 @@ pub(super) async fn call(
     mut envelope: Envelope,
     id: &[u8],
 ) -> Result<Relay> {
+    if let Some(rights) = ask.who.rights() {
+        Box::pin(permit(world, ask, Some(record), rights, method, &message, &envelope)).await?;
+    }
     // Where it is the lists that tell whose a name is, they must be those that the client sees.
     let view = match method == Method::ResourcesRead || world.names.bare.len() > 1 {
         true => view_of(world, record).await,
@@ -75,7 +80,8 @@ pub(super) async fn call(
                 mirror(&world, Some(record.clone()), None, method, copy);
             }
         };
-        match shaped.reusable {
+        // What a backend says to one token is for nobody else.
+        match shaped.reusable.filter(|_| !plan.forwards()) {
             None => mirrors(),
             // Of calls that run together a mirror hears one.
             Some(found) => reusable = Some((found, Box::new(mirrors) as Lead)),
@@ -84,6 +90,9 @@ pub(super) async fn call(
     };
     let (tool, hints) = own.unzip();
     let handle = Rc::new(CallHandle::new());
+    if let Some(authorization) = ask.who.authorization.as_ref().filter(|_| plan.forwards()) {
+        handle.forward(authorization.clone());
+    }
     ask.facts.called(&handle);
     if let Some(detail) = ask.facts.detail.get() {
         let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
@@ -220,6 +229,54 @@ pub(super) async fn refer(
     Ok(request.own)
 }
 
+/// Whether a caller may have what he asks for. Who may not is answered as if it were not there; and
+/// where rights apply, a name that no list has is answered here too, so that both look alike.
+pub(super) async fn permit(
+    world: &World,
+    ask: &Ask,
+    record: Option<&Arc<SessionRecord>>,
+    rights: &Rights,
+    method: Method,
+    message: &[u8],
+    envelope: &Envelope,
+) -> Result<()> {
+    let (what, span, unknown) = match method {
+        Method::ToolsCall => (ListKind::Tools, envelope.name, Kind::UnknownTool),
+        Method::ResourcesRead => (ListKind::Resources, envelope.uri, Kind::ResourceNotFound),
+        _ => (ListKind::Prompts, envelope.name, Kind::UnknownPrompt),
+    };
+    // What is missing or no string is refused further on, with its reason.
+    let Some(name) = span.and_then(|span| jsonrpc::unquote(span.of(message))) else {
+        return Ok(());
+    };
+    let mut there = rights.shows(what, &name);
+    if !there {
+        ask.facts.ruled_out(Reason::Auth);
+    }
+    // Resources may be readable without being listed.
+    if there && what != ListKind::Resources {
+        world.backends.settled().await;
+        let view = match record {
+            Some(record) => view_of(world, record).await,
+            None => None,
+        };
+        let shared = world.catalog.borrow();
+        let catalog = view.as_deref().unwrap_or(&*shared);
+        there = match world.names.resolve(&name) {
+            Target::Unknown => false,
+            Target::Prefixed(backend, prefix) => {
+                let slice = catalog.slice(backend);
+                slice.is_none_or(|slice| slice.list(what).behind(&name[prefix..]).is_some())
+            }
+            Target::Bare => {
+                let known = |id: &BackendId| catalog.slice(*id).is_some();
+                catalog.owner_of_name(what, &name).is_some() || !world.names.bare.iter().all(known)
+            }
+        };
+    }
+    if there { Ok(()) } else { Err(Error::new(unknown).context(name.into_owned())) }
+}
+
 /// The catalogue of a session that sees other lists than the proxy.
 pub(super) async fn view_of(world: &World, record: &Arc<SessionRecord>) -> Option<Rc<Catalog>> {
     match record.may_see_other_lists() {
@@ -248,6 +305,8 @@ pub(super) fn aim(
             Some(backend) => Ok(backend),
             // With one backend there is no question whose it is, and its own answer is the truth.
             None if world.only.is_some() => Ok(world.only.unwrap_or_default()),
+            // Of one backend nobody here knows the lists.
+            None if private::only(world).is_some() => Ok(private::only(world).unwrap_or_default()),
             None => Err(Error::new(Kind::ResourceNotFound).context(uri.into_owned())),
         };
     }
@@ -335,6 +394,10 @@ pub(super) fn mirror(
     rt::spawn("mirrored call", async move {
         let Copy { backend, mut message, mut envelope } = copy;
         let plan = &world.plan.backends[backend];
+        let shown = match (&session, &modern) {
+            (Some(session), _) => session.authorization(),
+            (None, modern) => modern.as_ref().and_then(|caller| caller.authorization.clone()),
+        };
         let sent = async {
             // A copy is to be heard: no answer that is kept stands in for it.
             let who = Who::fresh();
@@ -358,6 +421,9 @@ pub(super) fn mirror(
                 again: false,
                 handle: Rc::new(CallHandle::deaf()),
             };
+            if let Some(authorization) = shown.filter(|_| plan.forwards()) {
+                call.handle.forward(authorization);
+            }
             let mut replies = world.backends.call(call).await?;
             loop {
                 match replies.next().await? {

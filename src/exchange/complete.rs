@@ -10,12 +10,14 @@ use std::sync::Arc;
 use super::Ask;
 use super::call::{refer, send, view_of};
 use super::relay::Relay;
+use crate::auth::policy::Rights;
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span, walk};
 use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::name::Target;
 use crate::mcp::session::SessionRecord;
 use crate::plan::BackendId;
+use crate::telemetry::metrics::Reason;
 use crate::world::World;
 
 fn invalid(text: impl Into<String>) -> Error {
@@ -44,11 +46,17 @@ pub(super) async fn complete(
     let (backend, edit) = match kind.as_deref() {
         Some("ref/prompt") => {
             let (span, name) = text("name")?.ok_or_else(|| invalid("ref.name is required"))?;
+            if !may(ask, &[ListKind::Prompts], &name) {
+                return Err(Error::new(Kind::UnknownPrompt).context(name));
+            }
             let (backend, own) = prompt(world, view, &name).await?;
             (backend, (own != name).then_some((span, own)))
         }
         Some("ref/resource") => {
             let (_, uri) = text("uri")?.ok_or_else(|| invalid("ref.uri is required"))?;
+            if !may(ask, &[ListKind::Resources, ListKind::Templates], &uri) {
+                return Err(invalid(format!("Unknown resource: {uri}")));
+            }
             (resource(world, view, uri).await?, None)
         }
         _ => return Err(invalid("ref.type is ref/prompt or ref/resource")),
@@ -62,6 +70,16 @@ pub(super) async fn complete(
     }
     let timeout = world.plan.backends[backend].request_timeout;
     send(world, ask, record, backend, message, envelope, id, timeout).await
+}
+
+/// Whether the caller may have what is referred to, as one of these.
+fn may(ask: &Ask, kinds: &[ListKind], name: &str) -> bool {
+    let there = |rights: &Rights| kinds.iter().any(|kind| rights.shows(*kind, name));
+    let may = ask.who.rights().is_none_or(there);
+    if !may {
+        ask.facts.ruled_out(Reason::Auth);
+    }
+    may
 }
 
 /// The backend of a prompt, and its own name there.

@@ -79,6 +79,7 @@ pub(super) async fn post(
         Err(error) => return fail(connection, ask, &error, &id).await,
     };
     caller.principal.clone_from(&ask.principal);
+    caller.authorization.clone_from(&ask.who.authorization);
     let (mut message, mut envelope) = (message, envelope);
     if let Some(carried) = carried(caller.capabilities.as_bytes()) {
         // Head and body of what goes on say the same of the caller.
@@ -101,7 +102,7 @@ pub(super) async fn post(
         Method::PromptsList => ListKind::Prompts,
         Method::Discover => {
             world.settled().await;
-            let answer = offer::discover(world, &asked.id);
+            let answer = offer::discover(world, ask, &asked.id);
             ask.facts.well();
             return connection.answer(200, &with(JSON, &ask.cors), &answer).await;
         }
@@ -124,7 +125,7 @@ pub(super) async fn post(
         return fail(connection, ask, &error, &asked.id).await;
     }
     world.settled().await;
-    let answer = offer::list(world, ask, list, &asked.id);
+    let answer = offer::list(world, &asked.caller, ask, list, &asked.id).await;
     ask.facts.well();
     connection.answer(200, &with(JSON, &ask.cors), &answer).await
 }

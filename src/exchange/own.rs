@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use super::Ask;
-use super::admin::may_administer;
+use super::door::is_admin;
 use super::session::Outcome;
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, walk};
@@ -113,7 +113,7 @@ impl Tool {
 
 /// Whether whoever asks may know of them.
 fn are_shown(world: &World, ask: &Ask) -> bool {
-    world.plan.watch.admin_tools != AdminTools::Off && may_administer(world, ask)
+    world.plan.watch.admin_tools != AdminTools::Off && is_admin(world, ask)
 }
 
 fn prefix(world: &World) -> String {

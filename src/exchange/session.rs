@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::answer::{JSON, error_answer, refuse, with};
 use super::call::call;
 use super::relay::Relay;
-use super::{Ask, admit, complete, logging, own, subscribe, tasks};
-use crate::backend::Word;
+use super::{Ask, admit, complete, logging, own, private, subscribe, tasks};
+use crate::backend::{Viewer, Word};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
@@ -52,22 +52,23 @@ pub(super) async fn initialize(
         }
     };
     let revision = Revision::negotiate(params.protocol_version.as_bytes());
-    let record = world.open_session(|id| {
-        let mut record = SessionRecord::new(
+    let record = world.open_session(ask.principal.as_ref(), |id| {
+        SessionRecord::new(
             id,
             revision,
             ask.principal.clone(),
             params.capabilities.get().into(),
             params.client_info.get().into(),
         )
-        .among(world.plan.backends.len());
-        record.principal = ask.principal.clone();
-        record
+        .among(world.plan.backends.len())
     });
     let record = match record {
         Ok(record) => record,
         Err(error) => return refuse(connection, ask, &error, id).await,
     };
+    if world.forwards {
+        record.show(ask.who.authorization.as_ref());
+    }
     ask.facts.session(&record);
     let mut result = Vec::with_capacity(512);
     {
@@ -84,7 +85,11 @@ pub(super) async fn initialize(
         result.push(b'}');
         let joined = match &world.plan.instructions {
             Some(own) => Some(Cow::Borrowed(own.as_str())),
-            None => catalog.instructions().map(Cow::Owned),
+            None => match ask.who.rights() {
+                None => catalog.instructions(),
+                Some(rights) => catalog.instructions_where(|what, name| rights.shows(what, name)),
+            }
+            .map(Cow::Owned),
         };
         if let Some(instructions) = joined {
             result.extend_from_slice(b",\"instructions\":");
@@ -214,7 +219,14 @@ pub(super) async fn perform(
     match cursor(&message, &envelope) {
         Ok(()) => {
             world.settled().await;
-            let result = Box::pin(world.list(record, list)).await;
+            let mut result = Box::pin(world.list(record, list)).await;
+            if world.forwards {
+                let viewer = Viewer::Session(record);
+                result = Box::pin(private::with_private(world, viewer, list, result)).await;
+            }
+            if let Some(rights) = ask.who.rights() {
+                result = world.desk.list(rights, list, result);
+            }
             let mut answer = Vec::with_capacity(result.len() + id.len() + 48);
             jsonrpc::result(&mut answer, &id, &result);
             if list == ListKind::Tools {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Ask;
-use super::call::{aim, refer, view_of};
+use super::call::{aim, permit, refer, view_of};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope};
 use crate::mcp::catalog::ListKind;
@@ -24,6 +24,10 @@ pub(super) async fn subscribe(
     mut envelope: Envelope,
     id: &[u8],
 ) -> Result<Vec<u8>> {
+    if let Some(rights) = ask.who.rights() {
+        let like = Method::ResourcesRead;
+        Box::pin(permit(world, ask, Some(record), rights, like, &message, &envelope)).await?;
+    }
     let view = view_of(world, record).await;
     let backend = aim(world, view.as_deref(), Method::ResourcesRead, &mut message, &mut envelope)?;
     ask.facts.aimed(world, backend, &message, &envelope);

@@ -1223,7 +1223,7 @@ mod tests {
             (ours.pem.as_bytes(), key.as_bytes()),
         ] {
             let fault = fault(Trust { identity: Some(identity), ..ca });
-            assert!(fault.starts_with("unusable client certificate or key: "), "{fault}");
+            assert!(fault.starts_with("unusable certificate or key: "), "{fault}");
         }
     }
 

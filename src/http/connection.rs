@@ -8,6 +8,8 @@
 //! [`Connection::answer`] and [`Connection::finish`] leave it in a buffer and
 //! [`Connection::head`], which has to follow, does both. Everything else is written at once.
 
+mod sealed;
+
 use super::body::{Decoder, FramingFault, LAST_CHUNK, write_chunk};
 use super::head::{Framing, Method, RequestHead, Version, are_lines, length_line, status_line};
 use crate::limits;
@@ -22,6 +24,9 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+
+pub use sealed::SealFault;
+use sealed::Sealed;
 
 /// Room lent to the kernel while a connection waits for a request: what an idle one costs.
 const IDLE_ROOM: usize = 2 * 1024;
@@ -39,6 +44,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Time limits of a connection; the default is that of `limits`.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
+    /// For the handshake of TLS.
+    pub handshake: Duration,
     /// Without a request.
     pub idle: Duration,
     /// From the first byte of a head to its last.
@@ -56,6 +63,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Timing {
         Timing {
+            handshake: limits::TLS_HANDSHAKE_TIMEOUT,
             idle: limits::CONNECTION_IDLE_TIMEOUT,
             head: limits::HEAD_READ_TIMEOUT,
             body: limits::BODY_READ_TIMEOUT,
@@ -147,6 +155,8 @@ enum Stop {
 pub struct Connection {
     reader: ReadHalf,
     writer: WriteHalf,
+    /// TLS, once its handshake is over.
+    sealed: Option<Box<Sealed>>,
     peer: SocketAddr,
     timing: Timing,
     alarm: Alarm,
@@ -188,6 +198,7 @@ impl Connection {
         Connection {
             reader,
             writer,
+            sealed: None,
             peer,
             timing,
             alarm: Alarm::new(),
@@ -544,7 +555,10 @@ impl Connection {
     }
 
     /// Writes one piece and returns its storage, empty.
-    async fn write(&mut self, piece: Vec<u8>) -> io::Result<Vec<u8>> {
+    async fn write(&mut self, mut piece: Vec<u8>) -> io::Result<Vec<u8>> {
+        if let Some(sealed) = &mut self.sealed {
+            piece = sealed.seal(&piece)?;
+        }
         self.alarm.set(rt::time::now() + self.timing.stall);
         // A write that is cut short leaves an unknown part behind.
         self.dead = true;
@@ -657,6 +671,9 @@ impl Connection {
             self.dead = true;
             return;
         }
+        if let Some(sealed) = self.sealed.take() {
+            Box::pin(self.end_sealed(sealed)).await;
+        }
         self.dead = true;
         if !(self.lingering || self.at < self.input.len()) {
             return;
@@ -691,6 +708,10 @@ impl Connection {
         by: Instant,
         mut stop: Option<Pin<&mut S>>,
     ) -> (Result<usize, Stop>, Vec<u8>) {
+        if self.sealed.is_some() {
+            // Boxed, as TLS must not make plain connections larger.
+            return Box::pin(self.pump_sealed(buffer, room, now, by, stop)).await;
+        }
         let output = std::mem::take(&mut self.output);
         let mut wrote = output.is_empty();
         let mut settled = false;
@@ -1218,6 +1239,7 @@ mod tests {
 
     fn short() -> Timing {
         Timing {
+            handshake: Duration::from_millis(300),
             idle: Duration::from_millis(100),
             head: Duration::from_millis(100),
             body: Duration::from_millis(300),

@@ -3,7 +3,7 @@
 //! Next: `mcp`, which reads a session out of the fields, and `jsonrpc`, which reads the body.
 //!
 //! RFC 9110, RFC 9112, WHATWG HTML §9.2. The codecs (`head`, `body`, `sse`) have neither sockets nor
-//! clocks; `connection` serves a client, `client` calls a backend, `tls` encrypts the latter.
+//! clocks; `connection` serves a client, `client` calls a backend, `tls` encrypts for both.
 
 pub mod body;
 pub mod client;
@@ -13,5 +13,5 @@ pub mod sse;
 pub mod tls;
 
 pub use client::{ClientConnection, ConnectFault, Fault, FaultKind};
-pub use connection::{BodyFault, Connection, Timing};
+pub use connection::{BodyFault, Connection, SealFault, Timing};
 pub use head::{Framing, HeadFault, Method, RequestHead, ResponseHead, Version, request_head};

@@ -1,6 +1,6 @@
-//! Owns: TLS towards backends: what is trusted, and a session as a state machine.
+//! Owns: TLS towards backends and clients: what is trusted, and a session as a state machine.
 //! Never: sockets, clocks or files; bytes go in and out through buffers.
-//! Next: `client`, which moves those bytes.
+//! Next: `client` and `sealed`, which move those bytes.
 //!
 //! RFC 8446, RFC 5246 through rustls.
 
@@ -8,8 +8,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore, ServerConfig,
+    ServerConnection, SignatureScheme,
 };
 use std::fmt;
 use std::io::{BufRead, Write};
@@ -33,7 +35,7 @@ pub enum TrustFault {
     Ca(String),
     /// The host has no certificate authorities.
     NoSystemRoots(String),
-    /// The client's certificate or key cannot be used.
+    /// The own certificate or key cannot be used.
     Identity(String),
     /// The cryptography library refuses its own defaults.
     Library(rustls::Error),
@@ -46,7 +48,7 @@ impl fmt::Display for TrustFault {
             TrustFault::NoSystemRoots(why) => {
                 write!(f, "the host has no usable certificate authorities: {why}")
             }
-            TrustFault::Identity(why) => write!(f, "unusable client certificate or key: {why}"),
+            TrustFault::Identity(why) => write!(f, "unusable certificate or key: {why}"),
             TrustFault::Library(error) => write!(f, "TLS is not available: {error}"),
         }
     }
@@ -72,14 +74,7 @@ pub fn client_config(trust: Trust<'_>) -> Result<Arc<ClientConfig>, TrustFault> 
     let mut config = match trust.identity {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => {
-            let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-                .collect::<Result<_, _>>()
-                .map_err(|error| TrustFault::Identity(format!("certificate: {error}")))?;
-            if chain.is_empty() {
-                return Err(TrustFault::Identity("no certificate in the file".to_owned()));
-            }
-            let key = PrivateKeyDer::from_pem_slice(key)
-                .map_err(|error| TrustFault::Identity(format!("key: {error}")))?;
+            let (chain, key) = identity(chain, key)?;
             builder
                 .with_client_auth_cert(chain, key)
                 .map_err(|error| TrustFault::Identity(error.to_string()))?
@@ -87,6 +82,56 @@ pub fn client_config(trust: Trust<'_>) -> Result<Arc<ClientConfig>, TrustFault> 
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Compiles the settings of a listener; everything in PEM. With `client_ca`, clients must show a
+/// certificate by one of these authorities.
+///
+/// # Errors
+/// Says which of the inputs cannot be used; never shows a key.
+pub fn server_config(
+    chain: &[u8],
+    key: &[u8],
+    client_ca: Option<&[u8]>,
+) -> Result<Arc<ServerConfig>, TrustFault> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(TrustFault::Library)?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(ca) => {
+            let roots = Arc::new(roots(Some(ca))?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            let verifier = verifier.map_err(|error| TrustFault::Ca(error.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let (chain, key) = identity(chain, key)?;
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| TrustFault::Identity(error.to_string()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Sessions are resumed by tickets that clients keep: a table of them would be shared, behind a
+    // lock. That of the ticket keys is held for writing once in six hours.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TrustFault::Library)?;
+    Ok(Arc::new(config))
+}
+
+fn identity(
+    chain: &[u8],
+    key: &[u8],
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TrustFault> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<_, _>>()
+        .map_err(|error| TrustFault::Identity(format!("certificate: {error}")))?;
+    if chain.is_empty() {
+        return Err(TrustFault::Identity("no certificate in the file".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|error| TrustFault::Identity(format!("key: {error}")))?;
+    Ok((chain, key))
 }
 
 fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, TrustFault> {
@@ -155,15 +200,15 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// The client's side of one TLS session.
+/// One side of one TLS session.
 pub(crate) struct Session {
-    tls: ClientConnection,
+    tls: Connection,
     /// The peer said that nothing more comes.
     ended: bool,
 }
 
 impl Session {
-    /// A session that has still to shake hands; its first message is in `out` afterwards.
+    /// The client's side of a session that has still to shake hands; its first message is in `out` afterwards.
     pub(crate) fn new(
         config: Arc<ClientConfig>,
         name: &str,
@@ -171,12 +216,26 @@ impl Session {
     ) -> Result<Session, rustls::Error> {
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| rustls::Error::General("not a server name".to_owned()))?;
-        let mut tls = ClientConnection::new(config, name)?;
-        // What is encrypted is bounded by whoever made it, and goes out at once.
-        tls.set_buffer_limit(None);
-        let mut session = Session { tls, ended: false };
+        let mut session = Session::of(ClientConnection::new(config, name)?.into());
         session.collect(out)?;
         Ok(session)
+    }
+
+    /// The server's side of a session in which the client has the first word.
+    pub(crate) fn accept(config: Arc<ServerConfig>) -> Result<Session, rustls::Error> {
+        Ok(Session::of(ServerConnection::new(config)?.into()))
+    }
+
+    fn of(mut tls: Connection) -> Session {
+        // What is encrypted is bounded by whoever made it, and goes out at once.
+        tls.set_buffer_limit(None);
+        Session { tls, ended: false }
+    }
+
+    /// Says that nothing more comes, so that the peer can tell an end from a cut.
+    pub(crate) fn end(&mut self, out: &mut Vec<u8>) -> Result<(), rustls::Error> {
+        self.tls.send_close_notify();
+        self.collect(out)
     }
 
     /// Whether the handshake goes on.

@@ -70,7 +70,7 @@ impl ListKind {
     }
 
     /// The member of an entry that tells it from the others.
-    const fn key(self) -> &'static str {
+    pub const fn key(self) -> &'static str {
         match self {
             ListKind::Tools | ListKind::Prompts => "name",
             ListKind::Resources => "uri",
@@ -607,6 +607,8 @@ struct Place {
     slice: Option<Arc<Slice>>,
     /// What it offers is in no list; it stands in `unlisted`, and never in `slice`.
     is_unlisted: bool,
+    /// What it offers is each client's own affair (`forward_auth`), and never kept here.
+    is_private: bool,
     unlisted: Option<Arc<Slice>>,
 }
 
@@ -630,6 +632,7 @@ impl Catalog {
             prefix: if backend.unlisted { String::new() } else { backend.prefix.clone() },
             slice: None,
             is_unlisted: backend.unlisted,
+            is_private: backend.forwards(),
             unlisted: None,
         };
         let places: Vec<Place> = plan.backends.iter().map(place).collect();
@@ -646,6 +649,9 @@ impl Catalog {
     /// # Panics
     /// When the plan has no such backend.
     pub fn set(&mut self, backend: BackendId, slice: Option<Arc<Slice>>) -> Changes {
+        if self.places[backend].is_private {
+            return Changes::default();
+        }
         if self.places[backend].is_unlisted {
             self.places[backend].unlisted = slice;
             return Changes::default();
@@ -917,8 +923,24 @@ impl Catalog {
     /// The instructions of all backends, each under the backend's name; those of the only backend
     /// are its own words.
     pub fn instructions(&self) -> Option<String> {
+        self.instructions_of(|_| true)
+    }
+
+    /// As [`Catalog::instructions`], of those backends alone that have something of which `shows`
+    /// says so, asked with the names and URIs that clients see.
+    pub fn instructions_where(&self, shows: impl Fn(ListKind, &str) -> bool) -> Option<String> {
+        self.instructions_of(|place| {
+            let Some(slice) = &place.slice else { return false };
+            ListKind::ALL.into_iter().any(|kind| {
+                let prefix = if kind.prefixed() { place.prefix.as_str() } else { "" };
+                slice.list(kind).iter().any(|(key, _)| shows(kind, &format!("{prefix}{key}")))
+            })
+        })
+    }
+
+    fn instructions_of(&self, shown: impl Fn(&Place) -> bool) -> Option<String> {
         let mut out = String::new();
-        for place in &self.places {
+        for place in self.places.iter().filter(|place| shown(place)) {
             let slice = place.slice.as_ref();
             let Some(text) = slice.and_then(|slice| slice.instructions.as_deref()) else {
                 continue;
@@ -1072,10 +1094,13 @@ mod tests {
             shutdown_timeout: Duration::from_secs(1),
             body_bytes_max: 1,
             rate: None,
+            access: None,
             listen: ListenPlan {
                 addr: "127.0.0.1:0".parse().unwrap(),
                 origins: OriginRule::Loopback,
                 hosts: HostRule::Any,
+                public_url: None,
+                tls: None,
             },
             watch: Default::default(),
             backends: backends

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
+
 use super::capable;
 use super::logging::Level;
 use super::revision::Revision;
@@ -76,6 +78,15 @@ impl fmt::Debug for SessionId {
     }
 }
 
+/// A client's `Authorization`, whole, for backends with `forward_auth`. It never prints.
+pub struct Authorization(pub String);
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// What any worker may know of a session. Immutable but for single atomics: a worker that holds a
 /// copy sees the end of the session at once, the owner sees that it is in use, and all see which log
 /// messages it wants, and when a backend said in this very session that its lists changed.
@@ -91,6 +102,8 @@ pub struct SessionRecord {
     pub capabilities: Box<str>,
     /// `params.clientInfo`, as it was sent: a JSON object.
     pub client_info: Box<str>,
+    /// Of its last request, if a backend is to get it.
+    authorization: ArcSwapOption<Authorization>,
     /// What kind of client it is: see [`capable::class`].
     pub class: Arc<str>,
     /// By backend: how often its lists changed for this session.
@@ -118,6 +131,7 @@ impl SessionRecord {
             id,
             revision,
             principal,
+            authorization: ArcSwapOption::empty(),
             class: capable::class(&capabilities).into(),
             capabilities,
             client_info,
@@ -171,6 +185,19 @@ impl SessionRecord {
     pub fn idle(&self, now: Instant) -> std::time::Duration {
         let now = now.saturating_duration_since(self.born);
         now.saturating_sub(std::time::Duration::from_millis(self.seen.load(Ordering::Relaxed)))
+    }
+
+    /// Remembers what its client showed last, for messages that belong to no request.
+    pub fn show(&self, authorization: Option<&Arc<Authorization>>) {
+        let known = self.authorization.load();
+        if known.as_ref().map(|known| &known.0) != authorization.map(|new| &new.0) {
+            self.authorization.store(authorization.cloned());
+        }
+    }
+
+    /// What its client showed last.
+    pub fn authorization(&self) -> Option<Arc<Authorization>> {
+        self.authorization.load_full()
     }
 
     /// How long ago it began.

@@ -120,7 +120,7 @@ impl Row for Filter {
 }
 
 /// A URI without percent-encoding and dot segments, its scheme in lower case (RFC 3986 §6.2.2).
-fn plain(uri: &str) -> Cow<'_, str> {
+pub fn plain(uri: &str) -> Cow<'_, str> {
     let scheme = uri.find(':').map_or("", |end| &uri[..end]);
     let dotted = uri.split(['/', '\\']).any(|segment| matches!(segment, "." | ".."));
     if !uri.contains('%') && !dotted && !scheme.bytes().any(|b| b.is_ascii_uppercase()) {

@@ -65,6 +65,8 @@ impl Door {
             match listener.accept().await {
                 Ok((stream, peer)) => match self.enter(peer) {
                     Some(entry) => rt::spawn("connection", serve(entry, stream, peer)),
+                    // Under TLS there is no answer without a handshake, which costs too much.
+                    None if self.world.plan.listen.tls.is_some() => drop(stream),
                     None => rt::spawn("refusal", turn_away(stream, peer)),
                 },
                 Err(_) if self.world.draining.is_set() => return,
@@ -125,6 +127,12 @@ impl Drop for Entry {
 async fn serve(entry: Entry, stream: Stream, peer: SocketAddr) {
     let world = entry.door.world.clone();
     let mut connection = Connection::new(stream, peer);
+    if let Some(tls) = &world.plan.listen.tls
+        && let Err(fault) = Box::pin(connection.secure(tls.clone())).await
+    {
+        tracing::debug!(%peer, %fault, "no TLS with a client");
+        return;
+    }
     loop {
         let Some(head) = connection.head_unless(entry.door.grace_over.wait()).await else { return };
         if world.draining.is_set() {

@@ -168,6 +168,14 @@ fn connection(stub: &Stub, stream: TcpStream) -> io::Result<()> {
         if stub.muted() {
             continue;
         }
+        if !stub.options.tokens.is_empty() && request.target == "/mcp" {
+            let shown = request.field("authorization").unwrap_or("none").to_owned();
+            stub.note(&format!("authorization {} {shown}", request.method));
+            if !stub.options.tokens.iter().any(|token| shown == format!("Bearer {token}")) {
+                plain(&stream, 401, None, &error("null", -32000, "Unauthorized"))?;
+                continue;
+            }
+        }
         let keep = match (request.method.as_str(), request.target.as_str()) {
             ("POST", "/mcp") => {
                 let last = served + 1 == stub.options.requests_per_connection;

@@ -26,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) name: String,
     /// Every event becomes a line of this file.
     pub(crate) journal: Option<PathBuf>,
+    /// Tokens of which a request must show one; none = no token is needed.
+    pub(crate) tokens: Vec<String>,
     /// Answer this revision whatever is asked; else what is asked.
     pub(crate) revision: Option<String>,
     /// Entries on one page of a list; 0 = all.
@@ -106,6 +108,7 @@ impl Options {
                 "--http" => options.http = Some(number(value()?)? as u16),
                 "--name" => options.name = value()?,
                 "--journal" => options.journal = Some(value()?.into()),
+                "--token" => options.tokens.push(value()?),
                 "--revision" => options.revision = Some(value()?),
                 "--page" => options.page = number(value()?)?,
                 "--extra" => options.extra = number(value()?)?,

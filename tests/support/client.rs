@@ -19,6 +19,8 @@ pub(crate) struct Client {
     pub(crate) conn: Conn,
     pub(crate) session: String,
     pub(crate) revision: String,
+    /// Further fields of every request, each line ended.
+    pub(crate) extra: String,
     /// The result of `initialize`.
     pub(crate) hello: Value,
     next_id: u64,
@@ -76,11 +78,28 @@ impl Client {
 
     /// Initialises as a client that can do this.
     pub(crate) fn connect_with(addr: SocketAddr, revision: &str, capabilities: &str) -> Client {
+        Client::connect_saying(addr, revision, capabilities, "")
+    }
+
+    /// Initialises at the newest revision with a token, which every request shows.
+    pub(crate) fn connect_as(addr: SocketAddr, token: &str) -> Client {
+        let line = format!("Authorization: Bearer {token}\r\n");
+        Client::connect_saying(addr, "2025-11-25", "{}", &line)
+    }
+
+    /// As [`Client::connect_with`], with these fields in every request.
+    pub(crate) fn connect_saying(
+        addr: SocketAddr,
+        revision: &str,
+        capabilities: &str,
+        extra: &str,
+    ) -> Client {
         let mut client = Client {
             addr,
             conn: Conn::open(addr),
             session: String::new(),
             revision: String::new(),
+            extra: extra.to_owned(),
             hello: Value::Null,
             next_id: 1,
         };
@@ -106,6 +125,7 @@ impl Client {
             conn: Conn::open(addr),
             session: session.to_owned(),
             revision: revision.to_owned(),
+            extra: String::new(),
             hello: Value::Null,
             next_id: 1_000_000,
         }
@@ -118,6 +138,7 @@ impl Client {
             conn: Conn::open(self.addr),
             session: self.session.clone(),
             revision: self.revision.clone(),
+            extra: self.extra.clone(),
             hello: self.hello.clone(),
             next_id: self.next_id + 1_000_000,
         }
@@ -125,7 +146,7 @@ impl Client {
 
     /// The fields of every request of the session.
     pub(crate) fn lines(&self) -> String {
-        let mut lines = format!("Host: {}\r\n", self.addr);
+        let mut lines = format!("Host: {}\r\n{}", self.addr, self.extra);
         if !self.session.is_empty() {
             lines += &format!("Mcp-Session-Id: {}\r\n", self.session);
         }

@@ -240,7 +240,7 @@ impl Proxy {
                 panic!("the proxy ended, {status}:\n{}{}", stdout.text(), stderr.text());
             }
             let said = stdout.text();
-            let (_, rest) = said.split_once("http://")?;
+            let (_, rest) = said.split_once("://")?;
             rest.split_once("/mcp")?.0.parse().ok()
         });
         Proxy { group, addr, stdout, stderr, ended: false, _scratch: scratch }

@@ -59,6 +59,7 @@ pub(super) fn request(
     let text = |raw: &[u8]| String::from_utf8_lossy(raw).into();
     let caller = Caller {
         principal: None,
+        authorization: None,
         capabilities: text(capabilities),
         client: text(client),
         lines: String::new(),

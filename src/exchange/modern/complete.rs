@@ -4,8 +4,9 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
-use crate::exchange::call::{Who, aim, shape};
+use crate::exchange::call::{Who, aim, permit, shape};
 use crate::jsonrpc::{self, Envelope, Span, walk};
+use crate::mcp::catalog::ListKind;
 use crate::mcp::method::Method;
 use crate::plan::BackendId;
 use crate::world::World;
@@ -30,6 +31,7 @@ pub(super) async fn target(
     let span = inside(message, reference, member).ok_or_else(|| invalid("ref lacks its target"))?;
     let name = span.text(message).ok_or_else(|| invalid("ref names its target by a string"))?;
     if method == Method::ResourcesRead
+        && ask.who.rights().is_none_or(|rights| rights.shows(ListKind::Templates, &name))
         && let Some(backend) = template_of(world, &name)
     {
         return Ok(backend);
@@ -43,6 +45,9 @@ pub(super) async fn target(
     jsonrpc::quote(&name, &mut like);
     like.extend_from_slice(b"}}");
     let mut seen = jsonrpc::scan(&like)?;
+    if let Some(rights) = ask.who.rights() {
+        Box::pin(permit(world, ask, None, rights, method, &like, &seen)).await?;
+    }
     let backend = aim(world, None, method, &mut like, &mut seen)?;
     let plan = &world.plan.backends[backend];
     let shaped =

@@ -10,7 +10,7 @@ use super::{Asked, check, complete, fail, relay, reworded};
 use crate::backend::{Attended, Call, CallHandle, Claim, Replies, Seal};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
-use crate::exchange::call::{Who, aim, mirror, shape};
+use crate::exchange::call::{Who, aim, mirror, permit, shape};
 use crate::http::{Connection, RequestHead};
 use crate::jsonrpc;
 use crate::mcp::catalog::ListKind;
@@ -30,6 +30,16 @@ pub(super) async fn forward(
     head: &RequestHead,
     mut asked: Asked,
 ) -> io::Result<()> {
+    // Before anything that tells whether it is there.
+    if let Some(rights) = ask.who.rights()
+        && asked.method != Method::Complete
+    {
+        let Asked { method, message, envelope, .. } = &asked;
+        let permitted = permit(world, ask, None, rights, *method, message, envelope);
+        if let Err(error) = Box::pin(permitted).await {
+            return fail(connection, ask, &reworded(error), &asked.id).await;
+        }
+    }
     let known = match asked.method {
         Method::ToolsCall => mirrored(world, &asked),
         _ => Vec::new(),
@@ -46,7 +56,8 @@ pub(super) async fn forward(
         None => Rc::new(CallHandle::deaf()),
     };
     let (id, method, level) = (asked.id.clone(), asked.method, asked.log_level);
-    let way = relay::Way { id, method, level, token, seal };
+    let private = world.plan.access.is_some();
+    let way = relay::Way { id, method, level, private, token, seal };
     if way.seal.is_some()
         && let Some(state) = part(&asked, "requestState")
     {
@@ -160,6 +171,9 @@ async fn begin(
         }
     }
     let plan = &world.plan.backends[backend];
+    if let Some(authorization) = caller.authorization.as_ref().filter(|_| plan.forwards()) {
+        handle.forward(authorization.clone());
+    }
     let tool_call = method == Method::ToolsCall;
     let call = Call {
         backend,

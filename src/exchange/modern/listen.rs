@@ -18,7 +18,7 @@ use crate::exchange::Ask;
 use crate::exchange::answer::{EVENTS, with};
 use crate::exchange::call::{Who, shape};
 use crate::http::{Connection, sse};
-use crate::jsonrpc;
+use crate::jsonrpc::{self, walk};
 use crate::limits;
 use crate::mcp::catalog::{Changes, ListKind};
 use crate::mcp::envelope::{self, key};
@@ -92,7 +92,7 @@ pub(super) async fn listen(
     // From here on no change is missed.
     let ear = world.open_ear();
     let (sender, mut heard) = rt::local::queue(limits::HEARD_MAX);
-    let wanted = split(world, std::mem::take(&mut filter.resource_subscriptions)).await;
+    let wanted = split(world, ask, std::mem::take(&mut filter.resource_subscriptions)).await;
     let mut waiting = wanted.len();
     let mut hearings: Vec<Subscription> = Vec::new();
     for (backend, uris) in &wanted {
@@ -140,7 +140,10 @@ pub(super) async fn listen(
         let end = rt::race(connection.closed(), world.draining.wait());
         let wait = rt::race(rt::time::timeout(limits::SSE_COMMENT_INTERVAL, news), end).await;
         let messages = match wait {
-            Either::Left(Ok(Either::Left(Some(heard)))) => stream.heard(heard),
+            Either::Left(Ok(Either::Left(Some(heard)))) if may_hear_of(ask, &heard) => {
+                stream.heard(heard)
+            }
+            Either::Left(Ok(Either::Left(Some(_)))) => Vec::new(),
             // The sender of this very function lives.
             Either::Left(Ok(Either::Left(None))) => Vec::new(),
             Either::Left(Ok(Either::Right(changes))) => stream.changed(changes),
@@ -179,9 +182,12 @@ fn offered(world: &World, filter: &mut Filter) {
 
 /// Which backends to ask about which resources: those that own them, and tell of changes. What is
 /// hidden is nobody's.
-async fn split(world: &World, uris: Vec<String>) -> BTreeMap<BackendId, Vec<String>> {
+async fn split(world: &World, ask: &Ask, uris: Vec<String>) -> BTreeMap<BackendId, Vec<String>> {
     let mut wanted: BTreeMap<BackendId, Vec<String>> = BTreeMap::new();
     for uri in uris {
+        if !may_hear(ask, &uri) {
+            continue;
+        }
         let owner = world.catalog.borrow().owner_of_uri(&uri).or(world.only);
         let Some(backend) = owner.filter(|backend| world.backends.can_subscribe(*backend)) else {
             continue;
@@ -206,6 +212,24 @@ async fn split(world: &World, uris: Vec<String>) -> BTreeMap<BackendId, Vec<Stri
         }
     }
     wanted
+}
+
+/// Whether the caller may know of a resource.
+fn may_hear(ask: &Ask, uri: &str) -> bool {
+    ask.who.rights().is_none_or(|rights| rights.shows(ListKind::Resources, uri))
+}
+
+/// The same of what an update names: a server may tell of others than it was asked about.
+fn may_hear_of(ask: &Ask, heard: &Heard) -> bool {
+    let Heard::Updated(message) = heard else { return true };
+    if ask.who.rights().is_none() {
+        return true;
+    }
+    let uri = || {
+        let params = jsonrpc::scan(message).ok()?.params?.of(message);
+        walk::member(params, "uri")?.text(params)
+    };
+    uri().is_some_and(|uri| may_hear(ask, &uri))
 }
 
 /// What is said on one stream.

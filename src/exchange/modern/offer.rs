@@ -1,15 +1,17 @@
 //! Owns: what the proxy answers from its catalogue: `server/discover` and the lists.
-//! Never: waiting for backends.
+//! Never: waiting for backends, but for lists that are the caller's alone.
 //! Next: `forward`.
 //!
 //! MCP 2026-07-28, Discovery, Caching. A merged result is good for as long, and for as many, as each
 //! of its parts.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
-use crate::exchange::{Ask, own};
+use crate::backend::{Caller, Viewer};
+use crate::exchange::{Ask, own, private};
 use crate::jsonrpc;
-use crate::mcp::cache;
+use crate::mcp::cache::{self, Fresh};
 use crate::mcp::catalog::ListKind;
 use crate::mcp::envelope::key;
 use crate::mcp::revision::MODERN;
@@ -35,31 +37,51 @@ pub(super) fn signature(world: &World, more: &[(&str, &[u8])], out: &mut Vec<u8>
 }
 
 /// The answer to `server/discover`.
-pub(super) fn discover(world: &World, id: &[u8]) -> Vec<u8> {
+pub(super) fn discover(world: &World, ask: &Ask, id: &[u8]) -> Vec<u8> {
     let catalog = world.catalog.borrow();
     let mut result = Vec::with_capacity(512);
     result.extend_from_slice(b"{\"resultType\":\"complete\",\"supportedVersions\":[\"");
     result.extend_from_slice(MODERN.as_bytes());
     result.extend_from_slice(b"\"],\"capabilities\":");
-    result.extend_from_slice(catalog.modern_capabilities().as_bytes());
+    let promised = catalog.modern_capabilities();
+    result.extend_from_slice(own::capabilities(world, ask, &promised).as_bytes());
     let joined = match &world.plan.instructions {
         Some(own) => Some(Cow::Borrowed(own.as_str())),
-        None => catalog.instructions().map(Cow::Owned),
+        None => match ask.who.rights() {
+            None => catalog.instructions(),
+            Some(rights) => catalog.instructions_where(|what, name| rights.shows(what, name)),
+        }
+        .map(Cow::Owned),
     };
     if let Some(instructions) = joined {
         result.extend_from_slice(b",\"instructions\":");
         jsonrpc::quote(&instructions, &mut result);
     }
-    cache::write(catalog.discover_fresh(), rt::time::now(), &mut result);
+    cache::write(hint(world, catalog.discover_fresh()), rt::time::now(), &mut result);
     signature(world, &[], &mut result);
     result.push(b'}');
     respond(id, &result)
 }
 
 /// The answer to a list request.
-pub(super) fn list(world: &World, ask: &Ask, kind: ListKind, id: &[u8]) -> Vec<u8> {
-    let catalog = world.catalog.borrow();
-    let list = catalog.list(kind);
+pub(super) async fn list(
+    world: &Rc<World>,
+    caller: &Caller,
+    ask: &Ask,
+    kind: ListKind,
+    id: &[u8],
+) -> Vec<u8> {
+    let (mut list, fresh) = {
+        let catalog = world.catalog.borrow();
+        (catalog.list(kind), hint(world, catalog.fresh(kind)))
+    };
+    if world.forwards {
+        let viewer = Viewer::Caller(caller);
+        list = Box::pin(private::with_private(world, viewer, kind, list)).await;
+    }
+    if let Some(rights) = ask.who.rights() {
+        list = world.desk.list(rights, kind, list);
+    }
     let mut result = Vec::with_capacity(list.len() + 256);
     result.extend_from_slice(b"{\"resultType\":\"complete\",");
     // Between the braces: the one member, in one page.
@@ -67,10 +89,17 @@ pub(super) fn list(world: &World, ask: &Ask, kind: ListKind, id: &[u8]) -> Vec<u
     if kind == ListKind::Tools {
         own::list(world, ask, b"]", &mut result);
     }
-    cache::write(catalog.fresh(kind), rt::time::now(), &mut result);
+    cache::write(fresh, rt::time::now(), &mut result);
     signature(world, &[], &mut result);
     result.push(b'}');
     respond(id, &result)
+}
+
+/// How long a result may be kept, and by whom: where callers differ in what they see, what one was
+/// told is no other's.
+fn hint(world: &World, fresh: Option<Fresh>) -> Option<Fresh> {
+    let public = world.plan.access.is_none() && !world.forwards;
+    fresh.map(|fresh| Fresh { public: fresh.public && public, ..fresh })
 }
 
 fn respond(id: &[u8], result: &[u8]) -> Vec<u8> {

@@ -58,6 +58,8 @@ pub(super) struct Way {
     pub(super) method: Method,
     /// The least level of log messages that it wants.
     pub(super) level: Option<Level>,
+    /// What a caller may see depends on who it is.
+    pub(super) private: bool,
     /// Its progress token, as it was sent.
     pub(super) token: Option<Vec<u8>>,
     /// What a call is sealed for whose backend asks for input; `None`: nobody can be asked.
@@ -116,7 +118,7 @@ pub(super) async fn pass_on(
             },
             Ok(Reply::Away { .. }) => {}
             Ok(Reply::Answer(answer)) => {
-                let (status, answer) = completed(answer, way.method);
+                let (status, answer) = completed(answer, way.method, way.private);
                 ask.facts.answered(&answer);
                 if !streaming {
                     return connection.answer(status, &with(JSON, &ask.cors), &answer).await;
@@ -185,7 +187,7 @@ pub(super) async fn follow(
                     Some(id) => jsonrpc::splice(&answer, &[(id, &way.id)]),
                     None => answer,
                 };
-                let (status, answer) = completed(answer, way.method);
+                let (status, answer) = completed(answer, way.method, way.private);
                 ask.facts.answered(&answer);
                 (status, with(JSON, &ask.cors).into_owned(), answer)
             }
@@ -218,7 +220,7 @@ pub(super) async fn own(
 ) -> io::Result<()> {
     match outcome {
         Outcome::Answer(answer) => {
-            let (status, answer) = completed(answer, Method::ToolsCall);
+            let (status, answer) = completed(answer, Method::ToolsCall, false);
             ask.facts.answered(&answer);
             connection.answer(status, &with(JSON, &ask.cors), &answer).await
         }
@@ -308,8 +310,9 @@ fn is_wanted(message: &[u8], level: Option<Level>) -> bool {
     }
 }
 
-/// An answer as the request era asks for it, and its status.
-fn completed(answer: Vec<u8>, method: Method) -> (u16, Vec<u8>) {
+/// An answer as the request era asks for it, and its status. `private`: what a caller may see depends
+/// on who it is, so that what it reads is for no cache that others use, whatever its server says.
+fn completed(answer: Vec<u8>, method: Method, private: bool) -> (u16, Vec<u8>) {
     let Ok(envelope) = jsonrpc::scan(&answer) else { return (200, answer) };
     if let (MessageKind::ErrorResponse, Some(error)) = (envelope.kind, envelope.error) {
         return refused(answer, error);
@@ -334,8 +337,18 @@ fn completed(answer: Vec<u8>, method: Method) -> (u16, Vec<u8>) {
             missing.push(r#""cacheScope":"private""#);
         }
     }
+    let shared = member("cacheScope").filter(|scope| {
+        private && method == Method::ResourcesRead && scope.of(result) != br#""private""#
+    });
+    let shared =
+        shared.map(|scope| Span { start: scope.start + span.start, end: scope.end + span.start });
+    let mut edits: Vec<(Span, &[u8])> = Vec::new();
+    edits.extend(shared.map(|scope| (scope, &br#""private""#[..])));
     if missing.is_empty() {
-        return (200, answer);
+        return match edits.is_empty() {
+            true => (200, answer),
+            false => (200, jsonrpc::splice(&answer, &edits)),
+        };
     }
     let mut more = missing.join(",");
     let is_empty = result[1..].trim_ascii_start().starts_with(b"}");
@@ -343,7 +356,8 @@ fn completed(answer: Vec<u8>, method: Method) -> (u16, Vec<u8>) {
         more.push(',');
     }
     let at = Span { start: span.start + 1, end: span.start + 1 };
-    (200, jsonrpc::splice(&answer, &[(at, more.as_bytes())]))
+    edits.insert(0, (at, more.as_bytes()));
+    (200, jsonrpc::splice(&answer, &edits))
 }
 
 /// An error, with the code that the request era has for it.
@@ -365,7 +379,7 @@ mod tests {
     use super::*;
 
     fn text(answer: &str, method: Method) -> (u16, String) {
-        let (status, answer) = completed(answer.as_bytes().to_vec(), method);
+        let (status, answer) = completed(answer.as_bytes().to_vec(), method, false);
         assert!(jsonrpc::scan(&answer).is_ok());
         (status, String::from_utf8(answer).unwrap())
     }
@@ -398,6 +412,26 @@ mod tests {
         ] {
             assert_eq!(text(&result(before), method), (200, result(after)));
         }
+    }
+
+    #[test]
+    fn what_was_read_is_private_where_callers_differ() {
+        let text = |result: &str, method| {
+            let answer = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
+            let (_, answer) = completed(answer.into_bytes(), method, true);
+            let envelope = jsonrpc::scan(&answer).unwrap();
+            String::from_utf8(envelope.result.unwrap().of(&answer).to_vec()).unwrap()
+        };
+        let whole = r#"{"resultType":"complete","ttlMs":5,"cacheScope":"public"}"#;
+        let private = r#"{"resultType":"complete","ttlMs":5,"cacheScope":"private"}"#;
+        for kept in [whole, private] {
+            assert_eq!(text(kept, Method::ResourcesRead), private);
+            assert_eq!(text(kept, Method::ToolsCall), kept);
+        }
+        assert_eq!(
+            text(r#"{"cacheScope":"public","contents":[]}"#, Method::ResourcesRead),
+            r#"{"resultType":"complete","ttlMs":0,"cacheScope":"private","contents":[]}"#
+        );
     }
 
     #[test]
