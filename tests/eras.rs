@@ -7,7 +7,7 @@ use crate::modern::{Caller, lines};
 use crate::support::client::{Client, call_params, message};
 use crate::support::http::Events;
 use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
-use crate::support::quote;
+use crate::support::{quote, wait_until};
 
 /// The same stub of the request era behind HTTP (`web`) and as a child (`pipe`).
 struct Modern {
@@ -412,7 +412,7 @@ fn callers_are_asked_what_they_can_do_and_do_not_cross() {
 
 #[test]
 fn a_caller_that_does_not_come_back_costs_its_backend_an_error() {
-    let world = legacy("session_idle_seconds = 1\n");
+    let world = legacy("session_idle_seconds = 3\n");
     for (name, journal) in BOTH.iter().zip(&world.journals) {
         let tool = format!("{name}__ask");
         let arguments = r#"{"id":"11","stubborn":true,"method":"roots/list"}"#;
@@ -423,4 +423,30 @@ fn a_caller_that_does_not_come_back_costs_its_backend_an_error() {
         let told = world.back(ALL, "", &tool, &state, &given).0;
         assert_eq!(told.error().0, -32602, "{told:?}");
     }
+}
+
+#[test]
+fn of_two_calls_of_one_caller_to_its_child_neither_is_guessed() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "pipe");
+    let pipe = stdio_backend("pipe", &["--asks", "--journal", journal.path()]);
+    let backends = pipe + "isolation = \"session\"\n";
+    // So that both are calls to one child.
+    let proxy = Setup { backends, workers: Some(1), ..Setup::default() }.start();
+    let mut first = Caller::seeing(&proxy, &["pipe__ask_many"]);
+    let mut second = Caller::new(&proxy);
+    first.capabilities = ALL.into();
+    second.capabilities = ALL.into();
+    let body = first.body("tools/call", r#""name":"pipe__hang","arguments":{}"#);
+    first.send(&lines("tools/call", "pipe__hang"), &body);
+    journal.wait_count("call hang", 1);
+    let told = second.call("pipe__ask_many", &questions(&[roots()]));
+    assert!(told.said().contains("-32601"), "{told:?}");
+    // The first one leaves: now it is certain whose question it is.
+    drop(first);
+    journal.wait_count("cancelled", 1);
+    wait_until("a question", || {
+        let result = second.call("pipe__ask_many", &questions(&[roots()])).result();
+        result["resultType"] == "input_required"
+    });
 }

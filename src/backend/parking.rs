@@ -447,6 +447,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_parked_is_bounded_and_by_principal() {
+        let parking = Parking::new();
+        let park = |number: u64, principal: Option<&str>| {
+            let stay = Stay {
+                handle: Rc::new(CallHandle::new()),
+                seal: seal(principal, "tools/call", "x"),
+                questions: RefCell::default(),
+                caller: Cell::new(None),
+                until: Cell::default(),
+                turn: Notify::new(),
+                given_up: Cell::new(false),
+            };
+            parking.parked.borrow_mut().insert(number, Rc::new(stay));
+        };
+        let (a, b) = (Some(Arc::from("a")), Some(Arc::from("b")));
+        for number in 0..limits::PARKED_PER_PRINCIPAL_MAX {
+            assert!(parking.has_room(a.as_ref()));
+            park(number as u64, Some("a"));
+        }
+        assert!(!parking.has_room(a.as_ref()) && parking.has_room(b.as_ref()));
+        for number in limits::PARKED_PER_PRINCIPAL_MAX..limits::PARKED_MAX {
+            assert!(parking.has_room(None));
+            park(number as u64, None);
+        }
+        assert!(!parking.has_room(None) && !parking.has_room(b.as_ref()));
+    }
+
+    #[test]
     fn a_state_is_good_for_one_caller_and_one_thing_and_some_time() {
         let (parking, other) = (Parking::new(), Parking::new());
         let (now, until) = (Duration::from_secs(5), Duration::from_secs(9));
