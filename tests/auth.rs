@@ -232,11 +232,24 @@ fn a_scoped_token_sees_its_part_and_no_more() {
         let told = reader.ask("resources/read", &format!(r#"{{"uri":"{uri}"}}"#));
         assert_eq!(told.error().0, -32002, "{uri}");
         assert_eq!(told.json()["error"]["data"]["uri"], uri);
+        let told = reader.ask("resources/subscribe", &format!(r#"{{"uri":"{uri}"}}"#));
+        assert_eq!(told.error().0, -32002, "{uri}");
+        let asked = format!(
+            r#"{{"ref":{{"type":"ref/resource","uri":"{uri}"}},"argument":{{"name":"x","value":"y"}}}}"#
+        );
+        let told = reader.ask("completion/complete", &asked);
+        assert_eq!(told.error(), (-32602, format!("Invalid params: Unknown resource: {uri}")));
     }
     let prompts = all.names("prompts/list");
     let (known, unknown) = (prompts[0].as_str(), "a__no_such_prompt");
     for name in [known, unknown] {
         let told = reader.ask("prompts/get", &format!(r#"{{"name":{}}}"#, quote(name)));
+        assert_eq!(told.error(), (-32602, format!("Unknown prompt: {name}")));
+        let asked = format!(
+            r#"{{"ref":{{"type":"ref/prompt","name":{}}},"argument":{{"name":"x","value":"y"}}}}"#,
+            quote(name)
+        );
+        let told = reader.ask("completion/complete", &asked);
         assert_eq!(told.error(), (-32602, format!("Unknown prompt: {name}")));
     }
     // No call that was refused has reached a backend.

@@ -240,8 +240,9 @@ fn a_call_waits_for_input_as_long_as_people_need_and_ends_with_its_client() {
         assert!(cancelled.ended());
         answer(&client, &question, "{}");
         answer(&client, &other, "{}");
-        client.again().call(&format!("{name}__echo"), r#"{"payload":"x"}"#).result();
         // A lost connection is no cancellation: that call goes on, the cancelled one does not.
+        journal.wait_count("round ", before + 2);
+        client.again().call(&format!("{name}__echo"), r#"{"payload":"x"}"#).result();
         assert_eq!(journal.count("round "), before + 2);
     }
 }
