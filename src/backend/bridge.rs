@@ -21,7 +21,7 @@ use super::{Backends, Caller};
 use crate::error::Kind;
 use crate::limits;
 use crate::mcp::revision::Revision;
-use crate::mcp::session::{SessionId, SessionRecord};
+use crate::mcp::session::{Authorization, SessionId, SessionRecord};
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -83,10 +83,19 @@ pub(super) fn record(
     entry: &Entry,
     caller: &Caller,
 ) -> Result<Arc<SessionRecord>, Failure> {
+    let authorization = caller.authorization.as_ref().filter(|_| entry.plan.forwards());
+    stand_in(backends, caller, authorization)
+}
+
+/// As [`record`]; `authorization` goes to the backends that are to get it.
+pub(super) fn stand_in(
+    backends: &Rc<Backends>,
+    caller: &Caller,
+    authorization: Option<&Arc<Authorization>>,
+) -> Result<Arc<SessionRecord>, Failure> {
     if caller.capabilities.len() + caller.client.len() > limits::CALLER_BYTES_MAX {
         return Err(Failure::new(Kind::Busy, "the caller's capabilities are too large to keep"));
     }
-    let authorization = caller.authorization.as_ref().filter(|_| entry.plan.forwards());
     let shown = authorization.map(|authorization| {
         let digest = ring::digest::digest(&ring::digest::SHA256, authorization.0.as_bytes());
         let mut bytes = [0; 32];

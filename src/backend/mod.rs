@@ -76,11 +76,12 @@ pub use views::{Seen, Whose};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::Span;
 use crate::limits;
+use crate::mcp::capable;
 use crate::mcp::catalog::{Changes, List, ListKind, Slice};
 use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::middleware::reuse::{Held, Reusable};
-use crate::plan::{BackendId, Plan, TransportPlan, WorkerId};
+use crate::plan::{BackendId, Isolation, Plan, TransportPlan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Sender};
 use attempt::Guard;
@@ -623,6 +624,18 @@ impl Backends {
         let held = shelf::find(self, &self.entries[backend], reusable);
         self.board.count_cache(self.me, backend, held.is_some());
         held
+    }
+
+    /// The session that stands for a caller without one where what backends show depends on what
+    /// their client can do; `None` = he sees what all see.
+    pub fn viewer(self: &Rc<Self>, caller: &Caller) -> Option<Arc<SessionRecord>> {
+        let depends = |entry: &Rc<Entry>| {
+            entry.era.get() == Era::Session && entry.plan.isolation == Isolation::Session
+        };
+        if capable::class(&caller.capabilities).is_empty() || !self.entries.iter().any(depends) {
+            return None;
+        }
+        bridge::stand_in(self, caller, None).ok()
     }
 
     /// A client session ended: what it had at backends ends. To be called on its owner; other

@@ -38,9 +38,23 @@ pub(super) fn same(what: &str, direct: &Value, through: &Value) {
 pub(super) fn as_set(seen: &Value) -> Value {
     let mut all = seen.as_array().cloned().unwrap_or_default();
     all.iter_mut().for_each(forget_session);
-    all.sort_by_key(Value::to_string);
+    all.sort_by_key(canonical);
     all.dedup();
     Value::Array(all)
+}
+
+/// The same text for the same value, in whatever order its members stand.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let mut members: Vec<String> =
+                members.iter().map(|(key, value)| format!("{key}:{}", canonical(value))).collect();
+            members.sort();
+            format!("{{{}}}", members.join(","))
+        }
+        Value::Array(all) => format!("{:?}", all.iter().map(canonical).collect::<Vec<_>>()),
+        other => other.to_string(),
+    }
 }
 
 /// server-everything tells in its log messages from which of its sessions a request came.

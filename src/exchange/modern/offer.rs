@@ -71,10 +71,11 @@ pub(super) async fn list(
     kind: ListKind,
     id: &[u8],
 ) -> Vec<u8> {
-    let (mut list, fresh) = {
-        let catalog = world.catalog.borrow();
-        (catalog.list(kind), hint(world, catalog.fresh(kind)))
+    let mut list = match world.backends.viewer(caller) {
+        Some(record) => Box::pin(world.list(&record, kind)).await,
+        None => world.catalog.borrow().list(kind),
     };
+    let fresh = hint(world, world.catalog.borrow().fresh(kind));
     if world.forwards {
         let viewer = Viewer::Caller(caller);
         list = Box::pin(private::with_private(world, viewer, kind, list)).await;
