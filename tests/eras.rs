@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::asks::{ALL, Open, answer, post};
-use crate::modern::{Caller, lines};
+use crate::modern::{Caller, lines, names};
 use crate::support::client::{Client, call_params, message};
 use crate::support::http::Events;
 use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
@@ -450,4 +450,23 @@ fn of_two_calls_of_one_caller_to_its_child_neither_is_guessed() {
         let result = second.call("pipe__ask_many", &questions(&[roots()])).result();
         result["resultType"] == "input_required"
     });
+}
+
+#[test]
+fn a_caller_without_a_session_sees_the_lists_that_its_capabilities_bring() {
+    let world = legacy("");
+    let gated = BOTH.map(|name| format!("{name}__gated"));
+    let sees = |capabilities: &str| {
+        let list = world.caller(capabilities).ask("tools/list", "").result();
+        let shown = names(&list, "tools");
+        gated.each_ref().map(|tool| shown.contains(tool))
+    };
+    // On new connections, that land on either worker.
+    for _ in 0..4 {
+        assert_eq!(sees(ALL), [true, true]);
+        assert_eq!(sees("{}"), [false, false]);
+    }
+    for tool in &gated {
+        assert_eq!(world.caller(ALL).call(tool, "{}").said(), "gated called");
+    }
 }

@@ -15,7 +15,7 @@ use crate::backend::{Viewer, Word};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
-use crate::mcp::catalog::ListKind;
+use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::header;
 use crate::mcp::method::Method;
 use crate::mcp::revision::Revision;
@@ -83,18 +83,7 @@ pub(super) async fn initialize(
         result.extend_from_slice(b",\"version\":");
         jsonrpc::quote(&world.plan.version, &mut result);
         result.push(b'}');
-        let joined = match &world.plan.instructions {
-            Some(own) => Some(Cow::Borrowed(own.as_str())),
-            None => match ask.who.rights() {
-                None => catalog.instructions(),
-                Some(rights) => catalog.instructions_where(|what, name| rights.shows(what, name)),
-            }
-            .map(Cow::Owned),
-        };
-        if let Some(instructions) = joined {
-            result.extend_from_slice(b",\"instructions\":");
-            jsonrpc::quote(&instructions, &mut result);
-        }
+        instructions(world, ask, &catalog, &mut result);
         result.push(b'}');
     }
     let mut answer = Vec::with_capacity(result.len() + 64);
@@ -102,6 +91,22 @@ pub(super) async fn initialize(
     let lines = format!("{JSON}{}: {}\r\n{}", header::SESSION, record.id, ask.cors);
     ask.facts.well();
     connection.answer(200, &lines, &answer).await
+}
+
+/// Appends the instructions that this caller is given, with a comma before them: those of the
+/// configuration, else of the backends in which there is something for him.
+pub(super) fn instructions(world: &World, ask: &Ask, catalog: &Catalog, out: &mut Vec<u8>) {
+    let joined = match (&world.plan.instructions, ask.who.rights()) {
+        (Some(own), _) => Some(Cow::Borrowed(own.as_str())),
+        (None, None) => catalog.instructions().map(Cow::Owned),
+        (None, Some(rights)) => {
+            catalog.instructions_where(|what, name| rights.shows(what, name)).map(Cow::Owned)
+        }
+    };
+    if let Some(instructions) = joined {
+        out.extend_from_slice(b",\"instructions\":");
+        jsonrpc::quote(&instructions, out);
+    }
 }
 
 /// What becomes of one message.

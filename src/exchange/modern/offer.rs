@@ -5,10 +5,10 @@
 //! MCP 2026-07-28, Discovery, Caching. A merged result is good for as long, and for as many, as each
 //! of its parts.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
 use crate::backend::{Caller, Viewer};
+use crate::exchange::session::instructions;
 use crate::exchange::{Ask, own, private};
 use crate::jsonrpc;
 use crate::mcp::cache::{self, Fresh};
@@ -45,18 +45,7 @@ pub(super) fn discover(world: &World, ask: &Ask, id: &[u8]) -> Vec<u8> {
     result.extend_from_slice(b"\"],\"capabilities\":");
     let promised = catalog.modern_capabilities();
     result.extend_from_slice(own::capabilities(world, ask, &promised).as_bytes());
-    let joined = match &world.plan.instructions {
-        Some(own) => Some(Cow::Borrowed(own.as_str())),
-        None => match ask.who.rights() {
-            None => catalog.instructions(),
-            Some(rights) => catalog.instructions_where(|what, name| rights.shows(what, name)),
-        }
-        .map(Cow::Owned),
-    };
-    if let Some(instructions) = joined {
-        result.extend_from_slice(b",\"instructions\":");
-        jsonrpc::quote(&instructions, &mut result);
-    }
+    instructions(world, ask, &catalog, &mut result);
     cache::write(hint(world, catalog.discover_fresh()), rt::time::now(), &mut result);
     signature(world, &[], &mut result);
     result.push(b'}');
