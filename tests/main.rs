@@ -25,6 +25,7 @@ mod house;
 mod interop;
 mod isolation;
 mod jwt;
+mod loadtest;
 mod logging;
 mod metrics;
 mod modern;
