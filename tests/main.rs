@@ -30,6 +30,7 @@ mod metrics;
 mod modern;
 mod polling;
 mod reload;
+mod principals;
 mod resilience;
 mod resume;
 mod sessions;
