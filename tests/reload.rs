@@ -107,10 +107,10 @@ fn backends_come_and_go_and_the_others_go_on() {
 
     // And back: a place that was given back serves another one.
     for _ in 0..5 {
-        reload(&proxy, "", &[pipe.clone()]);
+        reload(&proxy, "", std::slice::from_ref(&pipe));
         clients[0].call_until_well("pipe__echo", r#"{"payload":"c"}"#);
         unknown(&mut clients[0], "web__echo");
-        reload(&proxy, "", &[web.clone()]);
+        reload(&proxy, "", std::slice::from_ref(&web));
         clients[0].call_until_well("web__echo", r#"{"payload":"d"}"#);
         unknown(&mut clients[0], "pipe__echo");
     }
@@ -205,7 +205,7 @@ fn what_has_not_changed_keeps_its_answers_and_its_breaker() {
 #[test]
 fn a_file_with_faults_changes_nothing_and_says_why() {
     let pipe = stdio_backend("pipe", &[]);
-    let proxy = Proxy::start(&[pipe.clone()]);
+    let proxy = Proxy::start(std::slice::from_ref(&pipe));
     let mut client = proxy.client_seeing(&["pipe__echo"]);
     let health = || {
         let body = http::once(proxy.addr, "GET", "/admin/health", "").body;
@@ -229,7 +229,7 @@ fn a_file_with_faults_changes_nothing_and_says_why() {
 #[test]
 fn what_needs_a_restart_is_named_and_the_rest_is_applied() {
     let pipe = stdio_backend("pipe", &[]);
-    let proxy = Proxy::start(&[pipe.clone()]);
+    let proxy = Proxy::start(std::slice::from_ref(&pipe));
     let mut client = proxy.client_seeing(&["pipe__echo"]);
     let whole = format!("[proxy]\nname = \"renamed\"\nworkers = 1\n{pipe}");
     proxy.rewrite_whole(&whole);
@@ -351,4 +351,110 @@ fn a_hundred_reloads_under_load_cost_no_call() {
         count
     };
     wait_for("one child", || (children() == 1).then_some(()));
+}
+
+#[test]
+fn logs_go_where_the_new_file_says() {
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    let audit = |name: &str| {
+        let path = crate::support::quote(path(name).to_str().unwrap());
+        format!("[observability.audit]\npath = {path}\n")
+    };
+    let lines = |name: &str, tool: &str| {
+        let text = std::fs::read_to_string(path(name)).unwrap_or_default();
+        text.lines().filter(|line| line.contains(&format!("\"target\":\"{tool}\""))).count()
+    };
+    let backends = [stdio_backend("pipe", &[])];
+    let proxy = Proxy::start(&backends);
+    let mut client = proxy.client_seeing(&["pipe__echo"]);
+    let listening = client.listen();
+    client.call("pipe__echo", "{}");
+    reload(&proxy, &audit("one"), &backends);
+    client.call("pipe__echo", "{}");
+    wait_until("a line in the first file", || lines("one", "pipe__echo") == 1);
+    reload(&proxy, &audit("two"), &backends);
+    client.call("pipe__stats", "{}");
+    wait_until("a line in the second file", || lines("two", "pipe__stats") == 1);
+    assert_eq!((lines("one", "pipe__stats"), lines("two", "pipe__echo")), (0, 0));
+    // Of two files one cannot be opened: nothing changes.
+    let whole =
+        |lines: &str| format!("[proxy]\nname = \"test\"\nworkers = 2\n{lines}\n{}", backends[0]);
+    refused(&proxy, &whole("[observability.audit]\npath = \"/no/such/folder/x\"\n"));
+    client.call("pipe__raw", "{}");
+    wait_until("a line in the second file", || lines("two", "pipe__raw") == 1);
+    // The level of the log.
+    assert!(!proxy.stderr().contains("DEBUG"));
+    reload(&proxy, "[observability]\nlog_level = \"debug\"\n", &backends);
+    let more = [backends[0].clone(), stdio_backend("more", &[])];
+    reload(&proxy, "[observability]\nlog_level = \"debug\"\n", &more);
+    wait_until("a line of that level", || proxy.stderr().contains("DEBUG"));
+    drop(listening);
+}
+
+/// A place in the queue outlasts the limit that it waits for.
+#[test]
+fn who_waits_for_a_place_goes_on_under_the_new_limit() {
+    let pipe = |max: usize| match max {
+        0 => stdio_backend("pipe", &[]),
+        _ => {
+            let queue = "queue_timeout_seconds = 600\n[backends.timeout]\nseconds = 600\n";
+            stdio_backend("pipe", &[])
+                + &format!("[backends.concurrency]\nmax_concurrent = {max}\n{queue}")
+        }
+    };
+    for later in [8, 0] {
+        let proxy = Proxy::start(&[pipe(1)]);
+        let client = proxy.client_seeing(&["pipe__echo"]);
+        let mut hung: Vec<Client> = (0..8).map(|_| client.again()).collect();
+        // Each is a call of its own, on connections of both workers.
+        for (n, client) in hung.iter_mut().enumerate() {
+            let params = call_params("pipe__sleep", r#"{"ms":1000}"#);
+            client.send(&message(&n.to_string(), "tools/call", &params));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let began = Instant::now();
+        reload(&proxy, "", &[pipe(later)]);
+        for client in &mut hung {
+            assert_eq!(client.told().said(), "slept");
+        }
+        // One after the other they would take eight seconds.
+        assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    }
+}
+
+/// What listens in the request era hears of changes too, on whichever worker it is.
+#[test]
+fn listeners_without_a_session_are_told() {
+    let (pipe, more) = (stdio_backend("pipe", &[]), stdio_backend("more", &[]));
+    let proxy = Proxy::start(std::slice::from_ref(&pipe));
+    proxy.client_seeing(&["pipe__echo"]);
+    let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"test","version":"0"}}"#;
+    let params = format!(r#"{{"notifications":{{"toolsListChanged":true}},{meta}}}"#);
+    let body = message("\"l\"", "subscriptions/listen", &params);
+    let mut streams: Vec<_> = (0..4)
+        .map(|_| {
+            let mut conn = http::Conn::open(proxy.addr);
+            let lines = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: subscriptions/listen\r\n\
+                 Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n";
+            let head = format!(
+                "POST /mcp HTTP/1.1\r\nHost: {}\r\n{lines}Content-Length: {}\r\n\r\n{body}",
+                proxy.addr,
+                body.len()
+            );
+            conn.send(head.as_bytes());
+            assert_eq!(conn.head().status, 200);
+            let mut events = http::Events::default();
+            let first = conn.event(&mut events).expect("an acknowledgement");
+            assert!(first.data.contains("acknowledged"), "{first:?}");
+            (conn, events)
+        })
+        .collect();
+    for backends in [&[pipe.clone(), more][..], &[pipe]] {
+        reload(&proxy, "", backends);
+        for (conn, events) in &mut streams {
+            let event = conn.event(events).expect("a change");
+            assert!(event.data.contains("notifications/tools/list_changed"), "{event:?}");
+        }
+    }
 }

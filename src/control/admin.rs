@@ -14,6 +14,7 @@ use super::crew::Crew;
 use super::diagnose::Diagnosis;
 use super::reload::{Numbers, Overlay};
 use super::scrape::{self, Admitted, Sources, children};
+use super::watching::Watching;
 use super::{BackendStatus, Shared};
 use crate::backend::health::{Board, State};
 use crate::middleware::breaker;
@@ -39,6 +40,7 @@ pub(super) struct Office<'a> {
     /// Backends that leave.
     pub(super) leaving: Vec<BackendId>,
     pub(super) crew: Crew,
+    pub(super) watching: Watching,
     pub(super) board: Arc<Board>,
     pub(super) counts: Arc<Counts>,
     pub(super) metrics: Arc<Metrics>,
