@@ -106,7 +106,7 @@ pub(crate) fn run(run: &Run) -> Result<()> {
         }
         return Ok(());
     }
-    let seconds = run.seconds.unwrap_or(if run.quick { 0.4 } else { 0.8 });
+    let seconds = run.seconds.unwrap_or(if run.quick { 0.4 } else { 0.6 });
     let rounds = run.rounds.unwrap_or(if run.quick { 1 } else { 3 });
     if !(0.05..=3600.0).contains(&seconds) || rounds == 0 {
         return Err("--seconds is from 0.05 to 3600, --rounds at least 1".into());

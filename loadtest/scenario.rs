@@ -172,8 +172,8 @@ impl Scenario {
         if !(1..=100_000).contains(&self.connections) {
             fault(format!("connections = {}; from 1 to 100000", self.connections));
         }
-        if self.rate.is_some_and(|rate| !(0.1..=1_000_000.0).contains(&rate)) {
-            fault(format!("rate = {:?}; from 0.1 to 1000000 per second", self.rate));
+        if let Some(rate) = self.rate.filter(|rate| !(0.1..=1_000_000.0).contains(rate)) {
+            fault(format!("rate = {rate}; from 0.1 to 1000000 per second"));
         }
         if self.workers.is_empty() || self.workers.iter().any(|n| !(1..=256).contains(n)) {
             fault(format!("workers = {:?}; each from 1 to 256", self.workers));
