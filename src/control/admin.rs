@@ -86,6 +86,26 @@ const ROUTES: &[Route] = &[
     },
     Route {
         method: "GET",
+        path: "cache/stats",
+        summary: "What the caches of backends did and hold",
+        answers: FOUND,
+        media: (None, JSON),
+        serve: |office, _| json(200, &office.caches()),
+    },
+    Route {
+        method: "POST",
+        path: "cache/clear",
+        summary: "Empties all caches",
+        answers: &[(200, "No call is answered with what they held")],
+        media: (None, JSON),
+        serve: |office, _| {
+            office.board.clear_caches();
+            let names: Vec<&str> = office.cached().map(|backend| &*backend.name).collect();
+            json(200, &json!({ "cleared": names }))
+        },
+    },
+    Route {
+        method: "GET",
         path: "config",
         summary: "The configuration in force, secrets as ***",
         answers: FOUND,
@@ -230,6 +250,27 @@ impl Office<'_> {
             "unhealthy_backends": ill,
             "config": { "generation": 1, "last_error": null },
         })
+    }
+
+    /// Backends that have a cache.
+    fn cached(&self) -> impl Iterator<Item = &Arc<BackendPlan>> {
+        self.plan.backends.iter().filter(|backend| backend.caches())
+    }
+
+    fn caches(&self) -> Value {
+        let row = |backend: &Arc<BackendPlan>| {
+            let stats = self.board.cache(backend.id);
+            let asked = stats.hits + stats.misses;
+            json!({
+                "backend": &*backend.name,
+                "hits": stats.hits,
+                "misses": stats.misses,
+                "hit_rate": if asked == 0 { 0.0 } else { stats.hits as f64 / asked as f64 },
+                "entry_count": stats.entries,
+                "bytes": stats.bytes,
+            })
+        };
+        self.cached().map(row).collect()
     }
 
     fn metrics(&mut self) -> Reply {

@@ -729,6 +729,7 @@ impl ProxyConfig {
         self.proxy.write_table("proxy", brackets, &mut out);
         self.auth.write_table("auth", brackets, &mut out);
         self.security.write_table("security", brackets, &mut out);
+        self.performance.write_table("performance", brackets, &mut out);
         self.observability.write_table("observability", brackets, &mut out);
         for backend in &self.backends {
             backend.table.write_table("backends", ("[[", "]]"), &mut out);
@@ -1026,6 +1027,7 @@ mod tests {
         for part in [
             "\nrequests = 5\n",
             "\nport = 8080\n",
+            "\n[performance]\ncoalesce_requests = false\n",
             "\n[[backends.aliases]]\n",
             "\nfailure_rate_threshold = 0.5\n",
             "\nurl = \"http://h/mcp?***\"\n",
