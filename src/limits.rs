@@ -321,6 +321,9 @@ pub const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
 /// The banner waits this long for backends that are in their first start.
 pub const BANNER_WAIT: Duration = Duration::from_secs(2);
 
+/// A service manager that does not listen is not waited for longer.
+pub const NOTIFY_WAIT: Duration = Duration::from_secs(1);
+
 /// Bytes of a configuration file.
 pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of a file that holds one secret, or PEM certificates.

@@ -31,6 +31,8 @@ mod modern;
 mod polling;
 mod resilience;
 mod resume;
+mod schema;
+mod service;
 mod sessions;
 mod shaping;
 mod shutdown;

@@ -17,6 +17,7 @@ use toml::de::DeTable;
 use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
+use super::schema::{self, Schema};
 use super::setting::{
     AdminToolsKey, Args, AuditKey, AuthKind, Count, EnvValue, Fraction, GiveUp, Glob, Inherit,
     IsolationKey, KeyDoc, Millis, Node, ProtocolKey, Reader, ScopeKey, Seconds, Secret, Setting,
@@ -49,6 +50,10 @@ macro_rules! tables {
 
         impl Default for $table {
             fn default() -> Self { $table { $($key: $default,)* } }
+        }
+
+        impl Schema for $table {
+            fn schema() -> serde_json::Value { schema::table(&<$table as Setting>::keys()) }
         }
 
         impl Setting for $table {
@@ -93,6 +98,7 @@ macro_rules! tables {
                     accepts: <$kind as Setting>::accepts(),
                     default: table.$key.show(),
                     needed: needs.contains(&plain(stringify!($key))),
+                    schema: <$kind as Schema>::schema,
                     table: <$kind as Setting>::keys,
                 },)*]
             }
@@ -752,6 +758,11 @@ impl ProxyConfig {
         &self.proxy.name
     }
 
+    /// The JSON Schema (2020-12) of the file, as text that ends with a line break.
+    pub fn schema() -> String {
+        format!("{:#}\n", schema::file())
+    }
+
     /// What runs but deserves a look.
     pub fn warnings(&self) -> Vec<Diagnosis> {
         let mut report = Report::default();
@@ -796,7 +807,12 @@ impl ProxyConfig {
 
 /// Reads a text as far as it can be understood; every fault goes to the report. `None` if not even
 /// its tables can be told apart.
-fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<ProxyConfig> {
+pub(super) fn read(
+    name: &str,
+    text: &str,
+    world: &World,
+    report: &mut Report,
+) -> Option<ProxyConfig> {
     let source = Source::new(name, text);
     let mut config = ProxyConfig::empty(name);
     let (document, broken) = DeTable::parse_recoverable(text);
@@ -886,10 +902,10 @@ fn whole_file_fault(name: &str, message: String) -> Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn world() -> World {
+    pub(in super::super) fn world() -> World {
         World {
             folder: PathBuf::new(),
             var: Rc::new(|name| match name {
@@ -1190,12 +1206,12 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
     // proxy.toml is the manual: it must show every key, with the default that the code has and the
     // words that the code's documentation has.
 
-    const SHIPPED: &str = include_str!("../../proxy.toml");
+    pub(in super::super) const SHIPPED: &str = include_str!("../../proxy.toml");
 
     /// Settings that are commented out, put in.
-    fn with_all_settings(text: &str) -> String {
+    pub(in super::super) fn with_all_settings(text: &str) -> String {
         let is_setting = |line: &&str| {
-            line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c != ' '))
+            line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c| !matches!(c, ' ' | ':')))
         };
         let lines = text.lines().map(|line| if is_setting(&line) { &line[1..] } else { line });
         lines.collect::<Vec<_>>().join("\n")

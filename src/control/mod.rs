@@ -15,7 +15,9 @@ mod crew;
 pub mod diagnose;
 mod import;
 mod jwks;
+pub mod notify;
 mod rules;
+mod schema;
 mod scrape;
 mod setting;
 mod watching;
@@ -31,7 +33,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use admin::Office;
-pub use banner::{greeting, status, summary};
+pub use banner::{greeting, standing, status, summary};
 use config::ProxyConfig;
 use crew::{Crew, Work};
 use diagnose::Report;
