@@ -138,6 +138,9 @@ tables! {
         workers: Option<Count<1, 512>> = None;
         /// After SIGTERM, calls in flight may go on for this long.
         shutdown_timeout_seconds: Seconds<0, 86_400> = Seconds(limits::SHUTDOWN_TIMEOUT);
+        /// Whether this file is read again when it changes, and with it the files that it names: an
+        /// mcp.json, secrets, certificates. SIGHUP makes the proxy do so in any case.
+        hot_reload: bool = true;
         /// Client sessions at most; beyond it a new one is answered with 503.
         max_sessions: Count<1, 10_000_000> = Count(limits::SESSIONS_MAX as u64);
         /// A client session without a request or an open stream for this long ends.
@@ -1117,7 +1120,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             ("bind = 1", "proxy.bind: unknown key, the right one is proxy.listen.host and"),
             ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
             ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
-            ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
+            ("no_such_thing = true", "proxy.no_such_thing: unknown key, accepted: name, ver"),
             ("[auth]", "auth.type: missing, and there is no default"),
             ("[servers]", "servers: unknown key, the right one is [[backends]]"),
             ("[backends]", "backends: found a table, accepted: an array of tables"),

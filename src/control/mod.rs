@@ -20,6 +20,8 @@ mod rules;
 mod schema;
 mod scrape;
 mod setting;
+#[cfg_attr(not(test), expect(dead_code, reason = "what it notices is acted upon by a reload"))]
+mod watch_file;
 mod watching;
 
 use std::fmt;

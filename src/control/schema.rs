@@ -189,7 +189,6 @@ mod tests {
     use super::super::config::tests::{SHIPPED, with_all_settings, world};
     use super::super::config::{ProxyConfig, read};
     use super::super::diagnose::Report;
-    use super::*;
 
     /// The schema, once it is found to be one.
     fn compiled() -> (Schemas, SchemaIndex) {
