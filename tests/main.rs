@@ -22,6 +22,7 @@ mod faults;
 mod first_use;
 mod harness;
 mod house;
+mod import;
 mod interop;
 mod isolation;
 mod jwt;
