@@ -30,6 +30,7 @@ mod logging;
 mod metrics;
 mod modern;
 mod polling;
+mod reload_admin;
 mod resilience;
 mod resume;
 mod schema;

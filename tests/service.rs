@@ -39,6 +39,12 @@ fn a_service_manager_is_told_how_it_fares() {
         let status = heard(&socket);
         assert!(status.starts_with(&format!("STATUS=serving at {url}, ")), "{status}");
         assert!(status.ends_with(" of 1 backends up"), "{status}");
+        // The manager waits for both words after its signal.
+        proxy.signal("HUP");
+        let told = heard(&socket);
+        assert!(told.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{told}");
+        let told = heard(&socket);
+        assert!(told.starts_with("READY=1\nSTATUS=serving at "), "{told}");
         proxy.signal("TERM");
         assert!(heard(&socket).starts_with("STOPPING=1\n"));
         assert_eq!(proxy.wait().code(), Some(0));

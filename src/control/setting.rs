@@ -693,6 +693,7 @@ impl Setting for Secret {
             return reader.expand(text, node.offset, path).map(Secret);
         };
         let file = reader.world.folder.join(reader.expand(file, node.offset, path)?);
+        reader.spots.read(file.clone());
         let read = read_bounded(&file, limits::SECRET_BYTES_MAX)
             .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned()));
         match read {

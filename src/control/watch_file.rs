@@ -11,8 +11,10 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::Hasher;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Instant;
 
 use super::config::read_bounded;
@@ -20,7 +22,7 @@ use crate::limits;
 
 /// Files, and what they held when they were last used.
 #[derive(Debug, Default)]
-pub(super) struct Files {
+struct Files {
     all: Vec<File>,
     /// Since when something is otherwise, and since when that rests.
     unrest: Option<(Instant, Instant)>,
@@ -43,34 +45,73 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-impl Files {
-    /// These files; what they hold now is what is used.
-    pub(super) fn new(paths: Vec<PathBuf>) -> Files {
-        let mut files = Files::default();
-        files.replace(paths);
-        files
+/// Files, and numbers that stand for what they held; `None` = they could not be read.
+pub(super) type Contents = Vec<(PathBuf, Option<u64>)>;
+
+/// What these files hold now. To be taken before they are used: what comes between is a change.
+pub(super) fn contents(paths: Vec<PathBuf>) -> Contents {
+    paths.into_iter().map(|path| (path.clone(), content(&path))).collect()
+}
+
+/// The thread that watches; it ends with this.
+#[derive(Debug, Default)]
+pub(super) struct Watcher(Option<Sender<Contents>>);
+
+impl Watcher {
+    /// Watches nothing yet; `tell` hears of every change.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    pub(super) fn start(tell: impl Fn() + Send + 'static) -> io::Result<Watcher> {
+        let (sender, orders) = channel::<Contents>();
+        let watch = move || {
+            let mut files = Files::default();
+            loop {
+                let order = match files.all.is_empty() {
+                    true => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                    false => orders.recv_timeout(limits::WATCH_TICK),
+                };
+                match order {
+                    Ok(used) => files.replace(used, Instant::now()),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                if files.look(Instant::now()) {
+                    tell();
+                }
+            }
+        };
+        std::thread::Builder::new().name("mcp-watch".to_owned()).spawn(watch)?;
+        Ok(Watcher(Some(sender)))
     }
 
-    /// These files from now on; of those that are known what was used stays so.
-    pub(super) fn replace(&mut self, paths: Vec<PathBuf>) {
-        let mut old = std::mem::take(&mut self.all);
-        for path in paths {
-            if self.all.iter().any(|file| file.path == path) {
-                continue;
-            }
-            let known = old.iter().position(|file| file.path == path);
-            self.all.push(match known {
-                Some(at) => old.swap_remove(at),
-                None => File { stamp: stamp(&path), content: content(&path), path },
-            });
+    /// Watches these files and no others; of each is known what was used of it.
+    pub(super) fn watch(&self, used: Contents) {
+        if let Some(orders) = &self.0 {
+            // The thread ends only with this.
+            let _ = orders.send(used);
         }
+    }
+}
+
+impl Files {
+    /// These files from now on.
+    fn replace(&mut self, used: Contents, now: Instant) {
+        self.all.clear();
+        for (path, content) in used {
+            if !self.all.iter().any(|file| file.path == path) {
+                self.all.push(File { stamp: stamp(&path), content, path });
+            }
+        }
+        // They may have changed since they were used.
+        self.unrest = Some((now, now));
     }
 
     /// One look, at `now`; true once after something has changed and come to rest.
     ///
     /// What never rests is a change after [`limits::WATCH_PATIENCE`] all the same. A file that has
     /// gone is none: one that is missed is to be put there again.
-    pub(super) fn look(&mut self, now: Instant) -> bool {
+    fn look(&mut self, now: Instant) -> bool {
         let mut moved = false;
         for file in &mut self.all {
             let stamp = stamp(&file.path);
@@ -102,7 +143,7 @@ impl Files {
     }
 }
 
-fn stamp(path: &PathBuf) -> Option<Stamp> {
+fn stamp(path: &Path) -> Option<Stamp> {
     let status = fs::metadata(path).ok()?;
     Some(Stamp {
         file: (status.dev(), status.ino()),
@@ -113,7 +154,7 @@ fn stamp(path: &PathBuf) -> Option<Stamp> {
 }
 
 /// A number that stands for what is in a file.
-fn content(path: &PathBuf) -> Option<u64> {
+fn content(path: &Path) -> Option<u64> {
     // Whoever puts a pipe there must not hold this thread.
     let is_file = fs::metadata(path).is_ok_and(|status| status.is_file());
     let bytes = read_bounded(path, limits::CONFIG_BYTES_MAX).ok().filter(|_| is_file)?;
@@ -136,10 +177,15 @@ mod tests {
         now: Instant,
     }
 
+    fn used(paths: &[&Path]) -> Contents {
+        contents(paths.iter().map(|path| path.to_path_buf()).collect())
+    }
+
     impl Watch {
         fn of(paths: &[&Path]) -> Watch {
-            let paths = paths.iter().map(|path| path.to_path_buf()).collect();
-            Watch { files: Files::new(paths), now: Instant::now() }
+            let (mut files, now) = (Files::default(), Instant::now());
+            files.replace(used(paths), now);
+            Watch { files, now }
         }
 
         fn look(&mut self, later: Duration) -> bool {
@@ -216,14 +262,33 @@ mod tests {
         fs::create_dir(&other).unwrap();
         assert!(!watch.settles());
         // What is no longer watched is not.
-        watch.files.replace(vec![file.clone(), file.clone()]);
+        watch.files.replace(used(&[&file, &file]), watch.now);
         fs::remove_dir(&other).unwrap();
         fs::write(&other, "y").unwrap();
         assert!(!watch.settles());
-        // And what was changed in the meantime is noticed.
+        // What changes between its use and the watch is noticed.
+        let before = used(&[&file, &other]);
         fs::write(&file, "c").unwrap();
-        watch.files.replace(vec![file.clone(), other.clone()]);
+        watch.files.replace(before, watch.now);
         assert!(watch.settles());
+    }
+
+    #[test]
+    fn the_thread_tells_and_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        fs::write(&file, "a").unwrap();
+        let (tell, told) = channel();
+        let watcher = Watcher::start(move || tell.send(()).unwrap_or_default()).unwrap();
+        watcher.watch(used(&[&file]));
+        fs::write(&file, "b").unwrap();
+        told.recv_timeout(Duration::from_secs(60)).unwrap();
+        // Nothing is watched any more.
+        watcher.watch(Vec::new());
+        fs::write(&file, "c").unwrap();
+        assert!(told.recv_timeout(limits::WATCH_REST * 2).is_err());
+        drop(watcher);
+        assert_eq!(told.recv(), Err(std::sync::mpsc::RecvError), "the thread has ended");
     }
 
     #[test]
