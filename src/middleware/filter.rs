@@ -119,11 +119,13 @@ impl Row for Filter {
     }
 }
 
-/// A URI without percent-encoding and dot segments, its scheme in lower case (RFC 3986 §6.2.2).
+/// A URI without percent-encoding and dot segments, its scheme in lower case (RFC 3986 §6.2.2):
+/// the same for all spellings that differ in their percent-encoding.
 pub fn plain(uri: &str) -> Cow<'_, str> {
-    let scheme = uri.find(':').map_or("", |end| &uri[..end]);
+    let scheme = |text: &str| text.find(':').unwrap_or(0);
     let dotted = uri.split(['/', '\\']).any(|segment| matches!(segment, "." | ".."));
-    if !uri.contains('%') && !dotted && !scheme.bytes().any(|b| b.is_ascii_uppercase()) {
+    let upper = uri[..scheme(uri)].bytes().any(|b| b.is_ascii_uppercase());
+    if !uri.contains('%') && !dotted && !upper {
         return Cow::Borrowed(uri);
     }
     let mut bytes = Vec::with_capacity(uri.len());
@@ -141,24 +143,32 @@ pub fn plain(uri: &str) -> Cow<'_, str> {
             }
         }
     }
-    bytes[..scheme.len().min(uri.len())].make_ascii_lowercase();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let start = match text.find("://") {
-        Some(at) => at + 3,
-        None => text.find(':').map_or(0, |at| at + 1),
+    let mut text = String::from_utf8_lossy(&bytes).into_owned();
+    // Only now: a scheme may be encoded as well. And only directly behind it stands an authority:
+    // `://` in a query must not hide the path before it.
+    let end = scheme(&text);
+    text[..end].make_ascii_lowercase();
+    let start = match &text[end..] {
+        rest if rest.starts_with("://") => end + 3,
+        rest => end + usize::from(rest.starts_with(':')),
     };
     let (head, path) = text.split_at(start);
+    // Segments with the separator before them.
     let mut kept: Vec<&str> = Vec::new();
+    let mut at = 0;
     for (index, segment) in path.split(['/', '\\']).enumerate() {
+        let (from, to) = (at - usize::from(index > 0), at + segment.len());
+        at = to + 1;
         match segment {
             "." => {}
             // The authority, or the empty segment before the first slash, is no place to leave.
             ".." if kept.len() > 1 => drop(kept.pop()),
             ".." if index > 0 => {}
-            _ => kept.push(segment),
+            segment if kept.is_empty() => kept.push(segment),
+            _ => kept.push(&path[from..to]),
         }
     }
-    Cow::Owned(format!("{head}{}", kept.join("/")))
+    Cow::Owned(format!("{head}{}", kept.concat()))
 }
 
 #[cfg(test)]
@@ -231,6 +241,26 @@ mod tests {
         }
         assert_eq!(plain("memo://a/../../b"), "memo://a/b");
         assert_eq!(plain("urn:a:%41"), "urn:a:A");
+    }
+
+    /// A scheme that was itself percent-encoded ended the exchange in a panic, `://` in a query hid
+    /// the path before it, and a backslash became a slash only if something else was encoded.
+    #[test]
+    fn every_spelling_has_one_plain_form() {
+        for (uri, expected) in [
+            ("%46%49%4c%45:", "file:"),
+            ("%66ile:///%70ub/../etc", "file:///etc"),
+            ("FILE%3a///a", "file:///a"),
+            ("file:/pub/../etc/passwd?x=://", "file:/etc/passwd?x=://"),
+            ("file:/pub/../etc/passwd%3fx%3d%3a//", "file:/etc/passwd?x=://"),
+            ("file:///C:\\%61", "file:///C:\\a"),
+            ("file:///C:\\a\\..\\b", "file:///C:\\b"),
+        ] {
+            assert_eq!(plain(uri), expected, "{uri}");
+        }
+        let expose = Rule::Expose(Patterns(vec![Pattern::parse("file:/pub/*").unwrap()]));
+        assert!(expose.shows_uri("file:/pub/a"));
+        assert!(!expose.shows_uri("file:/pub/../etc/passwd?x=://"));
     }
 
     #[test]
