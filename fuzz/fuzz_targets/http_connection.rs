@@ -64,8 +64,7 @@ fn model(wire: &[u8], styles: u8) -> Vec<Answer> {
     let mut answers = Vec::new();
     let mut rest = wire;
     loop {
-        let refused =
-            |status| Answer { status, body: Vec::new(), last: true, to_head: false };
+        let refused = |status| Answer { status, body: Vec::new(), last: true, to_head: false };
         let mut head = RequestHead::default();
         match head.parse(rest) {
             Ok(None) => return answers,
@@ -203,4 +202,3 @@ fn read(mut wire: &[u8], expected: &[Answer]) -> Vec<Answer> {
     }
     answers
 }
-

@@ -21,9 +21,9 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     let ours = KeySet::parse(data);
-    let theirs = serde_json::from_slice::<Value>(data).ok().filter(|value| {
-        value.is_object() && std::str::from_utf8(data).is_ok_and(is_unambiguous)
-    });
+    let theirs = serde_json::from_slice::<Value>(data)
+        .ok()
+        .filter(|value| value.is_object() && std::str::from_utf8(data).is_ok_and(is_unambiguous));
     let listed = theirs.as_ref().and_then(|value| value.get("keys")).and_then(Value::as_array);
     let (ours, listed) = match (ours, listed) {
         (Ok(ours), Some(listed)) => (ours, listed),

@@ -152,9 +152,7 @@ fn bearer(claimed: &Claimed, claims: &[u8]) {
     let claims: Value = serde_json::from_slice(claims).expect("it was read before");
     let words = |value: Option<&Value>| -> Vec<String> {
         match value {
-            Some(Value::String(text)) => {
-                text.split_ascii_whitespace().map(str::to_owned).collect()
-            }
+            Some(Value::String(text)) => text.split_ascii_whitespace().map(str::to_owned).collect(),
             Some(Value::Array(items)) => {
                 items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
             }
@@ -171,7 +169,8 @@ fn bearer(claimed: &Claimed, claims: &[u8]) {
         Some(_) => named(&["sub"]),
         None => named(&["client_id", "azp"]),
     };
-    let scoped = ["scope", "scp"].iter().any(|name| words(claims.get(*name)).contains(&"mcp".into()));
+    let scoped =
+        ["scope", "scp"].iter().any(|name| words(claims.get(*name)).contains(&"mcp".into()));
     let given = match claims.get("realm.roles") {
         Some(flat) => words(Some(flat)),
         None => words(claims.get("realm").and_then(|realm| realm.get("roles"))),

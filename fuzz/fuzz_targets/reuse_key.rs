@@ -34,13 +34,23 @@ fuzz_target!(|data: &[u8]| {
         Some(Call { tool, shared, who, own, arguments })
     };
     let (Some(one), Some(two)) = (call(0), call(1)) else { return };
+    // One value each: what closes the brackets around it is another message.
+    let is_value = |text: &str| serde_json::from_str::<Box<RawValue>>(text).is_ok();
+    if ![&one, &two]
+        .iter()
+        .all(|call| is_value(call.arguments) || !call.tool && call.arguments.is_empty())
+    {
+        return;
+    }
     let (first, second) = (key(&one, None), key(&two, None));
     assert_eq!(first.is_some(), meaning(&one).is_some(), "{one:?}");
     if let (Some(first), Some(second)) = (&first, &second) {
         assert_eq!(first == second, meaning(&one) == meaning(&two), "{one:?} {two:?}");
     }
     for call in [&one, &two] {
-        let Some(written) = meaning(call).and_then(|_| otherwise(call.arguments, 0)) else { continue };
+        let Some(written) = meaning(call).and_then(|_| otherwise(call.arguments, 0)) else {
+            continue;
+        };
         if written.len() < REUSE_KEY_BYTES_MAX {
             assert_eq!(key(call, None), key(call, Some(&written)), "{call:?} {written}");
         }
@@ -116,10 +126,7 @@ fn meaning(call: &Call<'_>) -> Option<[String; 2]> {
                 r#"{{"jsonrpc":"2.0","id":1,"method":"a","params":{{"arguments":{}}}}}"#,
                 call.arguments
             );
-            let envelope = scan(message.as_bytes()).ok()?;
-            if envelope.arguments.is_none() || !call.arguments.trim_ascii().starts_with('{') {
-                return None;
-            }
+            scan(message.as_bytes()).ok()?;
             normal(call.arguments, 0)?
         }
         false if call.arguments.is_empty() => String::new(),

@@ -50,31 +50,46 @@ fn pattern(text: &str, name: &str) -> Option<Pattern> {
     Some(pattern)
 }
 
-fn naive(glob: &[char], name: &[char]) -> bool {
-    match glob {
-        [] => name.is_empty(),
-        // Several stars are one.
-        ['*', '*', ..] => naive(&glob[1..], name),
-        ['*', rest @ ..] => (0..=name.len()).any(|skip| naive(rest, &name[skip..])),
-        ['?', rest @ ..] => !name.is_empty() && naive(rest, &name[1..]),
-        ['[', rest @ ..] => {
-            let (not, set) = match rest {
-                ['!' | '^', set @ ..] => (true, set),
-                set => (false, set),
-            };
-            // The first character of a set stands for itself, a bracket too.
-            let mut at = 0;
-            let mut has = false;
-            while at == 0 || set[at] != ']' {
-                let range = set.get(at + 1) == Some(&'-') && set.get(at + 2).is_some_and(|c| *c != ']');
-                let high = if range { set[at + 2] } else { set[at] };
-                has |= name.first().is_some_and(|c| (set[at]..=high).contains(c));
-                at += if range { 3 } else { 1 };
-            }
-            !name.is_empty() && has != not && naive(&set[at + 1..], &name[1..])
+/// Which prefixes of the name the pattern so far matches, character by character of the pattern.
+fn naive(mut glob: &[char], name: &[char]) -> bool {
+    let mut reached = vec![false; name.len() + 1];
+    reached[0] = true;
+    while let [first, rest @ ..] = glob {
+        glob = rest;
+        if *first == '*' {
+            let shortest = reached.iter().position(|reached| *reached).unwrap_or(name.len() + 1);
+            reached.iter_mut().skip(shortest).for_each(|reached| *reached = true);
+            continue;
         }
-        [c, rest @ ..] => name.first() == Some(c) && naive(rest, &name[1..]),
+        let mut not = false;
+        let mut ranges = vec![(*first, *first)];
+        match first {
+            '?' => ranges = vec![('\0', char::MAX)],
+            '[' => {
+                ranges.clear();
+                if let ['!' | '^', rest @ ..] = glob {
+                    (not, glob) = (true, rest);
+                }
+                // The first character of a set stands for itself, a bracket too.
+                while ranges.is_empty() || glob[0] != ']' {
+                    let high = match glob {
+                        [_, '-', high, ..] if *high != ']' => *high,
+                        _ => glob[0],
+                    };
+                    ranges.push((glob[0], high));
+                    let is_range = matches!(glob, [_, '-', high, ..] if *high != ']');
+                    glob = &glob[if is_range { 3 } else { 1 }..];
+                }
+                glob = &glob[1..];
+            }
+            _ => {}
+        }
+        let fits = |c: &char| ranges.iter().any(|(low, high)| (low..=high).contains(&c)) != not;
+        let further =
+            (0..=name.len()).map(|end| end > 0 && reached[end - 1] && fits(&name[end - 1]));
+        reached = further.collect();
     }
+    reached[name.len()]
 }
 
 fn spelled_out(name: &str) {
@@ -91,8 +106,14 @@ fn spelled_out(name: &str) {
 
 fn uris(uri: &str) {
     let shown = plain(uri).into_owned();
-    let path = shown.split_once(':').map_or(shown.as_str(), |(_, rest)| rest);
-    let mut segments = path.split(['/', '\\']).skip(1);
+    let of_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    let path = match shown.split_once(':') {
+        Some((scheme, rest)) if scheme.chars().all(of_scheme) => rest,
+        _ => shown.as_str(),
+    };
+    // The authority, or the first segment, is no place to leave.
+    let first = if path.starts_with("//") { 3 } else { 1 };
+    let mut segments = path.split(['/', '\\']).skip(first);
     assert!(segments.all(|segment| !matches!(segment, "." | "..")), "{uri:?}: {shown:?}");
     if uri.contains('%') {
         return;
@@ -154,7 +175,8 @@ fn roles(one: &Pattern, two: &Pattern, name: &str) {
             let quoted = String::from_utf8(quoted).expect("a JSON string");
             let entry = format!(r#"{{"x":1,"{field}":{quoted}}}"#);
             let all = format!(r#"{{"a":0,"{member}":[{entry},{entry},{{}}],"b":1}}"#);
-            let cut: Value = serde_json::from_slice(&rights.list(what, all.as_bytes())).expect("JSON");
+            let cut: Value =
+                serde_json::from_slice(&rights.list(what, all.as_bytes())).expect("JSON");
             let entry: Value = serde_json::from_str(&entry).expect("JSON");
             let left = if expected { vec![entry.clone(), entry] } else { Vec::new() };
             assert_eq!(cut[member], Value::Array(left));
@@ -175,9 +197,10 @@ fn filters(one: &Pattern, name: &str) {
         (Rule::Hide(list()), !one.matches(name) && !one.matches(&shown)),
     ] {
         let filter = Filter { resources: rule, ..Filter::default() };
-        let mut message =
-            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{{"uri":{uri}}}}}"#)
-                .into_bytes();
+        let mut message = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{{"uri":{uri}}}}}"#
+        )
+        .into_bytes();
         let mut envelope = scan(&message).expect("a message");
         let mut ask = Request {
             what: ListKind::Resources,
@@ -205,7 +228,9 @@ fn prefixes(one: &str, two: &str, name: &str) {
     }
     for third in ["", "zz__"] {
         let prefixes = [one, two, third];
-        if third != "" && prefixes[..2].iter().any(|p| p.starts_with(third) || third.starts_with(*p)) {
+        if third != ""
+            && prefixes[..2].iter().any(|p| p.starts_with(third) || third.starts_with(*p))
+        {
             continue;
         }
         let names = Names::new(&plan(1, &prefixes));

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use mcp_proxy::backend::health::Board;
-use mcp_proxy::backend::{Backends, CallHandle};
+use mcp_proxy::backend::{Backends, CallHandle, Post};
 use mcp_proxy::error::Kind;
 use mcp_proxy::mcp::catalog::Catalog;
 use mcp_proxy::mcp::revision::Revision;
@@ -26,7 +26,7 @@ use mcp_proxy::rt::{Driver, join};
 use mcp_proxy::telemetry::Kit;
 use mcp_proxy::telemetry::desk::Desk;
 use mcp_proxy::telemetry::metrics::{Meter, Metrics};
-use mcp_proxy::world::{Counts, InFlight, SessionMail, World};
+use mcp_proxy::world::{Counts, InFlight, SessionMail, SessionPost, World};
 use mcp_proxy_fuzz::plan;
 
 const WORKERS: usize = 2;
@@ -104,18 +104,16 @@ impl Stage {
         let metrics = Metrics::new(false, WORKERS, Vec::new(), &["other"]);
         let worlds = (0..WORKERS).map(|me| {
             let (mail, full) = (mail.clone(), full.clone());
-            let post = Rc::new(move |to, message| {
-                let answer =
-                    matches!(message, SessionMail::Told { .. } | SessionMail::Roll { .. });
+            let post: SessionPost = Rc::new(move |to, message| {
+                let answer = matches!(message, SessionMail::Told { .. } | SessionMail::Roll { .. });
                 if full.get() && !answer {
                     return Err(message);
                 }
                 mail.borrow_mut().push_back((me, to, message));
                 Ok(())
             });
-            let nowhere = Rc::new(|_, mail| Err(mail));
-            let backends =
-                Backends::new(me, &plan, nowhere, board.clone(), Box::new(|_, _| {}));
+            let nowhere: Post = Rc::new(|_, mail| Err(mail));
+            let backends = Backends::new(me, &plan, nowhere, board.clone(), Box::new(|_, _| {}));
             let kit = Kit {
                 meter: Meter::new(&metrics, me),
                 lines: None,
@@ -185,7 +183,10 @@ impl Stage {
             let idle = self.now.saturating_duration_since(session.used);
             let ended = session.record.ended();
             assert!(ended || idle <= limit + GRAIN, "idle for {idle:?}, and there");
-            assert!(!ended || session.deleted || idle + GRAIN > limit, "used {idle:?} ago, and gone");
+            assert!(
+                !ended || session.deleted || idle + GRAIN > limit,
+                "used {idle:?} ago, and gone"
+            );
             session.gone = ended;
         }
     }
@@ -242,7 +243,8 @@ impl Stage {
         let Some(at) = self.pick(argument & 15) else { return };
         let (session, id) = (self.sessions[at].record.id, [b'0' + (argument >> 4) as u8 % 4]);
         // A client that uses an id twice at once gives up the first.
-        if self.calls.len() > 16 || self.calls.iter().any(|call| (call.session, call.id) == (session, id))
+        if self.calls.len() > 16
+            || self.calls.iter().any(|call| (call.session, call.id) == (session, id))
         {
             return;
         }

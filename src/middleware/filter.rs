@@ -119,13 +119,17 @@ impl Row for Filter {
     }
 }
 
-/// A URI without percent-encoding and dot segments, its scheme in lower case (RFC 3986 §6.2.2):
-/// the same for all spellings that differ in their percent-encoding.
+/// A URI without percent-encoding and dot segments, its scheme in lower case (RFC 3986 §6.2.2), and
+/// with slashes for backslashes, which some servers read so: the same for all its spellings.
 pub fn plain(uri: &str) -> Cow<'_, str> {
-    let scheme = |text: &str| text.find(':').unwrap_or(0);
-    let dotted = uri.split(['/', '\\']).any(|segment| matches!(segment, "." | ".."));
+    // What has another character before its colon is a path with a colon in it.
+    let scheme = |text: &str| {
+        let of_scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+        text.find(':').filter(|end| text.bytes().take(*end).all(of_scheme)).unwrap_or(0)
+    };
+    let dotted = uri.split('/').any(|segment| matches!(segment, "." | ".."));
     let upper = uri[..scheme(uri)].bytes().any(|b| b.is_ascii_uppercase());
-    if !uri.contains('%') && !dotted && !upper {
+    if !uri.contains(['%', '\\']) && !dotted && !upper {
         return Cow::Borrowed(uri);
     }
     let mut bytes = Vec::with_capacity(uri.len());
@@ -143,32 +147,30 @@ pub fn plain(uri: &str) -> Cow<'_, str> {
             }
         }
     }
-    let mut text = String::from_utf8_lossy(&bytes).into_owned();
+    let text = String::from_utf8_lossy(&bytes).replace('\\', "/");
     // Only now: a scheme may be encoded as well. And only directly behind it stands an authority:
     // `://` in a query must not hide the path before it.
     let end = scheme(&text);
-    text[..end].make_ascii_lowercase();
     let start = match &text[end..] {
         rest if rest.starts_with("://") => end + 3,
-        rest => end + usize::from(rest.starts_with(':')),
+        rest if rest.starts_with(':') => end + 1,
+        _ => end,
     };
     let (head, path) = text.split_at(start);
-    // Segments with the separator before them.
     let mut kept: Vec<&str> = Vec::new();
-    let mut at = 0;
-    for (index, segment) in path.split(['/', '\\']).enumerate() {
-        let (from, to) = (at - usize::from(index > 0), at + segment.len());
-        at = to + 1;
+    for (index, segment) in path.split('/').enumerate() {
         match segment {
             "." => {}
             // The authority, or the empty segment before the first slash, is no place to leave.
             ".." if kept.len() > 1 => drop(kept.pop()),
             ".." if index > 0 => {}
-            segment if kept.is_empty() => kept.push(segment),
-            _ => kept.push(&path[from..to]),
+            _ => kept.push(segment),
         }
     }
-    Cow::Owned(format!("{head}{}", kept.concat()))
+    let mut shown = format!("{head}{}", kept.join("/"));
+    let end = scheme(&shown);
+    shown[..end].make_ascii_lowercase();
+    Cow::Owned(shown)
 }
 
 #[cfg(test)]
@@ -244,7 +246,7 @@ mod tests {
     }
 
     /// A scheme that was itself percent-encoded ended the exchange in a panic, `://` in a query hid
-    /// the path before it, and a backslash became a slash only if something else was encoded.
+    /// the path before it, and a backslash became a slash only if something else was odd.
     #[test]
     fn every_spelling_has_one_plain_form() {
         for (uri, expected) in [
@@ -253,8 +255,9 @@ mod tests {
             ("FILE%3a///a", "file:///a"),
             ("file:/pub/../etc/passwd?x=://", "file:/etc/passwd?x=://"),
             ("file:/pub/../etc/passwd%3fx%3d%3a//", "file:/etc/passwd?x=://"),
-            ("file:///C:\\%61", "file:///C:\\a"),
-            ("file:///C:\\a\\..\\b", "file:///C:\\b"),
+            ("pub/../../etc/a:b", "pub/etc/a:b"),
+            ("file:///etc\\passwd", "file:///etc/passwd"),
+            ("file:///C:\\a\\..\\b", "file:///C:/b"),
         ] {
             assert_eq!(plain(uri), expected, "{uri}");
         }
