@@ -79,10 +79,10 @@ macro_rules! tables {
             fn write_table(&self, path: &str, brackets: (&str, &str), out: &mut String) {
                 out.push_str(&format!("\n{}{path}{}\n", brackets.0, brackets.1));
                 $(if let Some(text) = self.$key.show() {
-                    let key = stringify!($key);
+                    let key = plain(stringify!($key));
                     out.push_str(&format!("{key} = {}\n", masked(key, text)));
                 })*
-                $(self.$key.write_table(&join(path, stringify!($key)), ("[", "]"), out);)*
+                $(self.$key.write_table(&join(path, plain(stringify!($key))), ("[", "]"), out);)*
             }
             fn keys() -> Vec<KeyDoc> {
                 let table = $table::default();
@@ -780,6 +780,7 @@ impl ProxyConfig {
         self.proxy.write_table("proxy", brackets, &mut out);
         self.auth.write_table("auth", brackets, &mut out);
         self.security.write_table("security", brackets, &mut out);
+        self.performance.write_table("performance", brackets, &mut out);
         self.observability.write_table("observability", brackets, &mut out);
         for backend in &self.backends {
             backend.table.write_table("backends", ("[[", "]]"), &mut out);
@@ -1052,6 +1053,13 @@ mod tests {
             [proxy]
             name = "p"
             rate_limit = { requests = 5 }
+            [auth]
+            type = "jwt"
+            issuer = "https://i"
+            audience = "a"
+            jwks_uri = "https://i/keys"
+            [performance]
+            coalesce_requests = true
             [observability]
             audit = { path = "/var/log/audit", include_arguments = true }
             [observability.tracing.headers]
@@ -1078,6 +1086,8 @@ mod tests {
         assert!(!shown.contains("s3cret") && !shown.contains("value"), "{shown}");
         for part in [
             "\nrequests = 5\n",
+            "\ntype = \"jwt\"\n",
+            "\n[performance]\ncoalesce_requests = true\n",
             "\nport = 8080\n",
             "\n[[backends.aliases]]\n",
             "\nfailure_rate_threshold = 0.5\n",
