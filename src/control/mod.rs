@@ -7,6 +7,7 @@
 //! block or be futures under any executor.
 
 mod access;
+mod added;
 mod admin;
 mod banner;
 mod compile;
@@ -15,10 +16,13 @@ mod crew;
 pub mod diagnose;
 mod import;
 mod jwks;
+pub mod notify;
 pub mod reload;
 mod rules;
+mod schema;
 mod scrape;
 mod setting;
+mod watch_file;
 mod watching;
 
 use std::collections::VecDeque;
@@ -33,12 +37,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use admin::Office;
-pub use banner::{greeting, status, summary};
+pub use banner::{greeting, standing, status, summary};
 use config::ProxyConfig;
 use crew::{Crew, Work};
 use diagnose::Report;
 use reload::{Applied, NotApplied, Numbers, Overlay, Reloads, Wanted};
 use scrape::Admitted;
+use watch_file::Watcher;
 use watching::Watching;
 
 use crate::auth::Scheme;
@@ -192,6 +197,7 @@ impl Handle {
     /// `proxy.shutdown_timeout_seconds`. Does not wait; calling it again changes nothing.
     pub fn shutdown(&self) {
         self.0.change(|state| state.shutdown_wanted = true);
+        self.0.wake();
     }
 
     /// Reads the files of the configuration again and puts them in force without a stop: what has
@@ -227,6 +233,7 @@ impl Handle {
     fn order(&self, wanted: Wanted) -> Arc<Order> {
         let order = Arc::new(Order { wanted: Mutex::new(Some(wanted)), outcome: OnceLock::new() });
         self.0.change(|state| state.orders.push_back(order.clone()));
+        self.0.wake();
         order
     }
 
@@ -244,7 +251,7 @@ impl Handle {
 
     /// Opens the files of logs anew, which may have been moved away.
     pub fn reopen_logs(&self) {
-        self.0.lines.reopen.store(true, Ordering::Release);
+        self.0.lines.reopen.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Blocks until the proxy has ended.
@@ -299,6 +306,8 @@ struct Shared {
     lines: Arc<Orders>,
     /// See [`Handle::on_reload`].
     on_reload: OnceLock<Hear>,
+    /// Has the control thread look at once for what is wanted of it.
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// Hears of configurations.
@@ -369,6 +378,12 @@ impl State {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
     }
 
     fn on_applied(&self, config: &ProxyConfig) {
@@ -442,8 +457,9 @@ fn control(
     config: ProxyConfig,
     options: Options,
     work: Work,
-    shared: &Shared,
+    shared: &Arc<Shared>,
 ) -> Result<(), ProxyError> {
+    let used = watch_file::contents(config.watched());
     let mut report = Report::default();
     let Some(plan) = compile::compile(&config, &mut report).map(Arc::new) else {
         return Err(ProxyError::Config(report));
@@ -466,7 +482,8 @@ fn control(
     let statuses: Vec<BackendStatus> = plan.backends.iter().map(|b| banner::starting(b)).collect();
     shared.change(|state| state.backends = statuses);
     let (letters, inbox) = sync_channel(limits::NOTES_LEN);
-    let notes = letters.clone();
+    let (notes, wake) = (letters.clone(), letters.clone());
+    let _ = shared.wake.set(Box::new(move || drop(wake.try_send(Letter::Wake))));
     let tell = Box::new(move |note| drop(notes.try_send(Letter::Note(note))));
     let ask: Arc<dyn Fn(Question) -> Result<(), Question> + Send + Sync> =
         Arc::new(move |question| {
@@ -478,8 +495,12 @@ fn control(
         });
     let board = Board::new(plan.workers, plan.backends.len(), tell);
     let counts = Arc::new(Counts::default());
-    let mut watching = Watching::start(&plan, &config, &shared.lines).map_err(ProxyError::Start)?;
-    let kits = watching.kits(plan.workers, &ask);
+    let (watching, outlets) =
+        Watching::start(&plan, &config, &shared.lines).map_err(ProxyError::Start)?;
+    let kits = watching.kits(outlets, &ask);
+    let handle = Handle(shared.clone());
+    let watcher = Watcher::start(move || drop(handle.order(Wanted::Again)))
+        .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
     let (crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, work)
         .map_err(ProxyError::Start)?;
     tracing::info!("listening on {addr}");
@@ -488,6 +509,7 @@ fn control(
         state.tls = plan.listen.tls.is_some();
         state.phase = Phase::Serving;
     });
+    watcher.watch(used);
     let office = Office {
         file: config.clone(),
         config,
@@ -501,13 +523,15 @@ fn control(
         shared,
         admitted: Admitted::default(),
         crew,
+        watching,
+        watcher,
     };
     let mut news = News { inbox, office };
     let outcome = watch(&mut news).and_then(|()| {
         tracing::info!("shutting down");
         end(&mut news)
     });
-    watching.end();
+    news.office.watching.end();
     outcome
 }
 
@@ -515,6 +539,8 @@ fn control(
 enum Letter {
     Note(Note),
     Question(Question),
+    /// Something is wanted that stands elsewhere.
+    Wake,
 }
 
 /// Until the end is wanted, or a worker has fallen.
@@ -599,6 +625,7 @@ impl News<'_> {
                         self.update(id, state, tools, Some(detail));
                     }
                     Letter::Question(question) => questions.push(question),
+                    Letter::Wake => {}
                 }
             }
         }
@@ -866,7 +893,9 @@ mod tests {
         });
         let (notes, inbox) = sync_channel(8);
         let board = Board::new(2, 2, Box::new(|_| {}));
+        let (watching, _) = Watching::start(&plan, &config, &shared.lines).unwrap();
         let office = Office {
+            watching,
             file: config.clone(),
             config,
             overlay: Overlay::default(),
@@ -874,6 +903,7 @@ mod tests {
             leaving: Vec::new(),
             plan: Arc::new(plan),
             crew: Crew::none(),
+            watcher: Watcher::default(),
             board: board.clone(),
             counts: Default::default(),
             metrics: crate::telemetry::metrics::Metrics::new(true, 2, Vec::new(), &["other"]),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::backend::BackendMail;
 use crate::plan::Plan;
+use crate::telemetry::Switch;
 use crate::telemetry::desk::Reply;
 use crate::telemetry::metrics::Table;
 use crate::world::SessionMail;
@@ -58,7 +59,7 @@ pub enum Mail {
     /// From the control thread: the answer to a question.
     Told(u64, Reply),
     /// From the control thread: make ready for another plan, and say so in the change.
-    Prepare(Arc<Change>),
+    Prepare(Arc<Change>, Box<Switch>),
     /// From the control thread: all workers are ready; the plan is in force from now on.
     Commit,
     /// From the control thread: the plan does not come.
