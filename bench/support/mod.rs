@@ -21,7 +21,7 @@ use mcp_proxy::middleware::rate::RateLimit;
 use mcp_proxy::middleware::reuse::{Cache, Reuse};
 use mcp_proxy::middleware::{Known, Request, Row};
 use mcp_proxy::plan::{
-    BackendPlan, HostRule, Isolation, ListenPlan, OriginRule, Plan, Protocol, RestartPlan,
+    BackendPlan, HostRule, Isolation, ListenPlan, OriginRule, Plan, Protocol, RestartPlan, Roster,
     StdioPlan, TransportPlan, WatchPlan,
 };
 
@@ -119,7 +119,7 @@ pub(crate) fn plan(backends: Vec<Arc<BackendPlan>>) -> Plan {
             tls: None,
         },
         watch: WatchPlan::default(),
-        backends,
+        backends: Roster::new(backends),
     }
 }
 

@@ -18,15 +18,14 @@ use libfuzzer_sys::fuzz_target;
 use mcp_proxy::backend::health::Board;
 use mcp_proxy::backend::{Backends, CallHandle, Post};
 use mcp_proxy::error::Kind;
-use mcp_proxy::mcp::catalog::Catalog;
 use mcp_proxy::mcp::revision::Revision;
 use mcp_proxy::mcp::session::{SessionId, SessionRecord};
 use mcp_proxy::plan::{Plan, WorkerId};
 use mcp_proxy::rt::{Driver, join};
-use mcp_proxy::telemetry::Kit;
+use mcp_proxy::telemetry::Switch;
 use mcp_proxy::telemetry::desk::Desk;
 use mcp_proxy::telemetry::metrics::{Meter, Metrics};
-use mcp_proxy::world::{Counts, InFlight, SessionMail, SessionPost, World};
+use mcp_proxy::world::{Counts, InFlight, Lasting, SessionMail, SessionPost, World};
 use mcp_proxy_fuzz::plan;
 
 const WORKERS: usize = 2;
@@ -114,14 +113,10 @@ impl Stage {
             });
             let nowhere: Post = Rc::new(|_, mail| Err(mail));
             let backends = Backends::new(me, &plan, nowhere, board.clone(), Box::new(|_, _| {}));
-            let kit = Kit {
-                meter: Meter::new(&metrics, me),
-                lines: None,
-                spans: None,
-                desk: Desk::new(Box::new(Err)),
-            };
-            let catalog = Catalog::new(&plan);
-            Rc::new(World::new(me, plan.clone(), catalog, backends, counts.clone(), post, kit))
+            let (meter, desk) = (Meter::new(&metrics, me), Desk::new(Box::new(Err)));
+            let counts = counts.clone();
+            let lasting = Lasting::new(me, WORKERS, backends, counts, post, meter, desk);
+            World::enter(&lasting, plan.clone(), Switch::default(), None)
         });
         let worlds = worlds.collect();
         let now = Instant::now();

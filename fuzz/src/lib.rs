@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use mcp_proxy::plan::{
-    BackendPlan, HostRule, Isolation, ListenPlan, OriginRule, Plan, Protocol, RestartPlan,
+    BackendPlan, HostRule, Isolation, ListenPlan, OriginRule, Plan, Protocol, RestartPlan, Roster,
     StdioPlan, TransportPlan, WatchPlan,
 };
 use serde_json::value::RawValue;
@@ -113,7 +113,9 @@ pub fn plan(workers: usize, prefixes: &[&str]) -> Plan {
             tls: None,
         },
         watch: WatchPlan::default(),
-        backends: prefixes.iter().enumerate().map(|(id, prefix)| backend(id, prefix)).collect(),
+        backends: Roster::new(
+            prefixes.iter().enumerate().map(|(id, prefix)| backend(id, prefix)).collect(),
+        ),
     }
 }
 
