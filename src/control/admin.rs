@@ -294,7 +294,7 @@ impl Office<'_> {
     fn add(&mut self, body: &[u8]) -> Reply {
         let Ok(text) = std::str::from_utf8(body) else { return not_text() };
         let outcome = added::read(text).map_err(NotApplied::Faults).and_then(|backend| {
-            let name = backend.table.name.clone();
+            let name = backend.name().to_owned();
             Ok((name, self.reload(reload::Wanted::Add(Box::new(backend)))?))
         });
         match outcome {
@@ -319,7 +319,7 @@ impl Office<'_> {
         let outcome = added::read(&Value::Object(arguments).to_string())
             .map_err(NotApplied::Faults)
             .and_then(|backend| {
-                let name = backend.table.name.clone();
+                let name = backend.name().to_owned();
                 let applied = self.reload(reload::Wanted::Add(Box::new(backend)))?;
                 Ok(json!({ "name": name, "generation": applied.generation }))
             });
