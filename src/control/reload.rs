@@ -335,7 +335,9 @@ impl Office<'_> {
         let old = leaves.iter().filter_map(|id| self.plan.backends.get(*id));
         let old = old.map(|backend| (backend.id, backend.name.clone()));
         let table = self.metrics.switch(&names.chain(old).collect::<Vec<_>>());
-        let change = Arc::new(Change::new(plan.clone(), table));
+        let access = |config: &ProxyConfig| (config.auth.clone(), config.security.clone());
+        let is_other_access = access(&self.config) != access(config);
+        let change = Arc::new(Change::new(plan.clone(), table, is_other_access));
         if let Err(why) = self.crew.prepare(&change, outlets) {
             let names = self.plan.backends.iter().map(|b| (b.id, b.name.clone()));
             self.metrics.switch(&names.collect::<Vec<_>>());
