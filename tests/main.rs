@@ -30,6 +30,8 @@ mod logging;
 mod metrics;
 mod modern;
 mod polling;
+mod principals;
+mod reload;
 mod reload_admin;
 mod resilience;
 mod resume;

@@ -16,6 +16,7 @@ use super::diagnose::Diagnosis;
 use super::reload::{self, Applied, NotApplied, Numbers, Overlay};
 use super::scrape::{self, Admitted, Sources, children};
 use super::watch_file::Watcher;
+use super::watching::Watching;
 use super::{BackendStatus, Shared};
 use crate::backend::health::{Board, State};
 use crate::middleware::breaker;
@@ -42,6 +43,7 @@ pub(super) struct Office<'a> {
     pub(super) leaving: Vec<BackendId>,
     pub(super) crew: Crew,
     pub(super) watcher: Watcher,
+    pub(super) watching: Watching,
     pub(super) board: Arc<Board>,
     pub(super) counts: Arc<Counts>,
     pub(super) metrics: Arc<Metrics>,

@@ -197,6 +197,7 @@ impl Handle {
     /// `proxy.shutdown_timeout_seconds`. Does not wait; calling it again changes nothing.
     pub fn shutdown(&self) {
         self.0.change(|state| state.shutdown_wanted = true);
+        self.0.wake();
     }
 
     /// Reads the files of the configuration again and puts them in force without a stop: what has
@@ -232,6 +233,7 @@ impl Handle {
     fn order(&self, wanted: Wanted) -> Arc<Order> {
         let order = Arc::new(Order { wanted: Mutex::new(Some(wanted)), outcome: OnceLock::new() });
         self.0.change(|state| state.orders.push_back(order.clone()));
+        self.0.wake();
         order
     }
 
@@ -249,7 +251,7 @@ impl Handle {
 
     /// Opens the files of logs anew, which may have been moved away.
     pub fn reopen_logs(&self) {
-        self.0.lines.reopen.store(true, Ordering::Release);
+        self.0.lines.reopen.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Blocks until the proxy has ended.
@@ -304,6 +306,8 @@ struct Shared {
     lines: Arc<Orders>,
     /// See [`Handle::on_reload`].
     on_reload: OnceLock<Hear>,
+    /// Has the control thread look at once for what is wanted of it.
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// Hears of configurations.
@@ -374,6 +378,12 @@ impl State {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
     }
 
     fn on_applied(&self, config: &ProxyConfig) {
@@ -472,7 +482,8 @@ fn control(
     let statuses: Vec<BackendStatus> = plan.backends.iter().map(|b| banner::starting(b)).collect();
     shared.change(|state| state.backends = statuses);
     let (letters, inbox) = sync_channel(limits::NOTES_LEN);
-    let notes = letters.clone();
+    let (notes, wake) = (letters.clone(), letters.clone());
+    let _ = shared.wake.set(Box::new(move || drop(wake.try_send(Letter::Wake))));
     let tell = Box::new(move |note| drop(notes.try_send(Letter::Note(note))));
     let ask: Arc<dyn Fn(Question) -> Result<(), Question> + Send + Sync> =
         Arc::new(move |question| {
@@ -484,8 +495,9 @@ fn control(
         });
     let board = Board::new(plan.workers, plan.backends.len(), tell);
     let counts = Arc::new(Counts::default());
-    let mut watching = Watching::start(&plan, &config, &shared.lines).map_err(ProxyError::Start)?;
-    let kits = watching.kits(plan.workers, &ask);
+    let (watching, outlets) =
+        Watching::start(&plan, &config, &shared.lines).map_err(ProxyError::Start)?;
+    let kits = watching.kits(outlets, &ask);
     let handle = Handle(shared.clone());
     let watcher = Watcher::start(move || drop(handle.order(Wanted::Again)))
         .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
@@ -512,13 +524,14 @@ fn control(
         admitted: Admitted::default(),
         crew,
         watcher,
+        watching,
     };
     let mut news = News { inbox, office };
     let outcome = watch(&mut news).and_then(|()| {
         tracing::info!("shutting down");
         end(&mut news)
     });
-    watching.end();
+    news.office.watching.end();
     outcome
 }
 
@@ -526,6 +539,8 @@ fn control(
 enum Letter {
     Note(Note),
     Question(Question),
+    /// Something is wanted that stands elsewhere.
+    Wake,
 }
 
 /// Until the end is wanted, or a worker has fallen.
@@ -610,6 +625,7 @@ impl News<'_> {
                         self.update(id, state, tools, Some(detail));
                     }
                     Letter::Question(question) => questions.push(question),
+                    Letter::Wake => {}
                 }
             }
         }
@@ -877,7 +893,9 @@ mod tests {
         });
         let (notes, inbox) = sync_channel(8);
         let board = Board::new(2, 2, Box::new(|_| {}));
+        let (watching, _) = Watching::start(&plan, &config, &shared.lines).unwrap();
         let office = Office {
+            watching,
             file: config.clone(),
             config,
             overlay: Overlay::default(),

@@ -269,7 +269,7 @@ impl Office<'_> {
         let mut applied = differences(&self.plan, &plan);
         (applied.needs_restart, applied.warnings) = (needs_restart, warnings);
         applied.generation = self.shared.lock().reloads.generation + 1;
-        self.go_over(plan)?;
+        self.go_over(plan, &config)?;
         (self.file, self.config, self.overlay) = (file, config, overlay);
         self.shared.on_applied(&self.config);
         Ok(applied)
@@ -341,7 +341,7 @@ impl Office<'_> {
     }
 
     /// Makes all workers go over to a plan.
-    fn go_over(&mut self, plan: Plan) -> Result<(), NotApplied> {
+    fn go_over(&mut self, plan: Plan, config: &ProxyConfig) -> Result<(), NotApplied> {
         let failed = |why: String| NotApplied::Failed(why);
         if let Some(Scheme::Jwt(jwt)) = scheme(&plan)
             && !matches!(scheme(&self.plan), Some(Scheme::Jwt(old)) if Arc::ptr_eq(&old.shelf, &jwt.shelf))
@@ -349,6 +349,8 @@ impl Office<'_> {
             jwks::start(&jwt.shelf).map_err(|e| failed(format!("cannot start a thread: {e}")))?;
         }
         let plan = Arc::new(plan);
+        let outlets = self.watching.follow((&self.plan, &self.config), (&plan, config));
+        let outlets = outlets.map_err(failed)?;
         let is_new = |backend: &&Arc<BackendPlan>| self.plan.backends.get(backend.id).is_none();
         for backend in plan.backends.iter().filter(is_new) {
             self.board.open(backend.id);
@@ -360,8 +362,10 @@ impl Office<'_> {
         let old = leaves.iter().filter_map(|id| self.plan.backends.get(*id));
         let old = old.map(|backend| (backend.id, backend.name.clone()));
         let table = self.metrics.switch(&names.chain(old).collect::<Vec<_>>());
-        let change = Arc::new(Change::new(plan.clone(), table));
-        if let Err(why) = self.crew.prepare(&change) {
+        let access = |config: &ProxyConfig| (config.auth.clone(), config.security.clone());
+        let is_other_access = access(&self.config) != access(config);
+        let change = Arc::new(Change::new(plan.clone(), table, is_other_access));
+        if let Err(why) = self.crew.prepare(&change, outlets) {
             let names = self.plan.backends.iter().map(|b| (b.id, b.name.clone()));
             self.metrics.switch(&names.collect::<Vec<_>>());
             return Err(failed(why));
