@@ -278,7 +278,8 @@ fn tokens_and_roles_switch_and_sessions_go_on() {
     assert_eq!(ann.names("tools/list"), ["pipe__stats"]);
     unknown(&mut ann, "pipe__echo");
     ann.call("pipe__stats", "{}").said();
-    assert!(listening.so_far().iter().all(|event| !event.data.contains("\"id\"")));
+    // Who listens has to show his token again.
+    listening.until_end();
     let told = first.post(&message("1", "tools/list", "{}"));
     assert_eq!(told.status, 401, "{told:?}");
     Client::connect_as(proxy.addr, two).call("pipe__echo", r#"{"payload":"b"}"#).said();

@@ -501,9 +501,10 @@ impl Backends {
         self.views_version.get()
     }
 
-    /// Whether a backend's first start has ended, well or not.
+    /// Whether a backend's first start has ended, well or not, or nothing waits for it.
     pub fn is_settled(&self, backend: BackendId) -> bool {
-        self.entry(backend).is_none_or(|entry| entry.settled.is_set())
+        let entry = self.entry(backend);
+        entry.is_none_or(|entry| entry.settled.is_set() || !entry.is_awaited.get())
     }
 
     /// Waits until a backend's first start has ended, well or not. Safe to drop.
@@ -531,10 +532,11 @@ impl Backends {
         }
     }
 
-    /// Waits until every backend's first start has ended, well or not; each is bounded by its
-    /// `startup_timeout`. Safe to drop.
+    /// Waits until the first start of every backend that the proxy began with has ended, well or not;
+    /// each is bounded by its `startup_timeout`. Safe to drop.
     pub async fn settled(&self) {
-        for entry in self.entries().iter().filter(|entry| !entry.plan.unlisted) {
+        let awaited = |entry: &&Rc<Entry>| !entry.plan.unlisted && entry.is_awaited.get();
+        for entry in self.entries().iter().filter(awaited) {
             entry.settled.wait().await;
         }
     }
