@@ -161,7 +161,7 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
                 },
                 Ok(signals::Signal::User1) => handle.reopen_logs(),
                 // What comes of it is in the log.
-                Ok(signals::Signal::HangUp) => drop(handle.reload_now()),
+                Ok(signals::Signal::HangUp) => handle.reload_soon(),
                 Err(error) => {
                     tracing::error!("signals are no longer taken: {error}");
                     return;

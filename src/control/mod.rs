@@ -225,6 +225,18 @@ impl Handle {
         self.0.wait(None, |state| order.outcome(state)).unwrap_or_else(|| Err(ended()))
     }
 
+    /// As [`Handle::reload`], without waiting for what comes of it, which is in the log. Asking again
+    /// before it has begun changes nothing.
+    pub fn reload_soon(&self) {
+        let waits = |order: &Arc<Order>| {
+            let wanted = order.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            matches!(*wanted, Some(Wanted::Again))
+        };
+        if !self.0.lock().orders.iter().any(waits) {
+            self.order(Wanted::Again);
+        }
+    }
+
     fn order(&self, wanted: Wanted) -> Arc<Order> {
         let order = Arc::new(Order { wanted: Mutex::new(Some(wanted)), outcome: OnceLock::new() });
         self.0.change(|state| state.orders.push_back(order.clone()));
@@ -923,6 +935,31 @@ mod tests {
         let backends = shared.lock().backends.clone();
         assert_eq!((backends[0].state, backends[0].tools), (Health::Starting, 0));
         assert_eq!(backends[0].detail.as_deref(), Some("why"));
+    }
+
+    #[test]
+    fn what_a_process_that_listens_cannot_change_is_named_and_the_rest_applied() {
+        let proxy = Proxy::start(any_port(), EPOLL).unwrap();
+        let handle = proxy.handle();
+        let addr = handle.addr();
+        let port = if addr.port() == 4242 { 4243 } else { 4242 };
+        let other = config(&format!("listen = {{ host = '::1', port = {port} }}"));
+        let mut other = other;
+        other.proxy.workers = any_port().proxy.workers.map(|_| super::setting::Count(3));
+        other.proxy.name = "other".to_owned();
+        let applied = block_on(handle.reload_with(other)).unwrap();
+        let keys = ["proxy.listen.host", "proxy.listen.port", "proxy.workers"];
+        assert_eq!(applied.needs_restart, keys);
+        assert_eq!((applied.generation, handle.reloads().applied), (2, 1));
+        assert_eq!((handle.addr(), handle.backends().len()), (addr, 2));
+        std::net::TcpStream::connect(addr).unwrap();
+        // Nothing has been read from a file that could be read again.
+        let Err(NotApplied::Faults(report)) = handle.reload_now() else { panic!("reloaded") };
+        assert!(report.to_string().contains("not read from a file"), "{report}");
+        assert_eq!((handle.reloads().generation, handle.reloads().failed), (2, 1));
+        handle.shutdown();
+        assert_eq!(handle.wait(), Ok(()));
+        assert!(matches!(block_on(handle.reload()), Err(NotApplied::Failed(_))));
     }
 
     #[test]
