@@ -938,6 +938,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_that_listens_cannot_change_is_named_and_the_rest_applied() {
+        let proxy = Proxy::start(any_port(), EPOLL).unwrap();
+        let handle = proxy.handle();
+        let addr = handle.addr();
+        let port = if addr.port() == 4242 { 4243 } else { 4242 };
+        let other = config(&format!("listen = {{ host = '::1', port = {port} }}"));
+        let mut other = other;
+        other.proxy.workers = any_port().proxy.workers.map(|_| super::setting::Count(3));
+        other.proxy.name = "other".to_owned();
+        let applied = block_on(handle.reload_with(other)).unwrap();
+        let keys = ["proxy.listen.host", "proxy.listen.port", "proxy.workers"];
+        assert_eq!(applied.needs_restart, keys);
+        assert_eq!((applied.generation, handle.reloads().applied), (2, 1));
+        assert_eq!((handle.addr(), handle.backends().len()), (addr, 2));
+        std::net::TcpStream::connect(addr).unwrap();
+        // Nothing has been read from a file that could be read again.
+        let Err(NotApplied::Faults(report)) = handle.reload_now() else { panic!("reloaded") };
+        assert!(report.to_string().contains("not read from a file"), "{report}");
+        assert_eq!((handle.reloads().generation, handle.reloads().failed), (2, 1));
+        handle.shutdown();
+        assert_eq!(handle.wait(), Ok(()));
+        assert!(matches!(block_on(handle.reload()), Err(NotApplied::Failed(_))));
+    }
+
+    #[test]
     fn a_driver_that_was_asked_for_is_never_replaced() {
         let proxy = start(any_port(), |seat| {
             assert_eq!(seat.driver, Driver::Epoll);
