@@ -28,4 +28,5 @@ pub mod demo;
 
 pub use control::config::ProxyConfig;
 pub use control::diagnose::Report;
-pub use control::{Handle, Proxy, ProxyError};
+pub use control::{BackendStatus, Handle, Options, Proxy, ProxyError, Stats};
+pub use middleware::custom::Middleware;

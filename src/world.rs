@@ -24,6 +24,7 @@ use crate::limits;
 use crate::mcp::catalog::{Catalog, Changes};
 use crate::mcp::name::Names;
 use crate::mcp::session::{SessionId, SessionRecord};
+use crate::middleware::custom::Hooks;
 use crate::plan::{BackendId, Plan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Sender};
@@ -150,6 +151,8 @@ pub struct World {
     pub kit: Kit,
     /// The tools of the proxy's own, as lists show them: name and entry. Made when first listed.
     pub own_tools: OnceCell<Box<[(String, String)]>>,
+    /// The middleware of the program that embeds the proxy.
+    pub custom: Option<Rc<dyn Hooks>>,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
     /// The catalogues of sessions that see other lists than the proxy.
@@ -202,6 +205,7 @@ impl World {
             questions: RefCell::default(),
             kit,
             own_tools: OnceCell::new(),
+            custom: None,
             copies: Cell::new(0),
             views: view::Views::default(),
         }

@@ -25,6 +25,7 @@ mod house;
 mod interop;
 mod isolation;
 mod jwt;
+mod library;
 mod logging;
 mod metrics;
 mod modern;

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use super::{bind_fault, is_free};
 use crate::backend::health::Board;
 use crate::limits;
+use crate::middleware::custom::Maker;
 use crate::plan::{Plan, WorkerId};
 use crate::rt::{Driver, mailbox};
 use crate::telemetry::Kit;
@@ -22,6 +23,14 @@ use crate::world::Counts;
 
 /// A worker's whole life, on its thread.
 pub(super) type Work = fn(Seat) -> io::Result<()>;
+
+/// What all workers do alike.
+pub(super) struct Job {
+    /// See [`Work`].
+    pub(super) work: Work,
+    /// For each worker what makes its copy of the middleware of the program that embeds the proxy.
+    pub(super) custom: Box<dyn Fn() -> Option<Maker> + Send>,
+}
 
 /// All workers.
 pub(super) struct Crew {
@@ -49,7 +58,7 @@ impl Crew {
         board: &Arc<Board>,
         counts: &Arc<Counts>,
         kits: Vec<Kit>,
-        work: Work,
+        job: &Job,
     ) -> Result<(Crew, SocketAddr), String> {
         let mut listen = plan.listen.addr;
         if listen.port() != 0 {
@@ -71,9 +80,20 @@ impl Crew {
             let ready = Box::new(move |addr| {
                 let _ = told.send(addr);
             });
-            let seat =
-                Seat { id, plan, driver, listen, mail, board, counts, kit, connections_max, ready };
-            crew.threads.push(Some(start_worker(seat, work)?));
+            let seat = Seat {
+                id,
+                plan,
+                driver,
+                listen,
+                mail,
+                board,
+                counts,
+                kit,
+                connections_max,
+                custom: (job.custom)(),
+                ready,
+            };
+            crew.threads.push(Some(start_worker(seat, job.work)?));
             if id == 0 {
                 listen = crew.wait_ready(&is_ready, listen)?;
             } else {

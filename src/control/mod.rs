@@ -23,8 +23,9 @@ mod watching;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 use admin::Office;
 pub use banner::{greeting, status, summary};
 use config::ProxyConfig;
-use crew::{Crew, Work};
+use crew::{Crew, Job, Work};
 use diagnose::Report;
 use scrape::Admitted;
 use watching::Watching;
@@ -41,6 +42,7 @@ use watching::Watching;
 use crate::auth::Scheme;
 use crate::backend::health::{Board, Note, State as Health};
 use crate::limits;
+use crate::middleware::custom::{self, Middleware};
 use crate::plan::Plan;
 use crate::rt::Driver;
 use crate::telemetry::desk::Question;
@@ -90,9 +92,12 @@ pub struct Options {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// `M` is the program's own [`Middleware`]; the default is none.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct Proxy<M = ()> {
     handle: Handle,
+    own: PhantomData<fn() -> M>,
 }
 
 impl Proxy {
@@ -116,9 +121,7 @@ impl Proxy {
         config: ProxyConfig,
         options: Options,
     ) -> Result<Proxy, ProxyError> {
-        let proxy = Proxy::begin(config, options, worker::run)?;
-        proxy.handle.0.until(State::started).await?;
-        Ok(proxy)
+        Proxy::with_middleware(config, options, ()).await
     }
 
     /// As [`Proxy::from_config_with`], blocking the thread.
@@ -126,7 +129,36 @@ impl Proxy {
     /// # Errors
     /// As [`Proxy::from_config_with`].
     pub fn start(config: ProxyConfig, options: Options) -> Result<Proxy, ProxyError> {
-        let proxy = Proxy::begin(config, options, worker::run)?;
+        Proxy::start_with_middleware(config, options, ())
+    }
+}
+
+impl<M: Middleware> Proxy<M> {
+    /// As [`Proxy::from_config_with`], with middleware of the program's own: each worker gets a
+    /// clone of it.
+    ///
+    /// # Errors
+    /// As [`Proxy::from_config_with`].
+    pub async fn with_middleware(
+        config: ProxyConfig,
+        options: Options,
+        middleware: M,
+    ) -> Result<Proxy<M>, ProxyError> {
+        let proxy = Proxy::begin(config, options, worker::run, middleware)?;
+        proxy.handle.0.until(State::started).await?;
+        Ok(proxy)
+    }
+
+    /// As [`Proxy::with_middleware`], blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Proxy::from_config_with`].
+    pub fn start_with_middleware(
+        config: ProxyConfig,
+        options: Options,
+        middleware: M,
+    ) -> Result<Proxy<M>, ProxyError> {
+        let proxy = Proxy::begin(config, options, worker::run, middleware)?;
         proxy.handle.0.wait(None, State::started).unwrap_or(Ok(()))?;
         Ok(proxy)
     }
@@ -146,15 +178,21 @@ impl Proxy {
         self.handle.clone()
     }
 
-    fn begin(config: ProxyConfig, options: Options, work: Work) -> Result<Proxy, ProxyError> {
+    fn begin(
+        config: ProxyConfig,
+        options: Options,
+        work: Work,
+        middleware: M,
+    ) -> Result<Proxy<M>, ProxyError> {
         let shared = Arc::new(Shared::default());
-        let proxy = Proxy { handle: Handle(shared.clone()) };
+        let proxy = Proxy { handle: Handle(shared.clone()), own: PhantomData };
+        let job = Job { work, custom: Box::new(move || custom::maker(&middleware)) };
         std::thread::Builder::new()
             .name("mcp-control".to_owned())
             .spawn(move || {
                 // Whatever happens, those who wait must hear of an end.
                 let end = EndGuard(shared.clone());
-                let outcome = control(&config, options, work, &shared);
+                let outcome = control(&config, options, &job, &shared);
                 end.0.change(|state| state.phase = Phase::Ended(outcome));
             })
             .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
@@ -162,7 +200,7 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl<M> Drop for Proxy<M> {
     fn drop(&mut self) {
         self.handle.shutdown();
     }
@@ -210,10 +248,39 @@ impl Handle {
         self.0.wait(Some(limit), State::settled).is_some()
     }
 
+    /// How much it has in hand just now; all zero before it serves and after its end.
+    pub fn stats(&self) -> Stats {
+        let state = self.0.lock();
+        let counts = state.counts.as_deref().filter(|_| state.phase == Phase::Serving);
+        let count = |of: fn(&Counts) -> &AtomicUsize| {
+            counts.map_or(0, |counts| of(counts).load(Ordering::Relaxed))
+        };
+        Stats {
+            connections: count(|counts| &counts.connections),
+            sessions: count(|counts| &counts.sessions),
+            streams: count(|counts| &counts.streams),
+            backends: state.backends.clone(),
+        }
+    }
+
     /// The backends in the order of the file, as last heard of them.
     pub fn backends(&self) -> Vec<BackendStatus> {
         self.0.lock().backends.clone()
     }
+}
+
+/// How much a proxy has in hand at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Client connections open.
+    pub connections: usize,
+    /// Client sessions alive.
+    pub sessions: usize,
+    /// Event streams that clients have open.
+    pub streams: usize,
+    /// The backends in the order of the file, as last heard of them.
+    pub backends: Vec<BackendStatus>,
 }
 
 impl fmt::Debug for Handle {
@@ -253,6 +320,7 @@ struct State {
     tls: bool,
     shutdown_wanted: bool,
     backends: Vec<BackendStatus>,
+    counts: Option<Arc<Counts>>,
     /// Of futures that wait for a change.
     wakers: Vec<Waker>,
 }
@@ -356,7 +424,7 @@ impl Drop for EndGuard {
 fn control(
     config: &ProxyConfig,
     options: Options,
-    work: Work,
+    job: &Job,
     shared: &Shared,
 ) -> Result<(), ProxyError> {
     let mut report = Report::default();
@@ -395,12 +463,13 @@ fn control(
     let counts = Arc::new(Counts::default());
     let mut watching = Watching::start(&plan, config, &shared.lines).map_err(ProxyError::Start)?;
     let kits = watching.kits(plan.workers, &ask);
-    let (mut crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, work)
+    let (mut crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, job)
         .map_err(ProxyError::Start)?;
     tracing::info!("listening on {addr}");
     shared.change(|state| {
         state.addr = Some(addr);
         state.tls = plan.listen.tls.is_some();
+        state.counts = Some(counts.clone());
         state.phase = Phase::Serving;
     });
     let office = Office {
@@ -631,7 +700,7 @@ mod tests {
     const EPOLL: Options = Options { driver: Some(Driver::Epoll) };
 
     fn start(config: ProxyConfig, work: Work) -> Result<Proxy, ProxyError> {
-        let proxy = Proxy::begin(config, EPOLL, work)?;
+        let proxy = Proxy::begin(config, EPOLL, work, ())?;
         proxy.handle.0.wait(None, State::started).unwrap()?;
         Ok(proxy)
     }

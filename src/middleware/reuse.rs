@@ -285,6 +285,10 @@ mod tests {
             principal,
             revision: "2025-11-25",
             look: &|_| None,
+            backend: "b",
+            custom: None,
+            watch: None,
+            refused: false,
             held: None,
             reusable: None,
         };

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::backend::Backends;
 use crate::backend::health::Board;
 use crate::mcp::catalog::Catalog;
+use crate::middleware::custom::Maker;
 use crate::plan::{Plan, WorkerId};
 use crate::rt;
 use crate::rt::mailbox::{self, Outbox};
@@ -45,6 +46,8 @@ pub struct Seat {
     pub kit: Kit,
     /// Client connections at most, over all workers.
     pub connections_max: usize,
+    /// Makes its copy of the middleware of the program that embeds the proxy.
+    pub custom: Option<Maker>,
     /// Told the address once connections are accepted; dropped untold if it comes to nothing.
     pub ready: Box<dyn FnOnce(SocketAddr) + Send>,
 }
@@ -61,7 +64,8 @@ pub fn run(seat: Seat) -> io::Result<()> {
 }
 
 async fn work(seat: Seat) -> io::Result<()> {
-    let Seat { id, plan, listen, mail, board, counts, kit, connections_max, ready, .. } = seat;
+    let Seat { id, plan, listen, mail, board, counts, kit, connections_max, custom, ready, .. } =
+        seat;
     let listener = Rc::new(Listener::bind(listen)?);
     let addr = listener.local_addr()?;
     let mailbox::Seat { outbox, inbox } = mail;
@@ -101,15 +105,10 @@ async fn work(seat: Seat) -> io::Result<()> {
     };
     let backends = Backends::new(id, &plan, Rc::new(post_backend), board, on_slice);
     let catalog = Catalog::new(&plan);
-    let this = Rc::new(World::new(
-        id,
-        plan.clone(),
-        catalog,
-        backends.clone(),
-        counts,
-        Rc::new(post_session),
-        kit,
-    ));
+    let mut this =
+        World::new(id, plan.clone(), catalog, backends.clone(), counts, Rc::new(post_session), kit);
+    this.custom = custom.map(|make| make());
+    let this = Rc::new(this);
     let _ = world.set(Rc::downgrade(&this));
     this.listen_to_backends();
 

@@ -60,13 +60,18 @@ pub(crate) fn scratch() -> TempDir {
     tempfile::Builder::new().prefix("mcp-proxy-test-").tempdir().expect("scratch directory")
 }
 
+/// Where cargo puts an example of this package.
+pub(crate) fn example_path(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("own path");
+    let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
+    profile.join("examples").join(name)
+}
+
 /// The stub's executable, built by `cargo test` as an example of this package.
 pub(crate) fn stub_path() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| {
-        let own = std::env::current_exe().expect("own path");
-        let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
-        let path = profile.join("examples/stub-server");
+        let path = example_path("stub-server");
         let advice = "build it with `cargo build --example stub-server`; `cargo test` does";
         let modified = |path: &Path| path.metadata().and_then(|meta| meta.modified());
         let built = modified(&path).unwrap_or_else(|_| panic!("{}: {advice}", path.display()));
