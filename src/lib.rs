@@ -24,6 +24,9 @@ pub mod world;
 pub mod control;
 pub mod telemetry;
 
+#[cfg(feature = "axum")]
+pub mod embed;
+
 pub mod demo;
 
 pub use control::config::ProxyConfig;

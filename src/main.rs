@@ -130,7 +130,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         DriverName::Ring => Some(Driver::Ring),
         DriverName::Epoll => Some(Driver::Epoll),
     };
-    let proxy = Proxy::start(config, Options { driver }).map_err(|error| error.to_string())?;
+    let proxy = Proxy::start(config, Options { driver, ..Options::default() })
+        .map_err(|error| error.to_string())?;
     let handle = proxy.handle();
     obey_signals(handle.clone()).map_err(|error| format!("cannot start a thread: {error}"))?;
     say(&control::greeting(&name, &handle.url()));

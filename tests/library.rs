@@ -1,7 +1,9 @@
 //! The proxy as a library: middleware of a program's own, the handle, and what the README shows.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -13,6 +15,7 @@ use serde_json::{Value, json};
 use crate::modern::Caller;
 use crate::support::client::{Client, call_params, message};
 use crate::support::process::{HttpStub, Journal, example_path, scratch, stdio_backend};
+use crate::support::tls::Authority;
 use crate::support::{quote, wait_for, wait_until};
 
 /// Writes down what it is shown, and does what arguments ask it to do.
@@ -173,7 +176,7 @@ impl World {
     }
 }
 
-fn payload(text: &str) -> String {
+pub(crate) fn payload(text: &str) -> String {
     json!({ "payload": text }).to_string()
 }
 
@@ -414,6 +417,115 @@ fn the_handle_tells_how_much_is_in_hand_and_ends_it() {
     assert!(matches!(Proxy::start(config, Options::default()), Err(ProxyError::Start(_))));
 }
 
+/// Writes a request to a connection from inside, and reads an answer with a Content-Length.
+fn inside(conn: &mut UnixStream, head: &str, body: &str) -> String {
+    let length = body.len();
+    write!(conn, "{head}Host: localhost\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    let mut read = Vec::new();
+    loop {
+        let mut piece = [0; 4096];
+        let n = conn.read(&mut piece).unwrap();
+        read.extend_from_slice(&piece[..n]);
+        let text = String::from_utf8_lossy(&read);
+        if n == 0 {
+            return text.into_owned();
+        }
+        let Some((fields, rest)) = text.split_once("\r\n\r\n") else { continue };
+        let length = fields.split("Content-Length: ").nth(1).expect("a length");
+        if rest.len() >= length.lines().next().unwrap().parse().unwrap() {
+            return text.into_owned();
+        }
+    }
+}
+
+#[test]
+fn a_program_connects_from_inside_and_nobody_else_can() {
+    let scratch = scratch();
+    let log = scratch.path().join("access.log");
+    // TLS is for those who come from outside.
+    let identity = Authority::new().identity(&["localhost"]);
+    let [cert, key] = [("cert", identity.cert), ("key", identity.key)].map(|(name, pem)| {
+        let path = scratch.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        quote(path.to_str().unwrap())
+    });
+    let top = format!(
+        "[proxy.listen.tls]\ncert = {cert}\nkey = {key}\n\
+         [observability]\naudit = {{ path = {} }}\n",
+        quote(log.to_str().unwrap())
+    );
+    let proxy =
+        Proxy::start(config(&(top + &stdio_backend("pipe", &[]))), Options::default()).unwrap();
+    let handle = proxy.handle();
+    let addr = handle.addr();
+    assert!(std::net::TcpStream::connect(addr).is_ok());
+    handle.stop_listening();
+    wait_until("nobody is let in", || std::net::TcpStream::connect(addr).is_err());
+    let mut conns: Vec<UnixStream> = (0..4).map(|_| handle.connect().unwrap()).collect();
+    let hello = message(
+        "1",
+        "initialize",
+        r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}"#,
+    );
+    let lines = format!("{}{}", crate::support::client::ACCEPT, crate::support::client::JSON);
+    for (n, conn) in conns.iter_mut().enumerate() {
+        assert!(inside(conn, "GET /livez HTTP/1.1\r\n", "").starts_with("HTTP/1.1 200"));
+        let head = format!("POST /mcp HTTP/1.1\r\n{lines}Mcp-Proxy-Client: 192.0.2.{n}:99\r\n");
+        assert!(inside(conn, &head, &hello).starts_with("HTTP/1.1 200"));
+        let head = format!("POST /mcp HTTP/1.1\r\n{lines}");
+        assert!(inside(conn, &head, &hello).starts_with("HTTP/1.1 200"));
+        let answer = inside(conn, "GET /admin/config HTTP/1.1\r\n", "");
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    }
+    assert_eq!((handle.stats().connections, handle.stats().sessions), (4, 8));
+    let clients = wait_for("eight lines", || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let line = |line| serde_json::from_str::<Value>(line).unwrap()["client"].clone();
+        let mut clients: Vec<String> =
+            text.lines().map(|l| line(l).as_str().unwrap().to_owned()).collect();
+        clients.sort();
+        (clients.len() == 8).then_some(clients)
+    });
+    for n in 0..4 {
+        assert_eq!(clients[n], "127.0.0.1:0");
+        assert_eq!(clients[4 + n], format!("192.0.2.{n}:99"));
+    }
+    conns.pop();
+    wait_until("one has left", || handle.stats().connections == 3);
+    handle.shutdown();
+    assert_eq!(handle.wait(), Ok(()));
+    assert!(handle.connect().is_err());
+    for conn in &mut conns {
+        assert_eq!(conn.read(&mut [0; 64]).unwrap(), 0, "closed in good order");
+    }
+}
+
+#[test]
+fn a_proxy_that_shall_not_listen_takes_no_port() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = config(&stdio_backend("pipe", &[]));
+    config.listen_on(taken.local_addr().unwrap());
+    let options = Options { listen: false, ..Options::default() };
+    let proxy = Proxy::start(config, options).unwrap();
+    let mut conn = proxy.handle().connect().unwrap();
+    assert!(inside(&mut conn, "GET /livez HTTP/1.1\r\n", "").starts_with("HTTP/1.1 200"));
+}
+
+/// What README.md shows, as its reader runs it.
+#[test]
+fn the_example_of_the_readme_runs() {
+    let scratch = scratch();
+    let file = scratch.path().join("proxy.toml");
+    let text = format!("[proxy]\nname = 'e'\nlisten.port = 0\n{}", stdio_backend("pipe", &[]));
+    std::fs::write(&file, text).unwrap();
+    let (mut example, url) = start_example("embed", &file);
+    let mut client = Client::connect(addr_of(&url));
+    client.wait_for_tools(&["pipe__echo"]);
+    assert_eq!(client.call("pipe__echo", &payload("x")).said(), "x");
+    example.kill().unwrap();
+    example.wait().unwrap();
+}
+
 /// The example of the repository, as its reader runs it.
 #[test]
 fn the_example_with_own_middleware_runs() {
@@ -424,8 +536,8 @@ fn the_example_with_own_middleware_runs() {
         stdio_backend("pipe", &[])
     );
     std::fs::write(&file, text).unwrap();
-    let (mut example, addr) = start_example(&file);
-    let mut client = Client::connect(addr);
+    let (mut example, url) = start_example("own_middleware", &file);
+    let mut client = Client::connect(addr_of(&url));
     client.wait_for_tools(&["pipe__echo"]);
     client.call("pipe__add", r#"{"name":"delete_all"}"#).result();
     client.wait_for_tools(&["pipe__delete_all"]);
@@ -439,16 +551,20 @@ fn the_example_with_own_middleware_runs() {
     example.wait().unwrap();
 }
 
-fn start_example(file: &Path) -> (std::process::Child, SocketAddr) {
-    use std::io::{BufRead, BufReader};
-    let mut example = Command::new(example_path("own_middleware"))
-        .arg(file)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+/// Starts one; the URL at which it says that it serves.
+pub(crate) fn start_example(name: &str, file: &Path) -> (std::process::Child, String) {
+    let mut example =
+        Command::new(example_path(name)).arg(file).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
-    BufReader::new(example.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let url = line.trim().strip_prefix("serving at http://").unwrap_or_else(|| panic!("{line}"));
-    let addr = url.strip_suffix("/mcp").unwrap().parse().unwrap();
-    (example, addr)
+    let mut out = BufReader::new(example.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    // What it says after that must have somewhere to go.
+    std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    let url = line.trim().strip_prefix("serving at ").unwrap_or_else(|| panic!("{line}"));
+    (example, url.to_owned())
+}
+
+pub(crate) fn addr_of(url: &str) -> SocketAddr {
+    let rest = url.strip_prefix("http://").expect("a URL");
+    rest.split('/').next().unwrap().parse().unwrap()
 }

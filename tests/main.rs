@@ -16,6 +16,8 @@ mod cli;
 mod completion;
 mod crosstalk;
 mod drivers;
+#[cfg(feature = "axum")]
+mod embed;
 mod eras;
 mod faithful;
 mod faults;

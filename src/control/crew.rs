@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
+use super::entrance::Entrance;
 use super::{bind_fault, is_free};
 use crate::backend::health::Board;
 use crate::limits;
@@ -28,6 +29,8 @@ pub(super) type Work = fn(Seat) -> io::Result<()>;
 pub(super) struct Job {
     /// See [`Work`].
     pub(super) work: Work,
+    /// Whether to listen.
+    pub(super) listens: bool,
     /// For each worker what makes its copy of the middleware of the program that embeds the proxy.
     pub(super) custom: Box<dyn Fn() -> Option<Maker> + Send>,
 }
@@ -37,6 +40,8 @@ pub(super) struct Crew {
     /// `None` once joined.
     threads: Vec<Option<JoinHandle<io::Result<()>>>>,
     orders: mailbox::Outbox<Mail>,
+    /// The way in for the program that embeds the proxy.
+    entrance: Arc<Entrance>,
     /// Workers that have been told to drain.
     told: Vec<bool>,
     /// The first that ended before it was told, or not well.
@@ -61,14 +66,15 @@ impl Crew {
         job: &Job,
     ) -> Result<(Crew, SocketAddr), String> {
         let mut listen = plan.listen.addr;
-        if listen.port() != 0 {
+        if job.listens && listen.port() != 0 {
             is_free(listen).map_err(|error| bind_fault(listen, &error))?;
         }
-        let (seats, mut orders) = mailbox::mesh(plan.workers, 1, limits::MAILBOX_LEN)
+        let (seats, mut orders) = mailbox::mesh(plan.workers, 2, limits::MAILBOX_LEN)
             .map_err(|error| format!("cannot make mailboxes: {error}"))?;
         let mut crew = Crew {
             threads: Vec::new(),
-            orders: orders.pop().expect("one outsider was asked for"),
+            orders: orders.pop().expect("two outsiders were asked for"),
+            entrance: Arc::new(Entrance::new(orders.pop().expect("two outsiders were asked for"))),
             told: vec![false; plan.workers],
             fallen: None,
         };
@@ -85,6 +91,7 @@ impl Crew {
                 plan,
                 driver,
                 listen,
+                listens: job.listens,
                 mail,
                 board,
                 counts,
@@ -104,6 +111,11 @@ impl Crew {
             crew.wait_ready(&is_ready, listen)?;
         }
         Ok((crew, listen))
+    }
+
+    /// The way in for the program that embeds the proxy.
+    pub(super) fn entrance(&self) -> Arc<Entrance> {
+        self.entrance.clone()
     }
 
     /// Waits until a worker listens; where it does.

@@ -13,6 +13,7 @@ mod compile;
 pub mod config;
 mod crew;
 pub mod diagnose;
+mod entrance;
 mod import;
 mod jwks;
 mod rules;
@@ -25,6 +26,7 @@ use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -36,6 +38,7 @@ pub use banner::{greeting, status, summary};
 use config::ProxyConfig;
 use crew::{Crew, Job, Work};
 use diagnose::Report;
+use entrance::Entrance;
 use scrape::Admitted;
 use watching::Watching;
 
@@ -73,10 +76,19 @@ impl fmt::Display for ProxyError {
 impl std::error::Error for ProxyError {}
 
 /// How to run, beside what the configuration says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// The event loop to use; `None` = the best that works here.
+    /// The event loop to use; `None`, the default, is the best that works here.
     pub driver: Option<Driver>,
+    /// Whether to listen where `[proxy.listen]` says; default `true`. Without it the only way in is
+    /// [`Handle::connect`], on which the router of the feature `axum` stands.
+    pub listen: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { driver: None, listen: true }
+    }
 }
 
 /// A proxy that listens. Dropping it ends it as [`Handle::shutdown`] does, without waiting.
@@ -186,7 +198,8 @@ impl<M: Middleware> Proxy<M> {
     ) -> Result<Proxy<M>, ProxyError> {
         let shared = Arc::new(Shared::default());
         let proxy = Proxy { handle: Handle(shared.clone()), own: PhantomData };
-        let job = Job { work, custom: Box::new(move || custom::maker(&middleware)) };
+        let listens = options.listen;
+        let job = Job { work, listens, custom: Box::new(move || custom::maker(&middleware)) };
         std::thread::Builder::new()
             .name("mcp-control".to_owned())
             .spawn(move || {
@@ -211,7 +224,7 @@ impl<M> Drop for Proxy<M> {
 pub struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// Where it listens; with `port = 0` the port that the system chose.
+    /// Where it listens, or would: with `port = 0` the port that the system chose.
     pub fn addr(&self) -> SocketAddr {
         // A proxy is only handed out once it listens.
         self.0.lock().addr.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
@@ -227,6 +240,35 @@ impl Handle {
     /// `proxy.shutdown_timeout_seconds`. Does not wait; calling it again changes nothing.
     pub fn shutdown(&self) {
         self.0.change(|state| state.shutdown_wanted = true);
+    }
+
+    /// A connection into the proxy that only this process can make, served like one that came to its
+    /// listener: HTTP/1.1 as bytes. It blocks unless told otherwise. Dropping it is what a client does
+    /// that leaves.
+    ///
+    /// Whoever holds it may say in each request for whom it speaks, in the field `Mcp-Proxy-Client:
+    /// IP:PORT`; without it the client is `127.0.0.1:0`. TLS is not spoken on it, `Host` and `Origin`
+    /// are looked at as anywhere, and /admin is closed without a token for it.
+    ///
+    /// # Errors
+    /// No descriptors are left; `NotConnected`: the proxy is ending, has ended, or is too busy.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the proxy does not serve");
+        let entrance = {
+            let state = self.0.lock();
+            let serves = state.phase == Phase::Serving && !state.shutdown_wanted;
+            state.entrance.clone().filter(|_| serves).ok_or_else(gone)?
+        };
+        entrance.connect()
+    }
+
+    /// Takes no more connections from outside: [`Handle::connect`] is the only way in from now on.
+    /// Connections that are open stay.
+    pub fn stop_listening(&self) {
+        let entrance = self.0.lock().entrance.clone();
+        if let Some(entrance) = entrance {
+            entrance.stop_listening();
+        }
     }
 
     /// Opens the files of logs anew, which may have been moved away.
@@ -321,6 +363,7 @@ struct State {
     shutdown_wanted: bool,
     backends: Vec<BackendStatus>,
     counts: Option<Arc<Counts>>,
+    entrance: Option<Arc<Entrance>>,
     /// Of futures that wait for a change.
     wakers: Vec<Waker>,
 }
@@ -465,11 +508,14 @@ fn control(
     let kits = watching.kits(plan.workers, &ask);
     let (mut crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, job)
         .map_err(ProxyError::Start)?;
-    tracing::info!("listening on {addr}");
+    if job.listens {
+        tracing::info!("listening on {addr}");
+    }
     shared.change(|state| {
         state.addr = Some(addr);
         state.tls = plan.listen.tls.is_some();
         state.counts = Some(counts.clone());
+        state.entrance = Some(crew.entrance());
         state.phase = Phase::Serving;
     });
     let office = Office {
@@ -697,7 +743,7 @@ mod tests {
         config("listen.port = 0")
     }
 
-    const EPOLL: Options = Options { driver: Some(Driver::Epoll) };
+    const EPOLL: Options = Options { driver: Some(Driver::Epoll), listen: true };
 
     fn start(config: ProxyConfig, work: Work) -> Result<Proxy, ProxyError> {
         let proxy = Proxy::begin(config, EPOLL, work, ())?;

@@ -36,6 +36,8 @@ pub struct Seat {
     pub driver: rt::Driver,
     /// Where to listen; every worker binds the same address.
     pub listen: SocketAddr,
+    /// Whether to listen at all.
+    pub listens: bool,
     /// Its mailbox, and the way to the others'.
     pub mail: mailbox::Seat<Mail>,
     /// The state of backends, readable from every thread.
@@ -64,10 +66,25 @@ pub fn run(seat: Seat) -> io::Result<()> {
 }
 
 async fn work(seat: Seat) -> io::Result<()> {
-    let Seat { id, plan, listen, mail, board, counts, kit, connections_max, custom, ready, .. } =
-        seat;
-    let listener = Rc::new(Listener::bind(listen)?);
-    let addr = listener.local_addr()?;
+    let Seat {
+        id,
+        plan,
+        listen,
+        listens,
+        mail,
+        board,
+        counts,
+        kit,
+        connections_max,
+        custom,
+        ready,
+        ..
+    } = seat;
+    let listener = match listens {
+        true => Some(Rc::new(Listener::bind(listen)?)),
+        false => None,
+    };
+    let addr = listener.as_ref().map_or(Ok(listen), |listener| listener.local_addr())?;
     let mailbox::Seat { outbox, inbox } = mail;
     let outbox = Rc::new(outbox);
     rt::spawn("bells", Outbox::deliver(Rc::downgrade(&outbox)));
@@ -112,14 +129,17 @@ async fn work(seat: Seat) -> io::Result<()> {
     let _ = world.set(Rc::downgrade(&this));
     this.listen_to_backends();
 
+    let door = Door::new(this.clone(), connections_max, listener);
     {
-        let world = this.clone();
+        let (world, door) = (this.clone(), door.clone());
         rt::spawn("mail", async move {
             let end = world.draining.clone();
             let served = inbox.serve(move |from, mail| match mail {
                 Mail::Backend(mail) => world.backends.on_mail(from, mail),
                 Mail::Session(mail) => world.receive(from, mail),
                 Mail::Told(token, reply) => world.told(token, reply),
+                Mail::Inside(socket) => door.take_in(socket),
+                Mail::StopListening => door.stop_listening(),
                 Mail::Drain => world.draining.set(),
             });
             if let Err(error) = served.await {
@@ -141,12 +161,11 @@ async fn work(seat: Seat) -> io::Result<()> {
     }
     this.listen_to_backends();
     backends.start();
-    let door = Door::new(this.clone(), connections_max);
-    rt::spawn("accept", door.clone().run(listener.clone()));
+    rt::spawn("accept", door.clone().run());
     ready(addr);
 
     this.draining.wait().await;
-    listener.stop();
+    door.stop_listening();
     this.end_streams();
     // A call of another worker may be under way at a child of ours: all leave before any backend
     // is stopped.

@@ -2,6 +2,8 @@
 //! Never: the mailboxes themselves (`rt::mailbox`).
 //! Next: `accept`.
 
+use std::os::fd::OwnedFd;
+
 use crate::backend::BackendMail;
 use crate::telemetry::desk::Reply;
 use crate::world::SessionMail;
@@ -14,6 +16,11 @@ pub enum Mail {
     Session(SessionMail),
     /// From the control thread: the answer to a question.
     Told(u64, Reply),
+    /// From the program that embeds the proxy: a connection that it has made, one end of a pair of
+    /// stream sockets.
+    Inside(OwnedFd),
+    /// From the same: take no connections but those.
+    StopListening,
     /// From the control thread: finish what is in flight, then end.
     Drain,
 }
