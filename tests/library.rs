@@ -355,6 +355,32 @@ fn it_stands_behind_filters_and_before_what_is_kept_and_injected() {
     assert_eq!(told.error().0, -32050);
 }
 
+#[test]
+fn it_goes_on_over_a_reload() {
+    let scratch = scratch();
+    let file = scratch.path().join("proxy.toml");
+    let head = "[proxy]\nname = 'library'\nworkers = 2\nlisten.port = 0\n";
+    let first = format!("{head}{}", stdio_backend("a", &[]));
+    std::fs::write(&file, &first).unwrap();
+    let rules = Rules::default();
+    let config = ProxyConfig::load(&file).unwrap_or_else(|faults| panic!("{faults}"));
+    let proxy = Proxy::start_with_middleware(config, Options::default(), rules.clone()).unwrap();
+    let mut client = Client::connect(proxy.handle().addr());
+    client.wait_for_tools(&["a__echo"]);
+    assert_eq!(client.call("a__echo", &payload("swap me")).said(), "swapped");
+    std::fs::write(&file, first + &stdio_backend("b", &[])).unwrap();
+    proxy.handle().reload_now().unwrap_or_else(|why| panic!("{why:?}"));
+    client.wait_for_tools(&["a__echo", "b__echo"]);
+    for backend in ["a", "b"] {
+        let tool = format!("{backend}__echo");
+        assert_eq!(client.call(&tool, &payload("swap me")).said(), "swapped");
+        assert_eq!(client.call(&tool, &payload("refuse me")).error().0, -32050);
+    }
+    // From inside it is the same proxy as before, too.
+    let mut conn = proxy.handle().connect().unwrap();
+    assert!(inside(&mut conn, "GET /readyz HTTP/1.1\r\n", "").starts_with("HTTP/1.1 200"));
+}
+
 /// What it refuses is denied in the accounts, and nobody executes it.
 #[test]
 fn a_refusal_is_accounted_for_as_one() {

@@ -32,6 +32,7 @@ mod logging;
 mod metrics;
 mod modern;
 mod polling;
+mod principals;
 mod resilience;
 mod resume;
 mod sessions;

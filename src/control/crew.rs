@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::entrance::Entrance;
 use super::{bind_fault, is_free};
@@ -19,8 +20,11 @@ use crate::rt::{Driver, mailbox};
 use crate::telemetry::Kit;
 use crate::telemetry::desk::Reply;
 use crate::worker::Seat;
-use crate::worker::orders::Mail;
+use crate::worker::orders::{Change, Mail};
 use crate::world::Counts;
+
+/// How often it is looked whether workers have done what they were told.
+const LOOK: Duration = Duration::from_micros(500);
 
 /// A worker's whole life, on its thread.
 pub(super) type Work = fn(Seat) -> io::Result<()>;
@@ -118,6 +122,19 @@ impl Crew {
         self.entrance.clone()
     }
 
+    /// Of nobody.
+    #[cfg(test)]
+    pub(super) fn none() -> Crew {
+        let (_, mut orders) = mailbox::mesh(0, 2, 1).unwrap();
+        Crew {
+            threads: Vec::new(),
+            orders: orders.remove(0),
+            entrance: Arc::new(Entrance::new(orders.remove(0))),
+            told: Vec::new(),
+            fallen: None,
+        }
+    }
+
     /// Waits until a worker listens; where it does.
     fn wait_ready(
         &mut self,
@@ -169,6 +186,64 @@ impl Crew {
         for (id, told) in self.told.iter_mut().enumerate() {
             *told = *told || self.orders.send(id, Mail::Drain).is_ok();
         }
+    }
+
+    /// Has every worker make ready for a change.
+    ///
+    /// # Errors
+    /// Some worker did not within [`limits::PREPARE_PATIENCE`]: none of them goes over.
+    pub(super) fn prepare(&mut self, change: &Arc<Change>) -> Result<(), String> {
+        let by = Instant::now() + limits::PREPARE_PATIENCE;
+        let mut fault = self.to_all(by, || Mail::Prepare(change.clone())).err();
+        while fault.is_none() && change.ready() < self.threads.len() {
+            if Instant::now() >= by {
+                fault = Some("not all workers were ready in time".to_owned());
+            } else if let Some(fallen) = self.fallen() {
+                fault = Some(fallen);
+            } else {
+                std::thread::sleep(LOOK);
+            }
+        }
+        let Some(fault) = fault else { return Ok(()) };
+        let by = Instant::now() + limits::PREPARE_PATIENCE;
+        if self.to_all(by, || Mail::Abandon).is_err() {
+            // What is next prepared takes its place.
+            tracing::warn!("a worker was not told that a reload does not come");
+        }
+        Err(fault)
+    }
+
+    /// Has every worker go over to a change for which all are ready; returns when they have, or one
+    /// has fallen.
+    pub(super) fn commit(&mut self, change: &Arc<Change>) {
+        let mut told = vec![false; self.threads.len()];
+        let mut late = Some(Instant::now() + limits::PREPARE_PATIENCE);
+        while change.done() < self.threads.len() {
+            for (id, told) in told.iter_mut().enumerate() {
+                *told = *told || self.orders.send(id, Mail::Commit).is_ok();
+            }
+            if self.fallen().is_some() {
+                return;
+            }
+            if late.is_some_and(|late| Instant::now() >= late) {
+                tracing::warn!("a worker is late to go over to the new configuration");
+                late = None;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Sends mail to every worker; a full mailbox is tried again until then.
+    fn to_all(&self, by: Instant, mail: impl Fn() -> Mail) -> Result<(), String> {
+        for id in 0..self.threads.len() {
+            while self.orders.send(id, mail()).is_err() {
+                if Instant::now() >= by {
+                    return Err(format!("the mailbox of worker {id} is full"));
+                }
+                std::thread::sleep(LOOK);
+            }
+        }
+        Ok(())
     }
 
     /// Sends a worker the answer to its question; one that is too busy goes without.

@@ -26,7 +26,7 @@ use crate::plan::BackendId;
 use crate::rt;
 use crate::telemetry::clock;
 use crate::telemetry::lines::{Line, Object, cut};
-use crate::telemetry::metrics::{AttemptKind, Lost, Outcome, Reason, ToolRow};
+use crate::telemetry::metrics::{AttemptKind, Lost, Outcome, PROXY, Reason, ToolRow};
 use crate::world::World;
 
 /// What kind of message it is.
@@ -181,7 +181,7 @@ impl Facts {
 
     /// A tool of the proxy's own is called.
     pub(super) fn own_tool(&self, world: &World, name: &str) {
-        self.tool.set(Some(world.kit.meter.tool(world.kit.meter.proxy(), name, || true)));
+        self.tool.set(Some(world.kit.meter.tool(PROXY, name, || true)));
     }
 
     /// The call, so that its attempts are known in the end.
@@ -314,7 +314,7 @@ impl Facts {
 
     fn measure(&self, world: &World, total: Duration, outcome: Outcome) {
         let meter = &world.kit.meter;
-        let backend = self.backend.get().unwrap_or(meter.proxy());
+        let backend = self.backend.get().unwrap_or(PROXY);
         if self.what.get() == What::OneWay {
             return;
         }
@@ -358,7 +358,8 @@ impl Facts {
         let detail = self.detail.get().map_or(&none, |detail| &**detail);
         let record = detail.record.get();
         let attempts = self.handle.get().map_or(0, |handle| handle.trail().attempts());
-        let backend = self.backend.get().map(|id| &*world.plan.backends[id].name);
+        let backend = self.backend.get().and_then(|id| world.plan.backends.get(id));
+        let backend = backend.map(|backend| &*backend.name);
         let own = detail.own_name.borrow();
         let mut line = Object::new();
         line.text("ts", Some(&clock::rfc3339(clock::unix_now().saturating_sub(total))))

@@ -143,7 +143,7 @@ impl Tracing {
             },
         };
         let traced = handle.and_then(|handle| handle.trail().trace());
-        let backend = told.backend.map(|id| &*world.plan.backends[id]);
+        let backend = told.backend.and_then(|id| world.plan.backends.get(id)).map(|b| &**b);
         let mut attempts = Vec::new();
         if let (Some(traced), Some(backend)) = (traced, backend) {
             let own = told.own_name.as_deref().or(target);

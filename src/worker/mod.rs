@@ -5,7 +5,7 @@
 mod accept;
 pub mod orders;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -13,18 +13,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::backend::Backends;
 use crate::backend::health::Board;
-use crate::mcp::catalog::Catalog;
+use crate::backend::{Backends, Staged};
 use crate::middleware::custom::Maker;
 use crate::plan::{Plan, WorkerId};
 use crate::rt;
 use crate::rt::mailbox::{self, Outbox};
 use crate::rt::net::Listener;
 use crate::telemetry::Kit;
-use crate::world::{Counts, World};
+use crate::world::{Counts, Lasting, World};
 use accept::Door;
-use orders::Mail;
+use orders::{Change, Mail};
 
 /// What a worker is given at its start.
 pub struct Seat {
@@ -104,43 +103,41 @@ async fn work(seat: Seat) -> io::Result<()> {
         }
     };
     // The world needs its backends, and a backend that changes needs the world.
-    let world: Rc<OnceCell<Weak<World>>> = Rc::default();
+    let lasting: Rc<OnceCell<Weak<Lasting>>> = Rc::default();
     let on_slice = {
-        let world = world.clone();
+        let lasting = lasting.clone();
         Box::new(move |backend, slice| {
-            let Some(world) = world.get().and_then(Weak::upgrade) else { return };
+            let lasting = lasting.get().and_then(Weak::upgrade);
+            let Some(world) = lasting.and_then(|lasting| lasting.current()) else { return };
             let changes = world.catalog.borrow_mut().set(backend, slice);
             world.catalog_changed();
-            // All workers see the same; one says it.
-            if world.me == 0 {
-                for conflict in world.catalog.borrow().new_conflicts() {
-                    tracing::warn!(%conflict, "two backends have the same");
-                }
-            }
+            tell_conflicts(&world);
             world.announce(changes);
         })
     };
     let backends = Backends::new(id, &plan, Rc::new(post_backend), board, on_slice);
-    let catalog = Catalog::new(&plan);
-    let mut this =
-        World::new(id, plan.clone(), catalog, backends.clone(), counts, Rc::new(post_session), kit);
-    this.custom = custom.map(|make| make());
-    let this = Rc::new(this);
-    let _ = world.set(Rc::downgrade(&this));
+    let custom = custom.map(|make| make());
+    let post_session = Rc::new(post_session);
+    let this = Lasting::new(id, plan.workers, backends.clone(), counts, post_session, kit, custom);
+    let _ = lasting.set(Rc::downgrade(&this));
     this.listen_to_backends();
+    let stage = Stage::new(this.clone(), plan);
 
-    let door = Door::new(this.clone(), connections_max, listener);
+    let door = Door::new(stage.clone(), connections_max, listener);
     {
-        let (world, door) = (this.clone(), door.clone());
+        let (stage, door) = (stage.clone(), door.clone());
         rt::spawn("mail", async move {
-            let end = world.draining.clone();
+            let end = stage.lasting.draining.clone();
             let served = inbox.serve(move |from, mail| match mail {
-                Mail::Backend(mail) => world.backends.on_mail(from, mail),
-                Mail::Session(mail) => world.receive(from, mail),
-                Mail::Told(token, reply) => world.told(token, reply),
+                Mail::Backend(mail) => stage.lasting.backends.on_mail(from, mail),
+                Mail::Session(mail) => stage.now().receive(from, mail),
+                Mail::Told(token, reply) => stage.now().told(token, reply),
+                Mail::Prepare(change) => stage.prepare(change),
+                Mail::Commit => stage.commit(),
+                Mail::Abandon => stage.abandon(),
                 Mail::Inside(socket) => door.take_in(socket),
                 Mail::StopListening => door.stop_listening(),
-                Mail::Drain => world.draining.set(),
+                Mail::Drain => stage.lasting.draining.set(),
             });
             if let Err(error) = served.await {
                 // A worker that hears nothing is as good as dead, and the process ends with it.
@@ -154,19 +151,20 @@ async fn work(seat: Seat) -> io::Result<()> {
         rt::spawn("sweep", async move {
             loop {
                 rt::time::sleep(SWEEP_INTERVAL).await;
-                let Some(world) = world.upgrade() else { return };
+                let Some(world) = world.upgrade().and_then(|lasting| lasting.current()) else {
+                    return;
+                };
                 world.sweep(rt::time::now());
             }
         });
     }
-    this.listen_to_backends();
     backends.start();
     rt::spawn("accept", door.clone().run());
     ready(addr);
 
     this.draining.wait().await;
     door.stop_listening();
-    this.end_streams();
+    stage.now().end_streams();
     // A call of another worker may be under way at a child of ours: all leave before any backend
     // is stopped.
     let counts = this.counts.clone();
@@ -175,9 +173,65 @@ async fn work(seat: Seat) -> io::Result<()> {
             rt::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    if rt::time::timeout(plan.shutdown_timeout, connections).await.is_err() {
+    let patience = stage.now().plan.shutdown_timeout;
+    if rt::time::timeout(patience, connections).await.is_err() {
         tracing::warn!(open = door.open(), "connections are cut: the time to shut down is over");
     }
     backends.stop().await;
     Ok(())
+}
+
+/// All workers see the same; one says it.
+fn tell_conflicts(world: &World) {
+    if world.me == 0 {
+        for conflict in world.catalog.borrow().new_conflicts() {
+            tracing::warn!(%conflict, "two backends have the same");
+        }
+    }
+}
+
+/// The world in force, and the one that is to come.
+struct Stage {
+    lasting: Rc<Lasting>,
+    now: RefCell<Rc<World>>,
+    next: RefCell<Option<(Arc<Change>, Staged)>>,
+}
+
+impl Stage {
+    fn new(lasting: Rc<Lasting>, plan: Arc<Plan>) -> Rc<Stage> {
+        let now = RefCell::new(World::enter(&lasting, plan));
+        Rc::new(Stage { lasting, now, next: RefCell::default() })
+    }
+
+    /// What an exchange that begins now is served by.
+    fn now(&self) -> Rc<World> {
+        self.now.borrow().clone()
+    }
+
+    fn prepare(&self, change: Arc<Change>) {
+        self.abandon();
+        let staged = self.lasting.backends.stage(&change.plan);
+        change.is_ready();
+        *self.next.borrow_mut() = Some((change, staged));
+    }
+
+    fn abandon(&self) {
+        if let Some((_, staged)) = self.next.borrow_mut().take() {
+            self.lasting.backends.abandon(&staged);
+        }
+    }
+
+    /// Exchanges under way keep their world; those that begin from here on have the new one.
+    fn commit(&self) {
+        let Some((change, staged)) = self.next.borrow_mut().take() else { return };
+        self.lasting.kit.meter.switch(change.table.clone());
+        self.lasting.backends.commit(staged);
+        let world = World::enter(&self.lasting, change.plan.clone());
+        let before = self.now.replace(world.clone());
+        let changes = world.catalog.borrow().changes_from(&before.catalog.borrow());
+        drop(before);
+        tell_conflicts(&world);
+        world.announce(changes);
+        change.is_done();
+    }
 }
