@@ -461,3 +461,121 @@ pub(super) fn request(hooks: &dyn Hooks, ask: &mut Request<'_>) -> Result<bool> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes down what it hears.
+    #[derive(Clone, Default)]
+    struct Diary(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+
+    impl Diary {
+        fn note(&self, text: &str) {
+            self.0.lock().unwrap().push(text.to_owned());
+        }
+
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut *self.0.lock().unwrap())
+        }
+    }
+
+    impl Middleware for Diary {
+        type Memory = u8;
+        const RESPONSES: bool = true;
+
+        fn request(&mut self, call: &mut Call<'_>) -> Verdict<u8> {
+            match call.own_name() {
+                "panics" => panic!("expected by this test"),
+                "refused" => Verdict::Refuse(Refusal::new(-32050, "no")),
+                _ => Verdict::Pass(7),
+            }
+        }
+
+        fn response(&mut self, memory: u8, ending: Ending<'_>) {
+            match ending {
+                Ending::Response(response) if response.message().ends_with(b"\"panic\"}}") => {
+                    panic!("expected by this test")
+                }
+                Ending::Response(response) => {
+                    self.note(&format!("{memory} {}", response.result().is_some()));
+                    response.set_error(&Refusal::new(1, "changed"));
+                }
+                Ending::Failed { code, message } => self.note(&format!("{code} {message}")),
+                _ => self.note("left"),
+            }
+        }
+    }
+
+    fn call(own_name: &str) -> Call<'_> {
+        Call {
+            target: Target::Tool,
+            called: "b__t",
+            own_name,
+            backend: "b",
+            principal: None,
+            arguments: None,
+            replaced: None,
+        }
+    }
+
+    fn passed(hooks: &dyn Hooks) -> Watch {
+        match hooks.request(&mut call("t")) {
+            Ok(Turn::Pass(Some(watch))) => watch,
+            _ => panic!("it does not pass"),
+        }
+    }
+
+    #[test]
+    fn each_end_is_heard_once() {
+        let diary = Diary::default();
+        let hooks = maker(&diary).expect("it is active")();
+        drop(passed(&*hooks));
+        assert_eq!(diary.take(), ["left"]);
+        passed(&*hooks).failed(&Error::new(Kind::Cancelled));
+        assert_eq!(diary.take(), ["left"]);
+        passed(&*hooks).failed(&Error::new(Kind::Timeout).context("after 1 s"));
+        assert_eq!(diary.take(), ["-32001 Request timed out: after 1 s"]);
+        let answer = br#"{"jsonrpc":"2.0","id":"x","result":{}}"#.to_vec();
+        let answer = passed(&*hooks).answered(answer).unwrap();
+        let changed = r#"{"jsonrpc":"2.0","id":"x","error":{"code":1,"message":"changed"}}"#;
+        assert_eq!(String::from_utf8(answer).unwrap(), changed);
+        assert_eq!(diary.take(), ["7 true"]);
+        // What is no answer is shown to nobody as one.
+        assert!(passed(&*hooks).answered(b"{".to_vec()).is_err());
+        assert_eq!(diary.take(), [format!("-32010 {}", Kind::BadAnswer.text())]);
+    }
+
+    #[test]
+    fn what_does_not_pass_has_no_end_and_a_panic_costs_one_request() {
+        let diary = Diary::default();
+        let hooks = maker(&diary).expect("it is active")();
+        let Ok(Turn::Answer(held, true)) = hooks.request(&mut call("refused")) else { panic!() };
+        let told = r#"{"jsonrpc":"2.0","id":5,"error":{"code":-32050,"message":"no"}}"#;
+        assert_eq!(held.to(b"5"), told.as_bytes());
+        let error = hooks.request(&mut call("panics")).err().expect("an error");
+        assert_eq!(error.kind(), Kind::Internal);
+        let answer = br#"{"jsonrpc":"2.0","id":1,"result":{"a":"panic"}}"#.to_vec();
+        assert_eq!(passed(&*hooks).answered(answer).unwrap_err().kind(), Kind::Internal);
+        assert_eq!(diary.take(), [""; 0]);
+        drop(passed(&*hooks));
+        assert_eq!(diary.take(), ["left"], "it goes on");
+        assert!(maker(&()).is_none(), "the empty one is not there");
+    }
+
+    #[test]
+    fn what_is_spliced_is_one_object() {
+        for good in ["{}", " {\"a\":[1,{}]} ", "{\"a\":\"}\"}"] {
+            assert_eq!(check_object(good.as_bytes()), Ok(()), "{good}");
+            assert_eq!(call("t").set_arguments(good.as_bytes()), Ok(()));
+        }
+        for bad in ["", "1", "null", "[]", "{", "{}}", "{},{}", "{}x", "{\"a\"}", "\u{1}{}"] {
+            assert!(check_object(bad.as_bytes()).is_err(), "{bad}");
+            assert!(Refusal::new(1, "x").with_data(bad.as_bytes()).is_err());
+            let mut call = call("t");
+            assert!(call.set_arguments(bad.as_bytes()).is_err());
+            assert_eq!(call.arguments(), None);
+        }
+        assert!(check_object(b"{\"a\":\"\xff\"}").is_err());
+    }
+}

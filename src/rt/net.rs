@@ -380,7 +380,7 @@ mod tests {
             });
             let (n, buf) = stream.read(Vec::new(), 64).await;
             assert_eq!((n.unwrap(), &buf[..]), (4, &b"ping"[..]));
-            let sent: Vec<u8> = (0..1_000_000u32).map(|n| (n * 7 >> 2) as u8).collect();
+            let sent: Vec<u8> = (0..1_000_000u32).map(|n| ((n * 7) >> 2) as u8).collect();
             let (result, sent) = stream.write_all(sent).await;
             result.unwrap();
             stream.closed().await;
