@@ -181,7 +181,7 @@ pub struct Refusal {
 
 impl Refusal {
     /// An error with this code and text. Codes of the proxy and of MCP are in
-    /// [`Kind`](crate::error::Kind); -32050 to -32099 are free of both.
+    /// [`Kind`]; -32050 to -32099 are free of both.
     pub fn new(code: i32, message: impl Into<String>) -> Refusal {
         Refusal { code, message: message.into(), data: None }
     }
