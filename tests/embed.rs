@@ -8,11 +8,11 @@ use axum::routing::get;
 use mcp_proxy::{Handle, Options, Proxy};
 use serde_json::Value;
 
-use crate::library::{addr_of, config, payload, start_example};
+use crate::library::{Example, config, payload};
 use crate::modern::Caller;
 use crate::support::client::{ACCEPT, Client, JSON, call_params, message};
 use crate::support::http::{Answer, Conn, once};
-use crate::support::process::{HttpStub, Journal, scratch, stdio_backend};
+use crate::support::process::{HttpStub, Journal, resident, scratch, stdio_backend};
 use crate::support::{quote, wait_for, wait_until};
 
 /// Ends a proxy with its test.
@@ -59,6 +59,22 @@ fn post(addr: SocketAddr, target: &str, lines: &str, body: &str) -> Answer {
     conn.answer()
 }
 
+/// The fields and the body of a request that needs no session; `params` end with a comma.
+fn alone(method: &str, name: &str, params: &str) -> (String, String) {
+    let own = |name: &str, value: &str| format!(r#""io.modelcontextprotocol/{name}":{value}"#);
+    let meta = [
+        own("protocolVersion", r#""2026-07-28""#),
+        own("clientInfo", r#"{"name":"c","version":"1"}"#),
+        own("clientCapabilities", "{}"),
+    ];
+    let params = format!(r#"{{{params}"_meta":{{{}}}}}"#, meta.join(","));
+    let mut lines = format!("MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: {method}\r\n");
+    if !name.is_empty() {
+        lines += &format!("Mcp-Name: {name}\r\n");
+    }
+    (lines, message("1", method, &params))
+}
+
 #[test]
 fn calls_streams_and_sessions_go_through_an_application() {
     let scratch = scratch();
@@ -94,9 +110,9 @@ fn calls_streams_and_sessions_go_through_an_application() {
         journal.wait_count("cancelled", 1);
         while client.conn.event(&mut events).is_some() {}
         // Long bodies, both ways.
-        let told = client.call(&format!("{backend}__big"), r#"{"bytes":8000000}"#);
-        assert_eq!(told.said().len(), 8_000_000);
-        let long = "y".repeat(3_000_000);
+        let told = client.call(&format!("{backend}__big"), r#"{"bytes":2000000}"#);
+        assert_eq!(told.said().len(), 2_000_000);
+        let long = "y".repeat(1_000_000);
         assert_eq!(client.call(&echo, &payload(&long)).said(), long);
     }
     // One that is announced to be too long is refused before it comes.
@@ -157,11 +173,9 @@ fn two_proxies_in_one_process_are_two() {
     let list = message("1", "tools/list", "{}");
     assert_eq!(post(addr, "/mcp", &client.lines(), &list).status, 200);
     assert_eq!(post(addr, "/second/mcp", &client.lines(), &list).status, 404);
-    let meta = r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"c","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}}"#;
-    let lines = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/list\r\n";
-    let list = message("1", "tools/list", meta);
+    let (lines, list) = alone("tools/list", "", "");
     wait_until("the other's tools", || {
-        let answer = post(addr, "/second/mcp", lines, &list);
+        let answer = post(addr, "/second/mcp", &lines, &list);
         assert_eq!(answer.status, 200);
         answer.text().contains("\"b__echo\"") && !answer.text().contains("a__echo")
     });
@@ -258,14 +272,59 @@ fn the_example_of_the_readme_runs() {
     let file = scratch.path().join("proxy.toml");
     let text = format!("[proxy]\nname = 'e'\n{}", stdio_backend("pipe", &[]));
     std::fs::write(&file, text).unwrap();
-    let (mut example, url) = start_example("axum_app", &file);
-    let addr = addr_of(&url);
-    assert_eq!(url, format!("http://{addr}/tools/mcp"));
+    let example = Example::start("axum_app", &file);
+    let addr = example.addr();
+    assert_eq!(example.url, format!("http://{addr}/tools/mcp"));
     assert_eq!(once(addr, "GET", "/", "").text(), "my own page");
     let answer = post(addr, "/tools/mcp", "", &message("1", "ping", "{}"));
     assert_eq!(answer.status, 400, "a session is needed");
-    example.kill().unwrap();
-    example.wait().unwrap();
+}
+
+/// What a client does not take is not taken from the backend.
+#[test]
+fn a_slow_reader_costs_no_memory() {
+    const READERS: usize = 12;
+    let scratch = scratch();
+    let file = scratch.path().join("proxy.toml");
+    let stub = HttpStub::start("h", &[]);
+    let text = format!("[proxy]\nname = 'e'\nworkers = 2\n{}", stub.backend("h"));
+    std::fs::write(&file, text).unwrap();
+    let example = Example::start("axum_app", &file);
+    let addr = example.addr();
+    let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}"#;
+    let hello = post(addr, "/tools/mcp", "", &message("1", "initialize", hello));
+    let session = hello.head.field("mcp-session-id").expect("a session");
+    let lines = format!("Mcp-Session-Id: {session}\r\nMCP-Protocol-Version: 2025-11-25\r\n");
+    let arguments = r#"{"bytes":15728640,"chunked":true}"#;
+    let body = message("2", "tools/call", &call_params("h__big", arguments));
+    let whole = wait_for("a whole answer", || {
+        let answer = post(addr, "/tools/mcp", &lines, &body);
+        (answer.status == 200 && answer.body.len() > 15 << 20).then_some(answer.body)
+    });
+    let before = resident(example.id());
+    let mut conns: Vec<Conn> = (0..READERS).map(|_| Conn::open(addr)).collect();
+    for conn in &mut conns {
+        let length = body.len();
+        conn.send(
+            format!(
+                "POST /tools/mcp HTTP/1.1\r\nHost: {addr}\r\n{ACCEPT}{JSON}{lines}\
+                 Content-Length: {length}\r\n\r\n{body}"
+            )
+            .as_bytes(),
+        );
+    }
+    let heads: Vec<_> = conns.iter_mut().map(Conn::head).collect();
+    assert!(heads.iter().all(|head| head.status == 200));
+    let mut most = 0;
+    for _ in 0..20 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        most = most.max(resident(example.id()).saturating_sub(before));
+    }
+    eprintln!("{} KiB held for {READERS} readers of 15 MiB", most / 1024);
+    assert!(most < READERS << 20, "{most} bytes held for {READERS} readers of 15 MiB");
+    for conn in &mut conns {
+        assert!(conn.body() == whole);
+    }
 }
 
 #[test]

@@ -544,12 +544,10 @@ fn the_example_of_the_readme_runs() {
     let file = scratch.path().join("proxy.toml");
     let text = format!("[proxy]\nname = 'e'\nlisten.port = 0\n{}", stdio_backend("pipe", &[]));
     std::fs::write(&file, text).unwrap();
-    let (mut example, url) = start_example("embed", &file);
-    let mut client = Client::connect(addr_of(&url));
+    let example = Example::start("embed", &file);
+    let mut client = Client::connect(example.addr());
     client.wait_for_tools(&["pipe__echo"]);
     assert_eq!(client.call("pipe__echo", &payload("x")).said(), "x");
-    example.kill().unwrap();
-    example.wait().unwrap();
 }
 
 /// The example of the repository, as its reader runs it.
@@ -562,8 +560,8 @@ fn the_example_with_own_middleware_runs() {
         stdio_backend("pipe", &[])
     );
     std::fs::write(&file, text).unwrap();
-    let (mut example, url) = start_example("own_middleware", &file);
-    let mut client = Client::connect(addr_of(&url));
+    let example = Example::start("own_middleware", &file);
+    let mut client = Client::connect(example.addr());
     client.wait_for_tools(&["pipe__echo"]);
     client.call("pipe__add", r#"{"name":"delete_all"}"#).result();
     client.wait_for_tools(&["pipe__delete_all"]);
@@ -573,24 +571,44 @@ fn the_example_with_own_middleware_runs() {
     assert_eq!(client.call("pipe__echo", &payload("key sk-1 x")).said(), "key *** x");
     let said = client.call("pipe__raw", "{\"a\":1}").said();
     assert!(said.contains(r#""arguments":{"a":1,"requested_by":null}"#), "{said}");
-    example.kill().unwrap();
-    example.wait().unwrap();
 }
 
-/// Starts one; the URL at which it says that it serves.
-pub(crate) fn start_example(name: &str, file: &Path) -> (std::process::Child, String) {
-    let mut example =
-        Command::new(example_path(name)).arg(file).stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    let mut out = BufReader::new(example.stdout.take().unwrap());
-    out.read_line(&mut line).unwrap();
-    // What it says after that must have somewhere to go.
-    std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-    let url = line.trim().strip_prefix("serving at ").unwrap_or_else(|| panic!("{line}"));
-    (example, url.to_owned())
+/// One of the examples of the repository, ended with its test.
+pub(crate) struct Example {
+    process: std::process::Child,
+    /// Where it says that it serves.
+    pub(crate) url: String,
 }
 
-pub(crate) fn addr_of(url: &str) -> SocketAddr {
-    let rest = url.strip_prefix("http://").expect("a URL");
-    rest.split('/').next().unwrap().parse().unwrap()
+impl Example {
+    pub(crate) fn start(name: &str, file: &Path) -> Example {
+        let mut command = Command::new(example_path(name));
+        let process = command.arg(file).stdout(Stdio::piped()).spawn().unwrap();
+        let mut example = Example { process, url: String::new() };
+        let mut out = BufReader::new(example.process.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        // What it says after that must have somewhere to go.
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        let url = line.trim().strip_prefix("serving at ").unwrap_or_else(|| panic!("{line}"));
+        example.url = url.to_owned();
+        example
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        let rest = self.url.strip_prefix("http://").expect("a URL");
+        rest.split('/').next().unwrap().parse().unwrap()
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
