@@ -220,7 +220,7 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
         principal: None,
         who: Who::default(),
         inside: false,
-        context: match &world.kit.spans {
+        context: match &world.spans {
             Some(_) => {
                 let field = |name| head.field(name).unwrap_or_default().to_vec();
                 Some(Box::new((field("traceparent"), field("tracestate"))))

@@ -32,7 +32,11 @@ use crate::middleware::custom::Hooks;
 use crate::plan::{BackendId, Plan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Sender};
-use crate::telemetry::{Kit, desk};
+use crate::rt::outlet::Outlet;
+use crate::telemetry::lines::Line;
+use crate::telemetry::metrics::Meter;
+use crate::telemetry::trace::Report;
+use crate::telemetry::{Switch, desk};
 use streams::Streams;
 pub use streams::{Answering, Reader, StreamMail};
 
@@ -127,10 +131,16 @@ pub struct World {
     pub catalog: RefCell<Catalog>,
     /// Verified tokens, and lists cut to rights.
     pub desk: Desk,
+    /// Where lines of logs go; `None` = nobody wants any.
+    pub lines: Option<Rc<Outlet<Line>>>,
+    /// Where spans go; `None` = nobody traces.
+    pub spans: Option<Rc<Outlet<Box<Report>>>>,
     /// The tools of the proxy's own, as lists show them: name and entry. Made when first listed.
     pub own_tools: OnceCell<Box<[(String, String)]>>,
     /// The catalogues of sessions that see other lists than the proxy.
     views: view::Views,
+    /// Set when another plan has other rules about who may call: who listens has to come again.
+    pub dismissed: Event,
     lasting: Rc<Lasting>,
 }
 
@@ -172,8 +182,10 @@ pub struct Lasting {
     rolls: RefCell<AHashMap<u64, Sender<Vec<Arc<SessionRecord>>>>>,
     /// Questions to the control plane under way.
     questions: RefCell<AHashMap<u64, OneSender<desk::Reply>>>,
-    /// What is told to the outside.
-    pub kit: Kit,
+    /// What is counted.
+    pub meter: Meter,
+    /// Where the control plane is asked.
+    office: desk::Desk,
     /// The middleware of the program that embeds the proxy.
     pub custom: Option<Rc<dyn Hooks>>,
     /// Copies of calls that are under way.
@@ -188,13 +200,15 @@ const PROMPTS_CHANGED: &[u8] =
 
 impl Lasting {
     /// What worker `me` keeps; no world is in force yet.
+    #[expect(clippy::too_many_arguments, reason = "each is made by who calls this, once")]
     pub fn new(
         me: WorkerId,
         workers: usize,
         backends: Rc<Backends>,
         counts: Arc<Counts>,
         post: SessionPost,
-        kit: Kit,
+        meter: Meter,
+        office: desk::Desk,
         custom: Option<Rc<dyn Hooks>>,
     ) -> Rc<Lasting> {
         Rc::new(Lasting {
@@ -217,7 +231,8 @@ impl Lasting {
             next_token: Cell::new(1),
             rolls: RefCell::default(),
             questions: RefCell::default(),
-            kit,
+            meter,
+            office,
             custom,
             copies: Cell::new(0),
         })
@@ -231,8 +246,21 @@ impl Lasting {
 
 impl World {
     /// A world of a plan, in force from now on: whoever asks for the current one gets it. To be held
-    /// by the worker.
-    pub fn enter(lasting: &Rc<Lasting>, plan: Arc<Plan>) -> Rc<World> {
+    /// by the worker. What goes out goes where it went `before`, unless `outlets` say otherwise.
+    pub fn enter(
+        lasting: &Rc<Lasting>,
+        plan: Arc<Plan>,
+        outlets: Switch,
+        before: Option<&World>,
+    ) -> Rc<World> {
+        let lines = match outlets.lines {
+            Some(lines) => lines.map(Rc::new),
+            None => before.and_then(|before| before.lines.clone()),
+        };
+        let spans = match outlets.spans {
+            Some(spans) => spans.map(Rc::new),
+            None => before.and_then(|before| before.spans.clone()),
+        };
         let catalog = Catalog::with(&plan, lasting.backends.offers());
         let world = Rc::new(World {
             names: Names::new(&plan),
@@ -244,8 +272,11 @@ impl World {
             plan,
             catalog: RefCell::new(catalog),
             desk: Desk::default(),
+            lines,
+            spans,
             own_tools: OnceCell::new(),
             views: view::Views::default(),
+            dismissed: Event::new(),
             lasting: lasting.clone(),
         });
         *lasting.current.borrow_mut() = Rc::downgrade(&world);
@@ -256,6 +287,22 @@ impl World {
     /// at which it ends.
     pub fn latest(self: &Rc<World>) -> Rc<World> {
         self.lasting.current().unwrap_or_else(|| self.clone())
+    }
+
+    /// Tells backends again which log messages the sessions of this worker want.
+    pub fn repeat_levels(&self) {
+        let owned = self.owned.borrow();
+        let records = owned.values().map(|owned| owned.record.clone());
+        let records: Vec<_> = records.filter(|record| record.level().is_some()).collect();
+        drop(owned);
+        if !records.is_empty() {
+            let backends = self.backends.clone();
+            rt::spawn("levels", async move {
+                for record in records {
+                    backends.set_level(&record).await;
+                }
+            });
+        }
     }
 
     /// What outlasts this plan.
@@ -318,7 +365,9 @@ impl World {
     pub async fn session(&self, id: SessionId) -> Result<Arc<SessionRecord>> {
         let missing = || Error::new(Kind::SessionNotFound);
         if id.owner() == self.me {
-            return self.owned.borrow().get(&id).map(|o| o.record.clone()).ok_or_else(missing);
+            let record = self.owned.borrow().get(&id).map(|owned| owned.record.clone());
+            // Deleted by way of another worker, whose mail has not come yet.
+            return record.filter(|record| !record.ended()).ok_or_else(missing);
         }
         if id.owner() >= self.workers {
             return Err(missing());
@@ -455,7 +504,7 @@ impl World {
         self.questions.borrow_mut().insert(token, sender);
         let _asking = Asking { world: self, token };
         let question = desk::Question { worker: self.me, token, wanted };
-        let told = match self.kit.desk.ask(question) {
+        let told = match self.office.ask(question) {
             Ok(()) => rt::time::timeout(limits::DESK_PATIENCE, answer).await,
             Err(_) => Ok(None),
         };

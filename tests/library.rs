@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::modern::Caller;
 use crate::support::client::{Client, call_params, message};
-use crate::support::process::{HttpStub, Journal, example_path, scratch, stdio_backend};
+use crate::support::process::{HttpStub, Journal, example, scratch, stdio_backend};
 use crate::support::tls::Authority;
 use crate::support::{quote, wait_for, wait_until};
 
@@ -582,17 +582,17 @@ pub(crate) struct Example {
 
 impl Example {
     pub(crate) fn start(name: &str, file: &Path) -> Example {
-        let mut command = Command::new(example_path(name));
+        let mut command = Command::new(example(name, &format!("examples/{name}.rs")));
         let process = command.arg(file).stdout(Stdio::piped()).spawn().unwrap();
-        let mut example = Example { process, url: String::new() };
-        let mut out = BufReader::new(example.process.stdout.take().unwrap());
+        let mut this = Example { process, url: String::new() };
+        let mut out = BufReader::new(this.process.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
         // What it says after that must have somewhere to go.
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
         let url = line.trim().strip_prefix("serving at ").unwrap_or_else(|| panic!("{line}"));
-        example.url = url.to_owned();
-        example
+        this.url = url.to_owned();
+        this
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {

@@ -17,8 +17,8 @@ use crate::limits;
 use crate::middleware::custom::Maker;
 use crate::plan::{Plan, WorkerId};
 use crate::rt::{Driver, mailbox};
-use crate::telemetry::Kit;
 use crate::telemetry::desk::Reply;
+use crate::telemetry::{Kit, Switch};
 use crate::worker::Seat;
 use crate::worker::orders::{Change, Mail};
 use crate::world::Counts;
@@ -192,9 +192,15 @@ impl Crew {
     ///
     /// # Errors
     /// Some worker did not within [`limits::PREPARE_PATIENCE`]: none of them goes over.
-    pub(super) fn prepare(&mut self, change: &Arc<Change>) -> Result<(), String> {
+    pub(super) fn prepare(
+        &mut self,
+        change: &Arc<Change>,
+        outlets: Vec<Switch>,
+    ) -> Result<(), String> {
+        debug_assert_eq!(outlets.len(), self.threads.len());
         let by = Instant::now() + limits::PREPARE_PATIENCE;
-        let mut fault = self.to_all(by, || Mail::Prepare(change.clone())).err();
+        let mails = outlets.into_iter().map(|own| Mail::Prepare(change.clone(), Box::new(own)));
+        let mut fault = self.to_all(by, mails).err();
         while fault.is_none() && change.ready() < self.threads.len() {
             if Instant::now() >= by {
                 fault = Some("not all workers were ready in time".to_owned());
@@ -206,7 +212,7 @@ impl Crew {
         }
         let Some(fault) = fault else { return Ok(()) };
         let by = Instant::now() + limits::PREPARE_PATIENCE;
-        if self.to_all(by, || Mail::Abandon).is_err() {
+        if self.to_all(by, self.told.iter().map(|_| Mail::Abandon)).is_err() {
             // What is next prepared takes its place.
             tracing::warn!("a worker was not told that a reload does not come");
         }
@@ -233,13 +239,14 @@ impl Crew {
         }
     }
 
-    /// Sends mail to every worker; a full mailbox is tried again until then.
-    fn to_all(&self, by: Instant, mail: impl Fn() -> Mail) -> Result<(), String> {
-        for id in 0..self.threads.len() {
-            while self.orders.send(id, mail()).is_err() {
+    /// Sends every worker its mail; a full mailbox is tried again until then.
+    fn to_all(&self, by: Instant, mails: impl Iterator<Item = Mail>) -> Result<(), String> {
+        for (id, mut mail) in mails.enumerate() {
+            while let Err(back) = self.orders.send(id, mail) {
                 if Instant::now() >= by {
                     return Err(format!("the mailbox of worker {id} is full"));
                 }
+                mail = back;
                 std::thread::sleep(LOOK);
             }
         }

@@ -7,6 +7,7 @@
 //! block or be futures under any executor.
 
 mod access;
+mod added;
 mod admin;
 mod banner;
 mod compile;
@@ -16,10 +17,13 @@ pub mod diagnose;
 mod entrance;
 mod import;
 mod jwks;
+pub mod notify;
 pub mod reload;
 mod rules;
+mod schema;
 mod scrape;
 mod setting;
+mod watch_file;
 mod watching;
 
 use std::collections::VecDeque;
@@ -36,13 +40,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use admin::Office;
-pub use banner::{greeting, status, summary};
+pub use banner::{greeting, standing, status, summary};
 use config::ProxyConfig;
 use crew::{Crew, Job, Work};
 use diagnose::Report;
 use entrance::Entrance;
 use reload::{Applied, NotApplied, Numbers, Overlay, Reloads, Wanted};
 use scrape::Admitted;
+use watch_file::Watcher;
 use watching::Watching;
 
 use crate::auth::Scheme;
@@ -243,6 +248,7 @@ impl Handle {
     /// `proxy.shutdown_timeout_seconds`. Does not wait; calling it again changes nothing.
     pub fn shutdown(&self) {
         self.0.change(|state| state.shutdown_wanted = true);
+        self.0.wake();
     }
 
     /// A connection into the proxy that only this process can make, served like one that came to its
@@ -307,6 +313,7 @@ impl Handle {
     fn order(&self, wanted: Wanted) -> Arc<Order> {
         let order = Arc::new(Order { wanted: Mutex::new(Some(wanted)), outcome: OnceLock::new() });
         self.0.change(|state| state.orders.push_back(order.clone()));
+        self.0.wake();
         order
     }
 
@@ -324,7 +331,7 @@ impl Handle {
 
     /// Opens the files of logs anew, which may have been moved away.
     pub fn reopen_logs(&self) {
-        self.0.lines.reopen.store(true, Ordering::Release);
+        self.0.lines.reopen.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Blocks until the proxy has ended.
@@ -408,6 +415,8 @@ struct Shared {
     lines: Arc<Orders>,
     /// See [`Handle::on_reload`].
     on_reload: OnceLock<Hear>,
+    /// Has the control thread look at once for what is wanted of it.
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// Hears of configurations.
@@ -482,6 +491,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wake(&self) {
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
+    }
+
     fn on_applied(&self, config: &ProxyConfig) {
         if let Some(hear) = self.on_reload.get() {
             hear(config);
@@ -553,8 +568,9 @@ fn control(
     config: ProxyConfig,
     options: Options,
     job: &Job,
-    shared: &Shared,
+    shared: &Arc<Shared>,
 ) -> Result<(), ProxyError> {
+    let used = watch_file::contents(config.watched());
     let mut report = Report::default();
     let Some(plan) = compile::compile(&config, &mut report).map(Arc::new) else {
         return Err(ProxyError::Config(report));
@@ -577,7 +593,8 @@ fn control(
     let statuses: Vec<BackendStatus> = plan.backends.iter().map(|b| banner::starting(b)).collect();
     shared.change(|state| state.backends = statuses);
     let (letters, inbox) = sync_channel(limits::NOTES_LEN);
-    let notes = letters.clone();
+    let (notes, wake) = (letters.clone(), letters.clone());
+    let _ = shared.wake.set(Box::new(move || drop(wake.try_send(Letter::Wake))));
     let tell = Box::new(move |note| drop(notes.try_send(Letter::Note(note))));
     let ask: Arc<dyn Fn(Question) -> Result<(), Question> + Send + Sync> =
         Arc::new(move |question| {
@@ -589,8 +606,12 @@ fn control(
         });
     let board = Board::new(plan.workers, plan.backends.len(), tell);
     let counts = Arc::new(Counts::default());
-    let mut watching = Watching::start(&plan, &config, &shared.lines).map_err(ProxyError::Start)?;
-    let kits = watching.kits(plan.workers, &ask);
+    let (watching, outlets) =
+        Watching::start(&plan, &config, &shared.lines).map_err(ProxyError::Start)?;
+    let kits = watching.kits(outlets, &ask);
+    let handle = Handle(shared.clone());
+    let watcher = Watcher::start(move || drop(handle.order(Wanted::Again)))
+        .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
     let (crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, job)
         .map_err(ProxyError::Start)?;
     if job.listens {
@@ -603,6 +624,7 @@ fn control(
         state.entrance = Some(crew.entrance());
         state.phase = Phase::Serving;
     });
+    watcher.watch(used);
     let office = Office {
         file: config.clone(),
         config,
@@ -616,13 +638,15 @@ fn control(
         shared,
         admitted: Admitted::default(),
         crew,
+        watcher,
+        watching,
     };
     let mut news = News { inbox, office };
     let outcome = watch(&mut news).and_then(|()| {
         tracing::info!("shutting down");
         end(&mut news)
     });
-    watching.end();
+    news.office.watching.end();
     outcome
 }
 
@@ -630,6 +654,8 @@ fn control(
 enum Letter {
     Note(Note),
     Question(Question),
+    /// Something is wanted that stands elsewhere.
+    Wake,
 }
 
 /// Until the end is wanted, or a worker has fallen.
@@ -714,6 +740,7 @@ impl News<'_> {
                         self.update(id, state, tools, Some(detail));
                     }
                     Letter::Question(question) => questions.push(question),
+                    Letter::Wake => {}
                 }
             }
         }
@@ -981,7 +1008,9 @@ mod tests {
         });
         let (notes, inbox) = sync_channel(8);
         let board = Board::new(2, 2, Box::new(|_| {}));
+        let (watching, _) = Watching::start(&plan, &config, &shared.lines).unwrap();
         let office = Office {
+            watching,
             file: config.clone(),
             config,
             overlay: Overlay::default(),
@@ -989,6 +1018,7 @@ mod tests {
             leaving: Vec::new(),
             plan: Arc::new(plan),
             crew: Crew::none(),
+            watcher: Watcher::default(),
             board: board.clone(),
             counts: Default::default(),
             metrics: crate::telemetry::metrics::Metrics::new(true, 2, Vec::new(), &["other"]),

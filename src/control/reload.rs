@@ -14,15 +14,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::added::Added;
 use super::admin::Office;
 use super::banner;
 use super::compile;
-use super::config::{NamedBackend, ProxyConfig};
+use super::config::ProxyConfig;
 use super::diagnose::{Diagnosis, Report};
 use super::jwks;
+use super::watch_file::{self, Contents};
 use crate::auth::Scheme;
 use crate::limits;
 use crate::middleware::outlier::Outlier;
@@ -31,14 +34,13 @@ use crate::worker::orders::Change;
 
 /// What is to be put in force.
 #[derive(Debug)]
-#[expect(dead_code, reason = "backends at run time: their routes are to come in `admin`")]
 pub(super) enum Wanted {
     /// The same files as they are now.
     Again,
     /// Another configuration.
     Config(Box<ProxyConfig>),
     /// The configuration in force with one backend more, until the process ends.
-    Add(Box<NamedBackend>),
+    Add(Box<Added>),
     /// The configuration in force without a backend, until the process ends.
     Remove(String),
 }
@@ -112,18 +114,18 @@ impl Default for Reloads {
 /// Backends that were added and removed at run time: they outlast reloads, not the process.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
-    added: Vec<NamedBackend>,
+    added: Vec<Added>,
     removed: BTreeSet<String>,
 }
 
 impl Overlay {
     fn put_over(&self, config: &mut ProxyConfig) {
-        let own = |name: &str| self.added.iter().any(|added| added.table.name == name);
+        let own = |name: &str| self.added.iter().any(|added| added.name() == name);
         config.backends.retain(|backend| {
             let name = backend.table.name.as_str();
             !self.removed.contains(name) && !own(name)
         });
-        config.backends.extend(self.added.iter().cloned());
+        self.added.iter().for_each(|added| added.put_into(config));
     }
 }
 
@@ -173,7 +175,12 @@ impl Office<'_> {
     /// # Errors
     /// Nothing has changed.
     pub(super) fn reload(&mut self, wanted: Wanted) -> Result<Applied, NotApplied> {
+        // What is wrong with a request is told to whoever made it, and is no fault of the file.
+        let by_request = matches!(wanted, Wanted::Add(_) | Wanted::Remove(_));
+        // Before they are read: what comes between is a change.
+        let used = watch_file::contents(self.config.watched());
         let outcome = self.try_reload(wanted);
+        self.watch(used);
         match &outcome {
             Ok(applied) => {
                 let Applied { generation, added, removed, replaced, changed, .. } = applied;
@@ -197,11 +204,14 @@ impl Office<'_> {
                 self.shared.change(|state| {
                     let reloads = &mut state.reloads;
                     reloads.generation = *generation;
-                    reloads.applied += 1;
-                    reloads.last_error = None;
                     reloads.since = SystemTime::now();
+                    if !by_request {
+                        reloads.applied += 1;
+                        reloads.last_error = None;
+                    }
                 });
             }
+            Err(why) if by_request => tracing::warn!("a request changes nothing: {why}"),
             Err(why) => {
                 tracing::error!("configuration not reloaded, the old one stays in force: {why}");
                 self.shared.change(|state| {
@@ -213,15 +223,29 @@ impl Office<'_> {
         outcome
     }
 
+    /// Watches the files of the configuration in force; of those that are known, `used` is what was
+    /// in them.
+    fn watch(&self, used: Contents) {
+        let known = |path: &Path| used.iter().find(|(known, _)| known == path);
+        let (old, new): (Vec<PathBuf>, Vec<PathBuf>) =
+            self.config.watched().into_iter().partition(|path| known(path).is_some());
+        let mut all = watch_file::contents(new);
+        all.extend(old.iter().filter_map(|path| known(path)).cloned());
+        self.watcher.watch(all);
+    }
+
     fn try_reload(&mut self, wanted: Wanted) -> Result<Applied, NotApplied> {
+        if self.shared.lock().shutdown_wanted {
+            return Err(NotApplied::Failed("the proxy is ending".to_owned()));
+        }
         let mut overlay = self.overlay.clone();
         let file = match wanted {
             Wanted::Again => self.file.again().map_err(NotApplied::Faults)?,
             Wanted::Config(config) => *config,
             Wanted::Add(backend) => {
-                let name = &backend.table.name;
-                if self.config.backends.iter().any(|known| known.table.name == *name) {
-                    return Err(NotApplied::Taken(name.clone()));
+                let name = backend.name();
+                if self.config.backends.iter().any(|known| known.table.name == name) {
+                    return Err(NotApplied::Taken(name.to_owned()));
                 }
                 overlay.added.push(*backend);
                 self.file.clone()
@@ -230,8 +254,11 @@ impl Office<'_> {
                 if !self.config.backends.iter().any(|known| known.table.name == name) {
                     return Err(NotApplied::Unknown(name));
                 }
-                overlay.added.retain(|added| added.table.name != name);
-                overlay.removed.insert(name);
+                overlay.added.retain(|added| added.name() != name);
+                // One that was only added may come by the file later.
+                if self.file.backends.iter().any(|known| known.table.name == name) {
+                    overlay.removed.insert(name);
+                }
                 self.file.clone()
             }
         };
@@ -242,7 +269,7 @@ impl Office<'_> {
         let mut applied = differences(&self.plan, &plan);
         (applied.needs_restart, applied.warnings) = (needs_restart, warnings);
         applied.generation = self.shared.lock().reloads.generation + 1;
-        self.go_over(plan)?;
+        self.go_over(plan, &config)?;
         (self.file, self.config, self.overlay) = (file, config, overlay);
         self.shared.on_applied(&self.config);
         Ok(applied)
@@ -314,7 +341,7 @@ impl Office<'_> {
     }
 
     /// Makes all workers go over to a plan.
-    fn go_over(&mut self, plan: Plan) -> Result<(), NotApplied> {
+    fn go_over(&mut self, plan: Plan, config: &ProxyConfig) -> Result<(), NotApplied> {
         let failed = |why: String| NotApplied::Failed(why);
         if let Some(Scheme::Jwt(jwt)) = scheme(&plan)
             && !matches!(scheme(&self.plan), Some(Scheme::Jwt(old)) if Arc::ptr_eq(&old.shelf, &jwt.shelf))
@@ -322,6 +349,8 @@ impl Office<'_> {
             jwks::start(&jwt.shelf).map_err(|e| failed(format!("cannot start a thread: {e}")))?;
         }
         let plan = Arc::new(plan);
+        let outlets = self.watching.follow((&self.plan, &self.config), (&plan, config));
+        let outlets = outlets.map_err(failed)?;
         let is_new = |backend: &&Arc<BackendPlan>| self.plan.backends.get(backend.id).is_none();
         for backend in plan.backends.iter().filter(is_new) {
             self.board.open(backend.id);
@@ -333,8 +362,10 @@ impl Office<'_> {
         let old = leaves.iter().filter_map(|id| self.plan.backends.get(*id));
         let old = old.map(|backend| (backend.id, backend.name.clone()));
         let table = self.metrics.switch(&names.chain(old).collect::<Vec<_>>());
-        let change = Arc::new(Change::new(plan.clone(), table));
-        if let Err(why) = self.crew.prepare(&change) {
+        let access = |config: &ProxyConfig| (config.auth.clone(), config.security.clone());
+        let is_other_access = access(&self.config) != access(config);
+        let change = Arc::new(Change::new(plan.clone(), table, is_other_access));
+        if let Err(why) = self.crew.prepare(&change, outlets) {
             let names = self.plan.backends.iter().map(|b| (b.id, b.name.clone()));
             self.metrics.switch(&names.collect::<Vec<_>>());
             return Err(failed(why));

@@ -22,7 +22,7 @@ use crate::mcp::name::Target;
 use crate::mcp::session::SessionRecord;
 use crate::mcp::tasks;
 use crate::middleware::custom::{Hooks, Watch};
-use crate::middleware::reuse::{Held, Reusable};
+use crate::middleware::reuse::{Held, Reusable, Use};
 use crate::middleware::{Copy, Known, Request, Row};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
@@ -72,8 +72,11 @@ pub(super) async fn call(
         let view = view.as_deref();
         let shaped = shape(world, &who, plan, view, method, &mut message, &mut envelope);
         let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
+        // What a backend says to one token is for nobody else.
+        let used = shaped.used.map(|used| if plan.forwards() { Use::Bypass } else { used });
+        ask.facts.cache(world, backend, used);
         if let Some(held) = shaped.held {
-            if shaped.refused {
+            if shaped.decided == Some(true) {
                 ask.facts.ruled_out(Reason::Filter);
             }
             let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
@@ -86,7 +89,6 @@ pub(super) async fn call(
                 mirror(&world, Some(record.clone()), None, method, copy);
             }
         };
-        // What a backend says to one token is for nobody else.
         match shaped.reusable.filter(|_| !plan.forwards()) {
             None => mirrors(),
             // Of calls that run together a mirror hears one.
@@ -241,7 +243,7 @@ pub(super) async fn refer(
         backend: &plan.name,
         custom: None,
         watch: None,
-        refused: false,
+        decided: None,
         reusable: None,
     };
     if let Some(alias) = &chain.alias {
@@ -402,8 +404,10 @@ pub(super) struct Shaped {
     pub(super) reusable: Option<Box<Reusable>>,
     /// A program's own middleware wants to see its end.
     pub(super) watch: Option<Watch>,
-    /// The answer that is kept is that middleware's refusal.
-    pub(super) refused: bool,
+    /// The answer is that middleware's, and whether it is a refusal.
+    pub(super) decided: Option<bool>,
+    /// What the cache did, if there is one for such calls.
+    pub(super) used: Option<Use>,
 }
 
 /// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
@@ -434,8 +438,8 @@ pub(super) fn mirror(
             let who = Who::fresh();
             let shaped = shape(&world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = shaped.await.map_err(|(error, _)| error)?;
-            if world.kit.meter.enabled() {
-                world.kit.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
+            if world.meter.enabled() {
+                world.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
             }
             let tool_call = method == Method::ToolsCall;
             let call = Call {
@@ -527,7 +531,7 @@ pub(super) async fn shape(
         backend: &plan.name,
         custom: who.custom,
         watch: None,
-        refused: false,
+        decided: None,
         reusable: None,
     };
     if let Err(error) = plan.chain.request(&mut request) {
@@ -548,6 +552,9 @@ pub(super) async fn shape(
         return Err((error, reason));
     }
     let hints = request.hints();
-    let Request { own, copies, held, reusable, watch, refused, .. } = request;
-    Ok(Shaped { own, hints, copies, held, reusable, watch, refused })
+    let Request { own, copies, held, reusable, watch, decided, .. } = request;
+    // What a program's own middleware says was never asked of the cache.
+    let reuse = plan.chain.reuse.as_ref().filter(|_| decided.is_none());
+    let used = reuse.and_then(|reuse| reuse.used(what, held.as_ref(), reusable.as_deref()));
+    Ok(Shaped { own, hints, copies, held, reusable, watch, decided, used })
 }

@@ -48,7 +48,7 @@ impl Tracing {
         envelope: &Envelope,
         fields: Option<&(Vec<u8>, Vec<u8>)>,
     ) -> Option<Tracing> {
-        let ratio = world.plan.watch.trace_ratio.filter(|_| world.kit.spans.is_some())?;
+        let ratio = world.plan.watch.trace_ratio.filter(|_| world.spans.is_some())?;
         let mut random = [0; 32];
         if !world.random(&mut random) {
             return None;

@@ -456,7 +456,7 @@ pub(super) fn request(hooks: &dyn Hooks, ask: &mut Request<'_>) -> Result<bool> 
         }
         Turn::Answer(held, refused) => {
             ask.held = Some(held);
-            ask.refused = refused;
+            ask.decided = Some(refused);
             Ok(false)
         }
     }

@@ -72,8 +72,8 @@ pub struct Request<'a> {
     pub custom: Option<&'a dyn Hooks>,
     /// That middleware's eye on the end.
     pub watch: Option<Watch>,
-    /// The answer that was found is that middleware's refusal.
-    pub refused: bool,
+    /// The answer that was found is that middleware's, and whether it is a refusal.
+    pub decided: Option<bool>,
     /// What may be done with the answer.
     pub reusable: Option<Box<Reusable>>,
 }
@@ -338,7 +338,7 @@ pub(crate) mod testing {
                 backend: "b",
                 custom: None,
                 watch: None,
-                refused: false,
+                decided: None,
                 reusable: None,
             };
             let result = row.request(&mut ask);

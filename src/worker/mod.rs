@@ -20,7 +20,7 @@ use crate::plan::{Plan, WorkerId};
 use crate::rt;
 use crate::rt::mailbox::{self, Outbox};
 use crate::rt::net::Listener;
-use crate::telemetry::Kit;
+use crate::telemetry::{Kit, Switch};
 use crate::world::{Counts, Lasting, World};
 use accept::Door;
 use orders::{Change, Mail};
@@ -116,12 +116,13 @@ async fn work(seat: Seat) -> io::Result<()> {
         })
     };
     let backends = Backends::new(id, &plan, Rc::new(post_backend), board, on_slice);
+    let Kit { meter, desk, outlets } = kit;
+    let post = Rc::new(post_session);
     let custom = custom.map(|make| make());
-    let post_session = Rc::new(post_session);
-    let this = Lasting::new(id, plan.workers, backends.clone(), counts, post_session, kit, custom);
+    let this = Lasting::new(id, plan.workers, backends.clone(), counts, post, meter, desk, custom);
     let _ = lasting.set(Rc::downgrade(&this));
     this.listen_to_backends();
-    let stage = Stage::new(this.clone(), plan);
+    let stage = Stage::new(this.clone(), plan, outlets);
 
     let door = Door::new(stage.clone(), connections_max, listener);
     {
@@ -132,7 +133,7 @@ async fn work(seat: Seat) -> io::Result<()> {
                 Mail::Backend(mail) => stage.lasting.backends.on_mail(from, mail),
                 Mail::Session(mail) => stage.now().receive(from, mail),
                 Mail::Told(token, reply) => stage.now().told(token, reply),
-                Mail::Prepare(change) => stage.prepare(change),
+                Mail::Prepare(change, outlets) => stage.prepare(change, *outlets),
                 Mail::Commit => stage.commit(),
                 Mail::Abandon => stage.abandon(),
                 Mail::Inside(socket) => door.take_in(socket),
@@ -194,12 +195,12 @@ fn tell_conflicts(world: &World) {
 struct Stage {
     lasting: Rc<Lasting>,
     now: RefCell<Rc<World>>,
-    next: RefCell<Option<(Arc<Change>, Staged)>>,
+    next: RefCell<Option<(Arc<Change>, Staged, Switch)>>,
 }
 
 impl Stage {
-    fn new(lasting: Rc<Lasting>, plan: Arc<Plan>) -> Rc<Stage> {
-        let now = RefCell::new(World::enter(&lasting, plan));
+    fn new(lasting: Rc<Lasting>, plan: Arc<Plan>, outlets: Switch) -> Rc<Stage> {
+        let now = RefCell::new(World::enter(&lasting, plan, outlets, None));
         Rc::new(Stage { lasting, now, next: RefCell::default() })
     }
 
@@ -208,28 +209,35 @@ impl Stage {
         self.now.borrow().clone()
     }
 
-    fn prepare(&self, change: Arc<Change>) {
+    fn prepare(&self, change: Arc<Change>, outlets: Switch) {
         self.abandon();
         let staged = self.lasting.backends.stage(&change.plan);
         change.is_ready();
-        *self.next.borrow_mut() = Some((change, staged));
+        *self.next.borrow_mut() = Some((change, staged, outlets));
     }
 
     fn abandon(&self) {
-        if let Some((_, staged)) = self.next.borrow_mut().take() {
+        if let Some((_, staged, _)) = self.next.borrow_mut().take() {
             self.lasting.backends.abandon(&staged);
         }
     }
 
     /// Exchanges under way keep their world; those that begin from here on have the new one.
     fn commit(&self) {
-        let Some((change, staged)) = self.next.borrow_mut().take() else { return };
-        self.lasting.kit.meter.switch(change.table.clone());
-        self.lasting.backends.commit(staged);
-        let world = World::enter(&self.lasting, change.plan.clone());
-        let before = self.now.replace(world.clone());
+        let Some((change, staged, outlets)) = self.next.borrow_mut().take() else { return };
+        self.lasting.meter.switch(change.table.clone());
+        let comes_shared = self.lasting.backends.commit(staged);
+        let before = self.now();
+        let world = World::enter(&self.lasting, change.plan.clone(), outlets, Some(&before));
+        *self.now.borrow_mut() = world.clone();
         let changes = world.catalog.borrow().changes_from(&before.catalog.borrow());
+        if change.is_other_access {
+            before.dismissed.set();
+        }
         drop(before);
+        if comes_shared {
+            world.repeat_levels();
+        }
         tell_conflicts(&world);
         world.announce(changes);
         change.is_done();

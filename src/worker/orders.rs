@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::backend::BackendMail;
 use crate::plan::Plan;
+use crate::telemetry::Switch;
 use crate::telemetry::desk::Reply;
 use crate::telemetry::metrics::Table;
 use crate::world::SessionMail;
@@ -18,6 +19,8 @@ pub struct Change {
     pub plan: Arc<Plan>,
     /// Which backend counts where.
     pub table: Arc<Table>,
+    /// Who may call, or what, is another matter than before.
+    pub is_other_access: bool,
     /// Workers that are ready, and those that have gone over to it.
     ready: AtomicUsize,
     done: AtomicUsize,
@@ -25,8 +28,14 @@ pub struct Change {
 
 impl Change {
     /// To that plan.
-    pub fn new(plan: Arc<Plan>, table: Arc<Table>) -> Change {
-        Change { plan, table, ready: AtomicUsize::new(0), done: AtomicUsize::new(0) }
+    pub fn new(plan: Arc<Plan>, table: Arc<Table>, is_other_access: bool) -> Change {
+        Change {
+            plan,
+            table,
+            is_other_access,
+            ready: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+        }
     }
 
     /// One worker more is ready.
@@ -59,7 +68,7 @@ pub enum Mail {
     /// From the control thread: the answer to a question.
     Told(u64, Reply),
     /// From the control thread: make ready for another plan, and say so in the change.
-    Prepare(Arc<Change>),
+    Prepare(Arc<Change>, Box<Switch>),
     /// From the control thread: all workers are ready; the plan is in force from now on.
     Commit,
     /// From the control thread: the plan does not come.

@@ -19,6 +19,7 @@ use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored::{self, Mirrored};
 use crate::mcp::name::Target;
+use crate::middleware::reuse::Use;
 use crate::rt::{self, Either};
 use crate::telemetry::metrics::Reason;
 use crate::world::World;
@@ -162,13 +163,14 @@ async fn begin(
             let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
             if let Some(held) = shaped.held {
-                if shaped.refused {
+                if shaped.decided == Some(true) {
                     ask.facts.ruled_out(Reason::Filter);
                 }
                 let id = envelope.id.map_or(&b"null"[..], |id| id.of(&message));
                 return Ok(Replies::ready(held.to(id), backend));
             }
             watch = shaped.watch;
+            ask.facts.cache(world, backend, shaped.used.map(|_| Use::Bypass));
             for copy in shaped.copies {
                 mirror(world, None, Some(caller.clone()), method, copy);
             }
