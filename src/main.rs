@@ -161,7 +161,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         DriverName::Epoll => Some(Driver::Epoll),
     };
     let manager = Arc::new(Manager::from_env());
-    let proxy = Proxy::start(config, Options { driver }).map_err(|error| error.to_string())?;
+    let proxy = Proxy::start(config, Options { driver, ..Options::default() })
+        .map_err(|error| error.to_string())?;
     let handle = proxy.handle();
     handle.on_reload(move |config| set_level(config.log_level()));
     manager.ready(&format!("serving at {}", handle.url()));

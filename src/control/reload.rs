@@ -1,5 +1,5 @@
 //! Owns: putting another configuration in the place of the one in force, without a stop.
-//! Never: noticing that one is due (signals, files and requests come here by [`Handle::reload`]); what
+//! Never: noticing that one is due (signals, files and requests come here by `Handle::reload`); what
 //! workers do with a plan (`worker`).
 //! Next: `admin`.
 //!

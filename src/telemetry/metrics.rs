@@ -382,7 +382,7 @@ impl Metrics {
     }
 
     /// Every worker's counts of tools, of the backends of a table: the number of the backend's
-    /// [`Block`], its name, that of the tool or nothing, and a count for each outcome.
+    /// `Block`, its name, that of the tool or nothing, and a count for each outcome.
     pub fn tools<'t>(
         &'t self,
         table: &'t Table,
