@@ -70,7 +70,7 @@ fn what_is_kept_or_runs_for_one_is_not_the_others() {
     };
     let (mut one, mut two) = (connect(ONE), connect(TWO));
     // Kept answers.
-    let mut said = |client: &mut Client| client.call("a__reads", r#"{"key":"kept"}"#).said();
+    let said = |client: &mut Client| client.call("a__reads", r#"{"key":"kept"}"#).said();
     let of_one = said(&mut one);
     assert_eq!(said(&mut one), of_one);
     assert_eq!(journal.count("unsteady kept "), 1);

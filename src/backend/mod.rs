@@ -84,7 +84,7 @@ use crate::mcp::capable;
 use crate::mcp::catalog::{Changes, List, ListKind, Slice};
 use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::middleware::reuse::{Held, Reusable};
+use crate::middleware::reuse::{Held, Reusable, Use};
 use crate::plan::{BackendId, Isolation, Plan, TransportPlan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Sender};
@@ -397,9 +397,12 @@ impl Backends {
 
     /// The answer that is kept for such a call of a backend, if there is one.
     pub fn held(&self, backend: BackendId, reusable: &Reusable) -> Option<Held> {
-        let held = shelf::find(self, &*self.entry(backend)?, reusable);
-        self.board.count_cache(self.me, backend, held.is_some());
-        held
+        shelf::find(self, &*self.entry(backend)?, reusable)
+    }
+
+    /// The cache of a backend did this for a call.
+    pub fn count_cache(&self, backend: BackendId, used: Use) {
+        self.board.count_cache(self.me, backend, used);
     }
 
     /// The session that stands for a caller without one where what backends show depends on what

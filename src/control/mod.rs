@@ -7,6 +7,7 @@
 //! block or be futures under any executor.
 
 mod access;
+mod added;
 mod admin;
 mod banner;
 mod compile;
@@ -15,10 +16,13 @@ mod crew;
 pub mod diagnose;
 mod import;
 mod jwks;
+pub mod notify;
 pub mod reload;
 mod rules;
+mod schema;
 mod scrape;
 mod setting;
+mod watch_file;
 mod watching;
 
 use std::collections::VecDeque;
@@ -33,12 +37,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use admin::Office;
-pub use banner::{greeting, status, summary};
+pub use banner::{greeting, standing, status, summary};
 use config::ProxyConfig;
 use crew::{Crew, Work};
 use diagnose::Report;
 use reload::{Applied, NotApplied, Numbers, Overlay, Reloads, Wanted};
 use scrape::Admitted;
+use watch_file::Watcher;
 use watching::Watching;
 
 use crate::auth::Scheme;
@@ -223,18 +228,6 @@ impl Handle {
     pub fn reload_now(&self) -> Result<Applied, NotApplied> {
         let order = self.order(Wanted::Again);
         self.0.wait(None, |state| order.outcome(state)).unwrap_or_else(|| Err(ended()))
-    }
-
-    /// As [`Handle::reload`], without waiting for what comes of it, which is in the log. Asking again
-    /// before it has begun changes nothing.
-    pub fn reload_soon(&self) {
-        let waits = |order: &Arc<Order>| {
-            let wanted = order.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-            matches!(*wanted, Some(Wanted::Again))
-        };
-        if !self.0.lock().orders.iter().any(waits) {
-            self.order(Wanted::Again);
-        }
     }
 
     fn order(&self, wanted: Wanted) -> Arc<Order> {
@@ -464,8 +457,9 @@ fn control(
     config: ProxyConfig,
     options: Options,
     work: Work,
-    shared: &Shared,
+    shared: &Arc<Shared>,
 ) -> Result<(), ProxyError> {
+    let used = watch_file::contents(config.watched());
     let mut report = Report::default();
     let Some(plan) = compile::compile(&config, &mut report).map(Arc::new) else {
         return Err(ProxyError::Config(report));
@@ -504,6 +498,9 @@ fn control(
     let (watching, outlets) =
         Watching::start(&plan, &config, &shared.lines).map_err(ProxyError::Start)?;
     let kits = watching.kits(outlets, &ask);
+    let handle = Handle(shared.clone());
+    let watcher = Watcher::start(move || drop(handle.order(Wanted::Again)))
+        .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
     let (crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, work)
         .map_err(ProxyError::Start)?;
     tracing::info!("listening on {addr}");
@@ -512,6 +509,7 @@ fn control(
         state.tls = plan.listen.tls.is_some();
         state.phase = Phase::Serving;
     });
+    watcher.watch(used);
     let office = Office {
         file: config.clone(),
         config,
@@ -526,6 +524,7 @@ fn control(
         admitted: Admitted::default(),
         crew,
         watching,
+        watcher,
     };
     let mut news = News { inbox, office };
     let outcome = watch(&mut news).and_then(|()| {
@@ -904,6 +903,7 @@ mod tests {
             leaving: Vec::new(),
             plan: Arc::new(plan),
             crew: Crew::none(),
+            watcher: Watcher::default(),
             board: board.clone(),
             counts: Default::default(),
             metrics: crate::telemetry::metrics::Metrics::new(true, 2, Vec::new(), &["other"]),

@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,6 +24,7 @@ use super::compile;
 use super::config::{NamedBackend, ProxyConfig};
 use super::diagnose::{Diagnosis, Report};
 use super::jwks;
+use super::watch_file::{self, Contents};
 use crate::auth::Scheme;
 use crate::limits;
 use crate::middleware::outlier::Outlier;
@@ -31,7 +33,6 @@ use crate::worker::orders::Change;
 
 /// What is to be put in force.
 #[derive(Debug)]
-#[expect(dead_code, reason = "backends at run time: their routes are to come in `admin`")]
 pub(super) enum Wanted {
     /// The same files as they are now.
     Again,
@@ -173,7 +174,12 @@ impl Office<'_> {
     /// # Errors
     /// Nothing has changed.
     pub(super) fn reload(&mut self, wanted: Wanted) -> Result<Applied, NotApplied> {
+        // What is wrong with a request is told to whoever made it, and is no fault of the file.
+        let by_request = matches!(wanted, Wanted::Add(_) | Wanted::Remove(_));
+        // Before they are read: what comes between is a change.
+        let used = watch_file::contents(self.config.watched());
         let outcome = self.try_reload(wanted);
+        self.watch(used);
         match &outcome {
             Ok(applied) => {
                 let Applied { generation, added, removed, replaced, changed, .. } = applied;
@@ -197,11 +203,14 @@ impl Office<'_> {
                 self.shared.change(|state| {
                     let reloads = &mut state.reloads;
                     reloads.generation = *generation;
-                    reloads.applied += 1;
-                    reloads.last_error = None;
                     reloads.since = SystemTime::now();
+                    if !by_request {
+                        reloads.applied += 1;
+                        reloads.last_error = None;
+                    }
                 });
             }
+            Err(why) if by_request => tracing::warn!("a request changes nothing: {why}"),
             Err(why) => {
                 tracing::error!("configuration not reloaded, the old one stays in force: {why}");
                 self.shared.change(|state| {
@@ -213,7 +222,21 @@ impl Office<'_> {
         outcome
     }
 
+    /// Watches the files of the configuration in force; of those that are known, `used` is what was
+    /// in them.
+    fn watch(&self, used: Contents) {
+        let known = |path: &Path| used.iter().find(|(known, _)| known == path);
+        let (old, new): (Vec<PathBuf>, Vec<PathBuf>) =
+            self.config.watched().into_iter().partition(|path| known(path).is_some());
+        let mut all = watch_file::contents(new);
+        all.extend(old.iter().filter_map(|path| known(path)).cloned());
+        self.watcher.watch(all);
+    }
+
     fn try_reload(&mut self, wanted: Wanted) -> Result<Applied, NotApplied> {
+        if self.shared.lock().shutdown_wanted {
+            return Err(NotApplied::Failed("the proxy is ending".to_owned()));
+        }
         let mut overlay = self.overlay.clone();
         let file = match wanted {
             Wanted::Again => self.file.again().map_err(NotApplied::Faults)?,
@@ -231,7 +254,10 @@ impl Office<'_> {
                     return Err(NotApplied::Unknown(name));
                 }
                 overlay.added.retain(|added| added.table.name != name);
-                overlay.removed.insert(name);
+                // One that was only added may come by the file later.
+                if self.file.backends.iter().any(|known| known.table.name == name) {
+                    overlay.removed.insert(name);
+                }
                 self.file.clone()
             }
         };
