@@ -359,7 +359,9 @@ impl World {
     pub async fn session(&self, id: SessionId) -> Result<Arc<SessionRecord>> {
         let missing = || Error::new(Kind::SessionNotFound);
         if id.owner() == self.me {
-            return self.owned.borrow().get(&id).map(|o| o.record.clone()).ok_or_else(missing);
+            let record = self.owned.borrow().get(&id).map(|owned| owned.record.clone());
+            // Deleted by way of another worker, whose mail has not come yet.
+            return record.filter(|record| !record.ended()).ok_or_else(missing);
         }
         if id.owner() >= self.workers {
             return Err(missing());

@@ -26,6 +26,7 @@ mod import;
 mod interop;
 mod isolation;
 mod jwt;
+mod loadtest;
 mod logging;
 mod metrics;
 mod modern;

@@ -220,7 +220,7 @@ fn a_file_with_faults_changes_nothing_and_says_why() {
     let error = health()["last_error"].as_str().expect("an error").to_owned();
     assert!(error.contains("proxy.toml:4:1: proxy.seperator: unknown key"), "{error}");
     assert!(error.contains("did you mean `separator`?"), "{error}");
-    assert!(proxy.stderr().contains("the old one stays in force"));
+    wait_until("word of that", || proxy.stderr().contains("the old one stays in force"));
     assert_eq!(client.call("pipe__echo", r#"{"payload":"a"}"#).said(), "a");
     assert_eq!(health()["generation"], 1);
 
@@ -238,8 +238,10 @@ fn what_needs_a_restart_is_named_and_the_rest_is_applied() {
     proxy.rewrite_whole(&whole);
     proxy.signal("HUP");
     wait_until("the reload", || reloads(&proxy).0 == 1);
-    assert!(proxy.stderr().contains("needs a restart"), "{}", proxy.stderr());
-    assert!(proxy.stderr().contains("proxy.workers"));
+    wait_until("word of that", || {
+        let said = proxy.stderr();
+        said.contains("needs a restart") && said.contains("proxy.workers")
+    });
     assert_eq!(client.call("pipe__echo", r#"{"payload":"a"}"#).said(), "a");
     assert_eq!(proxy.client().hello["serverInfo"]["name"], "renamed");
 }

@@ -8,6 +8,7 @@
 //! one place: a client session's by the worker that owns that session, the proxy's own by the
 //! backend's owner.
 
+pub mod frame;
 pub mod health;
 
 mod address;
@@ -21,7 +22,6 @@ mod entry;
 mod era;
 mod failure;
 mod flight;
-mod frame;
 mod handle;
 mod hear;
 mod hearing;

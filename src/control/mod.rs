@@ -523,8 +523,8 @@ fn control(
         shared,
         admitted: Admitted::default(),
         crew,
-        watching,
         watcher,
+        watching,
     };
     let mut news = News { inbox, office };
     let outcome = watch(&mut news).and_then(|()| {

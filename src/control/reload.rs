@@ -18,10 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::added::Added;
 use super::admin::Office;
 use super::banner;
 use super::compile;
-use super::config::{NamedBackend, ProxyConfig};
+use super::config::ProxyConfig;
 use super::diagnose::{Diagnosis, Report};
 use super::jwks;
 use super::watch_file::{self, Contents};
@@ -39,7 +40,7 @@ pub(super) enum Wanted {
     /// Another configuration.
     Config(Box<ProxyConfig>),
     /// The configuration in force with one backend more, until the process ends.
-    Add(Box<NamedBackend>),
+    Add(Box<Added>),
     /// The configuration in force without a backend, until the process ends.
     Remove(String),
 }
@@ -113,18 +114,18 @@ impl Default for Reloads {
 /// Backends that were added and removed at run time: they outlast reloads, not the process.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
-    added: Vec<NamedBackend>,
+    added: Vec<Added>,
     removed: BTreeSet<String>,
 }
 
 impl Overlay {
     fn put_over(&self, config: &mut ProxyConfig) {
-        let own = |name: &str| self.added.iter().any(|added| added.table.name == name);
+        let own = |name: &str| self.added.iter().any(|added| added.name() == name);
         config.backends.retain(|backend| {
             let name = backend.table.name.as_str();
             !self.removed.contains(name) && !own(name)
         });
-        config.backends.extend(self.added.iter().cloned());
+        self.added.iter().for_each(|added| added.put_into(config));
     }
 }
 
@@ -242,9 +243,9 @@ impl Office<'_> {
             Wanted::Again => self.file.again().map_err(NotApplied::Faults)?,
             Wanted::Config(config) => *config,
             Wanted::Add(backend) => {
-                let name = &backend.table.name;
-                if self.config.backends.iter().any(|known| known.table.name == *name) {
-                    return Err(NotApplied::Taken(name.clone()));
+                let name = backend.name();
+                if self.config.backends.iter().any(|known| known.table.name == name) {
+                    return Err(NotApplied::Taken(name.to_owned()));
                 }
                 overlay.added.push(*backend);
                 self.file.clone()
@@ -253,7 +254,7 @@ impl Office<'_> {
                 if !self.config.backends.iter().any(|known| known.table.name == name) {
                     return Err(NotApplied::Unknown(name));
                 }
-                overlay.added.retain(|added| added.table.name != name);
+                overlay.added.retain(|added| added.name() != name);
                 // One that was only added may come by the file later.
                 if self.file.backends.iter().any(|known| known.table.name == name) {
                     overlay.removed.insert(name);
@@ -496,6 +497,7 @@ fn go_on_with(old: &Plan, new: &mut Plan) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::added;
 
     #[test]
     fn no_number_is_given_twice() {
@@ -614,15 +616,15 @@ mod tests {
             overlay.put_over(&mut config);
             config.backends.iter().map(|b| b.table.name.clone()).collect::<Vec<_>>().join(" ")
         };
-        let mut added = file.backends[0].clone();
-        added.table.name = "three".into();
-        overlay.added.push(added.clone());
+        let added = |name: &str| {
+            added::read(&format!(r#"{{"name":"{name}","url":"http://127.0.0.1:1/"}}"#)).unwrap()
+        };
+        overlay.added.push(added("three"));
         assert_eq!(names(&overlay), "one two three");
         overlay.removed.insert("one".into());
         assert_eq!(names(&overlay), "two three");
         // Removed, and added again as another one.
-        added.table.name = "one".into();
-        overlay.added.push(added);
+        overlay.added.push(added("one"));
         assert_eq!(names(&overlay), "two three one");
     }
 }
