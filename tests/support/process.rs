@@ -339,7 +339,9 @@ impl Setup {
     /// Its configuration.
     fn text(&self) -> String {
         format!(
-            "[proxy]\nname = \"test\"\nworkers = {}\nadmin_tools = \"{}\"\n{}\n{}",
+            // Tests that change the file say themselves when it is to be read again.
+            "[proxy]\nname = \"test\"\nworkers = {}\nadmin_tools = \"{}\"\n\
+             hot_reload = false\n{}\n{}",
             self.workers.unwrap_or(2),
             self.admin_tools.unwrap_or("off"),
             self.proxy,
