@@ -601,6 +601,7 @@ impl Example {
     }
 
     /// Its number.
+    #[cfg(feature = "axum")]
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
