@@ -599,11 +599,6 @@ impl Example {
         let rest = self.url.strip_prefix("http://").expect("a URL");
         rest.split('/').next().unwrap().parse().unwrap()
     }
-
-    /// Its number.
-    pub(crate) fn id(&self) -> u32 {
-        self.process.id()
-    }
 }
 
 impl Drop for Example {
