@@ -353,10 +353,12 @@ impl std::fmt::Debug for CallHandle {
     }
 }
 
+/// A call with a deadline, and the backend that is called, if its end ends the call.
+type Armed = (Option<BackendId>, Rc<CallHandle>);
+
 /// The deadlines of one worker.
 pub(super) struct Clock {
-    /// With the backend that is called, if its end ends the call.
-    slots: RefCell<Vec<Option<(Option<BackendId>, Rc<CallHandle>)>>>,
+    slots: RefCell<Vec<Option<Armed>>>,
     free: RefCell<Vec<usize>>,
     armed: Cell<usize>,
     /// Rung when the first deadline is armed.
