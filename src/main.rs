@@ -16,7 +16,7 @@ use mcp_proxy::{Proxy, ProxyConfig, limits};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: mcp_proxy::rt::Allocator = mcp_proxy::rt::Allocator;
 
 /// One endpoint in front of many Model Context Protocol servers.
 #[derive(Parser, Debug)]
