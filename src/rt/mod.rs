@@ -31,7 +31,6 @@ pub use bell::Breath;
 pub use driver::Driver;
 pub use race::{Either, join, race};
 pub use spawn::{panics, spawn};
-pub use sys::Allocator;
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -5,7 +5,6 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -14,75 +13,6 @@ use std::time::Duration;
 
 use monoio::io::OwnedReadHalf;
 use monoio::net::TcpStream;
-
-/// mimalloc, as an allocator for a whole process.
-///
-/// It has two doors, one of which takes an alignment; behind that one what is larger than a
-/// kilobyte and no power of two is given more than it asks for and cut to fit, 300 instructions
-/// more for each future in a box. Nearly nothing needs it.
-pub struct Allocator;
-
-/// What every block is aligned to that is at least as large.
-const NATURAL_ALIGN: usize = 16;
-
-impl Allocator {
-    fn is_natural(size: usize, align: usize) -> bool {
-        align <= NATURAL_ALIGN && align <= size
-    }
-}
-
-// SAFETY: each call is passed to the allocator as it is; blocks of both doors are freed and grown
-// by the same functions, and a block from the plain one has the alignment that `is_natural` lets
-// through (`MI_MAX_ALIGN_SIZE`, types.h).
-// JUSTIFICATION: the trait is unsafe, and its ready implementation knows the aligned door alone.
-unsafe impl GlobalAlloc for Allocator {
-    #[inline]
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let (size, align) = (layout.size(), layout.align());
-        // SAFETY: takes integers only; the caller promises a size other than 0.
-        // JUSTIFICATION: as above.
-        unsafe {
-            match Allocator::is_natural(size, align) {
-                true => libmimalloc_sys::mi_malloc(size).cast(),
-                false => libmimalloc_sys::mi_malloc_aligned(size, align).cast(),
-            }
-        }
-    }
-
-    #[inline]
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let (size, align) = (layout.size(), layout.align());
-        // SAFETY: as for `alloc`.
-        // JUSTIFICATION: as above.
-        unsafe {
-            match Allocator::is_natural(size, align) {
-                true => libmimalloc_sys::mi_zalloc(size).cast(),
-                false => libmimalloc_sys::mi_zalloc_aligned(size, align).cast(),
-            }
-        }
-    }
-
-    #[inline]
-    unsafe fn dealloc(&self, block: *mut u8, _: Layout) {
-        // SAFETY: the caller promises that the block is ours.
-        // JUSTIFICATION: as above.
-        unsafe { libmimalloc_sys::mi_free(block.cast()) };
-    }
-
-    #[inline]
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller promises that the block is ours and the size not 0.
-        // JUSTIFICATION: as above.
-        unsafe {
-            match Allocator::is_natural(size, layout.align()) {
-                true => libmimalloc_sys::mi_realloc(block.cast(), size).cast(),
-                false => {
-                    libmimalloc_sys::mi_realloc_aligned(block.cast(), size, layout.align()).cast()
-                }
-            }
-        }
-    }
-}
 
 /// Turns the -1 of a system call into the error of this thread.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -346,38 +276,6 @@ pub(super) fn take_signal(
 pub(super) fn ring_eventfd(fd: &OwnedFd) {
     // A counter cannot overflow by ones in the life of a process, so this never blocks or fails.
     let _ = write(fd.as_raw_fd(), &1u64.to_ne_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// By both doors, and grown from one to the other.
-    #[test]
-    fn blocks_are_aligned_and_keep_what_is_in_them() {
-        for align in [1, 2, 8, 16, 64, 4096] {
-            for size in [1, 8, 24, 1000, 3664, 4096, 100_000] {
-                let layout = Layout::from_size_align(size, align).unwrap();
-                let grown = Layout::from_size_align(size * 3, align).unwrap();
-                // SAFETY: sizes are not 0, writes and reads lie within the block, and it is freed
-                // once, by the layout that it has then.
-                // JUSTIFICATION: an allocator has no other face.
-                unsafe {
-                    let zeroed = Allocator.alloc_zeroed(layout);
-                    assert_eq!(zeroed as usize % align, 0);
-                    assert_eq!((*zeroed, *zeroed.add(size - 1)), (0, 0));
-                    Allocator.dealloc(zeroed, layout);
-                    let block = Allocator.alloc(layout);
-                    assert_eq!(block as usize % align, 0);
-                    block.write_bytes(7, size);
-                    let block = Allocator.realloc(block, layout, grown.size());
-                    assert_eq!(block as usize % align, 0);
-                    assert_eq!((*block, *block.add(size - 1)), (7, 7));
-                    Allocator.dealloc(block, grown);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
