@@ -62,6 +62,8 @@ struct Ask {
     accepts_json: bool,
     accepts_events: bool,
     who: Who,
+    /// It comes through the program that embeds the proxy.
+    inside: bool,
     /// `traceparent` and `tracestate`, where somebody traces.
     context: Option<Box<(Vec<u8>, Vec<u8>)>>,
     /// What is remembered of the message.
@@ -98,6 +100,7 @@ impl Ask {
             accepts_events: self.accepts_events,
             principal: self.principal.clone(),
             who: self.who.clone(),
+            inside: self.inside,
             context: self.context.clone(),
             facts: Facts::new(self.facts.began),
         }
@@ -120,6 +123,7 @@ pub async fn exchange(
     head: &RequestHead,
 ) -> io::Result<()> {
     let (mut ask, refusal) = read_ask(world, head);
+    ask.inside = connection.is_inside();
     let served = route(world, connection, head, &mut ask, refusal).await;
     let (status, bytes_out) = connection.answered();
     let ends = Ends { peer: connection.peer(), principal: ask.principal.as_deref(), bytes_out };
@@ -262,6 +266,7 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
         accepts_events,
         principal: None,
         who: Who::default(),
+        inside: false,
         context: match &world.spans {
             Some(_) => {
                 let field = |name| head.field(name).unwrap_or_default().to_vec();

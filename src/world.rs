@@ -28,6 +28,7 @@ use crate::limits;
 use crate::mcp::catalog::{Catalog, Changes};
 use crate::mcp::name::Names;
 use crate::mcp::session::{SessionId, SessionRecord};
+use crate::middleware::custom::Hooks;
 use crate::plan::{BackendId, Plan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Sender};
@@ -185,6 +186,8 @@ pub struct Lasting {
     pub meter: Meter,
     /// Where the control plane is asked.
     office: desk::Desk,
+    /// The middleware of the program that embeds the proxy.
+    pub custom: Option<Rc<dyn Hooks>>,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
 }
@@ -197,6 +200,7 @@ const PROMPTS_CHANGED: &[u8] =
 
 impl Lasting {
     /// What worker `me` keeps; no world is in force yet.
+    #[expect(clippy::too_many_arguments, reason = "each is made by who calls this, once")]
     pub fn new(
         me: WorkerId,
         workers: usize,
@@ -205,6 +209,7 @@ impl Lasting {
         post: SessionPost,
         meter: Meter,
         office: desk::Desk,
+        custom: Option<Rc<dyn Hooks>>,
     ) -> Rc<Lasting> {
         Rc::new(Lasting {
             me,
@@ -228,6 +233,7 @@ impl Lasting {
             questions: RefCell::default(),
             meter,
             office,
+            custom,
             copies: Cell::new(0),
         })
     }

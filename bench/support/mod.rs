@@ -165,6 +165,10 @@ pub(crate) fn key(row: &Reuse, message: &mut Vec<u8>, envelope: &mut Envelope) -
         revision: "2025-11-25",
         look: &|_| None,
         held: None,
+        backend: "b",
+        custom: None,
+        watch: None,
+        decided: None,
         reusable: None,
     };
     row.request(&mut ask).expect("it refuses nothing");

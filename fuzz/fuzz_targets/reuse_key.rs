@@ -108,6 +108,10 @@ fn key(call: &Call<'_>, arguments: Option<&str>) -> Option<(Vec<u8>, Vec<u8>)> {
         principal: (!call.who.is_empty()).then_some(call.who),
         revision: "2025-11-25",
         look: &|_| None,
+        backend: "b",
+        custom: None,
+        watch: None,
+        decided: None,
         held: None,
         reusable: None,
     };

@@ -218,6 +218,10 @@ fn filters(one: &Pattern, name: &str) {
             principal: None,
             revision: "2025-11-25",
             look: &|_| None,
+            backend: "b",
+            custom: None,
+            watch: None,
+            decided: None,
             held: None,
             reusable: None,
         };

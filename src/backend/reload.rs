@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Wire};
 use super::health::State;
+use super::relay::changed;
 use super::{Backends, around, left, leg, supervise, views};
 use crate::error::Result;
-use crate::limits;
 use crate::plan::{BackendId, Isolation, Plan, slot};
 use crate::rt;
 
@@ -175,7 +175,7 @@ impl Backends {
     fn follow_rules(self: &Rc<Self>, old: &Rc<Entry>, new: &Rc<Entry>) {
         if old.plan.chain != new.plan.chain || old.plan.prefix != new.plan.prefix {
             // What clients of some kind see was shaped by the old ones.
-            views::drop_all(self, new, 0);
+            views::drop_all(self, new, changed::ANY);
         }
         around::follow_rules(self, old, new);
         if new.owner == self.me {
@@ -214,10 +214,12 @@ impl Backends {
         entry.closing.set();
         entry.bell.ring(supervise::STOP);
         entry.channels().end_all();
+        self.clock.end_calls_of(entry.id);
         leg::end_all(self, std::slice::from_ref(entry)).await;
-        let patience = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER + Duration::from_secs(2);
-        let end = Instant::now() + patience;
-        while (entry.supervised.get() || entry.channels().alive() > 0) && Instant::now() < end {
+        // Each has a limit of its own. The place is not given back before: what still writes there
+        // would write over another one.
+        let open = || entry.supervised.get() || entry.channels().alive() > 0;
+        while open() || entry.in_flight.get() > 0 {
             rt::time::sleep(LOOK).await;
         }
         if let Wire::Http(http) = &entry.wire {

@@ -40,7 +40,7 @@ pub(super) struct Office<'a> {
     pub(super) plan: Arc<Plan>,
     pub(super) numbers: Numbers,
     /// Backends that leave.
-    pub(super) leaving: Vec<BackendId>,
+    pub(super) leaving: Vec<(BackendId, Arc<str>)>,
     pub(super) crew: Crew,
     pub(super) watcher: Watcher,
     pub(super) watching: Watching,

@@ -233,7 +233,9 @@ impl Facts {
 
     /// A whole answer.
     pub(super) fn answered(&self, answer: &[u8]) {
-        self.ended.set(Some(outcome_of(answer)));
+        let (outcome, code) = outcome_of(answer);
+        let denied = outcome == Outcome::Error && self.reason.get() == Some(Reason::Filter);
+        self.ended.set(Some((if denied { Outcome::Denied } else { outcome }, code)));
     }
 
     /// It failed, or was refused.

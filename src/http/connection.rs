@@ -180,6 +180,8 @@ pub struct Connection {
     lingering: bool,
     /// Nothing more can be written.
     dead: bool,
+    /// It was made by the program that embeds the proxy.
+    inside: bool,
     /// Status of the last answer.
     status: u16,
     /// Bytes of its body so far, before framing.
@@ -214,6 +216,7 @@ impl Connection {
             closing: false,
             lingering: false,
             dead: false,
+            inside: false,
             status: 0,
             carried: 0,
         }
@@ -222,6 +225,21 @@ impl Connection {
     /// The client's address.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// From now on it counts as one that the program that embeds the proxy has made.
+    pub fn come_from_inside(&mut self) {
+        self.inside = true;
+    }
+
+    /// Whether the program that embeds the proxy has made it: whoever is behind it may be anywhere.
+    pub fn is_inside(&self) -> bool {
+        self.inside
+    }
+
+    /// The client is another one than the other end.
+    pub fn speaks_for(&mut self, client: SocketAddr) {
+        self.peer = client;
     }
 
     /// Status of the last answer, and the bytes of its body so far; 0 = it has not begun.

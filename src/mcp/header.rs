@@ -17,6 +17,10 @@ pub const NAME: &str = "Mcp-Name";
 /// Begins the name of a field that repeats an argument (2026-07-28).
 pub const PARAM: &str = "Mcp-Param-";
 
+/// The field in which the program that embeds the proxy says for whom it speaks: `IP:PORT`. Only on
+/// connections that it has made itself; anywhere else it is a field like any other.
+pub const CLIENT: &str = "mcp-proxy-client";
+
 /// Whether a loopback name stands in an authority: `localhost`, 127.0.0.0/8 or `[::1]`.
 fn loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")

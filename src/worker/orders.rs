@@ -2,6 +2,7 @@
 //! Never: the mailboxes themselves (`rt::mailbox`).
 //! Next: `accept`.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -72,6 +73,11 @@ pub enum Mail {
     Commit,
     /// From the control thread: the plan does not come.
     Abandon,
+    /// From the program that embeds the proxy: a connection that it has made, one end of a pair of
+    /// stream sockets.
+    Inside(OwnedFd),
+    /// From the same: take no connections but those.
+    StopListening,
     /// From the control thread: finish what is in flight, then end.
     Drain,
 }
