@@ -17,6 +17,7 @@ mod outlet;
 mod own;
 mod private;
 mod relay;
+mod route;
 mod session;
 mod stream;
 mod subscribe;

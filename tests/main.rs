@@ -31,6 +31,7 @@ mod modern;
 mod polling;
 mod resilience;
 mod resume;
+mod routes;
 mod sessions;
 mod shaping;
 mod shutdown;

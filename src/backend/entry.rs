@@ -43,6 +43,8 @@ pub(super) struct Entry {
     pub(super) era: Cell<Era>,
     /// What it offers, as last published.
     pub(super) slice: RefCell<Option<Arc<Slice>>>,
+    /// What failovers offer in its place.
+    pub(super) stand_ins: RefCell<Vec<(BackendId, Arc<Slice>)>>,
     /// Its supervisor lives; of use on the owner alone.
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
@@ -94,6 +96,7 @@ impl Entry {
                 reuse.and_then(|reuse| reuse.cache.as_ref()).map(Shelf::new)
             },
             slice: RefCell::default(),
+            stand_ins: RefCell::default(),
             views: Views::default(),
             wire: match &plan.transport {
                 TransportPlan::Http(http) => Wire::Http(Http {

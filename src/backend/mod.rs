@@ -43,6 +43,7 @@ mod resume;
 mod rounds;
 mod shelf;
 mod sse;
+mod stand_in;
 mod stderr;
 mod stdio;
 mod supervise;
@@ -72,7 +73,8 @@ pub use mail::BackendMail;
 pub use modern::Caller;
 pub use parking::{Attended, Claim, Piece, Seal};
 pub use shelf::Kept as KeptAnswer;
-pub use trail::{AttemptSpan, Traced, Trail};
+pub use stand_in::{Prepare, Prepared};
+pub use trail::{AttemptSpan, Share, Traced, Trail};
 pub use views::{Seen, Whose};
 
 use crate::error::{Error, Kind, Result};
@@ -176,6 +178,8 @@ enum Kept {
     Tapped(Box<flight::Tap>),
     /// It runs together with others.
     Joined(Box<flight::Joined>),
+    /// Other backends may answer it too.
+    StandIn(Box<stand_in::StandIn>),
 }
 
 impl Replies {
@@ -196,6 +200,7 @@ impl Replies {
             Kept::Ready(answer, _) => Ok(Reply::Answer(std::mem::take(answer))),
             Kept::Tapped(tap) => Box::pin(tap.next()).await,
             Kept::Joined(joined) => Box::pin(joined.next()).await,
+            Kept::StandIn(call) => Box::pin(call.next()).await,
         }
     }
 
@@ -207,6 +212,7 @@ impl Replies {
             Kept::Ready(_, backend) => *backend,
             Kept::Tapped(tap) => tap.backend(),
             Kept::Joined(joined) => joined.backend(),
+            Kept::StandIn(call) => call.backend(),
         }
     }
 
@@ -222,6 +228,7 @@ impl Replies {
             Kept::Ready(..) => Ok(None),
             Kept::Tapped(tap) => Box::pin(tap.chunk()).await,
             Kept::Joined(joined) => Box::pin(joined.chunk()).await,
+            Kept::StandIn(call) => Box::pin(call.chunk()).await,
         }
     }
 }
@@ -525,6 +532,9 @@ impl Backends {
     pub async fn settled(&self) {
         for entry in self.entries.iter().filter(|entry| !entry.plan.unlisted) {
             entry.settled.wait().await;
+            for id in stand_in::awaited(entry) {
+                self.entries[*id].settled.wait().await;
+            }
         }
     }
 
@@ -532,6 +542,9 @@ impl Backends {
     pub fn on_mail(self: &Rc<Self>, from: WorkerId, mail: BackendMail) {
         match mail {
             BackendMail::Slice { backend, slice } => self.sliced(backend, slice),
+            BackendMail::StandIn { backend, from, slice } => {
+                stand_in::offers(self, backend, from, slice);
+            }
             BackendMail::Era { backend, era } => self.entries[backend].era.set(era),
             BackendMail::Settled { backend } => self.entries[backend].settled.set(),
             BackendMail::Send { backend, session, id, body, span, token, behind } => {
@@ -609,8 +622,9 @@ impl Backends {
 
     /// A backend offers something else now.
     fn sliced(&self, backend: BackendId, slice: Option<Arc<Slice>>) {
-        self.entries[backend].slice.borrow_mut().clone_from(&slice);
-        (self.on_slice)(backend, slice);
+        let entry = &self.entries[backend];
+        entry.slice.borrow_mut().clone_from(&slice);
+        (self.on_slice)(backend, slice.or_else(|| stand_in::offered(entry)));
     }
 
     /// Ends everything: children are stopped and reaped, sessions ended, connections closed. Calls

@@ -21,6 +21,7 @@ use super::listing;
 use super::own::{Channel, Said};
 use super::relay::changed;
 use super::sse;
+use super::stand_in;
 use super::stdio::{self, Channels, Newborn};
 use super::{BackendMail, Backends, views};
 use crate::error::Kind;
@@ -145,6 +146,8 @@ impl Supervisor {
         let backend = self.entry.id;
         self.backends.broadcast(|| BackendMail::Slice { backend, slice: slice.clone() });
         self.backends.sliced(backend, slice);
+        let built = self.slice.is_some().then_some((&*self.init, &self.pages));
+        stand_in::publish(&self.backends, &self.entry, built);
     }
 
     /// Makes known what it speaks, on all workers, before anything else of this life of it.

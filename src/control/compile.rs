@@ -213,7 +213,7 @@ impl Compiler<'_> {
                 _ => names.push(backend),
             }
             let prefix = self.prefix(backend);
-            if backend.table.enabled && backend.table.mirror_of.is_none() {
+            if backend.table.enabled && backend.table.role().is_none() {
                 self.prefix_is_free(backend, &prefix, &prefixes);
                 prefixes.push((prefix.clone(), backend));
             }
@@ -227,7 +227,7 @@ impl Compiler<'_> {
                 plans.push(plan(id, table, prefix, transport, restart, chain, around));
             }
         }
-        self.mirrors(&mut plans);
+        self.roles(&mut plans);
         if !config.backends.iter().any(|backend| backend.table.enabled) && self.report.is_ok() {
             self.warning("backends", "no backend is enabled: there is nothing to call");
         }
@@ -581,7 +581,7 @@ fn plan(
         call_timeout: seconds.unwrap_or(limits::CALL_TIMEOUT),
         request_timeout: seconds.unwrap_or(limits::REQUEST_TIMEOUT),
         chain,
-        unlisted: table.mirror_of.is_some(),
+        unlisted: table.role().is_some(),
         around,
     }
 }

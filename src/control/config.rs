@@ -404,6 +404,20 @@ tables! {
         mirror_of: Option<String> = None;
         /// The share of those calls that it hears, in percent, evenly spread.
         mirror_percent: Count<0, 100> = Count(100);
+        /// Makes this backend answer a share of the calls of another one, which clients call as ever:
+        /// names, lists and rules are that one's, and those of this one come behind them. What it
+        /// cannot take, or its own rules refuse, stays with that one. Its own names are neither
+        /// listed nor callable.
+        canary_of: Option<String> = None;
+        /// The share of those calls that it answers, in percent, evenly spread; all canaries of one
+        /// backend together 99 at most.
+        weight: Option<Count<1, 99>> = None;
+        /// Makes this backend answer the calls of another one while that one is down, left alone by
+        /// its breaker, ejected, or surely did not execute a call. Until that one has been up once,
+        /// its lists are read here. Its own names are neither listed nor callable.
+        failover_for: Option<String> = None;
+        /// Of several failovers of one backend the lowest is asked first.
+        priority: Count<0, 1_000> = Count(0);
         /// Ejects a backend that fails several times in a row; failures as for circuit_breaker.
         outlier_detection: Option<OutlierTable> = None;
         /// Keeps answers for a while, so that the same call again is answered from memory; off unless
@@ -1252,7 +1266,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
         }
         compare("", Root::keys(), &[&document], &mut shown);
         assert!(shown > 40, "{shown} keys compared");
-        assert_eq!(config.backends.len(), 2);
+        assert_eq!(config.backends.len(), 4);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod crew;
 pub mod diagnose;
 mod import;
 mod jwks;
+mod roles;
 mod rules;
 mod scrape;
 mod setting;

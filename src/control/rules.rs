@@ -16,7 +16,6 @@ use crate::middleware::concurrency::Concurrency;
 use crate::middleware::filter::{Filter, Rule};
 use crate::middleware::hedge::Hedge;
 use crate::middleware::inject::Inject;
-use crate::middleware::mirror::Spread;
 use crate::middleware::outlier::{self, Outlier, Ward};
 use crate::middleware::params::{Override, Params};
 use crate::middleware::pattern::Patterns;
@@ -24,7 +23,6 @@ use crate::middleware::rate::RateLimit;
 use crate::middleware::retry::{Budget, Retry};
 use crate::middleware::reuse::{Cache, Coalesce, Reuse};
 use crate::middleware::validation::SizeLimit;
-use crate::plan::BackendPlan;
 
 impl Compiler<'_> {
     /// The rules of one backend.
@@ -68,6 +66,8 @@ impl Compiler<'_> {
             }
         }
         Around {
+            // Known when all backends are.
+            route: None,
             total,
             retry: table.retry.as_ref().map(retry),
             hedge: table.hedging.as_ref().map(|table| Hedge {
@@ -105,40 +105,6 @@ impl Compiler<'_> {
                 };
                 beds.next(settings)
             }),
-        }
-    }
-
-    /// Who hears of whose calls.
-    pub(super) fn mirrors(&mut self, plans: &mut [BackendPlan]) {
-        for backend in &self.config.backends {
-            let path = |key: &str| format!("{}.{key}", backend.path);
-            let Some(of) = backend.table.mirror_of.as_deref() else {
-                if self.config.spots.has(&path("mirror_percent")) {
-                    self.key_fault(&path("mirror_percent"), "not accepted without mirror_of");
-                }
-                continue;
-            };
-            let named = self.config.backends.iter().find(|other| other.table.name == of);
-            let fault = match named {
-                None => Some(format!("found {of:?}, accepted: the name of another backend")),
-                Some(other) if other.path == backend.path => {
-                    Some(format!("{of:?} is this backend, accepted: the name of another one"))
-                }
-                Some(other) if other.table.mirror_of.is_some() => {
-                    Some(format!("{of:?} is a mirror itself, accepted: a backend that is called"))
-                }
-                Some(_) => None,
-            };
-            if let Some(fault) = fault {
-                self.fault(&path("mirror_of"), fault);
-                continue;
-            }
-            let find = |name: &str| plans.iter().position(|plan| &*plan.name == name);
-            if let (Some(mirror), Some(called)) = (find(&backend.table.name), find(of)) {
-                let spread = Spread::new(backend.table.mirror_percent.0);
-                let row = plans[called].chain.mirror.get_or_insert_default();
-                row.0.push((mirror, spread));
-            }
         }
     }
 
@@ -412,9 +378,6 @@ mod tests {
                 "aliases = [{ from = \"a\", to = \"b\" }, { from = \"a\", to = \"c\" }]",
                 "backends[0].aliases[1].from: \"a\" stands in another alias",
             ),
-            ("mirror_of = \"b\"", "backends[0].mirror_of: found \"b\", accepted: the name of"),
-            ("mirror_of = \"a\"", "backends[0].mirror_of: \"a\" is this backend"),
-            ("mirror_percent = 5", "backends[0].mirror_percent: not accepted without mirror_of"),
             ("aliases = [{ from = \"a\" }]", "backends[0].aliases[0].to: missing"),
             (
                 "default_args = { at = 1979-05-27 }",

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Ask;
 use super::private;
 use super::relay::Relay;
+use super::route::{self, Origin};
 use crate::auth::policy::Rights;
 use crate::backend::{Call, CallHandle, Caller, Lead, Replies, Reply};
 use crate::error::{Error, Kind, Result};
@@ -61,11 +62,7 @@ pub(super) async fn call(
             view => view,
         };
         let look = |reusable: &Reusable| world.backends.held(backend, reusable);
-        let who = Who {
-            principal: record.principal.as_deref(),
-            revision: record.revision.as_str(),
-            look: &look,
-        };
+        let who = Who::of(record, &look);
         let view = view.as_deref();
         let shaped = shape(world, &who, plan, view, method, &mut message, &mut envelope);
         let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
@@ -94,6 +91,21 @@ pub(super) async fn call(
         handle.forward(authorization.clone());
     }
     ask.facts.called(&handle);
+    let route = route::of(world, backend, &envelope);
+    let origin = route.map(|route| {
+        let origin = Origin {
+            world: world.clone(),
+            method,
+            session: Some(record.clone()),
+            modern: None,
+            authorization: ask.who.authorization.clone(),
+            message: message.clone(),
+            envelope,
+            detail: ask.facts.detail.get().cloned(),
+            handle: handle.clone(),
+        };
+        (route, Box::new(origin))
+    });
     if let Some(detail) = ask.facts.detail.get() {
         let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
         ask.facts.own_name(tool.as_deref().or(name.as_deref()));
@@ -117,9 +129,14 @@ pub(super) async fn call(
         timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
         handle,
     };
-    let replies = match reusable {
-        None => world.backends.call(call).await?,
-        Some((found, lead)) => Box::pin(world.backends.call_reusing(call, found, lead)).await?,
+    let replies = match (origin, reusable) {
+        (Some((route, origin)), reuse) => {
+            Box::pin(route::send(*origin, route, call, reuse)).await?
+        }
+        (None, None) => world.backends.call(call).await?,
+        (None, Some((found, lead))) => {
+            Box::pin(world.backends.call_reusing(call, found, lead)).await?
+        }
     };
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
 }
@@ -356,6 +373,15 @@ pub(super) struct Who<'a> {
 }
 
 impl Who<'_> {
+    /// The client of a session.
+    pub(super) fn of<'w>(
+        record: &'w SessionRecord,
+        look: &'w dyn Fn(&Reusable) -> Option<Held>,
+    ) -> Who<'w> {
+        let principal = record.principal.as_deref();
+        Who { principal, revision: record.revision.as_str(), look }
+    }
+
     /// Nobody whose answer is kept, or taken from what is kept.
     pub(super) fn fresh() -> Who<'static> {
         Who { principal: None, revision: "", look: &|_| None }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use memchr::memmem::Finder;
 
 use super::trace::Tracing;
-use crate::backend::CallHandle;
+use crate::backend::{CallHandle, Share};
 use crate::error::{Error, Kind};
 use crate::http::RequestHead;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind, walk};
@@ -192,7 +192,7 @@ impl Facts {
     /// The backend's own name, where it is known.
     pub(super) fn own_name(&self, name: Option<&str>) {
         if let (Some(detail), Some(name)) = (self.detail.get(), name) {
-            *detail.own_name.borrow_mut() = Some(cut(name).to_owned());
+            detail.sent_as(name);
         }
     }
 
@@ -270,7 +270,6 @@ impl Facts {
                 method: self.method.get(),
                 session: detail.record.get().map(|record| &**record),
                 id: detail.id.as_deref(),
-                backend: self.backend.get(),
                 own_name: detail.own_name.borrow().clone(),
                 peer: ends.peer,
                 began: self.began,
@@ -310,9 +309,15 @@ impl Facts {
         }
     }
 
+    /// The backend that answered, or that was to.
+    fn backend(&self) -> Option<BackendId> {
+        let asked = self.handle.get().and_then(|handle| handle.trail().backend());
+        asked.or(self.backend.get())
+    }
+
     fn measure(&self, world: &World, total: Duration, outcome: Outcome) {
         let meter = &world.kit.meter;
-        let backend = self.backend.get().unwrap_or(meter.proxy());
+        let backend = self.backend().unwrap_or(meter.proxy());
         if self.what.get() == What::OneWay {
             return;
         }
@@ -323,14 +328,13 @@ impl Facts {
         if let Some(handle) = self.handle.get() {
             let trail = handle.trail();
             overhead = trail.overhead(self.began, total);
-            let (all, hedges) = (trail.attempts(), trail.hedges());
-            if all > 0 {
+            for Share { backend, attempts, hedges } in trail.shares() {
                 meter.add(|m| &m.attempts, [backend, AttemptKind::First as usize], 1);
-            }
-            let retries = all.saturating_sub(1 + hedges);
-            for (kind, count) in [(AttemptKind::Retry, retries), (AttemptKind::Hedge, hedges)] {
-                if count > 0 {
-                    meter.add(|m| &m.attempts, [backend, kind as usize], count.into());
+                let retries = attempts.saturating_sub(1 + hedges);
+                for (kind, count) in [(AttemptKind::Retry, retries), (AttemptKind::Hedge, hedges)] {
+                    if count > 0 {
+                        meter.add(|m| &m.attempts, [backend, kind as usize], count.into());
+                    }
                 }
             }
         }
@@ -338,7 +342,13 @@ impl Facts {
         if let Some(reason) = self.reason.get() {
             meter.add(|m| &m.refused, [backend, reason as usize], 1);
         }
-        if let Some(row) = self.tool.get() {
+        if let Some(mut row) = self.tool.get() {
+            if self.backend.get().is_some_and(|called| called != backend) {
+                // Another one has answered: its tool of the same name.
+                let name = row.and_then(|row| meter.tool_name(row));
+                row = name
+                    .and_then(|name| meter.tool(backend, name, || exists(world, backend, name)));
+            }
             meter.tool_call(backend, row, outcome);
         }
     }
@@ -356,7 +366,7 @@ impl Facts {
         let detail = self.detail.get().map_or(&none, |detail| &**detail);
         let record = detail.record.get();
         let attempts = self.handle.get().map_or(0, |handle| handle.trail().attempts());
-        let backend = self.backend.get().map(|id| &*world.plan.backends[id].name);
+        let backend = self.backend().map(|id| &*world.plan.backends[id].name);
         let own = detail.own_name.borrow();
         let mut line = Object::new();
         line.text("ts", Some(&clock::rfc3339(clock::unix_now().saturating_sub(total))))
@@ -384,6 +394,11 @@ impl Facts {
 }
 
 impl Detail {
+    /// The name that the backend gets.
+    pub(super) fn sent_as(&self, name: &str) {
+        *self.own_name.borrow_mut() = Some(cut(name).to_owned());
+    }
+
     fn of(
         world: &World,
         message: &[u8],
@@ -408,11 +423,13 @@ impl Detail {
 /// The row of a tool that is called for the first time, or by an unusual spelling.
 fn new_tool(world: &World, backend: BackendId, raw: &[u8]) -> Option<ToolRow> {
     let name = jsonrpc::unquote(raw)?;
-    world.kit.meter.tool(backend, &name, || {
-        let catalog = world.catalog.borrow();
-        let slice = catalog.slice(backend);
-        slice.is_some_and(|slice| slice.tools.find(&name).is_some())
-    })
+    world.kit.meter.tool(backend, &name, || exists(world, backend, &name))
+}
+
+/// Whether the catalogue has a tool.
+fn exists(world: &World, backend: BackendId, name: &str) -> bool {
+    let catalog = world.catalog.borrow();
+    catalog.slice(backend).is_some_and(|slice| slice.tools.find(name).is_some())
 }
 
 /// Why an error of the proxy's own is a refusal.

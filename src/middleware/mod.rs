@@ -22,6 +22,7 @@ pub mod pattern;
 pub mod rate;
 pub mod retry;
 pub mod reuse;
+pub mod route;
 pub mod validation;
 
 use crate::error::{Error, Kind, Result};

@@ -455,6 +455,12 @@ impl Meter {
         add(mine.cell(at + BUCKETS + 1), nanos);
     }
 
+    /// The name of a row's tool.
+    pub fn tool_name(&self, row: ToolRow) -> Option<&str> {
+        let (_, name) = self.mine().tools.get(row.0 as usize)?.name.get()?;
+        Some(name)
+    }
+
     /// The row of a tool that has one.
     pub fn known_tool(&self, backend: usize, name: &[u8]) -> Option<ToolRow> {
         self.tools.borrow().get(backend)?.get(name).copied()

@@ -3,7 +3,7 @@
 //! Next: `complete`, then `relay`.
 
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 
 use super::{Asked, check, complete, fail, relay, reworded};
@@ -11,6 +11,7 @@ use crate::backend::{Attended, Call, CallHandle, Claim, Replies, Seal};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
 use crate::exchange::call::{Who, aim, mirror, permit, shape};
+use crate::exchange::route::{self, Origin};
 use crate::http::{Connection, RequestHead};
 use crate::jsonrpc;
 use crate::mcp::catalog::ListKind;
@@ -163,6 +164,21 @@ async fn begin(
     };
     let (tool, hints) = own.unzip();
     ask.facts.called(handle);
+    let route = route::of(world, backend, &envelope).filter(|_| method != Method::Complete);
+    let origin = route.map(|route| {
+        let origin = Origin {
+            world: world.clone(),
+            method,
+            session: None,
+            modern: Some(caller.clone()),
+            authorization: caller.authorization.clone(),
+            message: message.clone(),
+            envelope,
+            detail: ask.facts.detail.get().cloned(),
+            handle: handle.clone(),
+        };
+        (route, Box::new(origin))
+    });
     if let Some(detail) = ask.facts.detail.get() {
         let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
         ask.facts.own_name(tool.as_deref().or(name.as_deref()));
@@ -189,7 +205,10 @@ async fn begin(
         timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
         handle: handle.clone(),
     };
-    let mut calling = Box::pin(world.backends.call(call));
+    let mut calling: Pin<Box<dyn Future<Output = Result<Replies>>>> = match origin {
+        Some((route, origin)) => Box::pin(route::send(*origin, route, call, None)),
+        None => Box::pin(world.backends.call(call)),
+    };
     // After the future, so that it is dropped first.
     let mut cancel = relay::Cancel(Some(handle));
     let replies = calling.as_mut().await;
