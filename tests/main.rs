@@ -17,6 +17,7 @@ mod completion;
 mod crosstalk;
 mod drivers;
 mod eras;
+mod examples;
 mod faithful;
 mod faults;
 mod first_use;

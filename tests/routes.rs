@@ -72,7 +72,7 @@ fn a_canary_answers_its_share_evenly_and_is_not_seen() {
         for name in ["api", "new", "other"] {
             wait_for_state(&proxy, name, "up");
         }
-        let mut clients: Vec<Client> = (0..5).map(|_| proxy.client()).collect();
+        let mut clients: Vec<Client> = (0..7).map(|_| proxy.client()).collect();
         let tools = clients[0].names("tools/list");
         assert!(tools.iter().all(|name| name.starts_with("api__")), "{tools:?}");
         assert_eq!(clients[0].names("resources/list"), ["stub://api/fixed"]);
@@ -82,7 +82,7 @@ fn a_canary_answers_its_share_evenly_and_is_not_seen() {
         }
         // Tools, reads and prompts, on both workers.
         for n in 0..1_000 {
-            let client = &mut clients[n % 5];
+            let client = &mut clients[n % 7];
             match n % 10 {
                 3 => drop(read(client)),
                 7 => drop(client.ask("prompts/get", r#"{"name":"api__prompt"}"#).result()),
@@ -105,14 +105,16 @@ fn a_canary_answers_its_share_evenly_and_is_not_seen() {
             assert!(within <= 3, "{start}: {taken:?}");
         }
         let page = Page::of(&proxy);
-        let attempts = |name| page.get("attempts_total", &[("backend", name), ("kind", "first")]);
+        let attempts =
+            |name| page.get("mcp_proxy_attempts_total", &[("backend", name), ("kind", "first")]);
         assert_eq!([attempts("new"), attempts("other"), attempts("api")], [100.0, 250.0, 650.0]);
-        let calls = |name| page.get("tool_calls_total", &[("backend", name), ("tool", "sets")]);
+        let calls =
+            |name| page.get("mcp_proxy_tool_calls_total", &[("backend", name), ("tool", "sets")]);
         assert_eq!(calls("new") as usize, taken.len());
         assert_eq!(calls("new") + calls("other") + calls("api"), 800.0);
         if !over_http {
             // The proxy's own session, and one for each client that was sent there.
-            assert_eq!(new.count("initialized"), 1 + 5);
+            assert_eq!(new.count("initialized"), 1 + 7);
         }
     }
 }
@@ -141,6 +143,8 @@ fn the_rules_of_the_one_that_is_called_come_first() {
         by[usize::from(said.contains(r#""who":"new""#))] += 1;
         // Its own rules keep it out, and nobody notices.
         client.call("api__adds", "{}").result();
+        // So that turns and tools do not keep step.
+        client.call("api__reads", "{}").result();
         assert_eq!(client.call("api__writes", "{}").error().0, -32602);
     }
     assert_eq!(by[0] + by[1], 20);

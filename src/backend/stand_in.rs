@@ -53,14 +53,16 @@ pub(super) struct StandIn {
     error: Option<Error>,
 }
 
-/// Asks the backends that may answer a call of `own`, the canary whose turn it is first.
+/// Asks the backends that may answer a call of `own`, the canary whose turn it is first; `alone`: and
+/// nobody else.
 ///
 /// # Errors
 /// As for [`Backends::call`]; if none takes it, the error of `own`.
 pub(super) async fn call(
     backends: &Rc<Backends>,
     own: BackendId,
-    canary: Option<BackendId>,
+    first: Option<BackendId>,
+    alone: bool,
     handle: &Rc<CallHandle>,
     prepare: Prepare,
 ) -> Result<Replies> {
@@ -75,7 +77,10 @@ pub(super) async fn call(
         backends: backends.clone(),
         handle: handle.clone(),
         own,
-        left: order(backends, &entry, canary),
+        left: match alone {
+            true => first.into_iter().collect(),
+            false => order(backends, &entry, first),
+        },
         prepare,
         backend: own,
         replies: none,
@@ -238,18 +243,20 @@ pub(super) fn offers(
 
 impl Backends {
     /// Sends a call of a backend for which others may stand in; `prepare` makes it for each of them
-    /// that is asked. A drop abandons it.
+    /// that is asked: `first` before all, if it is given, and with `alone` nobody else. A drop
+    /// abandons it.
     ///
     /// # Errors
     /// As for [`Backends::call`].
     pub async fn call_any(
         self: &Rc<Self>,
         backend: BackendId,
-        canary: Option<BackendId>,
+        first: Option<BackendId>,
+        alone: bool,
         handle: &Rc<CallHandle>,
         prepare: Prepare,
     ) -> Result<Replies> {
-        call(self, backend, canary, handle, prepare).await
+        call(self, backend, first, alone, handle, prepare).await
     }
 
     /// The canary whose turn a call of a backend is, if that one can be expected to take it.

@@ -47,6 +47,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     compiler.performance();
     let access = compiler.access();
     let watch = compiler.watch();
+    let rate = proxy.rate_limit.as_ref().map(|table| compiler.rate("proxy.rate_limit", table));
     let backends = compiler.backends();
     if report.faults.len() > before || !report.is_ok() {
         return None;
@@ -61,7 +62,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
         session_idle: proxy.session_idle_seconds.0,
         shutdown_timeout: proxy.shutdown_timeout_seconds.0,
         body_bytes_max: config.security.max_request_bytes.0 as usize,
-        rate: proxy.rate_limit.as_ref().map(super::rules::rate),
+        rate,
         access: access?,
         listen: listen?,
         watch,
@@ -219,6 +220,7 @@ impl Compiler<'_> {
             }
             let transport = self.transport(backend);
             let restart = self.restart(backend);
+            self.cautions(backend);
             let chain = self.chain(backend, plans.len());
             let around = self.around(backend, &mut ward);
             if let (true, Some(transport)) = (backend.table.enabled, transport) {

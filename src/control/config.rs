@@ -19,8 +19,8 @@ use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{
     AdminToolsKey, Args, AuditKey, AuthKind, Count, EnvValue, Fraction, GiveUp, Glob, Inherit,
-    IsolationKey, KeyDoc, Millis, Node, ProtocolKey, Reader, ScopeKey, Seconds, Secret, Setting,
-    Share, SignedBy, Transport, Value, join, masked, table,
+    IsolationKey, KeyDoc, Millis, Node, PerKey, ProtocolKey, Reader, ScopeKey, Seconds, Secret,
+    Setting, Share, SignedBy, Transport, Value, join, masked, table,
 };
 use crate::limits;
 
@@ -524,6 +524,8 @@ tables! {
         requests: Count<1, 1_000_000> = Count(1);
         /// The length of that interval.
         period_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(1));
+        /// "all" counts all callers together, "principal" each by itself: who is known by [auth].
+        per: PerKey = PerKey::All;
     }
 
     /// `[backends.concurrency]`: how many calls the backend has at once.
@@ -549,6 +551,8 @@ tables! {
         permitted_calls_in_half_open: Count<1, 1_000> = Count(3);
         /// The last calls that are looked at.
         window: Count<1, 10_000> = Count(100);
+        /// Instead of window: those of the last so many seconds are looked at.
+        window_seconds: Option<Millis<1, 86_400_000>> = None;
     }
 
     /// `[backends.retry]`: makes a failed attempt again.

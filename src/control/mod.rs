@@ -9,6 +9,7 @@
 mod access;
 mod admin;
 mod banner;
+mod caution;
 mod compile;
 pub mod config;
 mod crew;

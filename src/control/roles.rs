@@ -22,7 +22,7 @@ pub(super) enum Role {
 
 impl Role {
     /// The key that gives it.
-    fn key(self) -> &'static str {
+    pub(super) fn key(self) -> &'static str {
         match self {
             Role::Mirror => "mirror_of",
             Role::Canary => "canary_of",

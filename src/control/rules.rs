@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::compile::{Compiler, workers};
 use super::config::{NamedBackend, ProxyConfig, RateTable, RetryTable};
-use super::setting::{Args, Glob, IsolationKey, ScopeKey, Share};
+use super::setting::{Args, Glob, IsolationKey, PerKey, ScopeKey, Share};
+use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::alias::Alias;
 use crate::middleware::around::Around;
@@ -79,7 +80,10 @@ impl Compiler<'_> {
                 let (max, queue) = (table.max_concurrent.0 as usize, table.queue.0 as usize);
                 Concurrency::new(max, queue, table.queue_timeout_seconds.0, workers)
             }),
-            rate: table.rate_limit.as_ref().map(rate),
+            rate: table
+                .rate_limit
+                .as_ref()
+                .map(|table| self.rate(&format!("{}.rate_limit", backend.path), table)),
             tool_timeouts: timeout.tools.iter().map(|(tool, t)| (tool.clone(), t.0)).collect(),
             progress_resets: timeout.progress_resets,
             breaker: table.circuit_breaker.as_ref().map(|table| {
@@ -88,11 +92,20 @@ impl Compiler<'_> {
                     minimum_calls: table.minimum_calls.0 as usize,
                     wait: table.wait_duration_seconds.0,
                     permitted: table.permitted_calls_in_half_open.0 as u32,
-                    window: table.window.0 as usize,
+                    window: match table.window_seconds {
+                        Some(time) => breaker::Span::Time(time.0),
+                        None => breaker::Span::Calls(table.window.0 as usize),
+                    },
                 };
-                if settings.minimum_calls > settings.window {
-                    let path = format!("{}.circuit_breaker.minimum_calls", backend.path);
-                    self.fault(&path, "more than window, so it could never open");
+                let path = |key: &str| format!("{}.circuit_breaker.{key}", backend.path);
+                if table.window_seconds.is_some() && self.config.spots.has(&path("window")) {
+                    let message = "not accepted together with window";
+                    self.key_fault(&path("window_seconds"), message);
+                } else if let breaker::Span::Calls(calls) = settings.window
+                    && settings.minimum_calls > calls
+                {
+                    let message = "more than window, so it could never open";
+                    self.fault(&path("minimum_calls"), message);
                 }
                 Breaker::new(settings, workers)
             }),
@@ -106,6 +119,25 @@ impl Compiler<'_> {
                 beds.next(settings)
             }),
         }
+    }
+
+    /// A rate limit, of a backend or of all.
+    pub(super) fn rate(&mut self, path: &str, table: &RateTable) -> RateLimit {
+        let (requests, period) = (table.requests.0 as usize, table.period_seconds.0);
+        if table.per == PerKey::All {
+            return RateLimit::new(requests, period);
+        }
+        if requests > limits::RATE_CALLER_REQUESTS_MAX {
+            let max = limits::RATE_CALLER_REQUESTS_MAX;
+            let message =
+                format!("found {requests}, accepted with per = \"principal\": 1 to {max}");
+            self.fault(&format!("{path}.requests"), message);
+        }
+        if self.config.auth.is_none() {
+            let message = "without [auth] all callers are one";
+            self.warning(&format!("{path}.per"), message);
+        }
+        RateLimit::per_principal(requests.min(limits::RATE_CALLER_REQUESTS_MAX), period)
     }
 
     /// `[performance]`, as far as it is not a backend's.
@@ -283,11 +315,6 @@ impl Beds {
         self.taken += 1;
         Outlier::new(settings, &self.ward, self.taken - 1)
     }
-}
-
-/// A rate limit, of a backend or of all.
-pub(super) fn rate(table: &RateTable) -> RateLimit {
-    RateLimit::new(table.requests.0 as usize, table.period_seconds.0)
 }
 
 fn retry(table: &RetryTable) -> Retry {

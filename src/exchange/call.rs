@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Ask;
+use super::mirror;
 use super::private;
 use super::relay::Relay;
 use super::route::{self, Origin};
 use crate::auth::policy::Rights;
-use crate::backend::{Call, CallHandle, Caller, Lead, Replies, Reply};
+use crate::backend::{Call, CallHandle, Lead, Replies};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
-use crate::limits;
 use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
@@ -25,8 +25,7 @@ use crate::mcp::tasks;
 use crate::middleware::reuse::{Held, Reusable};
 use crate::middleware::{Copy, Known, Request, Row};
 use crate::plan::{BackendId, BackendPlan};
-use crate::rt;
-use crate::telemetry::metrics::{AttemptKind, Reason};
+use crate::telemetry::metrics::Reason;
 use crate::world::World;
 
 /// Sends a call, read or get to the backend that owns its target.
@@ -71,10 +70,11 @@ pub(super) async fn call(
             let replies = Replies::ready(held.to(id), backend);
             return Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight });
         }
+        let twins = mirror::twins(ask, &shaped.copies);
         let (world, record, copies) = (world.clone(), record.clone(), shaped.copies);
         let mirrors = move || {
             for copy in copies {
-                mirror(&world, Some(record.clone()), None, method, copy);
+                mirror::send(&world, Some(record.clone()), None, method, copy, twins.clone());
             }
         };
         // What a backend says to one token is for nobody else.
@@ -102,6 +102,7 @@ pub(super) async fn call(
             message: message.clone(),
             envelope,
             detail: ask.facts.detail.get().cloned(),
+            only: None,
             handle: handle.clone(),
         };
         (route, Box::new(origin))
@@ -400,75 +401,6 @@ pub(super) struct Shaped {
     pub(super) held: Option<Held>,
     /// What may be done with its answer.
     pub(super) reusable: Option<Box<Reusable>>,
-}
-
-/// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
-/// it is anybody's answer.
-pub(super) fn mirror(
-    world: &Rc<World>,
-    session: Option<Arc<SessionRecord>>,
-    modern: Option<Rc<Caller>>,
-    method: Method,
-    copy: Copy,
-) {
-    let under_way = world.copies.get();
-    if under_way >= limits::COPIES_MAX {
-        return;
-    }
-    world.copies.set(under_way + 1);
-    let world = world.clone();
-    rt::spawn("mirrored call", async move {
-        let Copy { backend, mut message, mut envelope } = copy;
-        let plan = &world.plan.backends[backend];
-        let shown = match (&session, &modern) {
-            (Some(session), _) => session.authorization(),
-            (None, modern) => modern.as_ref().and_then(|caller| caller.authorization.clone()),
-        };
-        let sent = async {
-            // A copy is to be heard: no answer that is kept stands in for it.
-            let who = Who::fresh();
-            let shaped = shape(&world, &who, plan, None, method, &mut message, &mut envelope);
-            let shaped = shaped.await.map_err(|(error, _)| error)?;
-            if world.kit.meter.enabled() {
-                world.kit.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
-            }
-            let tool_call = method == Method::ToolsCall;
-            let call = Call {
-                backend,
-                session,
-                modern,
-                tool_call,
-                safe: !tool_call || shaped.hints.repeatable(),
-                id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
-                progress_token: envelope.progress_token,
-                body: message,
-                timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
-                tool: Some(shaped.own).filter(|_| tool_call),
-                again: false,
-                handle: Rc::new(CallHandle::deaf()),
-            };
-            if let Some(authorization) = shown.filter(|_| plan.forwards()) {
-                call.handle.forward(authorization);
-            }
-            let mut replies = world.backends.call(call).await?;
-            loop {
-                match replies.next().await? {
-                    Reply::Notification(_) | Reply::Away { .. } => {}
-                    Reply::Ask(question) => world.backends.decline(&question),
-                    Reply::Answer(_) => return Ok(()),
-                    Reply::Streaming { .. } => {
-                        while replies.chunk().await?.is_some() {}
-                        return Ok(());
-                    }
-                }
-            }
-        };
-        let sent: Result<()> = sent.await;
-        world.copies.set(world.copies.get() - 1);
-        if let Err(error) = sent {
-            tracing::debug!(%error, "a mirrored call failed");
-        }
-    });
 }
 
 /// Takes a request through the rules of its backend. A refusal says which kind of rule it was.

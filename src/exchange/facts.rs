@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem::Finder;
 
+use super::mirror::Twins;
 use super::trace::Tracing;
 use crate::backend::{CallHandle, Share};
 use crate::error::{Error, Kind};
@@ -53,6 +54,8 @@ pub(super) struct Facts {
     bytes_in: Cell<usize>,
     modern: Cell<bool>,
     handle: OnceCell<Rc<CallHandle>>,
+    /// How copies of it ended.
+    twins: OnceCell<Rc<Twins>>,
     pub(super) detail: OnceCell<Rc<Detail>>,
 }
 
@@ -93,6 +96,7 @@ impl Facts {
             bytes_in: Cell::new(0),
             modern: Cell::new(false),
             handle: OnceCell::new(),
+            twins: OnceCell::new(),
             detail: OnceCell::new(),
         }
     }
@@ -110,6 +114,7 @@ impl Facts {
             bytes_in: self.bytes_in.clone(),
             modern: self.modern.clone(),
             handle: self.handle.clone(),
+            twins: self.twins.clone(),
             detail: self.detail.clone(),
         }
     }
@@ -189,6 +194,11 @@ impl Facts {
         let _ = self.handle.set(handle.clone());
     }
 
+    /// Copies of it were sent.
+    pub(super) fn copied(&self, twins: &Rc<Twins>) {
+        let _ = self.twins.set(twins.clone());
+    }
+
     /// The backend's own name, where it is known.
     pub(super) fn own_name(&self, name: Option<&str>) {
         if let (Some(detail), Some(name)) = (self.detail.get(), name) {
@@ -250,6 +260,14 @@ impl Facts {
             return;
         }
         let total = rt::time::now().saturating_duration_since(self.began);
+        if let Some(twins) = self.twins.get() {
+            // What the proxy refused has no end that a backend gave it, nor has what was cancelled.
+            let compared = match self.ended.get() {
+                Some((Outcome::Denied | Outcome::Refused, _) | (Outcome::Error, None)) => None,
+                ended => ended.map(|(outcome, _)| outcome),
+            };
+            twins.called(world, compared);
+        }
         // Without an end its client left before there was one.
         let (outcome, code) = self.ended.get().unwrap_or((Outcome::Error, None));
         if kit.meter.enabled() {
@@ -307,6 +325,11 @@ impl Facts {
         if !out.put(Line { is_access: true, text }, weight) {
             world.kit.meter.metrics().lose(Lost::Line, 1);
         }
+    }
+
+    /// The backend that was called, whoever answers.
+    pub(super) fn called_backend(&self) -> Option<BackendId> {
+        self.backend.get()
     }
 
     /// The backend that answered, or that was to.
@@ -447,7 +470,7 @@ fn reason_of(kind: Kind, ejected: bool) -> Option<Reason> {
 }
 
 /// What a whole answer says of itself.
-fn outcome_of(answer: &[u8]) -> (Outcome, Option<i32>) {
+pub(super) fn outcome_of(answer: &[u8]) -> (Outcome, Option<i32>) {
     // The end of `"error"` and of `"isError"`: nearly every answer has neither, and one fast search
     // finds that out.
     static MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"rror\""));

@@ -10,11 +10,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Ask;
 use super::call::{Who, shape};
 use super::facts::Detail;
 use crate::backend::{Call, CallHandle, Caller, Lead, Prepared, Replies};
 use crate::error::{Error, Kind, Result};
-use crate::jsonrpc::Envelope;
+use crate::jsonrpc::{self, Envelope, Span};
+use crate::mcp::envelope;
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::session::{Authorization, SessionRecord};
@@ -35,6 +37,8 @@ pub(super) struct Origin {
     pub(super) message: Vec<u8>,
     pub(super) envelope: Envelope,
     pub(super) detail: Option<Rc<Detail>>,
+    /// The only one that is asked: there the call has begun.
+    pub(super) only: Option<BackendId>,
     /// Of the whole call.
     pub(super) handle: Rc<CallHandle>,
 }
@@ -62,7 +66,8 @@ pub(super) async fn send(
 ) -> Result<Replies> {
     let (world, handle, own) = (origin.world.clone(), origin.handle.clone(), call.backend);
     call.handle = CallHandle::part(&handle, origin.shown_to(own));
-    let canary = world.backends.canary(route);
+    let only = origin.only;
+    let canary = only.or_else(|| world.backends.canary(route));
     if canary.is_some()
         && let Some((_, lead)) = &mut reuse
     {
@@ -81,7 +86,68 @@ pub(super) async fn send(
             });
         made
     };
-    world.backends.call_any(own, canary, &handle, Box::new(prepare)).await
+    world.backends.call_any(own, canary, only.is_some(), &handle, Box::new(prepare)).await
+}
+
+/// What stands before the state of a call that goes on at another backend than the one that was
+/// called; no backend's name has it.
+const MARK: char = '~';
+
+/// An answer that asks for input (2026-07-28), with the name of the backend in its state, if that is
+/// another one than the one that was called: there the call has to go on.
+pub(super) fn marked(world: &World, ask: &Ask, backend: BackendId, answer: Vec<u8>) -> Vec<u8> {
+    if ask.facts.called_backend().is_none_or(|called| called == backend) {
+        return answer;
+    }
+    let state = || {
+        let result = jsonrpc::scan(&answer).ok()?.result?;
+        let state = envelope::member(result.of(&answer), "requestState")?;
+        let own = state.text(result.of(&answer))?;
+        let whole = format!("{MARK}{}{MARK}{own}", world.plan.backends[backend].name);
+        let mut quoted = Vec::with_capacity(whole.len() + 2);
+        jsonrpc::quote(&whole, &mut quoted);
+        let (start, end) = (result.start + state.start, result.start + state.end);
+        Some((Span { start, end }, quoted))
+    };
+    match state() {
+        Some((span, quoted)) => jsonrpc::splice(&answer, &[(span, &quoted)]),
+        None => answer,
+    }
+}
+
+/// Whether a raw state has such a name in it.
+pub(super) fn is_marked(state: &[u8]) -> bool {
+    state.get(1) == Some(&(MARK as u8))
+}
+
+/// The backend at which a call goes on; its name is taken out of the state.
+///
+/// # Errors
+/// The name is not one of those that stand behind the one that was called.
+pub(super) fn unmarked(
+    world: &World,
+    route: &Route,
+    message: &mut Vec<u8>,
+    envelope: &mut Envelope,
+) -> Result<Option<BackendId>> {
+    let Some(params) = envelope.params else { return Ok(None) };
+    let Some(span) = envelope::member(params.of(message), "requestState") else { return Ok(None) };
+    let span = Span { start: params.start + span.start, end: params.start + span.end };
+    if !is_marked(span.of(message)) {
+        return Ok(None);
+    }
+    let unknown = || Error::new(Kind::BadEnvelope).context("requestState is unknown");
+    let state = span.text(message).ok_or_else(unknown)?.into_owned();
+    let mut parts = state.splitn(3, MARK).skip(1);
+    let (name, own) = parts.next().zip(parts.next()).ok_or_else(unknown)?;
+    let found = route.all().find(|id| *world.plan.backends[*id].name == *name);
+    let found = found.ok_or_else(unknown)?;
+    let mut quoted = Vec::with_capacity(own.len() + 2);
+    jsonrpc::quote(own, &mut quoted);
+    *message = jsonrpc::splice(message, &[(span, &quoted)]);
+    *envelope = jsonrpc::scan(message)
+        .map_err(|fault| Error::new(fault.kind()).cause("after a state was unmarked"))?;
+    Ok(Some(found))
 }
 
 impl Origin {

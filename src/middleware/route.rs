@@ -61,6 +61,12 @@ impl Route {
         Route { shares, failovers }
     }
 
+    /// Everybody who may answer its calls.
+    pub fn all(&self) -> impl Iterator<Item = usize> {
+        let canaries = self.shares.iter().flat_map(|shares| shares.turns.iter().copied().flatten());
+        canaries.chain(self.failovers.iter().copied())
+    }
+
     /// The canary whose turn the next call is; `None` = the backend's own.
     pub fn next(&self) -> Option<usize> {
         let shares = self.shares.as_ref()?;

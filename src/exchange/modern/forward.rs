@@ -10,7 +10,8 @@ use super::{Asked, check, complete, fail, relay, reworded};
 use crate::backend::{Attended, Call, CallHandle, Claim, Replies, Seal};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
-use crate::exchange::call::{Who, aim, mirror, permit, shape};
+use crate::exchange::call::{Who, aim, permit, shape};
+use crate::exchange::mirror;
 use crate::exchange::route::{self, Origin};
 use crate::http::{Connection, RequestHead};
 use crate::jsonrpc;
@@ -120,7 +121,8 @@ async fn resume(
     let (mut message, mut envelope) = (asked.message.clone(), asked.envelope);
     let backend = aim(world, None, asked.method, &mut message, &mut envelope)?;
     world.backends.settled_one(backend).await;
-    if world.backends.is_modern(backend) {
+    let routed = world.plan.backends[backend].around.route.is_some();
+    if routed && route::is_marked(state) || !routed && world.backends.is_modern(backend) {
         return Ok(None);
     }
     ask.facts.aimed(world, backend, &message, &envelope);
@@ -131,7 +133,11 @@ async fn resume(
     }
     let Some(seal) = way.seal.clone() else { return Ok(None) };
     let claim = Claim { state: (*state).into(), seal, responses: responses.to_vec() };
-    world.backends.resume(claim).map(Some)
+    match world.backends.resume(claim) {
+        // Of several backends it may be the state of one that keeps its own.
+        Err(error) if routed && error.kind() == Kind::BadEnvelope => Ok(None),
+        resumed => resumed.map(Some),
+    }
 }
 
 async fn begin(
@@ -142,12 +148,16 @@ async fn begin(
 ) -> Result<Replies> {
     let Asked { caller, method, mut message, mut envelope, .. } = asked;
     let caller = Rc::new(caller);
+    let mut only = None;
     let (backend, own) = if method == Method::Complete {
         (complete::target(world, ask, &mut message, &mut envelope).await?, None)
     } else {
         let backend = aim(world, None, method, &mut message, &mut envelope)?;
         ask.facts.aimed(world, backend, &message, &envelope);
         let plan = &world.plan.backends[backend];
+        if let Some(route) = route::of(world, backend, &envelope) {
+            only = route::unmarked(world, route, &mut message, &mut envelope)?;
+        }
         let mut own = None;
         if !(plan.chain.spares_calls() && plan.around.is_empty()) {
             // What its answer depends on besides its key (capabilities, rounds of input) is its own:
@@ -155,8 +165,9 @@ async fn begin(
             let who = Who::fresh();
             let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
+            let twins = mirror::twins(ask, &shaped.copies);
             for copy in shaped.copies {
-                mirror(world, None, Some(caller.clone()), method, copy);
+                mirror::send(world, None, Some(caller.clone()), method, copy, twins.clone());
             }
             own = Some((shaped.own, shaped.hints));
         }
@@ -175,6 +186,7 @@ async fn begin(
             message: message.clone(),
             envelope,
             detail: ask.facts.detail.get().cloned(),
+            only,
             handle: handle.clone(),
         };
         (route, Box::new(origin))
