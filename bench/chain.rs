@@ -18,7 +18,7 @@ use mcp_proxy::middleware::concurrency::Concurrency;
 use mcp_proxy::middleware::filter::{Filter, Rule};
 use mcp_proxy::middleware::inject::Inject;
 use mcp_proxy::middleware::mirror::{Mirror, Spread};
-use mcp_proxy::middleware::outlier::{self, Outlier, Ward};
+use mcp_proxy::middleware::outlier::{self, Outlier};
 use mcp_proxy::middleware::params::{Override, Params};
 use mcp_proxy::middleware::pattern::{Pattern, Patterns};
 use mcp_proxy::middleware::rate::RateLimit;
@@ -191,7 +191,7 @@ fn around(criterion: &mut Criterion) {
         ("rate-principal", Stand { rate: each(), ..off() }),
         ("breaker", Stand { breaker: Some(Breaker::new(settings(calls), 2)), ..off() }),
         ("breaker-time", Stand { breaker: Some(Breaker::new(settings(time), 2)), ..off() }),
-        ("outlier", Stand { outlier: Some(Outlier::new(ejection, &Ward::new(2), 0)), ..off() }),
+        ("outlier", Stand { outlier: Some(Outlier::new(ejection)), ..off() }),
         (
             "all",
             Stand {
@@ -199,7 +199,7 @@ fn around(criterion: &mut Criterion) {
                 concurrency: Some(Concurrency::new(64, 1024, Duration::from_secs(10), 2)),
                 rate: rate(),
                 breaker: Some(Breaker::new(settings(calls), 2)),
-                outlier: Some(Outlier::new(ejection, &Ward::new(2), 0)),
+                outlier: Some(Outlier::new(ejection)),
             },
         ),
     ];

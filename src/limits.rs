@@ -255,6 +255,10 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pooled connections to one backend, per worker: default of `max_connections`. As many as calls
 /// usually run at once; each costs a descriptor here and there.
 pub const POOL_CONNECTIONS_MAX: usize = 256;
+/// Backends that there are at once, those that leave too: places in tables.
+pub const BACKENDS_MAX: usize = 4096;
+/// Every worker prepares a new plan within this, or the old one is kept.
+pub const PREPARE_PATIENCE: Duration = Duration::from_secs(10);
 /// Default of `idle_seconds`: under the 75 s after which common servers close idle connections.
 pub const POOL_IDLE: Duration = Duration::from_secs(60);
 /// Default of `max_children`: a script interpreter takes some 50 MiB.
@@ -327,6 +331,19 @@ pub const NOTES_LEN: usize = 1024;
 pub const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
 /// The banner waits this long for backends that are in their first start.
 pub const BANNER_WAIT: Duration = Duration::from_secs(2);
+
+/// A service manager that does not listen is not waited for longer.
+pub const NOTIFY_WAIT: Duration = Duration::from_secs(1);
+
+/// How often the files of the configuration are looked at.
+pub const WATCH_TICK: Duration = Duration::from_millis(250);
+/// A file that has changed is read when it has rested for this long: longer than an editor needs to
+/// write it, and than the clock of any file system is coarse.
+pub const WATCH_REST: Duration = Duration::from_millis(500);
+/// What never rests is read after this time.
+pub const WATCH_PATIENCE: Duration = Duration::from_secs(5);
+const _: () = assert!(WATCH_TICK.as_millis() < WATCH_REST.as_millis());
+const _: () = assert!(WATCH_REST.as_millis() * 4 < WATCH_PATIENCE.as_millis());
 
 /// Bytes of a configuration file.
 pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -7,9 +7,12 @@ use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use mcp_proxy::control::notify::Manager;
 use mcp_proxy::control::{self, Handle, Options};
 use mcp_proxy::rt::{Driver, signals};
 use mcp_proxy::{Proxy, ProxyConfig, limits};
@@ -55,6 +58,20 @@ struct Arguments {
 enum Command {
     /// A small MCP server on standard input and output, to try things with
     DemoServer,
+    /// About the configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// A script that completes this command line in a shell; to be put where that shell looks
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum ConfigCommand {
+    /// The JSON Schema of the configuration file, for editors
+    Schema,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -67,8 +84,20 @@ enum DriverName {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::DemoServer) = arguments.command {
-        return mcp_proxy::demo::serve_stdio();
+    match arguments.command {
+        None => {}
+        Some(Command::DemoServer) => return mcp_proxy::demo::serve_stdio(),
+        Some(Command::Config(ConfigCommand::Schema)) => {
+            say(&ProxyConfig::schema());
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            let command = &mut Arguments::command();
+            clap_complete::generate(shell, command, env!("CARGO_PKG_NAME"), &mut script);
+            say(&String::from_utf8_lossy(&script));
+            return ExitCode::SUCCESS;
+        }
     }
     // Before any thread starts: one that does not block them would die of them.
     if let Err(error) = signals::block() {
@@ -122,7 +151,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         return Ok(());
     }
 
-    start_log(arguments.log_level.as_deref(), &config);
+    let set_level = start_log(arguments.log_level.as_deref(), &config);
     let name = config.name().to_owned();
     let driver = match arguments.driver {
         DriverName::Auto => None,
@@ -130,18 +159,24 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         DriverName::Ring => Some(Driver::Ring),
         DriverName::Epoll => Some(Driver::Epoll),
     };
+    let manager = Arc::new(Manager::from_env());
     let proxy = Proxy::start(config, Options { driver }).map_err(|error| error.to_string())?;
     let handle = proxy.handle();
-    obey_signals(handle.clone()).map_err(|error| format!("cannot start a thread: {error}"))?;
+    handle.on_reload(move |config| set_level(config.log_level()));
+    manager.ready(&format!("serving at {}", handle.url()));
+    obey_signals(handle.clone(), manager.clone())
+        .map_err(|error| format!("cannot start a thread: {error}"))?;
     say(&control::greeting(&name, &handle.url()));
     handle.wait_settled(limits::BANNER_WAIT);
-    say(&control::status(&handle.backends()));
+    let backends = handle.backends();
+    say(&control::status(&backends));
+    manager.status(&control::standing(&handle.url(), &backends));
     handle.wait().map_err(|error| error.to_string())
 }
 
 /// The first SIGTERM or SIGINT ends the proxy in good order, the second at once; children then die
 /// of their parent's death.
-fn obey_signals(handle: Handle) -> std::io::Result<()> {
+fn obey_signals(handle: Handle, manager: Arc<Manager>) -> std::io::Result<()> {
     let obey = move || {
         let mut ending: Option<Instant> = None;
         loop {
@@ -149,6 +184,7 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
                 Ok(signals::Signal::Terminate | signals::Signal::Interrupt) => match ending {
                     None => {
                         ending = Some(Instant::now());
+                        manager.stopping();
                         handle.shutdown();
                     }
                     // One order may arrive twice: timeout(1) tells the process and its group.
@@ -159,8 +195,11 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
                     }
                 },
                 Ok(signals::Signal::User1) => handle.reopen_logs(),
+                // What comes of it is in the log.
                 Ok(signals::Signal::HangUp) => {
-                    tracing::info!("this signal asks for nothing that there is");
+                    manager.reloading();
+                    let _ = handle.reload_now();
+                    manager.ready(&control::standing(&handle.url(), &handle.backends()));
                 }
                 Err(error) => {
                     tracing::error!("signals are no longer taken: {error}");
@@ -172,19 +211,35 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
     std::thread::Builder::new().name("mcp-signals".to_owned()).spawn(obey).map(drop)
 }
 
-/// Logs go to standard error, so that standard output stays readable to programs.
-fn start_log(level: Option<&str>, config: &ProxyConfig) {
+/// Logs go to standard error, so that standard output stays readable to programs. What is given back
+/// sets another level, unless the one in force was not the file's to say.
+fn start_log(level: Option<&str>, config: &ProxyConfig) -> Box<dyn Fn(&str) + Send + Sync> {
+    let is_fixed = level.is_some() || std::env::var_os(EnvFilter::DEFAULT_ENV).is_some();
     let filter = match level {
         Some(level) => EnvFilter::new(level),
         None => {
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log_level()))
         }
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    // Checked by the configuration, which takes the same directives.
+    let set = move |level: &str, reload: &dyn Fn(EnvFilter) -> bool| {
+        let filter = EnvFilter::try_new(level).ok().filter(|_| !is_fixed);
+        if filter.is_some_and(|filter| !reload(filter)) {
+            eprintln!("mcp-proxy: the level of the log cannot be changed");
+        }
+    };
     if config.json_logs() {
-        log.json().init();
+        let log = log.json().with_env_filter(filter).with_filter_reloading();
+        let handle = log.reload_handle();
+        log.init();
+        Box::new(move |level| set(level, &|filter| handle.reload(filter).is_ok()))
     } else {
-        log.with_ansi(std::io::stderr().is_terminal()).init();
+        let log = log.with_ansi(std::io::stderr().is_terminal());
+        let log = log.with_env_filter(filter).with_filter_reloading();
+        let handle = log.reload_handle();
+        log.init();
+        Box::new(move |level| set(level, &|filter| handle.reload(filter).is_ok()))
     }
 }
 
@@ -216,8 +271,6 @@ fn log_level(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

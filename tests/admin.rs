@@ -177,7 +177,7 @@ fn what_is_not_there_is_said_in_json_and_the_description_is_true() {
             }
         }
     }
-    assert_eq!(operations, 8);
+    assert_eq!(operations, 13);
 }
 
 #[test]

@@ -262,8 +262,8 @@ fn a_failover_answers_while_the_one_that_is_called_is_down_and_no_longer() {
         assert_eq!(far.count("call "), 0, "the second one is not needed");
         let last = wait_for("a line", || {
             let text = std::fs::read_to_string(&audit).unwrap_or_default();
-            let lines = text.lines().filter(|line| line.contains("prompts/get"));
-            let line: Value = serde_json::from_str(lines.last()?).ok()?;
+            let mut lines = text.lines().filter(|line| line.contains("prompts/get"));
+            let line: Value = serde_json::from_str(lines.next_back()?).ok()?;
             Some(line)
         });
         assert_eq!((&last["backend"], &last["target"]), (&"near".into(), &"api__prompt".into()));

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,13 +25,23 @@ use crate::http::ClientConnection;
 use crate::mcp::catalog::Slice;
 use crate::mcp::revision::Era;
 use crate::mcp::session::SessionId;
-use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId};
+use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId, slot};
 use crate::rt::local::Event;
 
-/// A backend on one worker.
+/// A backend on one worker, under the rules of one plan. A reload that changes rules makes another
+/// one, with the same [`Live`]: what was begun goes on under the rules under which it was.
 pub(super) struct Entry {
     pub(super) id: BackendId,
     pub(super) plan: Arc<BackendPlan>,
+    /// What it offers, shaped by the rules, as last published.
+    pub(super) slice: RefCell<Option<Arc<Slice>>>,
+    /// Answers that are kept (`cache`).
+    pub(super) shelf: Option<Rc<Shelf>>,
+    live: Rc<Live>,
+}
+
+/// What outlasts the rules.
+pub(super) struct Live {
     /// The worker whose supervisor keeps it up.
     pub(super) owner: WorkerId,
     /// Calls of this worker.
@@ -41,10 +52,6 @@ pub(super) struct Entry {
     pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
     /// What it speaks, as its supervisor found out.
     pub(super) era: Cell<Era>,
-    /// What it offers, as last published.
-    pub(super) slice: RefCell<Option<Arc<Slice>>>,
-    /// What failovers offer in its place.
-    pub(super) stand_ins: RefCell<Vec<(BackendId, Arc<Slice>)>>,
     /// Its supervisor lives; of use on the owner alone.
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
@@ -54,8 +61,18 @@ pub(super) struct Entry {
     /// What it shows to others.
     pub(super) views: Views,
     pub(super) wire: Wire,
-    /// Answers that are kept (`cache`).
-    pub(super) shelf: Option<Shelf>,
+    /// Its end has begun, or that of the proxy.
+    pub(super) closing: Event,
+    /// Its plan is in force; before that, it only takes mail.
+    pub(super) is_in_force: Cell<bool>,
+}
+
+impl Deref for Entry {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        &self.live
+    }
 }
 
 /// What depends on how it is reached.
@@ -80,10 +97,8 @@ pub(super) struct Http {
 
 impl Entry {
     pub(super) fn new(plan: &Arc<BackendPlan>, workers: usize) -> Entry {
-        Entry {
-            id: plan.id,
-            plan: plan.clone(),
-            owner: plan.id % workers.max(1),
+        let live = Live {
+            owner: slot(plan.id) % workers.max(1),
             in_flight: Cell::new(0),
             settled: Event::new(),
             waiters: RefCell::default(),
@@ -91,12 +106,6 @@ impl Entry {
             supervised: Cell::new(false),
             bell: Bell::new(),
             wishes: Wishes::default(),
-            shelf: {
-                let reuse = plan.chain.reuse.as_ref();
-                reuse.and_then(|reuse| reuse.cache.as_ref()).map(Shelf::new)
-            },
-            slice: RefCell::default(),
-            stand_ins: RefCell::default(),
             views: Views::default(),
             wire: match &plan.transport {
                 TransportPlan::Http(http) => Wire::Http(Http {
@@ -109,7 +118,46 @@ impl Entry {
                 }),
                 TransportPlan::Stdio(_) => Wire::Stdio(Channels::new()),
             },
+            closing: Event::new(),
+            is_in_force: Cell::new(false),
+        };
+        Entry {
+            id: plan.id,
+            plan: plan.clone(),
+            slice: RefCell::default(),
+            shelf: shelf(plan),
+            live: Rc::new(live),
         }
+    }
+
+    /// The same backend under other rules; what it offers is shaped anew.
+    pub(super) fn under(&self, plan: &Arc<BackendPlan>) -> Entry {
+        debug_assert!(self.plan.is_reached_like(plan));
+        let keeps = self.plan.chain == plan.chain;
+        let slice = self.slice.borrow().as_ref().and_then(|slice| match slice.shaped(plan) {
+            Ok(slice) => Some(Arc::new(slice)),
+            Err(error) => {
+                tracing::warn!(backend = self.name(), %error, "lists under new rules are unusable");
+                None
+            }
+        });
+        Entry {
+            id: plan.id,
+            plan: plan.clone(),
+            slice: RefCell::new(slice),
+            shelf: if keeps { self.shelf.clone() } else { shelf(plan) },
+            live: self.live.clone(),
+        }
+    }
+
+    /// Whether the other one is the same backend, perhaps under other rules.
+    pub(super) fn is_same(&self, other: &Entry) -> bool {
+        Rc::ptr_eq(&self.live, &other.live)
+    }
+
+    /// Whether its supervisor is to live.
+    pub(super) fn is_kept_up(&self) -> bool {
+        self.is_in_force.get() && !self.closing.is_set()
     }
 
     /// Its name in the configuration.
@@ -140,4 +188,9 @@ impl Entry {
     pub(super) fn link(&self, session: Option<SessionId>) -> Option<Rc<Link>> {
         self.channels().link(session)
     }
+}
+
+fn shelf(plan: &BackendPlan) -> Option<Rc<Shelf>> {
+    let reuse = plan.chain.reuse.as_ref();
+    reuse.and_then(|reuse| reuse.cache.as_ref()).map(|cache| Rc::new(Shelf::new(cache)))
 }

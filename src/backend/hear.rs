@@ -66,11 +66,11 @@ enum End {
 impl Backends {
     /// Whether a backend tells of changed resources.
     pub fn can_subscribe(&self, backend: BackendId) -> bool {
-        let entry = &self.entries[backend];
+        let Some(entry) = self.entry(backend) else { return false };
         let able = |slice: &Rc<Entry>| {
             slice.slice.borrow().as_ref().is_some_and(|slice| slice.can_subscribe())
         };
-        entry.era.get().is_modern() && able(entry)
+        entry.era.get().is_modern() && able(&entry)
     }
 
     /// Listens for changes of resources on behalf of `caller`, until the value is dropped or nobody
@@ -95,14 +95,21 @@ impl Backends {
         let meta = envelope::rebuilt(b"{}", &[], &with);
         let params = [("_meta", &meta[..]), ("notifications", &filter[..])];
         let params = envelope::rebuilt(b"{}", &[], &params);
-        keep(self, &self.entries[backend], params, Ear::Client(out))
+        match self.entry(backend) {
+            Some(entry) => keep(self, &entry, params, Ear::Client(out)),
+            None => {
+                // Nothing will be heard of it.
+                let _ = out.try_send(Heard::Agreed(Vec::new()));
+                Subscription(Rc::new(Event::new()))
+            }
+        }
     }
 }
 
 /// Listens for changed lists, until the value is dropped.
 pub(super) fn own(backends: &Rc<Backends>, entry: &Rc<Entry>) -> Subscription {
     let params = br#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
-    keep(backends, entry, era::own_params(&backends.plan, Some(params)), Ear::Own)
+    keep(backends, entry, era::own_params(&backends.plan.borrow(), Some(params)), Ear::Own)
 }
 
 fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -> Subscription {
@@ -120,10 +127,11 @@ fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -
             let began = Instant::now();
             // Dropped on stop, which ends the request.
             let stream = stream(&backends, &entry, &params, &ear, &mut times);
-            let opened = match race(stream, stopped.wait()).await {
+            let over = race(stopped.wait(), entry.closing.wait());
+            let opened = match race(stream, over).await {
                 Either::Left(End::Closed { opened }) => opened,
                 Either::Left(End::Refused) => break,
-                Either::Left(End::Deaf) | Either::Right(()) => return,
+                Either::Left(End::Deaf) | Either::Right(_) => return,
             };
             if opened && began.elapsed() >= limits::LIVED_WELL {
                 backoff.reset();
@@ -133,7 +141,8 @@ fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -
                 backends.hint(&entry, supervise::FAILED);
             }
             let pause = backoff.next(limits::HTTP_RETRY_MAX).unwrap_or(limits::HTTP_RETRY_MAX);
-            if rt::time::timeout(pause, stopped.wait()).await.is_ok() {
+            let over = race(stopped.wait(), entry.closing.wait());
+            if rt::time::timeout(pause, over).await.is_ok() {
                 return;
             }
         }

@@ -27,15 +27,6 @@ pub enum BackendMail {
         /// The new ones.
         slice: Option<Arc<Slice>>,
     },
-    /// From the owner of a failover to all: what the backend that it stands in for would offer.
-    StandIn {
-        /// The one that clients call.
-        backend: BackendId,
-        /// The failover.
-        from: BackendId,
-        /// Its lists under that one's names and rules; `None` = they are withdrawn.
-        slice: Option<Arc<Slice>>,
-    },
     /// It was found out what a backend speaks.
     Era {
         /// Which backend.

@@ -15,14 +15,14 @@ use std::sync::Arc;
 use super::entry::Entry;
 use super::flight::Lead;
 use super::handle::CallHandle;
-use super::{BackendMail, Backends, Call, Kept, Replies, Reply};
+use super::{Backends, Call, Kept, Replies, Reply};
 use crate::error::{Error, Kind, Result};
-use crate::mcp::catalog::{Pages, Slice};
+use crate::mcp::catalog::Slice;
 use crate::middleware::around::Verdict;
 use crate::middleware::retry::Outcome;
 use crate::middleware::reuse::Reusable;
 use crate::middleware::route::Route;
-use crate::plan::{BackendId, BackendPlan};
+use crate::plan::BackendId;
 
 /// A call as one of the backends is to get it.
 pub enum Prepared {
@@ -66,7 +66,7 @@ pub(super) async fn call(
     handle: &Rc<CallHandle>,
     prepare: Prepare,
 ) -> Result<Replies> {
-    let entry = backends.entries[own].clone();
+    let entry = backends.entry_of(own)?;
     if !entry.settled.is_set() {
         // In its first start it is neither up nor down; that ends within its own deadline.
         let waited = handle.watch(Box::pin(entry.settled.wait())).await;
@@ -92,18 +92,18 @@ pub(super) async fn call(
 
 /// Who is asked, one behind the other.
 fn order(backends: &Backends, own: &Entry, canary: Option<BackendId>) -> VecDeque<BackendId> {
-    let entry = |id: &BackendId| &*backends.entries[*id];
-    let ready = |id: &BackendId| entry(id).settled.is_set() && backends.is_well(entry(id));
-    let starting = |id: &BackendId| !entry(id).settled.is_set();
-    let failovers = own.plan.around.route.as_ref().map_or(&[][..], |route| &route.failovers);
+    let failovers = failovers(backends, own);
+    let those = |wanted: &dyn Fn(&Entry) -> bool| -> Vec<BackendId> {
+        failovers.iter().filter(|entry| wanted(entry)).map(|entry| entry.id).collect()
+    };
     let mut order: VecDeque<BackendId> = canary.into_iter().collect();
     let well = backends.is_well(own);
     if well {
         order.push_back(own.id);
     }
-    order.extend(failovers.iter().copied().filter(ready));
+    order.extend(those(&|entry| entry.settled.is_set() && backends.is_well(entry)));
     if !well {
-        order.extend(failovers.iter().copied().filter(starting));
+        order.extend(those(&|entry| !entry.settled.is_set()));
         // It may be back, and its own word is the right one if nobody else answers.
         order.push_back(own.id);
     }
@@ -183,61 +183,51 @@ impl StandIn {
     }
 
     fn keep(&mut self, error: Error) {
-        let name = self.backends.entries[self.backend].name();
-        tracing::debug!(backend = name, %error, "another backend is asked");
+        tracing::debug!(%error, "another backend is asked");
         if self.error.is_none() || self.backend == self.own {
             self.error = Some(error);
         }
     }
 }
 
-/// What failovers offer in place of a backend of which nothing is known, the first one first.
-pub(super) fn offered(entry: &Entry) -> Option<Arc<Slice>> {
-    let route = entry.plan.around.route.as_ref()?;
-    let offers = entry.stand_ins.borrow();
-    let of = |id: &BackendId| offers.iter().find(|(from, _)| from == id);
-    route.failovers.iter().find_map(of).map(|(_, slice)| slice.clone())
+/// The backends that stand in for one, the first one first.
+fn failovers(backends: &Backends, entry: &Entry) -> Vec<Rc<Entry>> {
+    let route = entry.plan.around.route.as_ref();
+    let ids = route.map_or(&[][..], |route| &route.failovers);
+    ids.iter().filter_map(|id| backends.entry(*id)).collect()
+}
+
+/// What failovers offer in place of a backend of which nothing is known, under its names and rules.
+pub(super) fn offered(backends: &Backends, entry: &Entry) -> Option<Arc<Slice>> {
+    failovers(backends, entry).iter().find_map(|failover| {
+        let slice = failover.slice.borrow().clone()?;
+        match slice.shaped(&entry.plan) {
+            Ok(slice) => Some(Arc::new(slice)),
+            Err(error) => {
+                tracing::warn!(backend = failover.name(), %error, "its lists cannot stand in");
+                None
+            }
+        }
+    })
 }
 
 /// Whose first start is worth waiting for, as a backend's own lists are not known.
-pub(super) fn awaited(entry: &Entry) -> &[BackendId] {
-    match &entry.plan.around.route {
-        Some(route) if entry.slice.borrow().is_none() => &route.failovers,
-        _ => &[],
+pub(super) fn awaited(backends: &Backends, entry: &Entry) -> Vec<Rc<Entry>> {
+    match entry.slice.borrow().is_none() {
+        true => failovers(backends, entry),
+        false => Vec::new(),
     }
 }
 
-/// Makes known, on all workers, what the backend that `entry` stands in for would offer if it were
-/// this one; `built` = what was read of it, `None` = nothing any more.
-pub(super) fn publish(backends: &Rc<Backends>, entry: &Entry, built: Option<(&[u8], &Pages)>) {
-    let stands_in = |plan: &&Arc<BackendPlan>| {
-        plan.around.route.as_ref().is_some_and(|route| route.failovers.contains(&entry.id))
-    };
-    let Some(plan) = backends.plan.backends.iter().find(stands_in) else { return };
-    let slice = built.and_then(|(init, pages)| match Slice::build(plan, init, pages) {
-        Ok(slice) => Some(Arc::new(slice)),
-        Err(error) => {
-            tracing::warn!(backend = entry.name(), %error, "its lists cannot stand in");
-            None
+/// A backend offers something else: perhaps in place of another one.
+pub(super) fn changed(backends: &Backends, entry: &Entry) {
+    for other in &*backends.entries() {
+        let route = other.plan.around.route.as_ref();
+        if route.is_some_and(|route| route.failovers.contains(&entry.id))
+            && other.slice.borrow().is_none()
+        {
+            (backends.on_slice)(other.id, offered(backends, other));
         }
-    });
-    let (backend, from) = (plan.id, entry.id);
-    backends.broadcast(|| BackendMail::StandIn { backend, from, slice: slice.clone() });
-    offers(backends, backend, from, slice);
-}
-
-/// A failover offers this now.
-pub(super) fn offers(
-    backends: &Backends,
-    backend: BackendId,
-    from: BackendId,
-    slice: Option<Arc<Slice>>,
-) {
-    let entry = &backends.entries[backend];
-    entry.stand_ins.borrow_mut().retain(|(other, _)| *other != from);
-    entry.stand_ins.borrow_mut().extend(slice.map(|slice| (from, slice)));
-    if entry.slice.borrow().is_none() {
-        (backends.on_slice)(backend, offered(entry));
     }
 }
 
@@ -262,8 +252,8 @@ impl Backends {
     /// The canary whose turn a call of a backend is, if that one can be expected to take it.
     pub fn canary(&self, route: &Route) -> Option<BackendId> {
         let id = route.next()?;
-        let entry = &self.entries[id];
-        (entry.settled.is_set() && self.is_well(entry)).then_some(id)
+        let entry = self.entry(id)?;
+        (entry.settled.is_set() && self.is_well(&entry)).then_some(id)
     }
 
     /// Whether a backend can be expected to take a call.

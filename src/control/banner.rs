@@ -14,6 +14,7 @@ use crate::plan::{BackendPlan, TransportPlan};
 /// A backend of which nothing has been heard yet.
 pub(super) fn starting(backend: &BackendPlan) -> BackendStatus {
     BackendStatus {
+        id: backend.id,
         name: backend.name.to_string(),
         transport: match &backend.transport {
             TransportPlan::Stdio(_) => "stdio",
@@ -55,6 +56,12 @@ pub fn status(backends: &[BackendStatus]) -> String {
         out.push_str("  none\n");
     }
     out
+}
+
+/// All of it in one line, for a service manager.
+pub fn standing(url: &str, backends: &[BackendStatus]) -> String {
+    let up = backends.iter().filter(|backend| backend.state == State::Up).count();
+    format!("serving at {url}, {up} of {} backends up", backends.len())
 }
 
 /// What `--check` says of a configuration without faults.
@@ -109,7 +116,7 @@ fn client_name(name: &str) -> String {
 }
 
 /// Text of others, without what could write elsewhere on a terminal.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

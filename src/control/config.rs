@@ -17,6 +17,7 @@ use toml::de::DeTable;
 use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
+use super::schema::{self, Schema};
 use super::setting::{
     AdminToolsKey, Args, AuditKey, AuthKind, Count, EnvValue, Fraction, GiveUp, Glob, Inherit,
     IsolationKey, KeyDoc, Millis, Node, PerKey, ProtocolKey, Reader, ScopeKey, Seconds, Secret,
@@ -49,6 +50,10 @@ macro_rules! tables {
 
         impl Default for $table {
             fn default() -> Self { $table { $($key: $default,)* } }
+        }
+
+        impl Schema for $table {
+            fn schema() -> serde_json::Value { schema::table(&<$table as Setting>::keys()) }
         }
 
         impl Setting for $table {
@@ -93,6 +98,7 @@ macro_rules! tables {
                     accepts: <$kind as Setting>::accepts(),
                     default: table.$key.show(),
                     needed: needs.contains(&plain(stringify!($key))),
+                    schema: <$kind as Schema>::schema,
                     table: <$kind as Setting>::keys,
                 },)*]
             }
@@ -132,6 +138,9 @@ tables! {
         workers: Option<Count<1, 512>> = None;
         /// After SIGTERM, calls in flight may go on for this long.
         shutdown_timeout_seconds: Seconds<0, 86_400> = Seconds(limits::SHUTDOWN_TIMEOUT);
+        /// Whether this file is read again when it changes, and with it the files that it names: an
+        /// mcp.json, secrets, certificates. SIGHUP makes the proxy do so in any case.
+        hot_reload: bool = true;
         /// Client sessions at most; beyond it a new one is answered with 503.
         max_sessions: Count<1, 10_000_000> = Count(limits::SESSIONS_MAX as u64);
         /// A client session without a request or an open stream for this long ends.
@@ -666,6 +675,18 @@ pub struct ProxyConfig {
     pub(super) file: String,
     /// Warnings that only reading could give.
     noted: Vec<Diagnosis>,
+    /// What it was read from; `None` = a text that is nowhere else.
+    origin: Option<Origin>,
+    /// Where to listen instead of where the file says.
+    listen: Option<SocketAddr>,
+}
+
+/// Files that a configuration was read from.
+#[derive(Clone, Debug)]
+enum Origin {
+    File(PathBuf),
+    FileAndServers(PathBuf, PathBuf),
+    Servers(PathBuf),
 }
 
 /// A backend and where it is written.
@@ -685,10 +706,67 @@ impl ProxyConfig {
     pub fn load(path: &Path) -> Result<ProxyConfig, Report> {
         let name = path.display().to_string();
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        match read_text(path) {
-            Ok(text) => ProxyConfig::check(&name, &text, &World::real(folder)),
-            Err(fault) => Err(whole_file_fault(&name, fault)),
+        let text = read_text(path).map_err(|fault| whole_file_fault(&name, fault))?;
+        let config = ProxyConfig::check(&name, &text, &World::real(folder))?;
+        Ok(config.read_from(Origin::File(path.to_owned())))
+    }
+
+    fn read_from(mut self, origin: Origin) -> ProxyConfig {
+        self.origin = Some(origin);
+        self
+    }
+
+    /// Reads and checks the same files again, as they are now; what [`ProxyConfig::listen_on`] said
+    /// holds on.
+    ///
+    /// Errors: as when it was read first, or it was not read from a file.
+    pub fn again(&self) -> Result<ProxyConfig, Report> {
+        let mut config = match &self.origin {
+            Some(Origin::File(file)) => ProxyConfig::load(file)?,
+            Some(Origin::FileAndServers(file, servers)) => {
+                ProxyConfig::load_with_mcp_json(file, servers)?
+            }
+            Some(Origin::Servers(servers)) => ProxyConfig::from_mcp_json(servers)?,
+            None => {
+                let fault = "this configuration was not read from a file that could be read again";
+                return Err(whole_file_fault(&self.file, fault.to_owned()));
+            }
+        };
+        if let Some(addr) = self.listen {
+            config.listen_on(addr);
         }
+        Ok(config)
+    }
+
+    /// The files that it was read from, those that its backends are imported from too.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = match &self.origin {
+            Some(Origin::File(file) | Origin::Servers(file)) => vec![file.clone()],
+            Some(Origin::FileAndServers(file, servers)) => vec![file.clone(), servers.clone()],
+            None => Vec::new(),
+        };
+        files.extend(self.proxy.import_backends.as_ref().map(|file| self.folder.join(file)));
+        files
+    }
+
+    /// All files that it depends on, those of secrets and certificates too; none if `hot_reload` is
+    /// off or it was not read from a file.
+    pub(super) fn watched(&self) -> Vec<PathBuf> {
+        if !self.proxy.hot_reload || self.origin.is_none() {
+            return Vec::new();
+        }
+        let mut files = self.files();
+        files.extend_from_slice(self.spots.files());
+        if let Some(tls) = &self.proxy.listen.tls {
+            let named = [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()];
+            files.extend(named.into_iter().flatten().map(|file| self.folder.join(file)));
+        }
+        for backend in &self.backends {
+            let tls = &backend.table.tls;
+            let named = [&tls.ca, &tls.cert, &tls.key].into_iter().flatten();
+            files.extend(named.map(|file| backend.folder.join(file)));
+        }
+        files
     }
 
     /// Reads and checks a text; relative paths in it start at the working directory.
@@ -714,7 +792,8 @@ impl ProxyConfig {
             Ok(text) => import::read(&name, &text, &world, &mut config, &mut report),
             Err(fault) => report.fault(whole_file(&name), "", fault),
         }
-        config.finish(report)
+        let config = config.finish(report)?;
+        Ok(config.read_from(Origin::FileAndServers(path.to_owned(), servers.to_owned())))
     }
 
     /// Reads and checks an `mcp.json` file as if it were all there is, `[proxy]` being its
@@ -731,11 +810,12 @@ impl ProxyConfig {
             Ok(text) => import::read(&name, &text, &world, &mut config, &mut report),
             Err(fault) => return Err(whole_file_fault(&name, fault)),
         }
-        config.finish(report)
+        Ok(config.finish(report)?.read_from(Origin::Servers(path.to_owned())))
     }
 
     /// Listens there instead of where the file says.
     pub fn listen_on(&mut self, addr: SocketAddr) {
+        self.listen = Some(addr);
         self.proxy.listen.host = addr.ip().to_string();
         self.proxy.listen.port = Count(addr.port().into());
     }
@@ -747,6 +827,7 @@ impl ProxyConfig {
         self.proxy.write_table("proxy", brackets, &mut out);
         self.auth.write_table("auth", brackets, &mut out);
         self.security.write_table("security", brackets, &mut out);
+        self.performance.write_table("performance", brackets, &mut out);
         self.observability.write_table("observability", brackets, &mut out);
         for backend in &self.backends {
             backend.table.write_table("backends", ("[[", "]]"), &mut out);
@@ -767,6 +848,11 @@ impl ProxyConfig {
     /// `proxy.name`.
     pub fn name(&self) -> &str {
         &self.proxy.name
+    }
+
+    /// The JSON Schema (2020-12) of the file, as text that ends with a line break.
+    pub fn schema() -> String {
+        format!("{:#}\n", schema::file())
     }
 
     /// What runs but deserves a look.
@@ -791,6 +877,8 @@ impl ProxyConfig {
             spots: Spots::default(),
             file: file.to_owned(),
             noted: Vec::new(),
+            origin: None,
+            listen: None,
         }
     }
 
@@ -813,7 +901,12 @@ impl ProxyConfig {
 
 /// Reads a text as far as it can be understood; every fault goes to the report. `None` if not even
 /// its tables can be told apart.
-fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<ProxyConfig> {
+pub(super) fn read(
+    name: &str,
+    text: &str,
+    world: &World,
+    report: &mut Report,
+) -> Option<ProxyConfig> {
     let source = Source::new(name, text);
     let mut config = ProxyConfig::empty(name);
     let (document, broken) = DeTable::parse_recoverable(text);
@@ -903,10 +996,10 @@ fn whole_file_fault(name: &str, message: String) -> Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn world() -> World {
+    pub(in super::super) fn world() -> World {
         World {
             folder: PathBuf::new(),
             var: Rc::new(|name| match name {
@@ -1044,6 +1137,7 @@ mod tests {
         for part in [
             "\nrequests = 5\n",
             "\nport = 8080\n",
+            "\n[performance]\ncoalesce_requests = false\n",
             "\n[[backends.aliases]]\n",
             "\nfailure_rate_threshold = 0.5\n",
             "\nurl = \"http://h/mcp?***\"\n",
@@ -1117,7 +1211,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             ("bind = 1", "proxy.bind: unknown key, the right one is proxy.listen.host and"),
             ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
             ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
-            ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
+            ("no_such_thing = true", "proxy.no_such_thing: unknown key, accepted: name, ver"),
             ("[auth]", "auth.type: missing, and there is no default"),
             ("[servers]", "servers: unknown key, the right one is [[backends]]"),
             ("[backends]", "backends: found a table, accepted: an array of tables"),
@@ -1206,12 +1300,12 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
     // proxy.toml is the manual: it must show every key, with the default that the code has and the
     // words that the code's documentation has.
 
-    const SHIPPED: &str = include_str!("../../proxy.toml");
+    pub(in super::super) const SHIPPED: &str = include_str!("../../proxy.toml");
 
     /// Settings that are commented out, put in.
-    fn with_all_settings(text: &str) -> String {
+    pub(in super::super) fn with_all_settings(text: &str) -> String {
         let is_setting = |line: &&str| {
-            line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c != ' '))
+            line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c| !matches!(c, ' ' | ':')))
         };
         let lines = text.lines().map(|line| if is_setting(&line) { &line[1..] } else { line });
         lines.collect::<Vec<_>>().join("\n")

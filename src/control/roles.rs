@@ -87,7 +87,7 @@ impl Compiler<'_> {
             let Some((role, name)) = table.role() else { continue };
             let Some(called) = self.called(backend, role, name) else { continue };
             let find = |name: &str| plans.iter().position(|plan| &*plan.name == name);
-            let (own, to) = (find(&table.name), find(name));
+            let (own, to) = (find(&table.name).map(|own| plans[own].id), find(name));
             if table.enabled && to.is_none() {
                 let path = format!("{}.{}", backend.path, role.key());
                 self.warning(&path, format!("{name:?} is not enabled: nobody calls this backend"));
@@ -202,7 +202,7 @@ mod tests {
         let mut text = "[proxy]\nname = \"p\"\n".to_owned();
         for (name, keys) in ('a'..).zip(keys) {
             text += &format!(
-                "[[backends]]\nname = \"{name}\"\ntransport = \"http\"\nurl = \"http://h/\"\n{keys}\n"
+                "[[backends]]\nname = \"{name}\"\ntransport = \"http\"\nurl = \"http://{name}/\"\n{keys}\n"
             );
         }
         ProxyConfig::parse(&text).map_err(|report| report.to_string())

@@ -23,11 +23,12 @@ use crate::jsonrpc::{self, Envelope, Kind as MessageKind, walk};
 use crate::limits;
 use crate::mcp::method::Method;
 use crate::mcp::session::SessionRecord;
+use crate::middleware::reuse::Use;
 use crate::plan::BackendId;
 use crate::rt;
 use crate::telemetry::clock;
 use crate::telemetry::lines::{Line, Object, cut};
-use crate::telemetry::metrics::{AttemptKind, Lost, Outcome, Reason, ToolRow};
+use crate::telemetry::metrics::{AttemptKind, Lost, Outcome, PROXY, Reason, ToolRow};
 use crate::world::World;
 
 /// What kind of message it is.
@@ -53,6 +54,7 @@ pub(super) struct Facts {
     reason: Cell<Option<Reason>>,
     bytes_in: Cell<usize>,
     modern: Cell<bool>,
+    used: Cell<Option<Use>>,
     handle: OnceCell<Rc<CallHandle>>,
     /// How copies of it ended.
     twins: OnceCell<Rc<Twins>>,
@@ -95,6 +97,7 @@ impl Facts {
             reason: Cell::new(None),
             bytes_in: Cell::new(0),
             modern: Cell::new(false),
+            used: Cell::new(None),
             handle: OnceCell::new(),
             twins: OnceCell::new(),
             detail: OnceCell::new(),
@@ -113,6 +116,7 @@ impl Facts {
             reason: self.reason.clone(),
             bytes_in: self.bytes_in.clone(),
             modern: self.modern.clone(),
+            used: self.used.clone(),
             handle: self.handle.clone(),
             twins: self.twins.clone(),
             detail: self.detail.clone(),
@@ -149,7 +153,7 @@ impl Facts {
         });
         self.method.set(method);
         self.bytes_in.set(message.len());
-        if world.plan.watch.audit.is_some() || world.kit.spans.is_some() {
+        if world.plan.watch.audit.is_some() || world.spans.is_some() {
             let detail = Detail::of(world, message, envelope, context);
             let _ = self.detail.set(Rc::new(detail));
         }
@@ -171,11 +175,19 @@ impl Facts {
         envelope: &Envelope,
     ) {
         self.backend.set(Some(backend));
-        if self.method.get() == Method::ToolsCall && world.kit.meter.enabled() {
+        if self.method.get() == Method::ToolsCall && world.meter.enabled() {
             let raw = envelope.name.map_or(&b"\"\""[..], |span| span.of(message));
             // Without escapes the bytes are the name.
-            let known = world.kit.meter.known_tool(backend, &raw[1..raw.len() - 1]);
+            let known = world.meter.known_tool(backend, &raw[1..raw.len() - 1]);
             self.tool.set(Some(known.or_else(|| new_tool(world, backend, raw))));
+        }
+    }
+
+    /// The cache of its backend did this for it; `None` = there is none for such calls.
+    pub(super) fn cache(&self, world: &World, backend: BackendId, used: Option<Use>) {
+        self.used.set(used);
+        if let Some(used) = used {
+            world.backends.count_cache(backend, used);
         }
     }
 
@@ -186,7 +198,7 @@ impl Facts {
 
     /// A tool of the proxy's own is called.
     pub(super) fn own_tool(&self, world: &World, name: &str) {
-        self.tool.set(Some(world.kit.meter.tool(world.kit.meter.proxy(), name, || true)));
+        self.tool.set(Some(world.meter.tool(PROXY, name, || true)));
     }
 
     /// The call, so that its attempts are known in the end.
@@ -253,10 +265,9 @@ impl Facts {
 
     /// Accounts for the message, once, at the end of its exchange.
     pub(super) fn account(&self, world: &World, ends: &Ends<'_>) {
-        let kit = &world.kit;
         let detail = self.detail.get();
         let audits = world.plan.watch.audit.is_some();
-        if self.what.get() == What::None || !(kit.meter.enabled() || audits || detail.is_some()) {
+        if self.what.get() == What::None || !(world.meter.enabled() || audits || detail.is_some()) {
             return;
         }
         let total = rt::time::now().saturating_duration_since(self.began);
@@ -270,18 +281,18 @@ impl Facts {
         }
         // Without an end its client left before there was one.
         let (outcome, code) = self.ended.get().unwrap_or((Outcome::Error, None));
-        if kit.meter.enabled() {
+        if world.meter.enabled() {
             self.measure(world, total, outcome);
         }
-        if audits && let Some(out) = &kit.lines {
+        if audits && let Some(out) = &world.lines {
             let text = self.line(world, ends, total, outcome, code);
             let weight = text.len();
             if !out.put(Line { is_access: false, text }, weight) {
-                kit.meter.metrics().lose(Lost::Line, 1);
+                world.meter.metrics().lose(Lost::Line, 1);
             }
         }
         if let Some(detail) = detail
-            && let (Some(tracing), Some(out)) = (&detail.tracing, &kit.spans)
+            && let (Some(tracing), Some(out)) = (&detail.tracing, &world.spans)
         {
             let handle = self.handle.get().map(|handle| &**handle);
             let told = super::trace::Told {
@@ -299,7 +310,7 @@ impl Facts {
             if let Some(report) = report {
                 let spans = 1 + report.attempts.len() as u64;
                 if !out.put(report, spans as usize) {
-                    kit.meter.metrics().lose(Lost::Span, spans);
+                    world.meter.metrics().lose(Lost::Span, spans);
                 }
             }
         }
@@ -307,7 +318,7 @@ impl Facts {
 
     /// The line of an HTTP request in the access log.
     pub(super) fn access(&self, world: &World, head: &RequestHead, ends: &Ends<'_>, status: u16) {
-        let Some(out) = &world.kit.lines else { return };
+        let Some(out) = &world.lines else { return };
         let total = rt::time::now().saturating_duration_since(self.began);
         let method = format!("{:?}", head.method()).to_ascii_uppercase();
         let mut line = Object::new();
@@ -323,7 +334,7 @@ impl Facts {
         let text = line.finish();
         let weight = text.len();
         if !out.put(Line { is_access: true, text }, weight) {
-            world.kit.meter.metrics().lose(Lost::Line, 1);
+            world.meter.metrics().lose(Lost::Line, 1);
         }
     }
 
@@ -339,8 +350,8 @@ impl Facts {
     }
 
     fn measure(&self, world: &World, total: Duration, outcome: Outcome) {
-        let meter = &world.kit.meter;
-        let backend = self.backend().unwrap_or(meter.proxy());
+        let meter = &world.meter;
+        let backend = self.backend().unwrap_or(PROXY);
         if self.what.get() == What::OneWay {
             return;
         }
@@ -389,7 +400,8 @@ impl Facts {
         let detail = self.detail.get().map_or(&none, |detail| &**detail);
         let record = detail.record.get();
         let attempts = self.handle.get().map_or(0, |handle| handle.trail().attempts());
-        let backend = self.backend().map(|id| &*world.plan.backends[id].name);
+        let backend = self.backend().and_then(|id| world.plan.backends.get(id));
+        let backend = backend.map(|backend| &*backend.name);
         let own = detail.own_name.borrow();
         let mut line = Object::new();
         line.text("ts", Some(&clock::rfc3339(clock::unix_now().saturating_sub(total))))
@@ -406,7 +418,7 @@ impl Facts {
             .number("code", code.map(i64::from))
             .millis("duration_ms", total)
             .number("attempts", Some(attempts.into()))
-            .text("cache", None)
+            .text("cache", self.used.get().map(Use::as_str))
             .number("bytes_in", Some(self.bytes_in.get() as i64))
             .number("bytes_out", Some(ends.bytes_out as i64));
         if world.plan.watch.audit.as_ref().is_some_and(|audit| audit.arguments) {
@@ -446,7 +458,7 @@ impl Detail {
 /// The row of a tool that is called for the first time, or by an unusual spelling.
 fn new_tool(world: &World, backend: BackendId, raw: &[u8]) -> Option<ToolRow> {
     let name = jsonrpc::unquote(raw)?;
-    world.kit.meter.tool(backend, &name, || exists(world, backend, &name))
+    world.meter.tool(backend, &name, || exists(world, backend, &name))
 }
 
 /// Whether the catalogue has a tool.

@@ -62,8 +62,8 @@ fn compare(world: &World, backend: BackendId, called: Option<Outcome>, copied: O
 }
 
 fn count(world: &World, backend: BackendId, what: Mirrored) {
-    if world.kit.meter.enabled() {
-        world.kit.meter.add(|m| &m.mirrored, [backend, what as usize], 1);
+    if world.meter.enabled() {
+        world.meter.add(|m| &m.mirrored, [backend, what as usize], 1);
     }
 }
 
@@ -125,8 +125,8 @@ async fn run(
     let who = Who::fresh();
     let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
     let Ok(shaped) = shaped.await else { return Ok(None) };
-    if world.kit.meter.enabled() {
-        world.kit.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
+    if world.meter.enabled() {
+        world.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
     }
     let tool_call = method == Method::ToolsCall;
     let call = Call {

@@ -109,8 +109,8 @@ pub(super) async fn post(
         }
         Method::Listen => return listen::listen(world, connection, ask, asked).await,
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => {
-            if let Some(tool) = own::called(world, ask, method, &asked.message, &asked.envelope) {
-                let outcome = Box::pin(own::call(world, ask, tool, &asked.id)).await;
+            if let Some(own) = own::called(world, ask, method, &asked.message, &asked.envelope) {
+                let outcome = Box::pin(own::call(world, ask, own, &asked.id)).await;
                 return relay::own(connection, ask, outcome).await;
             }
             return forward::forward(world, connection, ask, head, asked).await;

@@ -103,7 +103,7 @@ pub(super) fn marked(world: &World, ask: &Ask, backend: BackendId, answer: Vec<u
         let result = jsonrpc::scan(&answer).ok()?.result?;
         let state = envelope::member(result.of(&answer), "requestState")?;
         let own = state.text(result.of(&answer))?;
-        let whole = format!("{MARK}{}{MARK}{own}", world.plan.backends[backend].name);
+        let whole = format!("{MARK}{}{MARK}{own}", world.plan.backends.get(backend)?.name);
         let mut quoted = Vec::with_capacity(whole.len() + 2);
         jsonrpc::quote(&whole, &mut quoted);
         let (start, end) = (result.start + state.start, result.start + state.end);
@@ -140,7 +140,8 @@ pub(super) fn unmarked(
     let state = span.text(message).ok_or_else(unknown)?.into_owned();
     let mut parts = state.splitn(3, MARK).skip(1);
     let (name, own) = parts.next().zip(parts.next()).ok_or_else(unknown)?;
-    let found = route.all().find(|id| *world.plan.backends[*id].name == *name);
+    let is_it = |id: &BackendId| world.plan.backends.get(*id).is_some_and(|b| *b.name == *name);
+    let found = route.all().find(is_it);
     let found = found.ok_or_else(unknown)?;
     let mut quoted = Vec::with_capacity(own.len() + 2);
     jsonrpc::quote(own, &mut quoted);
@@ -153,14 +154,16 @@ pub(super) fn unmarked(
 impl Origin {
     /// What a backend gets of what the caller showed.
     fn shown_to(&self, backend: BackendId) -> Option<Arc<Authorization>> {
-        let forwards = self.world.plan.backends[backend].forwards();
+        let forwards = self.world.plan.backends.get(backend).is_some_and(|plan| plan.forwards());
         self.authorization.clone().filter(|_| forwards)
     }
 
     /// The call for a backend other than the one that was called.
     async fn prepare(&self, backend: BackendId) -> Result<Prepared> {
         let (world, method) = (&self.world, self.method);
-        let plan = &world.plan.backends[backend];
+        // A reload may have brought one that this exchange knows nothing of.
+        let gone = || Error::new(Kind::Resting);
+        let plan = world.plan.backends.get(backend).ok_or_else(gone)?;
         let (mut message, mut envelope) = (self.message.clone(), self.envelope);
         let look = |reusable: &Reusable| world.backends.held(backend, reusable);
         let who = match &self.session {

@@ -60,7 +60,7 @@ pub(super) async fn initialize(
             params.capabilities.get().into(),
             params.client_info.get().into(),
         )
-        .among(world.plan.backends.len())
+        .among(world.plan.backends.room())
     });
     let record = match record {
         Ok(record) => record,
@@ -174,8 +174,8 @@ pub(super) async fn perform(
             return Outcome::Answer(answer);
         }
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
-            if let Some(name) = own::called(world, ask, method, &message, &envelope) {
-                return Box::pin(own::call(world, ask, name, &id)).await;
+            if let Some(own) = own::called(world, ask, method, &message, &envelope) {
+                return Box::pin(own::call(world, ask, own, &id)).await;
             }
             let task = envelope.task && method == Method::ToolsCall;
             return match call(world, ask, record, method, message, envelope, &id).await {

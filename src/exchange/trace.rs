@@ -48,7 +48,7 @@ impl Tracing {
         envelope: &Envelope,
         fields: Option<&(Vec<u8>, Vec<u8>)>,
     ) -> Option<Tracing> {
-        let ratio = world.plan.watch.trace_ratio.filter(|_| world.kit.spans.is_some())?;
+        let ratio = world.plan.watch.trace_ratio.filter(|_| world.spans.is_some())?;
         let mut random = [0; 32];
         if !world.random(&mut random) {
             return None;
@@ -151,7 +151,7 @@ impl Tracing {
         if let Some(traced) = traced {
             let own = told.own_name.as_deref().or(target);
             for attempt in traced.spans.borrow().iter() {
-                let backend = &*world.plan.backends[attempt.backend];
+                let Some(backend) = world.plan.backends.get(attempt.backend) else { continue };
                 let mut attributes = told.common(method, own);
                 attributes.push(("mcp.proxy.backend", Value::Text(backend.name.to_string())));
                 attributes.extend(reached(backend));

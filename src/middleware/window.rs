@@ -166,7 +166,7 @@ mod tests {
         let window = Window::new(Span::Time(MS * 60_000), 2);
         window.add(0, 3, true, MS * 500);
         window.add(1, 3, false, MS * 1_500);
-        window.add(1, 2, true, MS * 1_500);
+        window.add(0, 2, true, MS * 1_500);
         assert_eq!(window.count(3, MS * 59_999), (2, 1));
         assert_eq!(window.count(3, MS * 60_000), (1, 0));
         assert_eq!(window.count(2, MS * 60_000), (1, 1));

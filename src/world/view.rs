@@ -63,7 +63,7 @@ impl World {
         {
             return catalog;
         }
-        let all = 0..self.plan.backends.len();
+        let all = self.plan.backends.iter().map(|backend| backend.id);
         // All at once: each may take its time.
         let missing = |backend: &BackendId| self.backends.view_at_hand(*backend, record).is_none();
         let wanted: Vec<BackendId> = all.clone().filter(missing).collect();

@@ -177,6 +177,8 @@ pub(crate) struct Setup {
     pub(crate) workers: Option<usize>,
     /// A limit of open files other than that of this process: `$(ulimit -Hn)` = as many as allowed.
     pub(crate) open_files: Option<&'static str>,
+    /// A variable of its environment.
+    pub(crate) variable: Option<(&'static str, String)>,
 }
 
 /// The real binary on a port that the kernel chose.
@@ -198,18 +200,19 @@ impl Proxy {
 
     /// With a configuration file as it is, from the directory of the repository.
     pub(crate) fn start_file(file: &Path, args: &[String]) -> Proxy {
-        Proxy::spawn(Some(file), args, None, None)
+        Proxy::spawn(Some(file), args, None, None, None)
     }
 
     /// Without a configuration file.
     pub(crate) fn start_args(args: &[String]) -> Proxy {
-        Proxy::spawn(None, args, None, None)
+        Proxy::spawn(None, args, None, None, None)
     }
 
     fn spawn(
         file: Option<&Path>,
         args: &[String],
         open_files: Option<&str>,
+        variable: Option<(&str, String)>,
         scratch: Option<TempDir>,
     ) -> Proxy {
         let mut command = Command::new("sh");
@@ -224,6 +227,7 @@ impl Proxy {
             command.args(["--listen", "127.0.0.1:0"]);
         }
         command.current_dir(env!("CARGO_MANIFEST_DIR")).env("MCP_PROXY_TEST_PRIVATE", "private");
+        command.envs(variable);
         // So that the whole suite can be run on another driver.
         if let (Ok(driver), false) =
             (std::env::var("MCP_PROXY_TEST_DRIVER"), args.iter().any(|arg| arg == "--driver"))
@@ -270,6 +274,20 @@ impl Proxy {
         self.stderr.text()
     }
 
+    /// Writes another configuration in the place of the one that [`Setup`] made: the same `[proxy]`
+    /// with these lines and tables, and these backends. Nobody is told.
+    pub(crate) fn rewrite(&self, proxy: &str, backends: &str) {
+        let setup =
+            Setup { proxy: proxy.to_owned(), backends: backends.to_owned(), ..Setup::default() };
+        self.rewrite_whole(&setup.text());
+    }
+
+    /// The same with all of the text.
+    pub(crate) fn rewrite_whole(&self, text: &str) {
+        let scratch = self._scratch.as_ref().expect("a configuration of its own");
+        std::fs::write(scratch.path().join("proxy.toml"), text).expect("configuration");
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         assert!(signal(name, self.pid() as i32), "the proxy is gone:\n{}", self.stderr());
     }
@@ -306,18 +324,22 @@ fn tail(text: &str) -> &str {
 }
 
 impl Setup {
-    pub(crate) fn start(self) -> Proxy {
-        let scratch = scratch();
-        let file = scratch.path().join("proxy.toml");
-        let config = format!(
+    /// Its configuration.
+    fn text(&self) -> String {
+        format!(
             "[proxy]\nname = \"test\"\nworkers = {}\nadmin_tools = \"{}\"\n{}\n{}",
             self.workers.unwrap_or(2),
             self.admin_tools.unwrap_or("off"),
             self.proxy,
             self.backends
-        );
-        std::fs::write(&file, config).expect("configuration");
-        Proxy::spawn(Some(&file), &self.args, self.open_files, Some(scratch))
+        )
+    }
+
+    pub(crate) fn start(self) -> Proxy {
+        let scratch = scratch();
+        let file = scratch.path().join("proxy.toml");
+        std::fs::write(&file, self.text()).expect("configuration");
+        Proxy::spawn(Some(&file), &self.args, self.open_files, self.variable, Some(scratch))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored::{self, Mirrored};
 use crate::mcp::name::Target;
+use crate::middleware::reuse::Use;
 use crate::rt::{self, Either};
 use crate::world::World;
 
@@ -165,6 +166,7 @@ async fn begin(
             let who = Who::fresh();
             let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
+            ask.facts.cache(world, backend, shaped.used.map(|_| Use::Bypass));
             let twins = mirror::twins(ask, &shaped.copies);
             for copy in shaped.copies {
                 mirror::send(world, None, Some(caller.clone()), method, copy, twins.clone());
