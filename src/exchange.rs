@@ -12,11 +12,13 @@ mod complete;
 mod door;
 mod facts;
 mod logging;
+mod mirror;
 mod modern;
 mod outlet;
 mod own;
 mod private;
 mod relay;
+mod route;
 mod session;
 mod stream;
 mod subscribe;
@@ -407,7 +409,7 @@ async fn post(
         return Box::pin(modern::post(world, connection, ask, head, body, envelope)).await;
     }
     if envelope.kind == MessageKind::Request && method == Method::Initialize {
-        if let Err(error) = admit(world) {
+        if let Err(error) = admit(world, ask) {
             return refused(connection, ask, &error, id).await;
         }
         return Box::pin(session::initialize(world, connection, ask, &body, &envelope)).await;
@@ -436,9 +438,9 @@ async fn post(
 }
 
 /// `proxy.rate_limit`: every request counts, whatever it asks for.
-fn admit(world: &World) -> Result<()> {
+fn admit(world: &World, ask: &Ask) -> Result<()> {
     let Some(rate) = &world.plan.rate else { return Ok(()) };
-    rate.admit(world.backends.elapsed())
+    rate.admit(world.backends.elapsed(), ask.principal.as_deref())
         .map_err(|wait| Error::new(Kind::RateLimited).retry_after(Some(wait)))
 }
 

@@ -125,6 +125,13 @@ pub const CHILD_WRITE_STALL: Duration = Duration::from_secs(30);
 pub const STDERR_BYTES_PER_SECOND: usize = 64 * 1024;
 /// Copies of calls under way, per worker; beyond it none is taken.
 pub const COPIES_MAX: usize = 256;
+/// Lists over which callers are spread that have a rate limit of their own each.
+pub const RATE_BUCKETS: usize = 1024;
+/// Callers on one of them; one who finds it full is refused as if he were over his limit. With some
+/// 2,000 callers within a period that happens to one of 5,000.
+pub const RATE_BUCKET_CALLERS_MAX: usize = 8;
+/// Requests of one caller in a period: with all lists full they are 64 MiB of times.
+pub const RATE_CALLER_REQUESTS_MAX: usize = 1024;
 /// What a caller is told to wait that found a backend's queue full.
 pub const CROWDED_RETRY: Duration = Duration::from_secs(1);
 /// Requests in flight at one backend, per worker.

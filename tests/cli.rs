@@ -69,6 +69,29 @@ fn check_tells_all_faults_at_once_with_their_places() {
     assert!(said.contains("proxy.toml:3:"), "{said}");
 }
 
+/// A file in which much is allowed and little is wise: each warning stands at its line and column.
+#[test]
+fn check_warns_of_what_is_likely_to_surprise() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/cautions.toml");
+    let (code, said) = run(&["-c", file, "--check"]);
+    assert_eq!(code, Some(0), "{said}");
+    let text = std::fs::read_to_string(file).expect("the file");
+    let mut expected = 0;
+    for (number, line) in text.lines().enumerate() {
+        // `key = value # ^COLUMN PATH: BEGINNING OF THE WARNING`
+        for mark in line.split("# ^").skip(1) {
+            let (column, message) = mark.trim().split_once(' ').expect("a column");
+            let wanted = format!("cautions.toml:{}:{column}: {message}", number + 1);
+            assert!(said.contains(&wanted), "no {wanted:?} in\n{said}");
+            expected += 1;
+        }
+    }
+    assert!(said.contains("    d  http  failover_for off\n"), "{said}");
+    // And there is no other one.
+    let warnings = said.lines().filter(|line| line.starts_with("warning: ")).count();
+    assert_eq!((warnings, expected), (24, 24), "{said}");
+}
+
 #[test]
 fn a_port_that_is_taken_is_said() {
     let scratch = scratch();

@@ -19,6 +19,7 @@ mod drivers;
 #[cfg(feature = "axum")]
 mod embed;
 mod eras;
+mod examples;
 mod faithful;
 mod faults;
 mod first_use;
@@ -39,6 +40,7 @@ mod reload;
 mod reload_admin;
 mod resilience;
 mod resume;
+mod routes;
 mod schema;
 mod service;
 mod sessions;

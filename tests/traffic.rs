@@ -1,9 +1,11 @@
 //! Rules that send calls elsewhere: mirrors.
 
-use crate::support::client::Client;
+use crate::metrics::Page;
+use crate::support::client::{Client, call_params, message};
 use crate::support::process::{
     HttpStub, Journal, Proxy, free_port, http_backend, scratch, stdio_backend,
 };
+use crate::support::wait_until;
 
 #[test]
 fn a_mirror_hears_its_share_and_is_not_seen() {
@@ -31,27 +33,72 @@ fn a_mirror_hears_its_share_and_is_not_seen() {
             (-32602, format!("Unknown tool: {hidden}"))
         );
     }
-    for n in 0..200 {
+    for n in 0..1_000 {
         let client = &mut clients[n % 5];
         let said = client.call("api__put", &format!(r#"{{"key":"k{n}"}}"#)).said();
         assert!(said.contains(r#""primary":true"#), "the answer is the called one's: {said}");
     }
     // What is refused is not mirrored.
     assert_eq!(clients[0].call("api__writes", "{}").error().0, -32602);
-    pipe.wait_count("unsteady k", 200);
-    web.wait_count("unsteady k", 20);
+    pipe.wait_count("unsteady k", 1_000);
+    web.wait_count("unsteady k", 100);
     std::thread::sleep(std::time::Duration::from_millis(200));
-    assert_eq!(called.count("call sets"), 200);
-    assert_eq!((pipe.count("call sets"), pipe.count("call writes")), (200, 0));
+    assert_eq!(called.count("call sets"), 1_000);
+    assert_eq!((pipe.count("call sets"), pipe.count("call writes")), (1_000, 0));
     // Evenly: one of any ten.
     let heard: Vec<usize> = web
         .lines()
         .iter()
         .filter_map(|line| line.strip_prefix("unsteady k")?.split(' ').next()?.parse().ok())
         .collect();
-    assert_eq!(heard.len(), 20);
+    assert_eq!(heard.len(), 100);
     let tens: std::collections::BTreeSet<usize> = heard.iter().map(|n| n / 10).collect();
-    assert_eq!(tens.len(), 20, "{heard:?}");
+    assert_eq!(tens.len(), 100, "{heard:?}");
+    // All of them ended as the calls did.
+    wait_until("the comparison", || {
+        let page = Page::of(&proxy);
+        let of = |name, result| {
+            page.get("mcp_proxy_mirrored_total", &[("backend", name), ("result", result)])
+        };
+        (of("pipe", "same"), of("web", "same")) == (1_000.0, 100.0)
+    });
+    let differences = Page::of(&proxy).get("mcp_proxy_mirrored_total", &[("result", "different")]);
+    assert_eq!(differences, 0.0);
+}
+
+#[test]
+fn a_mirror_that_ends_otherwise_is_counted() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "api");
+    let mirror = HttpStub::start("mirror", &["--annotated"]);
+    let broken = "inject_args = [\
+        { tool = \"sets\", args = { fails = 1000, how = \"is_error\" }, overwrite = true },\
+        { tool = \"adds\", args = { fails = 1000, how = \"500\" }, overwrite = true }]\n\
+        hide_tools = [\"echo\"]\n";
+    let proxy = Proxy::start(&[
+        stdio_backend("api", &["--annotated", "--journal", journal.path()]),
+        mirror.backend("mirror") + "mirror_of = \"api\"\n" + broken,
+    ]);
+    let mut client = proxy.client_seeing(&["api__reads"]);
+    for _ in 0..5 {
+        client.call("api__reads", "{}").result();
+        // Fails at both.
+        assert_eq!(client.call("api__reads", r#"{"key":"x","fails":9}"#).error().0, -32603);
+        assert!(client.call("api__sets", "{}").result().get("isError").is_none());
+        client.call("api__adds", "{}").result();
+        // Its own rules keep the mirror out of these.
+        client.call("api__echo", "{}").result();
+    }
+    let mut leaver = proxy.client();
+    let slow = r#"{"key":"gone","ms":3000}"#;
+    leaver.send(&message("5", "tools/call", &call_params("api__reads", slow)));
+    journal.wait_count("unsteady gone", 1);
+    leaver.again().notify("notifications/cancelled", r#"{"requestId":5}"#);
+    let count = |result| Page::of(&proxy).get("mcp_proxy_mirrored_total", &[("result", result)]);
+    wait_until("the comparison", || {
+        (count("same"), count("different"), count("unknown")) == (10.0, 10.0, 1.0)
+    });
+    assert_eq!(count("dropped"), 0.0);
 }
 
 #[test]
@@ -88,7 +135,29 @@ fn a_mirror_that_fails_or_hangs_changes_nothing() {
             inject_args = [{ tool = \"sleep\", args = { ms = 60000 }, overwrite = true }]\n",
     ]);
     let mut client = proxy.client_seeing(&["api__reads"]);
-    for _ in 0..300 {
+    for _ in 0..600 {
         assert_eq!(client.call("api__sleep", r#"{"ms":0}"#).said(), "slept");
     }
+    let dropped = Page::of(&proxy).get("mcp_proxy_mirrored_total", &[("result", "dropped")]);
+    assert!(dropped >= 600.0 - 2.0 * 256.0, "{dropped}");
+    // Neither do those that send more than anybody could keep.
+    let flooding = HttpStub::start("flooding", &["--sse"]);
+    let proxy = Proxy::start(&[
+        stdio_backend("api", &[]),
+        flooding.backend("flooding")
+            + "mirror_of = \"api\"\n\
+               inject_args = [{ tool = \"progress\", args = { steps = 20000 }, overwrite = true },\
+               { tool = \"big\", args = { bytes = 8000000 }, overwrite = true }]\n",
+    ]);
+    let mut client = proxy.client_seeing(&["api__echo"]);
+    for _ in 0..10 {
+        let params =
+            r#"{"name":"api__progress","arguments":{"steps":2},"_meta":{"progressToken":1}}"#;
+        let told = client.ask("tools/call", params);
+        assert_eq!((told.said().as_str(), told.before.len()), ("done", 2));
+        assert_eq!(client.call("api__big", r#"{"bytes":10}"#).said().len(), 10);
+    }
+    wait_until("the floods", || {
+        Page::of(&proxy).get("mcp_proxy_mirrored_total", &[("result", "same")]) == 20.0
+    });
 }

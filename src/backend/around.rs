@@ -204,6 +204,14 @@ impl Maker {
         Error::new(kind).context(self.entry.name().to_owned())
     }
 
+    /// Who calls; `None` without `[auth]`.
+    fn principal(&self) -> Option<&str> {
+        match (&self.call.session, &self.call.modern) {
+            (Some(session), _) => session.principal.as_deref(),
+            (None, caller) => caller.as_ref().and_then(|caller| caller.principal.as_deref()),
+        }
+    }
+
     /// Begins one attempt: up to its first reply, or for a child until it is sent.
     async fn begin(&self, handle: Rc<CallHandle>) -> Result<Current> {
         let rows = rows(&self.entry);
@@ -220,7 +228,7 @@ impl Maker {
         };
         let now = self.backends.board.elapsed();
         if let Some(rate) = &rows.rate {
-            rate.admit(now).map_err(|wait| refusal(Kind::RateLimited, wait))?;
+            rate.admit(now, self.principal()).map_err(|wait| refusal(Kind::RateLimited, wait))?;
         }
         let pass = match &rows.breaker {
             Some(breaker) => {

@@ -70,9 +70,9 @@ impl Guard {
         let now = rt::time::now();
         let deadline = backends.clock.arm_for(Some(entry.id), &call.handle, now, call.timeout);
         let trail = call.handle.trail();
-        trail.begin(now);
+        trail.begin(now, entry.id);
         let span = match trail.trace() {
-            Some(traced) => traced.begin(&mut call.body, now),
+            Some(traced) => traced.begin(&mut call.body, now, entry.id),
             None => None,
         };
         Ok(Guard {

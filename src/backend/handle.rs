@@ -60,7 +60,7 @@ pub struct CallHandle {
     authorization: OnceCell<Arc<Authorization>>,
     /// Attempts that are cancelled with it.
     below: RefCell<Vec<Weak<CallHandle>>>,
-    /// Of an attempt: the call that it belongs to.
+    /// Of a part or an attempt: the call that it belongs to.
     root: Option<Rc<CallHandle>>,
     trail: Trail,
     /// What arrived first: as a rule the answer, and nothing else, so that a call costs no queue.
@@ -112,10 +112,18 @@ impl CallHandle {
 
     /// A handle for one attempt of a call, cancelled with it.
     pub(super) fn below(call: &Rc<CallHandle>) -> Rc<CallHandle> {
+        CallHandle::part(call, call.authorization.get().cloned())
+    }
+
+    /// A handle for a part of a call, cancelled with it, whose backend gets this Authorization.
+    pub fn part(
+        call: &Rc<CallHandle>,
+        authorization: Option<Arc<Authorization>>,
+    ) -> Rc<CallHandle> {
         let attempt = Rc::new(CallHandle {
             deaf: call.deaf,
-            authorization: call.authorization.clone(),
-            root: Some(call.clone()),
+            authorization: authorization.map(OnceCell::from).unwrap_or_default(),
+            root: Some(call.root.clone().unwrap_or_else(|| call.clone())),
             ..CallHandle::new()
         });
         let mut all = call.below.borrow_mut();

@@ -44,6 +44,7 @@ mod resume;
 mod rounds;
 mod shelf;
 mod sse;
+mod stand_in;
 mod stderr;
 mod stdio;
 mod supervise;
@@ -74,7 +75,8 @@ pub use modern::Caller;
 pub use parking::{Attended, Claim, Piece, Seal};
 pub use reload::Staged;
 pub use shelf::Kept as KeptAnswer;
-pub use trail::{AttemptSpan, Traced, Trail};
+pub use stand_in::{Prepare, Prepared};
+pub use trail::{AttemptSpan, Share, Traced, Trail};
 pub use views::{Seen, Whose};
 
 use crate::error::{Error, Kind, Result};
@@ -183,6 +185,8 @@ enum Kept {
     Tapped(Box<flight::Tap>),
     /// It runs together with others.
     Joined(Box<flight::Joined>),
+    /// Other backends may answer it too.
+    StandIn(Box<stand_in::StandIn>),
 }
 
 impl Replies {
@@ -212,6 +216,7 @@ impl Replies {
             Kept::Ready(answer, _) => Ok(Reply::Answer(std::mem::take(answer))),
             Kept::Tapped(tap) => Box::pin(tap.next()).await,
             Kept::Joined(joined) => Box::pin(joined.next()).await,
+            Kept::StandIn(call) => Box::pin(call.next()).await,
         };
         match self.watch {
             None => reply,
@@ -257,6 +262,7 @@ impl Replies {
             Kept::Ready(_, backend) => *backend,
             Kept::Tapped(tap) => tap.backend(),
             Kept::Joined(joined) => joined.backend(),
+            Kept::StandIn(call) => call.backend(),
         }
     }
 
@@ -272,6 +278,7 @@ impl Replies {
             Kept::Ready(..) => Ok(None),
             Kept::Tapped(tap) => Box::pin(tap.chunk()).await,
             Kept::Joined(joined) => Box::pin(joined.chunk()).await,
+            Kept::StandIn(call) => Box::pin(call.chunk()).await,
         }
     }
 }
@@ -587,6 +594,9 @@ impl Backends {
         let awaited = |entry: &&Rc<Entry>| !entry.plan.unlisted && entry.is_awaited.get();
         for entry in self.entries().iter().filter(awaited) {
             entry.settled.wait().await;
+            for failover in stand_in::awaited(self, entry) {
+                failover.settled.wait().await;
+            }
         }
     }
 
@@ -706,7 +716,8 @@ impl Backends {
     fn sliced(&self, backend: BackendId, slice: Option<Arc<Slice>>) {
         let Some(entry) = self.entry(backend) else { return };
         entry.slice.borrow_mut().clone_from(&slice);
-        (self.on_slice)(backend, slice);
+        (self.on_slice)(backend, slice.or_else(|| stand_in::offered(self, &entry)));
+        stand_in::changed(self, &entry);
     }
 
     /// Ends everything: children are stopped and reaped, sessions ended, connections closed. Calls

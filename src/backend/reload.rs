@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::entry::{Entry, Wire};
 use super::health::State;
 use super::relay::changed;
-use super::{Backends, around, left, leg, supervise, views};
+use super::{Backends, around, left, leg, stand_in, supervise, views};
 use crate::error::Result;
 use crate::plan::{BackendId, Isolation, Plan, slot};
 use crate::rt;
@@ -166,7 +166,10 @@ impl Backends {
         let offers: Vec<_> = entries
             .iter()
             .filter(|entry| entry.is_in_force.get())
-            .filter_map(|entry| Some((entry.id, entry.slice.borrow().clone()?)))
+            .filter_map(|entry| {
+                let own = entry.slice.borrow().clone();
+                Some((entry.id, own.or_else(|| stand_in::offered(self, entry))?))
+            })
             .collect();
         offers.into_iter()
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Kind;
 use crate::limits;
+use crate::plan::BackendId;
 
 /// The trail of one call, over all of its attempts.
 #[derive(Debug, Default)]
@@ -19,14 +20,29 @@ pub struct Trail {
     attempts: Cell<u32>,
     hedges: Cell<u32>,
     ejected: Cell<bool>,
+    /// Who was asked last.
+    backend: Cell<Option<BackendId>>,
+    /// Who was asked before, one behind the other.
+    left: RefCell<Vec<Share>>,
     trace: OnceCell<Box<Traced>>,
+}
+
+/// The attempts of a call at one backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Which one.
+    pub backend: BackendId,
+    /// Attempts that were made there.
+    pub attempts: u32,
+    /// Those of them that were made beside another one.
+    pub hedges: u32,
 }
 
 /// What is needed to give every attempt a span of its own.
 #[derive(Debug)]
 pub struct Traced {
-    /// Where the sixteen digits of the span's id stand in the message.
-    pub at: usize,
+    /// Where the sixteen digits of the span's id stand in the message that is sent now.
+    pub at: Cell<usize>,
     /// Ids are made from it.
     pub seed: u64,
     /// Attempts so far.
@@ -38,6 +54,8 @@ pub struct Traced {
 pub struct AttemptSpan {
     /// Its span's id, as the backend was told.
     pub id: u64,
+    /// Who was asked.
+    pub backend: BackendId,
     /// When it began.
     pub began: Instant,
     /// When it ended; `None` = it has not.
@@ -70,9 +88,31 @@ impl Trail {
         }
     }
 
-    /// Gives spans to its attempts.
+    /// The backend that was asked last; `None` = none was.
+    pub fn backend(&self) -> Option<BackendId> {
+        self.backend.get()
+    }
+
+    /// The attempts at each backend that was asked.
+    pub fn shares(&self) -> impl Iterator<Item = Share> {
+        let left = self.left.borrow().clone();
+        let (attempts, hedges) = (self.attempts.get(), self.hedges.get());
+        let before = |of: fn(&Share) -> u32| left.iter().map(of).sum::<u32>();
+        let last = self.backend.get().map(|backend| Share {
+            backend,
+            attempts: attempts - before(|share| share.attempts),
+            hedges: hedges - before(|share| share.hedges),
+        });
+        left.into_iter().chain(last)
+    }
+
+    /// Gives spans to its attempts, or says that their ids stand elsewhere from now on.
     pub fn set_trace(&self, traced: Traced) {
-        let _ = self.trace.set(Box::new(traced));
+        if let Err(traced) = self.trace.set(Box::new(traced))
+            && let Some(known) = self.trace.get()
+        {
+            known.at.set(traced.at.get());
+        }
     }
 
     /// See [`Trail::set_trace`].
@@ -80,8 +120,13 @@ impl Trail {
         self.trace.get().map(|traced| &**traced)
     }
 
-    /// An attempt begins.
-    pub(super) fn begin(&self, now: Instant) {
+    /// An attempt begins at that backend.
+    pub(super) fn begin(&self, now: Instant, backend: BackendId) {
+        if self.backend.get().is_some_and(|last| last != backend) {
+            let last = self.shares().last();
+            self.left.borrow_mut().extend(last);
+        }
+        self.backend.set(Some(backend));
         if self.first.get().is_none() {
             self.first.set(Some(now));
         } else if self.running.get() == 0
@@ -110,7 +155,12 @@ impl Trail {
 
 impl Traced {
     /// Writes the id of a new span into the message of an attempt; its number here.
-    pub(super) fn begin(&self, message: &mut [u8], now: Instant) -> Option<usize> {
+    pub(super) fn begin(
+        &self,
+        message: &mut [u8],
+        now: Instant,
+        backend: BackendId,
+    ) -> Option<usize> {
         let mut spans = self.spans.borrow_mut();
         let number = spans.len();
         if number >= limits::SPANS_PER_CALL_MAX {
@@ -118,8 +168,9 @@ impl Traced {
         }
         let id = mix(self.seed.wrapping_add(number as u64)).max(1);
         let digits = format!("{id:016x}");
-        message.get_mut(self.at..self.at + digits.len())?.copy_from_slice(digits.as_bytes());
-        spans.push(AttemptSpan { id, began: now, ended: None, failed: None });
+        let at = self.at.get();
+        message.get_mut(at..at + digits.len())?.copy_from_slice(digits.as_bytes());
+        spans.push(AttemptSpan { id, backend, began: now, ended: None, failed: None });
         Some(number)
     }
 
@@ -157,28 +208,45 @@ mod tests {
         let at = |millis| start + Duration::from_millis(millis);
         let total = Duration::from_millis(100);
         assert_eq!(trail.overhead(start, total), total);
-        trail.begin(at(10));
-        trail.begin(at(15));
+        trail.begin(at(10), 1);
+        trail.begin(at(15), 1);
         trail.end(at(20));
         trail.end(at(30));
-        trail.begin(at(50));
+        trail.begin(at(50), 1);
         assert_eq!(trail.overhead(start, total), Duration::from_millis(10 + 20));
         assert_eq!((trail.attempts(), trail.hedges()), (3, 0));
     }
 
     #[test]
+    fn attempts_belong_to_the_backend_that_was_asked() {
+        let (trail, now) = (Trail::default(), Instant::now());
+        assert_eq!((trail.backend(), trail.shares().count()), (None, 0));
+        for backend in [4, 4, 7, 2] {
+            trail.begin(now, backend);
+            if backend == 7 {
+                trail.count_hedge();
+                trail.begin(now, backend);
+            }
+        }
+        let share = |backend, attempts, hedges| Share { backend, attempts, hedges };
+        let shares: Vec<Share> = trail.shares().collect();
+        assert_eq!(shares, [share(4, 2, 0), share(7, 2, 1), share(2, 1, 0)]);
+        assert_eq!(trail.backend(), Some(2));
+    }
+
+    #[test]
     fn every_attempt_has_a_span_of_its_own() {
-        let traced = Traced { at: 2, seed: 7, spans: RefCell::default() };
+        let traced = Traced { at: Cell::new(2), seed: 7, spans: RefCell::default() };
         let now = Instant::now();
         let mut ids = std::collections::HashSet::new();
         for number in 0..limits::SPANS_PER_CALL_MAX {
             let mut message = *b"<<................>>";
-            assert_eq!(traced.begin(&mut message, now), Some(number));
+            assert_eq!(traced.begin(&mut message, now, 0), Some(number));
             let id = std::str::from_utf8(&message[2..18]).unwrap().to_owned();
             assert_eq!(u64::from_str_radix(&id, 16), Ok(traced.spans.borrow()[number].id));
             assert!(ids.insert(id));
         }
-        assert_eq!(traced.begin(&mut [0; 20], now), None);
+        assert_eq!(traced.begin(&mut [0; 20], now, 0), None);
         traced.judge(1, Some(Kind::Lost));
         traced.end(1, now);
         assert_eq!(traced.spans.borrow()[1].failed, Some(Kind::Lost));

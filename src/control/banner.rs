@@ -80,9 +80,10 @@ pub fn summary(file: &str, config: &ProxyConfig) -> String {
             Transport::Sse => "sse",
         };
         let prefix = table.prefix.as_deref().unwrap_or(&table.name);
-        let prefix = match prefix {
-            "" => "own names".to_owned(),
-            prefix => format!("{prefix}{}*", config.proxy.separator),
+        let prefix = match (table.role(), prefix) {
+            (Some((role, name)), _) => format!("{} {name}", role.key()),
+            (None, "") => "own names".to_owned(),
+            (None, prefix) => format!("{prefix}{}*", config.proxy.separator),
         };
         let state = if table.enabled { "" } else { " (disabled)" };
         let _ = writeln!(out, "    {}  {transport}  {prefix}{state}", table.name);

@@ -62,6 +62,7 @@ pub(super) fn compile_numbered(
     compiler.performance();
     let access = compiler.access();
     let watch = compiler.watch();
+    let rate = proxy.rate_limit.as_ref().map(|table| compiler.rate("proxy.rate_limit", table));
     let backends = compiler.backends(number);
     if report.faults.len() > before || !report.is_ok() {
         return None;
@@ -76,7 +77,7 @@ pub(super) fn compile_numbered(
         session_idle: proxy.session_idle_seconds.0,
         shutdown_timeout: proxy.shutdown_timeout_seconds.0,
         body_bytes_max: config.security.max_request_bytes.0 as usize,
-        rate: proxy.rate_limit.as_ref().map(super::rules::rate),
+        rate,
         access: access?,
         listen: listen?,
         watch,
@@ -227,12 +228,13 @@ impl Compiler<'_> {
                 _ => names.push(backend),
             }
             let prefix = self.prefix(backend);
-            if backend.table.enabled && backend.table.mirror_of.is_none() {
+            if backend.table.enabled && backend.table.role().is_none() {
                 self.prefix_is_free(backend, &prefix, &prefixes);
                 prefixes.push((prefix.clone(), backend));
             }
             let transport = self.transport(backend);
             let restart = self.restart(backend);
+            self.cautions(backend);
             let id = match backend.table.enabled {
                 true => number(&backend.table.name),
                 false => Some(0),
@@ -252,7 +254,7 @@ impl Compiler<'_> {
                 plans.push(backend_plan(id, table, prefix, transport, restart, chain, around));
             }
         }
-        self.mirrors(&mut plans);
+        self.roles(&mut plans);
         Ward::of(plans.iter_mut().filter_map(|plan| plan.around.outlier.as_mut()));
         if !config.backends.iter().any(|backend| backend.table.enabled) && self.report.is_ok() {
             self.warning("backends", "no backend is enabled: there is nothing to call");
@@ -607,7 +609,7 @@ fn backend_plan(
         call_timeout: seconds.unwrap_or(limits::CALL_TIMEOUT),
         request_timeout: seconds.unwrap_or(limits::REQUEST_TIMEOUT),
         chain,
-        unlisted: table.mirror_of.is_some(),
+        unlisted: table.role().is_some(),
         around,
     }
 }

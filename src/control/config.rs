@@ -20,8 +20,8 @@ use super::import;
 use super::schema::{self, Schema};
 use super::setting::{
     AdminToolsKey, Args, AuditKey, AuthKind, Count, EnvValue, Fraction, GiveUp, Glob, Inherit,
-    IsolationKey, KeyDoc, Millis, Node, ProtocolKey, Reader, ScopeKey, Seconds, Secret, Setting,
-    Share, SignedBy, Transport, Value, join, masked, table,
+    IsolationKey, KeyDoc, Millis, Node, PerKey, ProtocolKey, Reader, ScopeKey, Seconds, Secret,
+    Setting, Share, SignedBy, Transport, Value, join, masked, table,
 };
 use crate::limits;
 
@@ -413,6 +413,20 @@ tables! {
         mirror_of: Option<String> = None;
         /// The share of those calls that it hears, in percent, evenly spread.
         mirror_percent: Count<0, 100> = Count(100);
+        /// Makes this backend answer a share of the calls of another one, which clients call as ever:
+        /// names, lists and rules are that one's, and those of this one come behind them. What it
+        /// cannot take, or its own rules refuse, stays with that one. Its own names are neither
+        /// listed nor callable.
+        canary_of: Option<String> = None;
+        /// The share of those calls that it answers, in percent, evenly spread; all canaries of one
+        /// backend together 99 at most.
+        weight: Option<Count<1, 99>> = None;
+        /// Makes this backend answer the calls of another one while that one is down, left alone by
+        /// its breaker, ejected, or surely did not execute a call. Until that one has been up once,
+        /// its lists are read here. Its own names are neither listed nor callable.
+        failover_for: Option<String> = None;
+        /// Of several failovers of one backend the lowest is asked first.
+        priority: Count<0, 1_000> = Count(0);
         /// Ejects a backend that fails several times in a row; failures as for circuit_breaker.
         outlier_detection: Option<OutlierTable> = None;
         /// Keeps answers for a while, so that the same call again is answered from memory; off unless
@@ -519,6 +533,8 @@ tables! {
         requests: Count<1, 1_000_000> = Count(1);
         /// The length of that interval.
         period_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(1));
+        /// "all" counts all callers together, "principal" each by itself: who is known by [auth].
+        per: PerKey = PerKey::All;
     }
 
     /// `[backends.concurrency]`: how many calls the backend has at once.
@@ -544,6 +560,8 @@ tables! {
         permitted_calls_in_half_open: Count<1, 1_000> = Count(3);
         /// The last calls that are looked at.
         window: Count<1, 10_000> = Count(100);
+        /// Instead of window: those of the last so many seconds are looked at.
+        window_seconds: Option<Millis<1, 86_400_000>> = None;
     }
 
     /// `[backends.retry]`: makes a failed attempt again.
@@ -1352,7 +1370,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
         }
         compare("", Root::keys(), &[&document], &mut shown);
         assert!(shown > 40, "{shown} keys compared");
-        assert_eq!(config.backends.len(), 2);
+        assert_eq!(config.backends.len(), 4);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::compile::{Compiler, workers};
 use super::config::{NamedBackend, RateTable, RetryTable};
-use super::setting::{Args, Glob, IsolationKey, ScopeKey, Share};
+use super::setting::{Args, Glob, IsolationKey, PerKey, ScopeKey, Share};
+use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::alias::Alias;
 use crate::middleware::around::Around;
@@ -15,7 +16,6 @@ use crate::middleware::concurrency::Concurrency;
 use crate::middleware::filter::{Filter, Rule};
 use crate::middleware::hedge::Hedge;
 use crate::middleware::inject::Inject;
-use crate::middleware::mirror::Spread;
 use crate::middleware::outlier::{self, Outlier};
 use crate::middleware::params::{Override, Params};
 use crate::middleware::pattern::Patterns;
@@ -23,7 +23,6 @@ use crate::middleware::rate::RateLimit;
 use crate::middleware::retry::{Budget, Retry};
 use crate::middleware::reuse::{Cache, Coalesce, Reuse};
 use crate::middleware::validation::SizeLimit;
-use crate::plan::BackendPlan;
 
 impl Compiler<'_> {
     /// The rules of one backend.
@@ -67,6 +66,8 @@ impl Compiler<'_> {
             }
         }
         Around {
+            // Known when all backends are.
+            route: None,
             total,
             retry: table.retry.as_ref().map(retry),
             hedge: table.hedging.as_ref().map(|table| Hedge {
@@ -78,7 +79,10 @@ impl Compiler<'_> {
                 let (max, queue) = (table.max_concurrent.0 as usize, table.queue.0 as usize);
                 Concurrency::new(max, queue, table.queue_timeout_seconds.0, workers)
             }),
-            rate: table.rate_limit.as_ref().map(rate),
+            rate: table
+                .rate_limit
+                .as_ref()
+                .map(|table| self.rate(&format!("{}.rate_limit", backend.path), table)),
             tool_timeouts: timeout.tools.iter().map(|(tool, t)| (tool.clone(), t.0)).collect(),
             progress_resets: timeout.progress_resets,
             breaker: table.circuit_breaker.as_ref().map(|table| {
@@ -87,11 +91,20 @@ impl Compiler<'_> {
                     minimum_calls: table.minimum_calls.0 as usize,
                     wait: table.wait_duration_seconds.0,
                     permitted: table.permitted_calls_in_half_open.0 as u32,
-                    window: table.window.0 as usize,
+                    window: match table.window_seconds {
+                        Some(time) => breaker::Span::Time(time.0),
+                        None => breaker::Span::Calls(table.window.0 as usize),
+                    },
                 };
-                if settings.minimum_calls > settings.window {
-                    let path = format!("{}.circuit_breaker.minimum_calls", backend.path);
-                    self.fault(&path, "more than window, so it could never open");
+                let path = |key: &str| format!("{}.circuit_breaker.{key}", backend.path);
+                if table.window_seconds.is_some() && self.config.spots.has(&path("window")) {
+                    let message = "not accepted together with window";
+                    self.key_fault(&path("window_seconds"), message);
+                } else if let breaker::Span::Calls(calls) = settings.window
+                    && settings.minimum_calls > calls
+                {
+                    let message = "more than window, so it could never open";
+                    self.fault(&path("minimum_calls"), message);
                 }
                 Breaker::new(settings, workers)
             }),
@@ -107,39 +120,23 @@ impl Compiler<'_> {
         }
     }
 
-    /// Who hears of whose calls.
-    pub(super) fn mirrors(&mut self, plans: &mut [BackendPlan]) {
-        for backend in &self.config.backends {
-            let path = |key: &str| format!("{}.{key}", backend.path);
-            let Some(of) = backend.table.mirror_of.as_deref() else {
-                if self.config.spots.has(&path("mirror_percent")) {
-                    self.key_fault(&path("mirror_percent"), "not accepted without mirror_of");
-                }
-                continue;
-            };
-            let named = self.config.backends.iter().find(|other| other.table.name == of);
-            let fault = match named {
-                None => Some(format!("found {of:?}, accepted: the name of another backend")),
-                Some(other) if other.path == backend.path => {
-                    Some(format!("{of:?} is this backend, accepted: the name of another one"))
-                }
-                Some(other) if other.table.mirror_of.is_some() => {
-                    Some(format!("{of:?} is a mirror itself, accepted: a backend that is called"))
-                }
-                Some(_) => None,
-            };
-            if let Some(fault) = fault {
-                self.fault(&path("mirror_of"), fault);
-                continue;
-            }
-            let find = |name: &str| plans.iter().position(|plan| &*plan.name == name);
-            if let (Some(mirror), Some(called)) = (find(&backend.table.name), find(of)) {
-                let spread = Spread::new(backend.table.mirror_percent.0);
-                let mirror = plans[mirror].id;
-                let row = plans[called].chain.mirror.get_or_insert_default();
-                row.0.push((mirror, spread));
-            }
+    /// A rate limit, of a backend or of all.
+    pub(super) fn rate(&mut self, path: &str, table: &RateTable) -> RateLimit {
+        let (requests, period) = (table.requests.0 as usize, table.period_seconds.0);
+        if table.per == PerKey::All {
+            return RateLimit::new(requests, period);
         }
+        if requests > limits::RATE_CALLER_REQUESTS_MAX {
+            let max = limits::RATE_CALLER_REQUESTS_MAX;
+            let message =
+                format!("found {requests}, accepted with per = \"principal\": 1 to {max}");
+            self.fault(&format!("{path}.requests"), message);
+        }
+        if self.config.auth.is_none() {
+            let message = "without [auth] all callers are one";
+            self.warning(&format!("{path}.per"), message);
+        }
+        RateLimit::per_principal(requests.min(limits::RATE_CALLER_REQUESTS_MAX), period)
     }
 
     /// `[performance]`, as far as it is not a backend's.
@@ -300,11 +297,6 @@ impl Compiler<'_> {
     }
 }
 
-/// A rate limit, of a backend or of all.
-pub(super) fn rate(table: &RateTable) -> RateLimit {
-    RateLimit::new(table.requests.0 as usize, table.period_seconds.0)
-}
-
 fn retry(table: &RetryTable) -> Retry {
     let budget = |percent: &Share<100>| Budget::new(percent.0, table.min_retries_per_sec.0);
     Retry {
@@ -393,9 +385,6 @@ mod tests {
                 "aliases = [{ from = \"a\", to = \"b\" }, { from = \"a\", to = \"c\" }]",
                 "backends[0].aliases[1].from: \"a\" stands in another alias",
             ),
-            ("mirror_of = \"b\"", "backends[0].mirror_of: found \"b\", accepted: the name of"),
-            ("mirror_of = \"a\"", "backends[0].mirror_of: \"a\" is this backend"),
-            ("mirror_percent = 5", "backends[0].mirror_percent: not accepted without mirror_of"),
             ("aliases = [{ from = \"a\" }]", "backends[0].aliases[0].to: missing"),
             (
                 "default_args = { at = 1979-05-27 }",

@@ -932,6 +932,14 @@ choices! {
         Shared = "shared",
     }
 
+    /// `rate_limit.per`.
+    choice PerKey {
+        /// All callers together.
+        All = "all",
+        /// Each caller by itself.
+        Principal = "principal",
+    }
+
     /// `auth.type`.
     choice AuthKind {
         /// Tokens of the file.

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Ask;
+use super::mirror;
 use super::private;
 use super::relay::Relay;
+use super::route::{self, Origin};
 use crate::auth::policy::Rights;
-use crate::backend::{Call, CallHandle, Caller, Lead, Replies, Reply};
+use crate::backend::{Call, CallHandle, Lead, Replies};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
-use crate::limits;
 use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
@@ -25,8 +26,7 @@ use crate::middleware::custom::{Hooks, Watch};
 use crate::middleware::reuse::{Held, Reusable, Use};
 use crate::middleware::{Copy, Known, Request, Row};
 use crate::plan::{BackendId, BackendPlan};
-use crate::rt;
-use crate::telemetry::metrics::{AttemptKind, Reason};
+use crate::telemetry::metrics::Reason;
 use crate::world::World;
 
 /// Sends a call, read or get to the backend that owns its target.
@@ -63,12 +63,7 @@ pub(super) async fn call(
             view => view,
         };
         let look = |reusable: &Reusable| world.backends.held(backend, reusable);
-        let who = Who {
-            principal: record.principal.as_deref(),
-            revision: record.revision.as_str(),
-            look: &look,
-            custom: world.custom.as_deref(),
-        };
+        let who = Who { custom: world.custom.as_deref(), ..Who::of(record, &look) };
         let view = view.as_deref();
         let shaped = shape(world, &who, plan, view, method, &mut message, &mut envelope);
         let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
@@ -83,10 +78,11 @@ pub(super) async fn call(
             let replies = Replies::ready(held.to(id), backend).watched(shaped.watch);
             return Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight });
         }
+        let twins = mirror::twins(ask, &shaped.copies);
         let (world, record, copies) = (world.clone(), record.clone(), shaped.copies);
         let mirrors = move || {
             for copy in copies {
-                mirror(&world, Some(record.clone()), None, method, copy);
+                mirror::send(&world, Some(record.clone()), None, method, copy, twins.clone());
             }
         };
         match shaped.reusable.filter(|_| !plan.forwards()) {
@@ -103,6 +99,22 @@ pub(super) async fn call(
         handle.forward(authorization.clone());
     }
     ask.facts.called(&handle);
+    let route = route::of(world, backend, &envelope);
+    let origin = route.map(|route| {
+        let origin = Origin {
+            world: world.clone(),
+            method,
+            session: Some(record.clone()),
+            modern: None,
+            authorization: ask.who.authorization.clone(),
+            message: message.clone(),
+            envelope,
+            detail: ask.facts.detail.get().cloned(),
+            only: None,
+            handle: handle.clone(),
+        };
+        (route, Box::new(origin))
+    });
     if let Some(detail) = ask.facts.detail.get() {
         let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
         ask.facts.own_name(tool.as_deref().or(name.as_deref()));
@@ -126,9 +138,12 @@ pub(super) async fn call(
         timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
         handle,
     };
-    let replies = match reusable {
-        None => world.backends.call(call).await,
-        Some((found, lead)) => Box::pin(world.backends.call_reusing(call, found, lead)).await,
+    let replies = match (origin, reusable) {
+        (Some((route, origin)), reuse) => Box::pin(route::send(*origin, route, call, reuse)).await,
+        (None, None) => world.backends.call(call).await,
+        (None, Some((found, lead))) => {
+            Box::pin(world.backends.call_reusing(call, found, lead)).await
+        }
     };
     let replies = seen(replies, watch)?;
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
@@ -395,6 +410,15 @@ pub(super) struct Who<'a> {
 }
 
 impl Who<'_> {
+    /// The client of a session.
+    pub(super) fn of<'w>(
+        record: &'w SessionRecord,
+        look: &'w dyn Fn(&Reusable) -> Option<Held>,
+    ) -> Who<'w> {
+        let principal = record.principal.as_deref();
+        Who { principal, revision: record.revision.as_str(), look, custom: None }
+    }
+
     /// Nobody whose answer is kept, or taken from what is kept.
     pub(super) fn fresh() -> Who<'static> {
         Who { principal: None, revision: "", look: &|_| None, custom: None }
@@ -419,76 +443,6 @@ pub(super) struct Shaped {
     pub(super) decided: Option<bool>,
     /// What the cache did, if there is one for such calls.
     pub(super) used: Option<Use>,
-}
-
-/// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
-/// it is anybody's answer.
-pub(super) fn mirror(
-    world: &Rc<World>,
-    session: Option<Arc<SessionRecord>>,
-    modern: Option<Rc<Caller>>,
-    method: Method,
-    copy: Copy,
-) {
-    let under_way = world.copies.get();
-    if under_way >= limits::COPIES_MAX {
-        return;
-    }
-    world.copies.set(under_way + 1);
-    let world = world.clone();
-    rt::spawn("mirrored call", async move {
-        let Copy { backend, mut message, mut envelope } = copy;
-        let plan = &world.plan.backends[backend];
-        let shown = match (&session, &modern) {
-            (Some(session), _) => session.authorization(),
-            (None, modern) => modern.as_ref().and_then(|caller| caller.authorization.clone()),
-        };
-        let sent = async {
-            // A copy is to be heard: no answer that is kept stands in for it, and a program's own
-            // middleware has seen what it is a copy of.
-            let who = Who::fresh();
-            let shaped = shape(&world, &who, plan, None, method, &mut message, &mut envelope);
-            let shaped = shaped.await.map_err(|(error, _)| error)?;
-            if world.meter.enabled() {
-                world.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
-            }
-            let tool_call = method == Method::ToolsCall;
-            let call = Call {
-                backend,
-                session,
-                modern,
-                tool_call,
-                safe: !tool_call || shaped.hints.repeatable(),
-                id: envelope.id.ok_or_else(|| Error::new(Kind::InvalidRequest))?,
-                progress_token: envelope.progress_token,
-                body: message,
-                timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
-                tool: Some(shaped.own).filter(|_| tool_call),
-                again: false,
-                handle: Rc::new(CallHandle::deaf()),
-            };
-            if let Some(authorization) = shown.filter(|_| plan.forwards()) {
-                call.handle.forward(authorization);
-            }
-            let mut replies = world.backends.call(call).await?;
-            loop {
-                match replies.next().await? {
-                    Reply::Notification(_) | Reply::Away { .. } => {}
-                    Reply::Ask(question) => world.backends.decline(&question),
-                    Reply::Answer(_) => return Ok(()),
-                    Reply::Streaming { .. } => {
-                        while replies.chunk().await?.is_some() {}
-                        return Ok(());
-                    }
-                }
-            }
-        };
-        let sent: Result<()> = sent.await;
-        world.copies.set(world.copies.get() - 1);
-        if let Err(error) = sent {
-            tracing::debug!(%error, "a mirrored call failed");
-        }
-    });
 }
 
 /// Takes a request through the rules of its backend. A refusal says which kind of rule it was.

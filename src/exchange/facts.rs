@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem::Finder;
 
+use super::mirror::Twins;
 use super::trace::Tracing;
-use crate::backend::CallHandle;
+use crate::backend::{CallHandle, Share};
 use crate::error::{Error, Kind};
 use crate::http::RequestHead;
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind, walk};
@@ -55,6 +56,8 @@ pub(super) struct Facts {
     modern: Cell<bool>,
     used: Cell<Option<Use>>,
     handle: OnceCell<Rc<CallHandle>>,
+    /// How copies of it ended.
+    twins: OnceCell<Rc<Twins>>,
     pub(super) detail: OnceCell<Rc<Detail>>,
 }
 
@@ -96,6 +99,7 @@ impl Facts {
             modern: Cell::new(false),
             used: Cell::new(None),
             handle: OnceCell::new(),
+            twins: OnceCell::new(),
             detail: OnceCell::new(),
         }
     }
@@ -114,6 +118,7 @@ impl Facts {
             modern: self.modern.clone(),
             used: self.used.clone(),
             handle: self.handle.clone(),
+            twins: self.twins.clone(),
             detail: self.detail.clone(),
         }
     }
@@ -201,10 +206,15 @@ impl Facts {
         let _ = self.handle.set(handle.clone());
     }
 
+    /// Copies of it were sent.
+    pub(super) fn copied(&self, twins: &Rc<Twins>) {
+        let _ = self.twins.set(twins.clone());
+    }
+
     /// The backend's own name, where it is known.
     pub(super) fn own_name(&self, name: Option<&str>) {
         if let (Some(detail), Some(name)) = (self.detail.get(), name) {
-            *detail.own_name.borrow_mut() = Some(cut(name).to_owned());
+            detail.sent_as(name);
         }
     }
 
@@ -263,6 +273,14 @@ impl Facts {
             return;
         }
         let total = rt::time::exact().saturating_duration_since(self.began);
+        if let Some(twins) = self.twins.get() {
+            // What the proxy refused has no end that a backend gave it, nor has what was cancelled.
+            let compared = match self.ended.get() {
+                Some((Outcome::Denied | Outcome::Refused, _) | (Outcome::Error, None)) => None,
+                ended => ended.map(|(outcome, _)| outcome),
+            };
+            twins.called(world, compared);
+        }
         // Without an end its client left before there was one.
         let (outcome, code) = self.ended.get().unwrap_or((Outcome::Error, None));
         if world.meter.enabled() {
@@ -283,7 +301,6 @@ impl Facts {
                 method: self.method.get(),
                 session: detail.record.get().map(|record| &**record),
                 id: detail.id.as_deref(),
-                backend: self.backend.get(),
                 own_name: detail.own_name.borrow().clone(),
                 peer: ends.peer,
                 began: self.began,
@@ -323,9 +340,20 @@ impl Facts {
         }
     }
 
+    /// The backend that was called, whoever answers.
+    pub(super) fn called_backend(&self) -> Option<BackendId> {
+        self.backend.get()
+    }
+
+    /// The backend that answered, or that was to.
+    fn backend(&self) -> Option<BackendId> {
+        let asked = self.handle.get().and_then(|handle| handle.trail().backend());
+        asked.or(self.backend.get())
+    }
+
     fn measure(&self, world: &World, total: Duration, outcome: Outcome) {
         let meter = &world.meter;
-        let backend = self.backend.get().unwrap_or(PROXY);
+        let backend = self.backend().unwrap_or(PROXY);
         if self.what.get() == What::OneWay {
             return;
         }
@@ -336,14 +364,13 @@ impl Facts {
         if let Some(handle) = self.handle.get() {
             let trail = handle.trail();
             overhead = trail.overhead(self.began, total);
-            let (all, hedges) = (trail.attempts(), trail.hedges());
-            if all > 0 {
+            for Share { backend, attempts, hedges } in trail.shares() {
                 meter.add(|m| &m.attempts, [backend, AttemptKind::First as usize], 1);
-            }
-            let retries = all.saturating_sub(1 + hedges);
-            for (kind, count) in [(AttemptKind::Retry, retries), (AttemptKind::Hedge, hedges)] {
-                if count > 0 {
-                    meter.add(|m| &m.attempts, [backend, kind as usize], count.into());
+                let retries = attempts.saturating_sub(1 + hedges);
+                for (kind, count) in [(AttemptKind::Retry, retries), (AttemptKind::Hedge, hedges)] {
+                    if count > 0 {
+                        meter.add(|m| &m.attempts, [backend, kind as usize], count.into());
+                    }
                 }
             }
         }
@@ -351,7 +378,13 @@ impl Facts {
         if let Some(reason) = self.reason.get() {
             meter.add(|m| &m.refused, [backend, reason as usize], 1);
         }
-        if let Some(row) = self.tool.get() {
+        if let Some(mut row) = self.tool.get() {
+            if self.backend.get().is_some_and(|called| called != backend) {
+                // Another one has answered: its tool of the same name.
+                let name = row.and_then(|row| meter.tool_name(row));
+                row = name
+                    .and_then(|name| meter.tool(backend, name, || exists(world, backend, name)));
+            }
             meter.tool_call(backend, row, outcome);
         }
     }
@@ -369,7 +402,7 @@ impl Facts {
         let detail = self.detail.get().map_or(&none, |detail| &**detail);
         let record = detail.record.get();
         let attempts = self.handle.get().map_or(0, |handle| handle.trail().attempts());
-        let backend = self.backend.get().and_then(|id| world.plan.backends.get(id));
+        let backend = self.backend().and_then(|id| world.plan.backends.get(id));
         let backend = backend.map(|backend| &*backend.name);
         let own = detail.own_name.borrow();
         let mut line = Object::new();
@@ -398,6 +431,11 @@ impl Facts {
 }
 
 impl Detail {
+    /// The name that the backend gets.
+    pub(super) fn sent_as(&self, name: &str) {
+        *self.own_name.borrow_mut() = Some(cut(name).to_owned());
+    }
+
     fn of(
         world: &World,
         message: &[u8],
@@ -422,11 +460,13 @@ impl Detail {
 /// The row of a tool that is called for the first time, or by an unusual spelling.
 fn new_tool(world: &World, backend: BackendId, raw: &[u8]) -> Option<ToolRow> {
     let name = jsonrpc::unquote(raw)?;
-    world.meter.tool(backend, &name, || {
-        let catalog = world.catalog.borrow();
-        let slice = catalog.slice(backend);
-        slice.is_some_and(|slice| slice.tools.find(&name).is_some())
-    })
+    world.meter.tool(backend, &name, || exists(world, backend, &name))
+}
+
+/// Whether the catalogue has a tool.
+fn exists(world: &World, backend: BackendId, name: &str) -> bool {
+    let catalog = world.catalog.borrow();
+    catalog.slice(backend).is_some_and(|slice| slice.tools.find(name).is_some())
 }
 
 /// Why an error of the proxy's own is a refusal.
@@ -444,7 +484,7 @@ fn reason_of(kind: Kind, ejected: bool) -> Option<Reason> {
 }
 
 /// What a whole answer says of itself.
-fn outcome_of(answer: &[u8]) -> (Outcome, Option<i32>) {
+pub(super) fn outcome_of(answer: &[u8]) -> (Outcome, Option<i32>) {
     // The end of `"error"` and of `"isError"`: nearly every answer has neither, and one fast search
     // finds that out.
     static MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"rror\""));

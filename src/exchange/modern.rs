@@ -74,10 +74,11 @@ pub(super) async fn post(
     }
     let method = method_of(&message, &envelope);
     let checked = check::request(head, &message, &envelope, method);
-    let (mut caller, log_level) = match checked.and_then(|checked| admit(world).map(|()| checked)) {
-        Ok(checked) => checked,
-        Err(error) => return fail(connection, ask, &error, &id).await,
-    };
+    let (mut caller, log_level) =
+        match checked.and_then(|checked| admit(world, ask).map(|()| checked)) {
+            Ok(checked) => checked,
+            Err(error) => return fail(connection, ask, &error, &id).await,
+        };
     caller.principal.clone_from(&ask.principal);
     caller.authorization.clone_from(&ask.who.authorization);
     let (mut message, mut envelope) = (message, envelope);

@@ -160,7 +160,7 @@ pub(super) async fn perform(
         }
     }
     let id = envelope.id.map_or_else(|| b"null".to_vec(), |id| id.of(&message).to_vec());
-    if let Err(error) = admit(world) {
+    if let Err(error) = admit(world, ask) {
         return Outcome::Refused { error, id };
     }
     let list = match method {

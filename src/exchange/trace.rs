@@ -5,7 +5,7 @@
 //!
 //! OpenTelemetry semantic conventions for MCP; W3C Trace Context.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::jsonrpc::{self, Envelope, Span, walk};
 use crate::limits;
 use crate::mcp::method::Method;
 use crate::mcp::session::SessionRecord;
-use crate::plan::{BackendId, BackendPlan, TransportPlan};
+use crate::plan::{BackendPlan, TransportPlan};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Outcome;
 use crate::telemetry::trace::{
@@ -104,7 +104,11 @@ impl Tracing {
         let at = old.start as usize + digits;
         *message = jsonrpc::splice(message, &[(old, &new)]);
         *envelope = jsonrpc::scan(message)?;
-        handle.trail().set_trace(Traced { at, seed: self.seed, spans: RefCell::default() });
+        handle.trail().set_trace(Traced {
+            at: Cell::new(at),
+            seed: self.seed,
+            spans: RefCell::default(),
+        });
         Ok(())
     }
 
@@ -143,11 +147,11 @@ impl Tracing {
             },
         };
         let traced = handle.and_then(|handle| handle.trail().trace());
-        let backend = told.backend.and_then(|id| world.plan.backends.get(id)).map(|b| &**b);
         let mut attempts = Vec::new();
-        if let (Some(traced), Some(backend)) = (traced, backend) {
+        if let Some(traced) = traced {
             let own = told.own_name.as_deref().or(target);
             for attempt in traced.spans.borrow().iter() {
+                let Some(backend) = world.plan.backends.get(attempt.backend) else { continue };
                 let mut attributes = told.common(method, own);
                 attributes.push(("mcp.proxy.backend", Value::Text(backend.name.to_string())));
                 attributes.extend(reached(backend));
@@ -185,7 +189,6 @@ pub(super) struct Told<'a> {
     pub(super) method: Method,
     pub(super) session: Option<&'a SessionRecord>,
     pub(super) id: Option<&'a [u8]>,
-    pub(super) backend: Option<BackendId>,
     pub(super) own_name: Option<String>,
     pub(super) peer: SocketAddr,
     pub(super) began: Instant,

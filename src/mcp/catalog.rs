@@ -480,6 +480,7 @@ impl Slice {
     pub fn shaped(&self, backend: &BackendPlan) -> Result<Slice> {
         let list = |kind| List::build(backend, kind, self.pages(kind)).map(Arc::new);
         Ok(Slice {
+            backend: backend.id,
             said: Changes::default(),
             tools: list(ListKind::Tools)?,
             resources: list(ListKind::Resources)?,

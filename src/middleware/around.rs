@@ -19,12 +19,15 @@ use super::hedge::Hedge;
 use super::outlier::Outlier;
 use super::rate::RateLimit;
 use super::retry::{Outcome, Retry};
+use super::route::Route;
 use crate::error::{Error, Kind};
 use crate::jsonrpc::{self, walk};
 
 /// What stands around a call, outermost first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Around {
+    /// Who else may answer its calls.
+    pub route: Option<Route>,
     /// All attempts together.
     pub total: Option<Duration>,
     /// Whether a failed attempt is made again.
@@ -50,6 +53,7 @@ impl Around {
     pub fn is_empty(&self) -> bool {
         // Asked for every call: nothing is compared, only looked at.
         let Around {
+            route,
             total,
             retry,
             hedge,
@@ -60,7 +64,8 @@ impl Around {
             breaker,
             outlier,
         } = self;
-        total.is_none()
+        route.is_none()
+            && total.is_none()
             && retry.is_none()
             && hedge.is_none()
             && concurrency.is_none()
@@ -82,6 +87,7 @@ impl Around {
                 row.clone_from(before);
             }
         }
+        go_on(&mut self.route, &before.route);
         go_on(&mut self.retry, &before.retry);
         go_on(&mut self.rate, &before.rate);
         go_on(&mut self.breaker, &before.breaker);

@@ -1,6 +1,6 @@
 //! Owns: `[backends.circuit_breaker]`: a backend that fails too often is left alone for a while.
 //! Never: a clock, a lock; which outcomes are failures (`backend::around`).
-//! Next: `outlier`.
+//! Next: `window`, the calls that it looks at.
 //!
 //! ```toml
 //! [backends.circuit_breaker]
@@ -8,16 +8,19 @@
 //! minimum_calls = 5
 //! wait_duration_seconds = 30
 //! permitted_calls_in_half_open = 3
-//! window = 100                      # last calls that are looked at
+//! window = 100                      # last calls that are looked at, or
+//! window_seconds = 60               # those of the last so many seconds
 //! ```
-//! Every worker writes the outcomes of its own calls into a ring of its own, with their times. Who
-//! writes a failure merges the rings, looks at the last `window` calls of all workers, and may open
-//! the breaker for all: one word that every worker reads before a call. So a verdict is exact, and
-//! holds everywhere at once. A success costs one store.
+//! Every worker writes the outcomes of its own calls (`window`). Who writes a failure looks at those
+//! of all workers, and may open the breaker for all: one word that every worker reads before a call.
+//! So a verdict is exact, and holds everywhere at once. A success costs a store or two.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+pub use super::window::Span;
+use super::window::{ERA_BITS, ERAS, Window};
 
 /// The settings of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +34,7 @@ pub struct Settings {
     /// Calls that are let through to see whether the backend is well again.
     pub permitted: u32,
     /// Calls that are looked at.
-    pub window: usize,
+    pub window: Span,
 }
 
 /// A breaker, which all workers share.
@@ -50,23 +53,12 @@ impl PartialEq for Breaker {
 #[derive(Debug)]
 struct Shared {
     word: Padded,
-    /// One for each worker.
-    rings: Box<[Ring]>,
+    window: Window,
 }
 
 #[derive(Debug)]
 #[repr(align(128))]
 struct Padded(AtomicU64);
-
-/// Written by one worker, read by all.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Ring {
-    /// Outcomes so far.
-    count: AtomicU64,
-    /// Time in microseconds, era, failed or not; 0 = none yet.
-    outcomes: Box<[AtomicU64]>,
-}
 
 /// What may be seen of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +84,6 @@ pub struct Pass {
 const CLOSED: u64 = 0;
 const HALF_OPEN: u64 = 1;
 const OPEN: u64 = 2;
-const ERA_BITS: u32 = 12;
-const ERAS: u64 = 1 << ERA_BITS;
 const REST_BITS: u32 = 50;
 const REST: u64 = (1 << REST_BITS) - 1;
 const COUNT: u64 = (1 << 20) - 1;
@@ -106,21 +96,12 @@ const fn parts(word: u64) -> (u64, u64, u64) {
     (word >> (ERA_BITS + REST_BITS), word >> REST_BITS & (ERAS - 1), word & REST)
 }
 
-// An outcome: the era, a failure bit, and a time above zero.
-const fn outcome(time: u64, era: u64, failed: bool) -> u64 {
-    (time & REST) << (ERA_BITS + 1) | era << 1 | failed as u64
-}
-
 impl Breaker {
     /// A closed breaker for that many workers.
     pub fn new(settings: Settings, workers: usize) -> Breaker {
-        let ring = || Ring {
-            count: AtomicU64::new(0),
-            outcomes: (0..settings.window).map(|_| AtomicU64::new(0)).collect(),
-        };
         let shared = Shared {
             word: Padded(AtomicU64::new(word(CLOSED, 0, 0))),
-            rings: (0..workers).map(|_| ring()).collect(),
+            window: Window::new(settings.window, workers),
         };
         Breaker { settings, shared: Arc::new(shared) }
     }
@@ -180,18 +161,13 @@ impl Breaker {
     pub fn record(&self, worker: usize, pass: Pass, failed: bool, now: Duration) -> bool {
         let until = (now + self.settings.wait).as_micros() as u64;
         if !pass.probe {
-            let ring = &self.shared.rings[worker];
-            let count = ring.count.load(Ordering::Relaxed);
-            let at = (count % ring.outcomes.len() as u64) as usize;
-            let time = (now.as_micros() as u64).max(1);
-            ring.outcomes[at].store(outcome(time, pass.era, failed), Ordering::SeqCst);
-            ring.count.store(count + 1, Ordering::Relaxed);
+            self.shared.window.add(worker, pass.era, failed, now);
             let old = self.shared.word.0.load(Ordering::SeqCst);
             let (state, era, _) = parts(old);
             return failed
                 && state == CLOSED
                 && era == pass.era
-                && self.is_too_much(era)
+                && self.is_too_much(era, now)
                 && self.swap(old, word(OPEN, era + 1, until));
         }
         loop {
@@ -231,19 +207,11 @@ impl Breaker {
         }
     }
 
-    /// Looks at the last calls of all workers.
-    fn is_too_much(&self, era: u64) -> bool {
-        let mut all: Vec<u64> = Vec::with_capacity(self.settings.window * self.shared.rings.len());
-        for ring in &self.shared.rings {
-            let seen = ring.outcomes.iter().map(|outcome| outcome.load(Ordering::SeqCst));
-            all.extend(seen.filter(|seen| *seen != 0 && seen >> 1 & (ERAS - 1) == era));
-        }
-        // The time stands in the upper bits.
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        all.truncate(self.settings.window);
-        let failed = all.iter().filter(|seen| *seen & 1 == 1).count();
-        all.len() >= self.settings.minimum_calls.max(1)
-            && failed as f64 >= self.settings.failure_rate * all.len() as f64
+    /// Looks at the calls of all workers.
+    fn is_too_much(&self, era: u64, now: Duration) -> bool {
+        let (calls, failed) = self.shared.window.count(era, now);
+        calls >= self.settings.minimum_calls.max(1)
+            && failed as f64 >= self.settings.failure_rate * calls as f64
     }
 }
 
@@ -257,7 +225,7 @@ mod tests {
         minimum_calls: 5,
         wait: Duration::from_secs(30),
         permitted: 3,
-        window: 100,
+        window: Span::Calls(100),
     };
     const MS: Duration = Duration::from_millis(1);
 
@@ -337,7 +305,7 @@ mod tests {
     /// A worker that has long been silent does not bring its old outcomes in.
     #[test]
     fn the_last_calls_of_all_workers_count() {
-        let breaker = Breaker::new(Settings { window: 10, ..SETTINGS }, 2);
+        let breaker = Breaker::new(Settings { window: Span::Calls(10), ..SETTINGS }, 2);
         for n in 0..10 {
             call(&breaker, 0, false, MS * n);
         }
@@ -349,17 +317,42 @@ mod tests {
         assert!(call(&breaker, 1, true, now + MS));
     }
 
+    /// With a window of time, failures count for as long as they are in it, however many calls came.
+    #[test]
+    fn a_window_of_time() {
+        let window = Span::Time(Duration::from_secs(10));
+        let breaker = Breaker::new(Settings { window, ..SETTINGS }, 2);
+        for n in 0..4u32 {
+            assert!(!call(&breaker, 0, true, MS * n));
+        }
+        // Eleven seconds later the four are forgotten.
+        let mut now = MS * 11_000;
+        for n in 0..600 {
+            now += MS;
+            assert!(!call(&breaker, n % 2, false, now));
+        }
+        // Now it takes as many failures as there were successes, since these are in it too.
+        let mut failures = 0;
+        while breaker.state() == State::Closed {
+            now += MS;
+            call(&breaker, failures % 2, true, now);
+            failures += 1;
+        }
+        assert_eq!(failures, 600);
+    }
+
     /// Hours of chance against a plain model that sees everything.
     #[test]
     fn agrees_with_a_model() {
         for seed in 0..20 {
             let mut dice = Dice(seed);
+            let last_calls = 20 + dice.below(30) as usize;
             let settings = Settings {
                 failure_rate: [0.1, 0.5, 1.0][dice.below(3) as usize],
                 minimum_calls: 1 + dice.below(20) as usize,
                 wait: Duration::from_secs(1 + dice.below(60)),
                 permitted: 1 + dice.below(5) as u32,
-                window: 20 + dice.below(30) as usize,
+                window: Span::Calls(last_calls),
             };
             let breaker = Breaker::new(settings, 3);
             let mut window: Vec<bool> = Vec::new();
@@ -384,7 +377,7 @@ mod tests {
                     failed
                 } else {
                     window.push(failed);
-                    let last = &window[window.len().saturating_sub(settings.window)..];
+                    let last = &window[window.len().saturating_sub(last_calls)..];
                     let count = last.iter().filter(|failed| **failed).count();
                     failed
                         && last.len() >= settings.minimum_calls

@@ -20,10 +20,13 @@ pub mod mirror;
 pub mod outlier;
 pub mod params;
 pub mod pattern;
+mod quota;
 pub mod rate;
 pub mod retry;
 pub mod reuse;
+pub mod route;
 pub mod validation;
+mod window;
 
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};

@@ -93,6 +93,24 @@ impl AttemptKind {
     pub const NAMES: &'static [&'static str] = &["first", "retry", "hedge", "mirror"];
 }
 
+/// How the copy of a call ended, beside the call itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mirrored {
+    /// Alike.
+    Same,
+    /// Otherwise.
+    Different,
+    /// The call has no end to compare with: its client left, or the proxy refused it.
+    Unknown,
+    /// It was not sent: too many were under way.
+    Dropped,
+}
+
+impl Mirrored {
+    /// Their words, in the order of their numbers.
+    pub const NAMES: &'static [&'static str] = &["same", "different", "unknown", "dropped"];
+}
+
 /// What can be lost on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
@@ -275,6 +293,9 @@ families! {
     attempts: counters 2 "attempts_total"
         "Attempts of calls at backends."
         [backend: Backends, kind: Fixed(AttemptKind::NAMES)];
+    mirrored: counters 2 "mirrored_total"
+        "Copies for mirrors, by whether they ended as the calls did: ok, tool_error or error."
+        [backend: Backends, result: Fixed(Mirrored::NAMES)];
     refused: counters 2 "refused_total"
         "Requests that the proxy refused by its own decision."
         [backend: Backends, reason: Fixed(Reason::NAMES)];
@@ -589,6 +610,12 @@ impl Meter {
         add(mine.cell(at + BUCKETS + 1), nanos);
     }
 
+    /// The name of a row's tool.
+    pub fn tool_name(&self, row: ToolRow) -> Option<&str> {
+        let (_, name) = self.mine().tools.get(row.0 as usize)?.name.get()?;
+        Some(name)
+    }
+
     /// The row of a tool that has one.
     pub fn known_tool(&self, backend: BackendId, name: &[u8]) -> Option<ToolRow> {
         let tools = self.tools.borrow();
@@ -763,5 +790,6 @@ mod tests {
         assert_eq!(Outcome::Error as usize + 1, Outcome::NAMES.len());
         assert_eq!(Reason::Capacity as usize + 1, Reason::NAMES.len());
         assert_eq!(AttemptKind::Mirror as usize + 1, AttemptKind::NAMES.len());
+        assert_eq!(Mirrored::Dropped as usize + 1, Mirrored::NAMES.len());
     }
 }

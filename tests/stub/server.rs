@@ -34,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) page: usize,
     /// This many further tools, resources and prompts.
     pub(crate) extra: usize,
+    /// Further tools of these names, whose arguments are noted.
+    pub(crate) tools: Vec<String>,
     /// A further resource with exactly this URI.
     pub(crate) uri: Option<String>,
     /// No resources, no prompts.
@@ -112,6 +114,7 @@ impl Options {
                 "--revision" => options.revision = Some(value()?),
                 "--page" => options.page = number(value()?)?,
                 "--extra" => options.extra = number(value()?)?,
+                "--tool" => options.tools.push(value()?),
                 "--uri" => options.uri = Some(value()?),
                 "--only-tools" => options.only_tools = true,
                 "--mute-while" => options.mute_while = Some(value()?.into()),
@@ -448,6 +451,7 @@ impl Stub {
                 let mut names: Vec<String> = TOOLS.iter().map(|name| name.to_string()).collect();
                 names.extend(Vec::<String>::from_iter::<Vec<String>>(extra("t")));
                 names.extend(added("tool"));
+                names.extend(self.options.tools.clone());
                 if self.options.utilities {
                     names.extend(utilities::TOOLS.iter().map(|name| name.to_string()));
                 }
@@ -651,7 +655,10 @@ impl Stub {
                 let said = self.utilities.call(self, session, id, other, arguments, channel);
                 said.map_or(Reply::Silence, Reply::Answer)
             }
-            other if self.is_extra(other) => Reply::Answer(said(&format!("{other} called"))),
+            other if self.is_extra(other) => {
+                self.note(&format!("extra {other} {arguments}"));
+                Reply::Answer(said(&format!("{other} called")))
+            }
             other => {
                 let asks = self.options.asks.then_some(());
                 let asked =
@@ -723,6 +730,7 @@ impl Stub {
     fn is_extra(&self, tool: &str) -> bool {
         let added = self.added.lock().unwrap();
         let added = added.get("tool").is_some_and(|names| names.iter().any(|name| name == tool));
+        let added = added || self.options.tools.iter().any(|name| name == tool);
         let number = tool.strip_prefix('t').and_then(|digits| digits.parse::<usize>().ok());
         added || number.is_some_and(|number| number < self.options.extra)
     }

@@ -3,14 +3,16 @@
 //! Next: `complete`, then `relay`.
 
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 
 use super::{Asked, check, complete, fail, relay, reworded};
 use crate::backend::{Attended, Call, CallHandle, Claim, Replies, Seal};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
-use crate::exchange::call::{Who, aim, mirror, permit, seen, shape};
+use crate::exchange::call::{Who, aim, permit, seen, shape};
+use crate::exchange::mirror;
+use crate::exchange::route::{self, Origin};
 use crate::http::{Connection, RequestHead};
 use crate::jsonrpc;
 use crate::mcp::catalog::ListKind;
@@ -121,7 +123,8 @@ async fn resume(
     let (mut message, mut envelope) = (asked.message.clone(), asked.envelope);
     let backend = aim(world, None, asked.method, &mut message, &mut envelope)?;
     world.backends.settled_one(backend).await;
-    if world.backends.is_modern(backend) {
+    let routed = world.plan.backends[backend].around.route.is_some();
+    if routed && route::is_marked(state) || !routed && world.backends.is_modern(backend) {
         return Ok(None);
     }
     ask.facts.aimed(world, backend, &message, &envelope);
@@ -132,7 +135,11 @@ async fn resume(
     }
     let Some(seal) = way.seal.clone() else { return Ok(None) };
     let claim = Claim { state: (*state).into(), seal, responses: responses.to_vec() };
-    world.backends.resume(claim).map(Some)
+    match world.backends.resume(claim) {
+        // Of several backends it may be the state of one that keeps its own.
+        Err(error) if routed && error.kind() == Kind::BadEnvelope => Ok(None),
+        resumed => resumed.map(Some),
+    }
 }
 
 async fn begin(
@@ -143,13 +150,16 @@ async fn begin(
 ) -> Result<Replies> {
     let Asked { caller, method, mut message, mut envelope, .. } = asked;
     let caller = Rc::new(caller);
-    let mut watch = None;
+    let (mut only, mut watch) = (None, None);
     let (backend, own) = if method == Method::Complete {
         (complete::target(world, ask, &mut message, &mut envelope).await?, None)
     } else {
         let backend = aim(world, None, method, &mut message, &mut envelope)?;
         ask.facts.aimed(world, backend, &message, &envelope);
         let plan = &world.plan.backends[backend];
+        if let Some(route) = route::of(world, backend, &envelope) {
+            only = route::unmarked(world, route, &mut message, &mut envelope)?;
+        }
         let mut own = None;
         let spared = plan.chain.spares_calls() && world.custom.is_none();
         if !(spared && plan.around.is_empty()) {
@@ -171,8 +181,9 @@ async fn begin(
             }
             watch = shaped.watch;
             ask.facts.cache(world, backend, shaped.used.map(|_| Use::Bypass));
+            let twins = mirror::twins(ask, &shaped.copies);
             for copy in shaped.copies {
-                mirror(world, None, Some(caller.clone()), method, copy);
+                mirror::send(world, None, Some(caller.clone()), method, copy, twins.clone());
             }
             own = Some((shaped.own, shaped.hints));
         }
@@ -180,6 +191,22 @@ async fn begin(
     };
     let (tool, hints) = own.unzip();
     ask.facts.called(handle);
+    let route = route::of(world, backend, &envelope).filter(|_| method != Method::Complete);
+    let origin = route.map(|route| {
+        let origin = Origin {
+            world: world.clone(),
+            method,
+            session: None,
+            modern: Some(caller.clone()),
+            authorization: caller.authorization.clone(),
+            message: message.clone(),
+            envelope,
+            detail: ask.facts.detail.get().cloned(),
+            only,
+            handle: handle.clone(),
+        };
+        (route, Box::new(origin))
+    });
     if let Some(detail) = ask.facts.detail.get() {
         let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
         ask.facts.own_name(tool.as_deref().or(name.as_deref()));
@@ -206,7 +233,10 @@ async fn begin(
         timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
         handle: handle.clone(),
     };
-    let mut calling = Box::pin(world.backends.call(call));
+    let mut calling: Pin<Box<dyn Future<Output = Result<Replies>>>> = match origin {
+        Some((route, origin)) => Box::pin(route::send(*origin, route, call, None)),
+        None => Box::pin(world.backends.call(call)),
+    };
     // After the future, so that it is dropped first.
     let mut cancel = relay::Cancel(Some(handle));
     let replies = calling.as_mut().await;

@@ -15,6 +15,7 @@ use crate::backend::{Attended, CallHandle, Piece, Replies, Reply, Seal};
 use crate::error::Kind;
 use crate::exchange::Ask;
 use crate::exchange::answer::{EVENTS, JSON, with};
+use crate::exchange::route;
 use crate::exchange::session::Outcome;
 use crate::http::{Connection, sse};
 use crate::jsonrpc::{self, Kind as MessageKind, Span, walk};
@@ -118,6 +119,7 @@ pub(super) async fn pass_on(
             },
             Ok(Reply::Away { .. }) => {}
             Ok(Reply::Answer(answer)) => {
+                let answer = route::marked(world, ask, replies.backend(), answer);
                 let (status, answer) = completed(answer, way.method, way.private);
                 ask.facts.answered(&answer);
                 if !streaming {
