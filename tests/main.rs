@@ -16,6 +16,8 @@ mod cli;
 mod completion;
 mod crosstalk;
 mod drivers;
+#[cfg(feature = "axum")]
+mod embed;
 mod eras;
 mod examples;
 mod faithful;
@@ -27,6 +29,8 @@ mod import;
 mod interop;
 mod isolation;
 mod jwt;
+mod library;
+mod loadtest;
 mod logging;
 mod metrics;
 mod modern;

@@ -63,21 +63,33 @@ pub(crate) fn scratch() -> TempDir {
 /// The stub's executable, built by `cargo test` as an example of this package.
 pub(crate) fn stub_path() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let own = std::env::current_exe().expect("own path");
-        let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
-        let path = profile.join("examples/stub-server");
-        let advice = "build it with `cargo build --example stub-server`; `cargo test` does";
-        let modified = |path: &Path| path.metadata().and_then(|meta| meta.modified());
-        let built = modified(&path).unwrap_or_else(|_| panic!("{}: {advice}", path.display()));
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stub");
-        for source in std::fs::read_dir(sources).expect("tests/stub") {
-            let source = source.expect("entry").path();
-            let changed = modified(&source).expect("modified");
-            assert!(changed <= built, "{} is newer than the stub: {advice}", source.display());
-        }
-        path.into_os_string().into_string().expect("UTF-8")
-    })
+    PATH.get_or_init(|| example("stub-server", "tests/stub"))
+}
+
+/// The load harness, likewise.
+pub(crate) fn loadtest_path() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| example("loadtest", "loadtest"))
+}
+
+/// An example's executable, which must not be older than its sources: a file or a folder.
+pub(crate) fn example(name: &str, sources: &str) -> String {
+    let own = std::env::current_exe().expect("own path");
+    let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
+    let path = profile.join("examples").join(name);
+    let advice = format!("build it with `cargo build --example {name}`; `cargo test` does");
+    let modified = |path: &Path| path.metadata().and_then(|meta| meta.modified());
+    let built = modified(&path).unwrap_or_else(|_| panic!("{}: {advice}", path.display()));
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join(sources);
+    let files: Vec<PathBuf> = match std::fs::read_dir(&sources) {
+        Ok(entries) => entries.map(|entry| entry.expect("entry").path()).collect(),
+        Err(_) => vec![sources],
+    };
+    for source in files {
+        let changed = modified(&source).expect("modified");
+        assert!(changed <= built, "{} is newer than {name}: {advice}", source.display());
+    }
+    path.into_os_string().into_string().expect("UTF-8")
 }
 
 /// A process with its group; both end with it.
@@ -327,7 +339,9 @@ impl Setup {
     /// Its configuration.
     fn text(&self) -> String {
         format!(
-            "[proxy]\nname = \"test\"\nworkers = {}\nadmin_tools = \"{}\"\n{}\n{}",
+            // Tests that change the file say themselves when it is to be read again.
+            "[proxy]\nname = \"test\"\nworkers = {}\nadmin_tools = \"{}\"\n\
+             hot_reload = false\n{}\n{}",
             self.workers.unwrap_or(2),
             self.admin_tools.unwrap_or("off"),
             self.proxy,
