@@ -565,7 +565,7 @@ mod tests {
         let (old, mut numbers) = first(&[same.clone(), rules(1), moved("x"), gone].concat());
         let limit = |plan: &Plan, at: u64| {
             let rate = find(plan, "rules").around.rate.clone().unwrap();
-            rate.admit(std::time::Duration::from_micros(at))
+            rate.admit(std::time::Duration::from_micros(at), None)
         };
         assert!(limit(&old, 1).is_ok());
 
