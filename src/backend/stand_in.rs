@@ -72,7 +72,7 @@ pub(super) async fn call(
         let waited = handle.watch(Box::pin(entry.settled.wait())).await;
         waited.map_err(|_| Error::new(Kind::Cancelled).context(entry.name().to_owned()))?;
     }
-    let none = Replies::of(Kept::Ready(Vec::new(), own));
+    let none = Replies::ready(Vec::new(), own);
     let mut call = StandIn {
         backends: backends.clone(),
         handle: handle.clone(),

@@ -150,7 +150,8 @@ async fn begin(
 ) -> Result<Replies> {
     let Asked { caller, method, mut message, mut envelope, .. } = asked;
     let caller = Rc::new(caller);
-    let (mut only, mut watch) = (None, None);
+    let mut only = None;
+    let mut watch = None;
     let (backend, own) = if method == Method::Complete {
         (complete::target(world, ask, &mut message, &mut envelope).await?, None)
     } else {
