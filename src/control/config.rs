@@ -1128,7 +1128,6 @@ pub(super) mod tests {
             "\ntype = \"jwt\"\n",
             "\n[performance]\ncoalesce_requests = true\n",
             "\nport = 8080\n",
-            "\n[performance]\ncoalesce_requests = false\n",
             "\n[[backends.aliases]]\n",
             "\nfailure_rate_threshold = 0.5\n",
             "\nurl = \"http://h/mcp?***\"\n",
