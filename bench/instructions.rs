@@ -100,10 +100,10 @@ fn compare(arguments: &[String]) -> Result<(), String> {
     let write = arguments.iter().any(|word| word == "--write");
     let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
     let compiler = compiler();
-    let known = match std::fs::read_to_string(table_path()) {
-        Ok(text) => toml::from_str::<Table>(&text).map_err(|error| error.to_string())?,
-        Err(_) if write => Table { compiler: String::new(), pieces: BTreeMap::new() },
-        Err(error) => return Err(format!("{}: {error}", table_path().display())),
+    let stored = std::fs::read_to_string(table_path()).ok();
+    let known = match &stored {
+        Some(text) => toml::from_str::<Table>(text).map_err(|error| error.to_string())?,
+        None => Table { compiler: compiler.clone(), pieces: BTreeMap::new() },
     };
     let same = known.compiler == compiler;
     let tolerance = if same { TOLERANCE } else { TOLERANCE_OF_COMPILERS };
@@ -123,6 +123,7 @@ fn compare(arguments: &[String]) -> Result<(), String> {
         println!("{name:<32} {:>10} {now:>10} {:>+7.1}%", was.unwrap_or(0), change * 100.0);
         pieces.insert(name.to_owned(), now);
         let _ = match was {
+            None if stored.is_none() => Ok(()),
             None => writeln!(faults, "{name} is not in the table: {now}"),
             // A handful more is no change of a small piece.
             Some(was) if change.abs() > tolerance && now.abs_diff(was) > 3 => {
@@ -148,6 +149,10 @@ fn compare(arguments: &[String]) -> Result<(), String> {
             let _ = writeln!(text, "\"{name}\" = {count}");
         }
         return std::fs::write(table_path(), text).map_err(|error| error.to_string());
+    }
+    if stored.is_none() {
+        println!("There is no table to hold this to; -- --write makes one.");
+        return Ok(());
     }
     match faults.is_empty() {
         true => Ok(()),

@@ -599,6 +599,12 @@ impl Example {
         let rest = self.url.strip_prefix("http://").expect("a URL");
         rest.split('/').next().unwrap().parse().unwrap()
     }
+
+    /// Its number.
+    #[cfg(feature = "axum")]
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
 }
 
 impl Drop for Example {

@@ -115,7 +115,7 @@ impl Stage {
             let backends = Backends::new(me, &plan, nowhere, board.clone(), Box::new(|_, _| {}));
             let (meter, desk) = (Meter::new(&metrics, me), Desk::new(Box::new(Err)));
             let counts = counts.clone();
-            let lasting = Lasting::new(me, WORKERS, backends, counts, post, meter, desk);
+            let lasting = Lasting::new(me, WORKERS, backends, counts, post, meter, desk, None);
             World::enter(&lasting, plan.clone(), Switch::default(), None)
         });
         let worlds = worlds.collect();

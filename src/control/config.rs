@@ -1097,8 +1097,6 @@ pub(super) mod tests {
             issuer = "https://i"
             audience = "a"
             jwks_uri = "https://i/keys"
-            [performance]
-            coalesce_requests = true
             [observability]
             audit = { path = "/var/log/audit", include_arguments = true }
             [observability.tracing.headers]
@@ -1126,7 +1124,6 @@ pub(super) mod tests {
         for part in [
             "\nrequests = 5\n",
             "\ntype = \"jwt\"\n",
-            "\n[performance]\ncoalesce_requests = true\n",
             "\nport = 8080\n",
             "\n[[backends.aliases]]\n",
             "\nfailure_rate_threshold = 0.5\n",

@@ -337,6 +337,15 @@ pub(super) fn aim(
         };
     }
     let span = envelope.name.ok_or_else(|| invalid("name is required"))?;
+    // The usual name has a prefix and no escapes: it is known by its bytes.
+    let raw = span.of(message);
+    let inside = &raw[1..raw.len() - 1];
+    if let Target::Prefixed(backend, prefix) = world.names.resolve_bytes(inside)
+        && !inside.contains(&b'\\')
+    {
+        cut_prefix(span, prefix, message, envelope);
+        return Ok(backend);
+    }
     let name = jsonrpc::unquote(span.of(message)).ok_or_else(|| invalid("name is a string"))?;
     let (kind, unknown) = match method {
         Method::ToolsCall => (ListKind::Tools, Kind::UnknownTool),
@@ -345,13 +354,7 @@ pub(super) fn aim(
     match world.names.resolve(&name) {
         Target::Prefixed(backend, prefix) => {
             match name {
-                // Without escapes the prefix stands in the message as it is: cut it out.
-                Cow::Borrowed(_) => {
-                    let start = span.start + 1;
-                    let cut = Span { start, end: start + prefix as u32 };
-                    message.drain(cut.start as usize..cut.end as usize);
-                    envelope.cut(cut);
-                }
+                Cow::Borrowed(_) => cut_prefix(span, prefix, message, envelope),
                 Cow::Owned(name) => {
                     let mut own = Vec::with_capacity(name.len() + 2);
                     jsonrpc::quote(&name[prefix..], &mut own);
@@ -371,6 +374,14 @@ pub(super) fn aim(
         }
         Target::Unknown => Err(Error::new(unknown).context(name.into_owned())),
     }
+}
+
+/// Cuts a prefix out of a name without escapes, in which it stands as it is.
+fn cut_prefix(name: Span, prefix: usize, message: &mut Vec<u8>, envelope: &mut Envelope) {
+    let start = name.start + 1;
+    let cut = Span { start, end: start + prefix as u32 };
+    message.drain(cut.start as usize..cut.end as usize);
+    envelope.cut(cut);
 }
 
 /// For whom a request goes through the rules of a backend.

@@ -48,10 +48,32 @@ fn authority(text: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
+/// Whether a `Host` is what local clients send as a rule; what is not is read.
+fn is_plain_loopback(host: &[u8]) -> bool {
+    let port = match host {
+        [b'1', b'2', b'7', b'.', b'0', b'.', b'0', b'.', b'1', port @ ..] => port,
+        [b'l', b'o', b'c', b'a', b'l', b'h', b'o', b's', b't', port @ ..] => port,
+        _ => return false,
+    };
+    match port {
+        [] => true,
+        [b':', digits @ ..] if matches!(digits.len(), 1..=5) => {
+            let number = digits.iter().try_fold(0u32, |number, digit| {
+                digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0'))
+            });
+            number.is_some_and(|number| number <= 65535)
+        }
+        _ => false,
+    }
+}
+
 impl HostRule {
     /// Whether a request for this `Host` is served: anything else would let a page that rebinds
     /// its name to a loopback address talk to the proxy.
     pub fn allows(&self, host: &[u8]) -> bool {
+        if matches!(self, HostRule::Loopback) && is_plain_loopback(host) {
+            return true;
+        }
         let Ok(host) = std::str::from_utf8(host) else { return false };
         match self {
             HostRule::Any => true,
@@ -84,12 +106,15 @@ impl OriginRule {
     }
 }
 
+/// What clients of MCP send as `Accept`.
+pub const USUAL_ACCEPT: &[u8] = b"application/json, text/event-stream";
+
 /// Whether the `Accept` fields take JSON, and whether they take event streams.
 ///
 /// What clients send as a rule is known by its bytes; anything else is read.
 pub fn accepted<'a>(fields: impl Iterator<Item = &'a [u8]> + Clone) -> (bool, bool) {
     let mut usual = fields.clone();
-    if let (Some(b"application/json, text/event-stream"), None) = (usual.next(), usual.next()) {
+    if let (Some(USUAL_ACCEPT), None) = (usual.next(), usual.next()) {
         return (true, true);
     }
     (accepts(fields.clone(), "application", "json"), accepts(fields, "text", "event-stream"))

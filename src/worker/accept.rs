@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -173,8 +174,10 @@ async fn serve(entry: Entry, stream: Stream, peer: SocketAddr, inside: bool) {
         tracing::debug!(%peer, %fault, "no TLS with a client");
         return;
     }
+    // One wait for all requests: each would take a place among those of all connections.
+    let mut over = pin!(entry.door.grace_over.wait());
     loop {
-        let Some(head) = connection.head_unless(entry.door.grace_over.wait()).await else { return };
+        let Some(head) = connection.head_unless(over.as_mut()).await else { return };
         if stage.lasting.draining.is_set() {
             connection.close_after();
         }
@@ -185,7 +188,10 @@ async fn serve(entry: Entry, stream: Stream, peer: SocketAddr, inside: bool) {
         let world = stage.now();
         // On the heap for as long as it lasts: inside this task it would make every idle connection
         // as large as the largest exchange, some 25 KiB.
-        if Box::pin(exchange(&world, &mut connection, &head)).await.is_err() {
+        // The box comes first: what is made before it would be moved into it, whole.
+        let room = Box::new_uninit();
+        let exchange = Box::write(room, exchange(&world, &mut connection, &head));
+        if Box::into_pin(exchange).await.is_err() {
             return;
         }
     }
