@@ -1143,7 +1143,6 @@ pub(super) mod tests {
             "\nrequests = 5\n",
             "\ntype = \"jwt\"\n",
             "\nport = 8080\n",
-            "\n[performance]\ncoalesce_requests = false\n",
             "\n[[backends.aliases]]\n",
             "\nfailure_rate_threshold = 0.5\n",
             "\nurl = \"http://h/mcp?***\"\n",
