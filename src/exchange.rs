@@ -62,6 +62,8 @@ struct Ask {
     accepts_json: bool,
     accepts_events: bool,
     who: Who,
+    /// It comes through the program that embeds the proxy.
+    inside: bool,
     /// `traceparent` and `tracestate`, where somebody traces.
     context: Option<Box<(Vec<u8>, Vec<u8>)>>,
     /// What is remembered of the message.
@@ -98,6 +100,7 @@ impl Ask {
             accepts_events: self.accepts_events,
             principal: self.principal.clone(),
             who: self.who.clone(),
+            inside: self.inside,
             context: self.context.clone(),
             facts: Facts::new(self.facts.began),
         }
@@ -120,6 +123,7 @@ pub async fn exchange(
     head: &RequestHead,
 ) -> io::Result<()> {
     let (mut ask, refusal) = read_ask(world, head);
+    ask.inside = connection.is_inside();
     let served = route(world, connection, head, &mut ask, refusal).await;
     let (status, bytes_out) = connection.answered();
     let ends = Ends { peer: connection.peer(), principal: ask.principal.as_deref(), bytes_out };
@@ -142,7 +146,7 @@ async fn route(
     if is_mcp && ask.method == HttpMethod::Post {
         ask.facts.expect_message();
     }
-    if let Some(path) = admin::path(head) {
+    if !is_mcp && let Some(path) = admin::path(head) {
         return Box::pin(admin::serve(world, connection, ask, head, path, refusal)).await;
     }
     if let Some(error) = refusal {
@@ -180,12 +184,56 @@ async fn route(
     }
 }
 
+/// The first field of each name that every request is asked for, found in one walk.
+#[derive(Default)]
+struct Fields<'h> {
+    origin: Option<&'h [u8]>,
+    host: Option<&'h [u8]>,
+    accept: Option<&'h [u8]>,
+    /// How many there are of these.
+    accepts: usize,
+    content_type: Option<&'h [u8]>,
+    session: Option<&'h [u8]>,
+    version: Option<&'h [u8]>,
+}
+
+impl<'h> Fields<'h> {
+    fn of(head: &'h RequestHead) -> Fields<'h> {
+        let mut fields = Fields::default();
+        for (name, value) in head.each_field() {
+            // The usual spellings are words to compare, the others letters.
+            let is = |one: &[u8], other: &[u8]| {
+                name == one || name == other || name.eq_ignore_ascii_case(one)
+            };
+            let place = match name.len() {
+                4 if is(b"Host", b"host") => &mut fields.host,
+                6 if is(b"Accept", b"accept") => {
+                    fields.accepts += 1;
+                    &mut fields.accept
+                }
+                6 if is(b"Origin", b"origin") => &mut fields.origin,
+                12 if is(b"Content-Type", b"content-type") => &mut fields.content_type,
+                14 if is(header::SESSION.as_bytes(), b"mcp-session-id") => &mut fields.session,
+                20 if is(header::VERSION.as_bytes(), b"mcp-protocol-version") => {
+                    &mut fields.version
+                }
+                _ => continue,
+            };
+            place.get_or_insert(value);
+        }
+        fields
+    }
+}
+
+const _: () = assert!(header::SESSION.len() == 14 && header::VERSION.len() == 20);
+
 /// Reads the fields and checks who calls: Origin and Host come before everything else, so that a
 /// page that may not call learns nothing.
 fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
     let mut cors = String::new();
     let mut refusal = None;
-    if let Some(origin) = head.field("origin") {
+    let fields = Fields::of(head);
+    if let Some(origin) = fields.origin {
         if world.plan.listen.origins.allows(origin) {
             let origin = String::from_utf8_lossy(origin);
             let _ = write!(
@@ -199,22 +247,26 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
             refusal = Some(Error::new(Kind::Forbidden).context("Origin not allowed"));
         }
     }
-    if refusal.is_none() && !world.plan.listen.hosts.allows(head.field("host").unwrap_or(b"")) {
+    if refusal.is_none() && !world.plan.listen.hosts.allows(fields.host.unwrap_or(b"")) {
         refusal = Some(Error::new(Kind::Forbidden).context("Host not allowed"));
     }
-    let version = head.field(header::VERSION);
-    let (accepts_json, accepts_events) = header::accepted(head.fields("accept"));
+    let version = fields.version;
+    let (accepts_json, accepts_events) = match fields.accept {
+        Some(header::USUAL_ACCEPT) if fields.accepts == 1 => (true, true),
+        _ => header::accepted(head.fields("accept")),
+    };
     let ask = Ask {
         method: head.method(),
         cors,
-        session: head.field(header::SESSION).map(SessionId::parse),
+        session: fields.session.map(SessionId::parse),
         version: version.map(Revision::parse),
         modern: version == Some(MODERN.as_bytes()),
-        json: head.field("content-type").is_some_and(header::is_json),
+        json: fields.content_type.is_some_and(header::is_json),
         accepts_json,
         accepts_events,
         principal: None,
         who: Who::default(),
+        inside: false,
         context: match &world.spans {
             Some(_) => {
                 let field = |name| head.field(name).unwrap_or_default().to_vec();
@@ -392,8 +444,14 @@ fn admit(world: &World) -> Result<()> {
 
 /// The method that a message names.
 fn method_of(message: &[u8], envelope: &Envelope) -> Method {
-    // Escapes in it are rare enough to pay for.
-    Method::parse(envelope.method_name(message).unwrap_or_default().as_bytes())
+    let Some(raw) = envelope.method.map(|span| span.of(message)) else { return Method::Other };
+    // Escapes in it are rare enough to pay for, and no name that is known has any.
+    match Method::parse(&raw[1..raw.len() - 1]) {
+        Method::Other => {
+            Method::parse(envelope.method_name(message).unwrap_or_default().as_bytes())
+        }
+        method => method,
+    }
 }
 
 #[cfg(test)]

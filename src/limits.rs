@@ -322,6 +322,15 @@ pub const CONTROL_TICK: Duration = Duration::from_millis(100);
 pub const NOTES_LEN: usize = 1024;
 /// Workers that have not ended this long after all their limits are left behind.
 pub const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
+/// Tries to tell a worker something whose mailbox is full.
+pub const ORDER_TRIES: u32 = 100;
+/// Pause between two of them.
+pub const ORDER_PAUSE: Duration = Duration::from_millis(1);
+/// Connections without a request that a router keeps (feature `axum`); more are closed.
+pub const ROUTER_IDLE_MAX: usize = 64;
+/// A router uses no connection that was idle for this long: its worker may be about to close it.
+pub const ROUTER_IDLE: Duration = Duration::from_secs(30);
+const _: () = assert!(ROUTER_IDLE.as_secs() < CONNECTION_IDLE_TIMEOUT.as_secs());
 /// The banner waits this long for backends that are in their first start.
 pub const BANNER_WAIT: Duration = Duration::from_secs(2);
 

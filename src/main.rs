@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -160,7 +161,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         DriverName::Epoll => Some(Driver::Epoll),
     };
     let manager = Arc::new(Manager::from_env());
-    let proxy = Proxy::start(config, Options { driver }).map_err(|error| error.to_string())?;
+    let proxy = Proxy::start(config, Options { driver, ..Options::default() })
+        .map_err(|error| error.to_string())?;
     let handle = proxy.handle();
     handle.on_reload(move |config| set_level(config.log_level()));
     manager.ready(&format!("serving at {}", handle.url()));
@@ -174,9 +176,25 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     handle.wait().map_err(|error| error.to_string())
 }
 
+/// Reads the configuration again for each word that is sent, on a thread of its own, so that no other
+/// signal waits. What comes of it is in the log; the service manager hears when it is done.
+fn reloads(handle: Handle, manager: Arc<Manager>) -> std::io::Result<SyncSender<()>> {
+    let (wanted, words) = sync_channel(1);
+    let obey = move || {
+        for () in words {
+            manager.reloading();
+            let _ = handle.reload_now();
+            manager.ready(&control::standing(&handle.url(), &handle.backends()));
+        }
+    };
+    std::thread::Builder::new().name("mcp-reload".to_owned()).spawn(obey)?;
+    Ok(wanted)
+}
+
 /// The first SIGTERM or SIGINT ends the proxy in good order, the second at once; children then die
 /// of their parent's death.
 fn obey_signals(handle: Handle, manager: Arc<Manager>) -> std::io::Result<()> {
+    let reload = reloads(handle.clone(), manager.clone())?;
     let obey = move || {
         let mut ending: Option<Instant> = None;
         loop {
@@ -195,12 +213,8 @@ fn obey_signals(handle: Handle, manager: Arc<Manager>) -> std::io::Result<()> {
                     }
                 },
                 Ok(signals::Signal::User1) => handle.reopen_logs(),
-                // What comes of it is in the log.
-                Ok(signals::Signal::HangUp) => {
-                    manager.reloading();
-                    let _ = handle.reload_now();
-                    manager.ready(&control::standing(&handle.url(), &handle.backends()));
-                }
+                // One that waits is as good as two.
+                Ok(signals::Signal::HangUp) => drop(reload.try_send(())),
                 Err(error) => {
                     tracing::error!("signals are no longer taken: {error}");
                     return;

@@ -28,6 +28,7 @@ use crate::limits;
 use crate::mcp::catalog::{Catalog, Changes};
 use crate::mcp::name::Names;
 use crate::mcp::session::{SessionId, SessionRecord};
+use crate::middleware::custom::Hooks;
 use crate::plan::{BackendId, Plan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Sender};
@@ -138,6 +139,8 @@ pub struct World {
     pub own_tools: OnceCell<Box<[(String, String)]>>,
     /// The catalogues of sessions that see other lists than the proxy.
     views: view::Views,
+    /// Set when another plan has other rules about who may call: who listens has to come again.
+    pub dismissed: Event,
     lasting: Rc<Lasting>,
 }
 
@@ -183,6 +186,8 @@ pub struct Lasting {
     pub meter: Meter,
     /// Where the control plane is asked.
     office: desk::Desk,
+    /// The middleware of the program that embeds the proxy.
+    pub custom: Option<Rc<dyn Hooks>>,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
 }
@@ -195,6 +200,7 @@ const PROMPTS_CHANGED: &[u8] =
 
 impl Lasting {
     /// What worker `me` keeps; no world is in force yet.
+    #[expect(clippy::too_many_arguments, reason = "each is made by who calls this, once")]
     pub fn new(
         me: WorkerId,
         workers: usize,
@@ -203,6 +209,7 @@ impl Lasting {
         post: SessionPost,
         meter: Meter,
         office: desk::Desk,
+        custom: Option<Rc<dyn Hooks>>,
     ) -> Rc<Lasting> {
         Rc::new(Lasting {
             me,
@@ -226,6 +233,7 @@ impl Lasting {
             questions: RefCell::default(),
             meter,
             office,
+            custom,
             copies: Cell::new(0),
         })
     }
@@ -268,6 +276,7 @@ impl World {
             spans,
             own_tools: OnceCell::new(),
             views: view::Views::default(),
+            dismissed: Event::new(),
             lasting: lasting.clone(),
         });
         *lasting.current.borrow_mut() = Rc::downgrade(&world);
@@ -278,6 +287,22 @@ impl World {
     /// at which it ends.
     pub fn latest(self: &Rc<World>) -> Rc<World> {
         self.lasting.current().unwrap_or_else(|| self.clone())
+    }
+
+    /// Tells backends again which log messages the sessions of this worker want.
+    pub fn repeat_levels(&self) {
+        let owned = self.owned.borrow();
+        let records = owned.values().map(|owned| owned.record.clone());
+        let records: Vec<_> = records.filter(|record| record.level().is_some()).collect();
+        drop(owned);
+        if !records.is_empty() {
+            let backends = self.backends.clone();
+            rt::spawn("levels", async move {
+                for record in records {
+                    backends.set_level(&record).await;
+                }
+            });
+        }
     }
 
     /// What outlasts this plan.
@@ -340,7 +365,9 @@ impl World {
     pub async fn session(&self, id: SessionId) -> Result<Arc<SessionRecord>> {
         let missing = || Error::new(Kind::SessionNotFound);
         if id.owner() == self.me {
-            return self.owned.borrow().get(&id).map(|o| o.record.clone()).ok_or_else(missing);
+            let record = self.owned.borrow().get(&id).map(|owned| owned.record.clone());
+            // Deleted by way of another worker, whose mail has not come yet.
+            return record.filter(|record| !record.ended()).ok_or_else(missing);
         }
         if id.owner() >= self.workers {
             return Err(missing());

@@ -188,6 +188,20 @@ fn the_readme_has_the_table_of_errors() {
     assert!(readme.contains(&table), "README.md must contain:\n{table}");
 }
 
+/// What README.md shows of embedding are programs that tests run.
+#[test]
+fn the_programs_of_the_readme_are_examples() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let blocks: Vec<&str> = readme.split("```rust\n").skip(1).collect();
+    assert_eq!(blocks.len(), 2);
+    for (block, example) in blocks.iter().zip(["embed", "axum_app"]) {
+        let shown = block.split("```").next().unwrap();
+        let source = fs::read_to_string(root().join(format!("examples/{example}.rs"))).unwrap();
+        let code: Vec<&str> = source.lines().skip_while(|line| line.starts_with("//!")).collect();
+        assert_eq!(shown.trim(), code.join("\n").trim(), "{example}");
+    }
+}
+
 /// What README.md shows of the configuration is what a reader copies: it must be right.
 #[test]
 fn the_examples_of_the_readme_are_accepted() {

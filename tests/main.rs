@@ -16,6 +16,8 @@ mod cli;
 mod completion;
 mod crosstalk;
 mod drivers;
+#[cfg(feature = "axum")]
+mod embed;
 mod eras;
 mod faithful;
 mod faults;
@@ -26,6 +28,7 @@ mod import;
 mod interop;
 mod isolation;
 mod jwt;
+mod library;
 mod loadtest;
 mod logging;
 mod metrics;

@@ -27,10 +27,14 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) fn new(proxy: &Proxy) -> Caller {
+        Caller::at(proxy.addr)
+    }
+
+    pub(crate) fn at(addr: SocketAddr) -> Caller {
         Caller {
-            addr: proxy.addr,
+            addr,
             extra: String::new(),
-            conn: Conn::open(proxy.addr),
+            conn: Conn::open(addr),
             capabilities: "{}".into(),
             meta: String::new(),
             next_id: 0,

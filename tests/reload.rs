@@ -212,12 +212,15 @@ fn a_file_with_faults_changes_nothing_and_says_why() {
         serde_json::from_slice::<Value>(&body).unwrap()["config"].clone()
     };
     assert_eq!(health()["generation"], 1);
-    refused(&proxy, "[proxy]\nname = \"test\"\nnonsense = 1\n[proxy\n");
-    refused(&proxy, &format!("[proxy]\nname = \"test\"\nseperator = \"_\"\n{pipe}"));
+    refused(&proxy, "[proxy]\nname = \"test\"\nhot_reload = false\nnonsense = 1\n[proxy\n");
+    refused(
+        &proxy,
+        &format!("[proxy]\nname = \"test\"\nhot_reload = false\nseperator = \"_\"\n{pipe}"),
+    );
     let error = health()["last_error"].as_str().expect("an error").to_owned();
-    assert!(error.contains("proxy.toml:3:1: proxy.seperator: unknown key"), "{error}");
+    assert!(error.contains("proxy.toml:4:1: proxy.seperator: unknown key"), "{error}");
     assert!(error.contains("did you mean `separator`?"), "{error}");
-    assert!(proxy.stderr().contains("the old one stays in force"));
+    wait_until("word of that", || proxy.stderr().contains("the old one stays in force"));
     assert_eq!(client.call("pipe__echo", r#"{"payload":"a"}"#).said(), "a");
     assert_eq!(health()["generation"], 1);
 
@@ -231,12 +234,14 @@ fn what_needs_a_restart_is_named_and_the_rest_is_applied() {
     let pipe = stdio_backend("pipe", &[]);
     let proxy = Proxy::start(std::slice::from_ref(&pipe));
     let mut client = proxy.client_seeing(&["pipe__echo"]);
-    let whole = format!("[proxy]\nname = \"renamed\"\nworkers = 1\n{pipe}");
+    let whole = format!("[proxy]\nname = \"renamed\"\nhot_reload = false\nworkers = 1\n{pipe}");
     proxy.rewrite_whole(&whole);
     proxy.signal("HUP");
     wait_until("the reload", || reloads(&proxy).0 == 1);
-    assert!(proxy.stderr().contains("needs a restart"), "{}", proxy.stderr());
-    assert!(proxy.stderr().contains("proxy.workers"));
+    wait_until("word of that", || {
+        let said = proxy.stderr();
+        said.contains("needs a restart") && said.contains("proxy.workers")
+    });
     assert_eq!(client.call("pipe__echo", r#"{"payload":"a"}"#).said(), "a");
     assert_eq!(proxy.client().hello["serverInfo"]["name"], "renamed");
 }
@@ -278,7 +283,8 @@ fn tokens_and_roles_switch_and_sessions_go_on() {
     assert_eq!(ann.names("tools/list"), ["pipe__stats"]);
     unknown(&mut ann, "pipe__echo");
     ann.call("pipe__stats", "{}").said();
-    assert!(listening.so_far().iter().all(|event| !event.data.contains("\"id\"")));
+    // Who listens has to show his token again.
+    listening.until_end();
     let told = first.post(&message("1", "tools/list", "{}"));
     assert_eq!(told.status, 401, "{told:?}");
     Client::connect_as(proxy.addr, two).call("pipe__echo", r#"{"payload":"b"}"#).said();
@@ -378,8 +384,12 @@ fn logs_go_where_the_new_file_says() {
     wait_until("a line in the second file", || lines("two", "pipe__stats") == 1);
     assert_eq!((lines("one", "pipe__stats"), lines("two", "pipe__echo")), (0, 0));
     // Of two files one cannot be opened: nothing changes.
-    let whole =
-        |lines: &str| format!("[proxy]\nname = \"test\"\nworkers = 2\n{lines}\n{}", backends[0]);
+    let whole = |lines: &str| {
+        format!(
+            "[proxy]\nname = \"test\"\nhot_reload = false\nworkers = 2\n{lines}\n{}",
+            backends[0]
+        )
+    };
     refused(&proxy, &whole("[observability.audit]\npath = \"/no/such/folder/x\"\n"));
     client.call("pipe__raw", "{}");
     wait_until("a line in the second file", || lines("two", "pipe__raw") == 1);
@@ -390,6 +400,37 @@ fn logs_go_where_the_new_file_says() {
     reload(&proxy, "[observability]\nlog_level = \"debug\"\n", &more);
     wait_until("a line of that level", || proxy.stderr().contains("DEBUG"));
     drop(listening);
+}
+
+/// What leaves has so long to finish its calls, and no longer.
+#[test]
+fn calls_that_outlast_the_time_to_leave_are_cut() {
+    let stub = HttpStub::start("web", &[]);
+    let going = [stub.backend("web"), stdio_backend("pipe", &[])];
+    let stays = [stdio_backend("stays", &[])];
+    let short = "shutdown_timeout_seconds = 1";
+    let all = [going.concat(), stays[0].clone()];
+    let setup = Setup { backends: all.concat(), proxy: short.into(), ..Setup::default() };
+    let proxy = setup.start();
+    let client = proxy.client_seeing(&["web__hang", "pipe__hang", "stays__echo"]);
+    let mut hung: Vec<Client> = (0..8).map(|_| client.again()).collect();
+    for (n, client) in hung.iter_mut().enumerate() {
+        let tool = ["web__hang", "pipe__hang"][n % 2];
+        client.send(&message(&n.to_string(), "tools/call", &call_params(tool, "{}")));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    reload(&proxy, short, &stays);
+    for client in &mut hung {
+        let (code, text) = client.told().error();
+        assert!(code == -32010 && text.starts_with("Backend "), "{code} {text}");
+    }
+    // Its series go with it.
+    let series = |name: &str| {
+        let page = http::once(proxy.addr, "GET", "/admin/metrics", "").body;
+        String::from_utf8(page).unwrap().contains(&format!("backend=\"{name}\""))
+    };
+    wait_until("the end of its series", || !series("web") && !series("pipe"));
+    assert!(series("stays"));
 }
 
 /// A place in the queue outlasts the limit that it waits for.

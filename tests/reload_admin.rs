@@ -42,7 +42,7 @@ fn wait_for_backends(client: &mut Client, backends: &[&str]) {
     wait_until(&format!("the tools of {backends:?}"), || {
         seen = client.names("tools/list");
         let has = |backend: &&str| seen.contains(&format!("{backend}__echo"));
-        backends.iter().all(|backend| has(&backend))
+        backends.iter().all(has)
             && seen.iter().filter(|name| name.ends_with("__echo")).count() == backends.len()
     });
 }

@@ -68,8 +68,8 @@ impl Guard {
         }
         entry.in_flight.set(calls + 1);
         backends.board.set_in_flight(backends.me, entry.id, calls + 1);
-        let now = Instant::now();
-        let deadline = backends.clock.arm(&call.handle, now, call.timeout);
+        let now = rt::time::now();
+        let deadline = backends.clock.arm_for(Some(entry.id), &call.handle, now, call.timeout);
         let trail = call.handle.trail();
         trail.begin(now);
         let span = match trail.trace() {
@@ -92,7 +92,7 @@ impl Guard {
 
     /// The time limit begins anew, but does not go beyond `ends`.
     pub(super) fn restart_clock(&self, ends: Option<Instant>) {
-        self.handle.postpone(Instant::now(), self.limit, ends);
+        self.handle.postpone(rt::time::now(), self.limit, ends);
     }
 
     /// Turns the outcome of a wait into the caller's, and learns from it.
@@ -101,6 +101,11 @@ impl Guard {
             Ok(value) => Ok(value),
             Err(Ended::Failed(failure)) => {
                 self.backends.failed(&self.entry, failure.kind);
+                self.note(failure.kind);
+                Err(failure.error(self.entry.name()))
+            }
+            Err(Ended::Stopped(Stop::Expired)) if self.entry.closing.is_set() => {
+                let failure = Failure::new(Kind::Lost, "it has left the configuration");
                 self.note(failure.kind);
                 Err(failure.error(self.entry.name()))
             }
@@ -127,7 +132,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         // A call of one attempt ends with it, and whoever accounts for that reads the clock.
         if self.span.is_some() || self.handle.is_one_of_several() {
-            let now = Instant::now();
+            let now = rt::time::now();
             let trail = self.handle.trail();
             trail.end(now);
             if let (Some(span), Some(traced)) = (self.span, trail.trace()) {

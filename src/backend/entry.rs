@@ -63,6 +63,9 @@ pub(super) struct Live {
     pub(super) wire: Wire,
     /// Its end has begun, or that of the proxy.
     pub(super) closing: Event,
+    /// Lists wait for its first start: it was there when the proxy began. One that comes later is
+    /// announced when it is up.
+    pub(super) is_awaited: Cell<bool>,
     /// Its plan is in force; before that, it only takes mail.
     pub(super) is_in_force: Cell<bool>,
 }
@@ -119,6 +122,7 @@ impl Entry {
                 TransportPlan::Stdio(_) => Wire::Stdio(Channels::new()),
             },
             closing: Event::new(),
+            is_awaited: Cell::new(false),
             is_in_force: Cell::new(false),
         };
         Entry {

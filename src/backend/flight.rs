@@ -178,7 +178,7 @@ pub(super) async fn call(
         let replies = backends.call(call).await?;
         let backends = backends.clone();
         let tap = Tap { backends, entry, reusable, moment, replies, seen: None };
-        return Ok(Replies(Kept::Tapped(Box::new(tap))));
+        return Ok(Replies::of(Kept::Tapped(Box::new(tap))));
     };
     let owner = owner(&key, backends.workers);
     let token = backends.number();
@@ -219,7 +219,7 @@ pub(super) async fn call(
         }
     }
     joined.call = Some(call);
-    Ok(Replies(Kept::Joined(joined)))
+    Ok(Replies::of(Kept::Joined(joined)))
 }
 
 /// The same on every worker, so no seed of chance.

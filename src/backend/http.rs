@@ -121,7 +121,7 @@ pub(super) async fn post(
 ) -> Result<Box<HttpReplies>, Broken> {
     let pool = &entry.http().1.pool;
     let idle =
-        if pooled { pool.take(Instant::now(), |connection| connection.is_quiet()) } else { None };
+        if pooled { pool.take(rt::time::now(), |connection| connection.is_quiet()) } else { None };
     let reused = idle.is_some();
     let mut connection = match idle {
         Some(connection) => connection,
@@ -731,7 +731,7 @@ impl HttpReplies {
             && connection.reusable()
         {
             // Exact to a millisecond: see `POOL_TRUST`.
-            self.entry.http().1.pool.put(connection, Instant::now());
+            self.entry.http().1.pool.put(connection, rt::time::now());
         }
     }
 

@@ -4,7 +4,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::attempt::Ended;
 use super::entry::Entry;
@@ -61,7 +60,7 @@ pub(super) async fn call(
             Waiter::new(Route::Here(call.handle.clone()), own, behind).alone(call.modern.is_some());
         let message =
             Outgoing::Rename { body: &call.body, id: call.id, token: call.progress_token };
-        link.send(id, waiter, &message, Instant::now())?;
+        link.send(id, waiter, &message, rt::time::now())?;
         Place::Here(link)
     } else {
         let key = session.as_ref().map(|session| session.id);
@@ -110,7 +109,7 @@ pub(super) fn send_for(
     let own = Own::of(&body, span, token);
     let send = move |link: &Link| {
         let waiter = Waiter::new(Route::Worker(from), own, behind);
-        link.send(id, waiter, &Outgoing::Rename { body: &body, id: span, token }, Instant::now())
+        link.send(id, waiter, &Outgoing::Rename { body: &body, id: span, token }, rt::time::now())
     };
     let refuse = move |backends: &Backends, failure| {
         backends.send(from, BackendMail::Carry { id, item: Item::Failed(failure) });
@@ -154,7 +153,7 @@ impl LineReplies {
                 }
                 Err(Stop::Cancelled) => {
                     self.cancel();
-                    self.handle.acknowledge(Instant::now());
+                    self.handle.acknowledge(rt::time::now());
                 }
                 Err(Stop::Expired) => {
                     if !self.handle.is_cancelled() {

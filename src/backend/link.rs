@@ -385,6 +385,8 @@ impl Link {
     /// The writer to a child: ends when the link is closed, or finished and empty.
     pub(super) async fn write(self: Rc<Link>, mut input: Input) {
         let mut spare = Vec::new();
+        // One wait for all writes, as in `read`.
+        let mut closed = std::pin::pin!(self.closed.wait());
         while let Some(mut batch) = self.queued(spare).await {
             while !batch.is_empty() {
                 // A long batch goes in pieces, so that a child that takes some of it counts as alive.
@@ -396,7 +398,7 @@ impl Link {
                 self.writing.set(batch.len() + rest.len());
                 self.writing_since.set(Some(Instant::now()));
                 // Dropped on close: the child is killed then.
-                let written = match race(input.write_all(batch), self.closed.wait()).await {
+                let written = match race(input.write_all(batch), closed.as_mut()).await {
                     Either::Left(written) => written,
                     Either::Right(()) => return,
                 };
@@ -442,7 +444,7 @@ impl Link {
                 }
             }
             loop {
-                match lines.next() {
+                match lines.cut() {
                     Ok(Some(line)) => self.line(line),
                     Ok(None) => break,
                     Err(_) => {

@@ -8,6 +8,7 @@
 //! one place: a client session's by the worker that owns that session, the proxy's own by the
 //! backend's owner.
 
+pub mod frame;
 pub mod health;
 
 mod address;
@@ -21,7 +22,6 @@ mod entry;
 mod era;
 mod failure;
 mod flight;
-mod frame;
 mod handle;
 mod hear;
 mod hearing;
@@ -84,6 +84,7 @@ use crate::mcp::capable;
 use crate::mcp::catalog::{Changes, List, ListKind, Slice};
 use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
+use crate::middleware::custom::Watch;
 use crate::middleware::reuse::{Held, Reusable, Use};
 use crate::plan::{BackendId, Isolation, Plan, TransportPlan, WorkerId};
 use crate::rt;
@@ -166,7 +167,11 @@ pub enum Reply {
 
 /// The replies to one call. Dropping it abandons the call: its connection is closed, or its answer
 /// dropped when it comes; the backend is told only if the call was cancelled before.
-pub struct Replies(Kept);
+pub struct Replies {
+    kept: Kept,
+    /// A program's own middleware waits for the answer.
+    watch: Option<Watch>,
+}
 
 enum Kept {
     /// Nothing stands around the call.
@@ -183,7 +188,16 @@ enum Kept {
 impl Replies {
     /// A whole answer that this backend has given before.
     pub fn ready(answer: Vec<u8>, backend: BackendId) -> Replies {
-        Replies(Kept::Ready(answer, backend))
+        Replies::of(Kept::Ready(answer, backend))
+    }
+
+    fn of(kept: Kept) -> Replies {
+        Replies { kept, watch: None }
+    }
+
+    /// The same, with somebody who sees the answer before anybody else.
+    pub fn watched(self, watch: Option<Watch>) -> Replies {
+        Replies { watch, ..self }
     }
 
     /// The next reply; not to be called again after the answer. A drop loses nothing but the place
@@ -192,18 +206,52 @@ impl Replies {
     /// # Errors
     /// One error ends the call; its context names the backend.
     pub async fn next(&mut self) -> Result<Reply> {
-        match &mut self.0 {
+        let reply = match &mut self.kept {
             Kept::Plain(attempt) => attempt.next().await,
             Kept::Run(run) => Box::pin(run.next()).await,
             Kept::Ready(answer, _) => Ok(Reply::Answer(std::mem::take(answer))),
             Kept::Tapped(tap) => Box::pin(tap.next()).await,
             Kept::Joined(joined) => Box::pin(joined.next()).await,
+        };
+        match self.watch {
+            None => reply,
+            Some(_) => Box::pin(self.shown(reply)).await,
         }
+    }
+
+    /// Shows the end of a call to who waits for it; what becomes of it. A long answer is held.
+    async fn shown(&mut self, reply: Result<Reply>) -> Result<Reply> {
+        let answer = match reply {
+            Ok(Reply::Answer(answer)) => Ok(answer),
+            Ok(Reply::Streaming { .. }) => self.whole().await,
+            Err(error) => Err(error),
+            Ok(other) => return Ok(other),
+        };
+        let Some(watch) = self.watch.take() else { return answer.map(Reply::Answer) };
+        match answer {
+            Ok(answer) => watch.answered(answer).map(Reply::Answer),
+            Err(error) => {
+                watch.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// A streamed answer in one piece.
+    async fn whole(&mut self) -> Result<Vec<u8>> {
+        let mut whole = Vec::new();
+        while let Some(piece) = self.chunk().await? {
+            if whole.len() + piece.len() > limits::MESSAGE_BYTES_MAX {
+                return Err(Error::new(Kind::BadAnswer).context("too large to be looked at"));
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole)
     }
 
     /// The backend that the call was sent to.
     pub fn backend(&self) -> BackendId {
-        match &self.0 {
+        match &self.kept {
             Kept::Plain(attempt) => attempt.guard.backend(),
             Kept::Run(run) => run.backend(),
             Kept::Ready(_, backend) => *backend,
@@ -218,7 +266,7 @@ impl Replies {
     /// The answer is not whole or not to this call: what was passed on so far must not look like a
     /// whole answer, so the client's connection has to be aborted.
     pub async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
-        match &mut self.0 {
+        match &mut self.kept {
             Kept::Plain(attempt) => attempt.chunk().await,
             Kept::Run(run) => run.chunk().await,
             Kept::Ready(..) => Ok(None),
@@ -375,10 +423,11 @@ impl Backends {
     /// [`Kind::Busy`], [`Kind::Capacity`], [`Kind::Cancelled`]; the context names the backend.
     pub async fn call(self: &Rc<Self>, call: Call) -> Result<Replies> {
         if self.entry_of(call.backend)?.plan.around.is_empty() {
-            return attempt::call(self, call).await.map(|attempt| Replies(Kept::Plain(attempt)));
+            let attempt = attempt::call(self, call).await;
+            return attempt.map(|attempt| Replies::of(Kept::Plain(attempt)));
         }
         // In a box of its own: the place is not kept in every connection's task.
-        Box::pin(around::call(self, call)).await.map(|run| Replies(Kept::Run(run)))
+        Box::pin(around::call(self, call)).await.map(|run| Replies::of(Kept::Run(run)))
     }
 
     /// As [`Backends::call`], of a call whose answer may serve others; `lead` is done by the one of
@@ -501,9 +550,10 @@ impl Backends {
         self.views_version.get()
     }
 
-    /// Whether a backend's first start has ended, well or not.
+    /// Whether a backend's first start has ended, well or not, or nothing waits for it.
     pub fn is_settled(&self, backend: BackendId) -> bool {
-        self.entry(backend).is_none_or(|entry| entry.settled.is_set())
+        let entry = self.entry(backend);
+        entry.is_none_or(|entry| entry.settled.is_set() || !entry.is_awaited.get())
     }
 
     /// Waits until a backend's first start has ended, well or not. Safe to drop.
@@ -531,10 +581,11 @@ impl Backends {
         }
     }
 
-    /// Waits until every backend's first start has ended, well or not; each is bounded by its
-    /// `startup_timeout`. Safe to drop.
+    /// Waits until the first start of every backend that the proxy began with has ended, well or not;
+    /// each is bounded by its `startup_timeout`. Safe to drop.
     pub async fn settled(&self) {
-        for entry in self.entries().iter().filter(|entry| !entry.plan.unlisted) {
+        let awaited = |entry: &&Rc<Entry>| !entry.plan.unlisted && entry.is_awaited.get();
+        for entry in self.entries().iter().filter(awaited) {
             entry.settled.wait().await;
         }
     }

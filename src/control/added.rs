@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::config::{BackendTable, NamedBackend, World};
+use super::config::{BackendTable, NamedBackend, ProxyConfig, World};
 use super::diagnose::{Report, Source, Spots};
 use super::import;
 use super::setting::{KeyAt, Node, Reader, Setting, Value, join};
@@ -17,11 +17,32 @@ use super::setting::{KeyAt, Node, Reader, Setting, Value, join};
 /// Where faults are, other than of a file.
 const SOURCE: &str = "request";
 
+/// A backend that a request adds.
+#[derive(Clone, Debug)]
+pub(super) struct Added {
+    backend: NamedBackend,
+    /// Where its keys stand in the request: which of them are set decides what is refused.
+    spots: Spots,
+}
+
+impl Added {
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.backend.table.name
+    }
+
+    /// Puts it behind the backends of a configuration.
+    pub(super) fn put_into(&self, config: &mut ProxyConfig) {
+        config.spots.extend(&self.spots);
+        config.backends.push(self.backend.clone());
+    }
+}
+
 /// Reads the JSON object of a request, such as `{"name": "search", "url": "https://h/mcp"}`.
 ///
 /// # Errors
 /// All faults at once, each with its place in the request.
-pub(super) fn read(text: &str) -> Result<NamedBackend, Report> {
+pub(super) fn read(text: &str) -> Result<Added, Report> {
     let source = Source::new(SOURCE, text);
     let mut report = Report::default();
     let mut node = match import::parse(&source) {
@@ -49,7 +70,10 @@ pub(super) fn read(text: &str) -> Result<NamedBackend, Report> {
         false => None,
     };
     match table {
-        Some(table) if report.is_ok() => Ok(NamedBackend { path, folder: PathBuf::new(), table }),
+        Some(table) if report.is_ok() => {
+            let backend = NamedBackend { path, folder: PathBuf::new(), table };
+            Ok(Added { backend, spots })
+        }
         _ => Err(report),
     }
 }
@@ -113,14 +137,15 @@ mod tests {
 
     #[test]
     fn the_keys_of_backends_are_accepted() {
-        let backend = read(r#"{"name": "s", "url": "http://h/mcp"}"#).unwrap();
+        let backend = read(r#"{"name": "s", "url": "http://h/mcp"}"#).unwrap().backend;
         assert_eq!((backend.path.as_str(), backend.table.transport), ("added.s", Transport::Http));
         let backend = read(
             r#"{"transport": "sse", "url": "http://h", "name": "s", "bearer_token": "t",
                 "headers": {"X-A": "b"}, "timeout": {"seconds": 1.5}, "hide_tools": ["x*"],
                 "default_args": {"a": [1, {"b": true}]}, "tls": {"insecure_skip_verify": true}}"#,
         )
-        .unwrap();
+        .unwrap()
+        .backend;
         assert_eq!(backend.table.transport, Transport::Sse);
         assert_eq!(backend.table.bearer_token.unwrap().expose(), "t");
         assert_eq!(backend.table.default_args.pairs.len(), 1);

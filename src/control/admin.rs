@@ -40,10 +40,10 @@ pub(super) struct Office<'a> {
     pub(super) plan: Arc<Plan>,
     pub(super) numbers: Numbers,
     /// Backends that leave.
-    pub(super) leaving: Vec<BackendId>,
+    pub(super) leaving: Vec<(BackendId, Arc<str>)>,
     pub(super) crew: Crew,
-    pub(super) watching: Watching,
     pub(super) watcher: Watcher,
+    pub(super) watching: Watching,
     pub(super) board: Arc<Board>,
     pub(super) counts: Arc<Counts>,
     pub(super) metrics: Arc<Metrics>,
@@ -296,7 +296,7 @@ impl Office<'_> {
     fn add(&mut self, body: &[u8]) -> Reply {
         let Ok(text) = std::str::from_utf8(body) else { return not_text() };
         let outcome = added::read(text).map_err(NotApplied::Faults).and_then(|backend| {
-            let name = backend.table.name.clone();
+            let name = backend.name().to_owned();
             Ok((name, self.reload(reload::Wanted::Add(Box::new(backend)))?))
         });
         match outcome {
@@ -321,7 +321,7 @@ impl Office<'_> {
         let outcome = added::read(&Value::Object(arguments).to_string())
             .map_err(NotApplied::Faults)
             .and_then(|backend| {
-                let name = backend.table.name.clone();
+                let name = backend.name().to_owned();
                 let applied = self.reload(reload::Wanted::Add(Box::new(backend)))?;
                 Ok(json!({ "name": name, "generation": applied.generation }))
             });

@@ -84,10 +84,10 @@ macro_rules! tables {
             fn write_table(&self, path: &str, brackets: (&str, &str), out: &mut String) {
                 out.push_str(&format!("\n{}{path}{}\n", brackets.0, brackets.1));
                 $(if let Some(text) = self.$key.show() {
-                    let key = stringify!($key);
+                    let key = plain(stringify!($key));
                     out.push_str(&format!("{key} = {}\n", masked(key, text)));
                 })*
-                $(self.$key.write_table(&join(path, stringify!($key)), ("[", "]"), out);)*
+                $(self.$key.write_table(&join(path, plain(stringify!($key))), ("[", "]"), out);)*
             }
             fn keys() -> Vec<KeyDoc> {
                 let table = $table::default();
@@ -1092,6 +1092,11 @@ pub(super) mod tests {
             [proxy]
             name = "p"
             rate_limit = { requests = 5 }
+            [auth]
+            type = "jwt"
+            issuer = "https://i"
+            audience = "a"
+            jwks_uri = "https://i/keys"
             [observability]
             audit = { path = "/var/log/audit", include_arguments = true }
             [observability.tracing.headers]
@@ -1118,6 +1123,7 @@ pub(super) mod tests {
         assert!(!shown.contains("s3cret") && !shown.contains("value"), "{shown}");
         for part in [
             "\nrequests = 5\n",
+            "\ntype = \"jwt\"\n",
             "\nport = 8080\n",
             "\n[performance]\ncoalesce_requests = false\n",
             "\n[[backends.aliases]]\n",

@@ -10,9 +10,11 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::entrance::Entrance;
 use super::{bind_fault, is_free};
 use crate::backend::health::Board;
 use crate::limits;
+use crate::middleware::custom::Maker;
 use crate::plan::{Plan, WorkerId};
 use crate::rt::{Driver, mailbox};
 use crate::telemetry::desk::Reply;
@@ -27,11 +29,23 @@ const LOOK: Duration = Duration::from_micros(500);
 /// A worker's whole life, on its thread.
 pub(super) type Work = fn(Seat) -> io::Result<()>;
 
+/// What all workers do alike.
+pub(super) struct Job {
+    /// See [`Work`].
+    pub(super) work: Work,
+    /// Whether to listen.
+    pub(super) listens: bool,
+    /// For each worker what makes its copy of the middleware of the program that embeds the proxy.
+    pub(super) custom: Box<dyn Fn() -> Option<Maker> + Send>,
+}
+
 /// All workers.
 pub(super) struct Crew {
     /// `None` once joined.
     threads: Vec<Option<JoinHandle<io::Result<()>>>>,
     orders: mailbox::Outbox<Mail>,
+    /// The way in for the program that embeds the proxy.
+    entrance: Arc<Entrance>,
     /// Workers that have been told to drain.
     told: Vec<bool>,
     /// The first that ended before it was told, or not well.
@@ -53,17 +67,18 @@ impl Crew {
         board: &Arc<Board>,
         counts: &Arc<Counts>,
         kits: Vec<Kit>,
-        work: Work,
+        job: &Job,
     ) -> Result<(Crew, SocketAddr), String> {
         let mut listen = plan.listen.addr;
-        if listen.port() != 0 {
+        if job.listens && listen.port() != 0 {
             is_free(listen).map_err(|error| bind_fault(listen, &error))?;
         }
-        let (seats, mut orders) = mailbox::mesh(plan.workers, 1, limits::MAILBOX_LEN)
+        let (seats, mut orders) = mailbox::mesh(plan.workers, 2, limits::MAILBOX_LEN)
             .map_err(|error| format!("cannot make mailboxes: {error}"))?;
         let mut crew = Crew {
             threads: Vec::new(),
-            orders: orders.pop().expect("one outsider was asked for"),
+            orders: orders.pop().expect("two outsiders were asked for"),
+            entrance: Arc::new(Entrance::new(orders.pop().expect("two outsiders were asked for"))),
             told: vec![false; plan.workers],
             fallen: None,
         };
@@ -75,9 +90,21 @@ impl Crew {
             let ready = Box::new(move |addr| {
                 let _ = told.send(addr);
             });
-            let seat =
-                Seat { id, plan, driver, listen, mail, board, counts, kit, connections_max, ready };
-            crew.threads.push(Some(start_worker(seat, work)?));
+            let seat = Seat {
+                id,
+                plan,
+                driver,
+                listen,
+                listens: job.listens,
+                mail,
+                board,
+                counts,
+                kit,
+                connections_max,
+                custom: (job.custom)(),
+                ready,
+            };
+            crew.threads.push(Some(start_worker(seat, job.work)?));
             if id == 0 {
                 listen = crew.wait_ready(&is_ready, listen)?;
             } else {
@@ -90,11 +117,22 @@ impl Crew {
         Ok((crew, listen))
     }
 
+    /// The way in for the program that embeds the proxy.
+    pub(super) fn entrance(&self) -> Arc<Entrance> {
+        self.entrance.clone()
+    }
+
     /// Of nobody.
     #[cfg(test)]
     pub(super) fn none() -> Crew {
-        let (_, mut orders) = mailbox::mesh(0, 1, 1).unwrap();
-        Crew { threads: Vec::new(), orders: orders.remove(0), told: Vec::new(), fallen: None }
+        let (_, mut orders) = mailbox::mesh(0, 2, 1).unwrap();
+        Crew {
+            threads: Vec::new(),
+            orders: orders.remove(0),
+            entrance: Arc::new(Entrance::new(orders.remove(0))),
+            told: Vec::new(),
+            fallen: None,
+        }
     }
 
     /// Waits until a worker listens; where it does.

@@ -184,6 +184,11 @@ impl Spots {
         self.places.insert(path.to_owned(), Spot { key, value });
     }
 
+    /// Takes in what another source sets, under paths that this one does not have.
+    pub(super) fn extend(&mut self, other: &Spots) {
+        self.places.extend(other.places.iter().map(|(path, spot)| (path.clone(), spot.clone())));
+    }
+
     /// Notes a file that was read for a value.
     pub(super) fn read(&mut self, file: PathBuf) {
         self.files.push(file);

@@ -14,6 +14,7 @@ mod compile;
 pub mod config;
 mod crew;
 pub mod diagnose;
+mod entrance;
 mod import;
 mod jwks;
 pub mod notify;
@@ -29,8 +30,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -39,8 +42,9 @@ use std::time::{Duration, Instant};
 use admin::Office;
 pub use banner::{greeting, standing, status, summary};
 use config::ProxyConfig;
-use crew::{Crew, Work};
+use crew::{Crew, Job, Work};
 use diagnose::Report;
+use entrance::Entrance;
 use reload::{Applied, NotApplied, Numbers, Overlay, Reloads, Wanted};
 use scrape::Admitted;
 use watch_file::Watcher;
@@ -49,6 +53,7 @@ use watching::Watching;
 use crate::auth::Scheme;
 use crate::backend::health::{Board, Note, State as Health};
 use crate::limits;
+use crate::middleware::custom::{self, Middleware};
 use crate::plan::BackendId;
 use crate::rt::Driver;
 use crate::telemetry::desk::Question;
@@ -79,10 +84,19 @@ impl fmt::Display for ProxyError {
 impl std::error::Error for ProxyError {}
 
 /// How to run, beside what the configuration says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// The event loop to use; `None` = the best that works here.
+    /// The event loop to use; `None`, the default, is the best that works here.
     pub driver: Option<Driver>,
+    /// Whether to listen where `[proxy.listen]` says; default `true`. Without it the only way in is
+    /// [`Handle::connect`], on which the router of the feature `axum` stands.
+    pub listen: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { driver: None, listen: true }
+    }
 }
 
 /// A proxy that listens. Dropping it ends it as [`Handle::shutdown`] does, without waiting.
@@ -98,9 +112,12 @@ pub struct Options {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// `M` is the program's own [`Middleware`]; the default is none.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct Proxy<M = ()> {
     handle: Handle,
+    own: PhantomData<fn() -> M>,
 }
 
 impl Proxy {
@@ -124,9 +141,7 @@ impl Proxy {
         config: ProxyConfig,
         options: Options,
     ) -> Result<Proxy, ProxyError> {
-        let proxy = Proxy::begin(config, options, worker::run)?;
-        proxy.handle.0.until(State::started).await?;
-        Ok(proxy)
+        Proxy::with_middleware(config, options, ()).await
     }
 
     /// As [`Proxy::from_config_with`], blocking the thread.
@@ -134,7 +149,36 @@ impl Proxy {
     /// # Errors
     /// As [`Proxy::from_config_with`].
     pub fn start(config: ProxyConfig, options: Options) -> Result<Proxy, ProxyError> {
-        let proxy = Proxy::begin(config, options, worker::run)?;
+        Proxy::start_with_middleware(config, options, ())
+    }
+}
+
+impl<M: Middleware> Proxy<M> {
+    /// As [`Proxy::from_config_with`], with middleware of the program's own: each worker gets a
+    /// clone of it.
+    ///
+    /// # Errors
+    /// As [`Proxy::from_config_with`].
+    pub async fn with_middleware(
+        config: ProxyConfig,
+        options: Options,
+        middleware: M,
+    ) -> Result<Proxy<M>, ProxyError> {
+        let proxy = Proxy::begin(config, options, worker::run, middleware)?;
+        proxy.handle.0.until(State::started).await?;
+        Ok(proxy)
+    }
+
+    /// As [`Proxy::with_middleware`], blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Proxy::from_config_with`].
+    pub fn start_with_middleware(
+        config: ProxyConfig,
+        options: Options,
+        middleware: M,
+    ) -> Result<Proxy<M>, ProxyError> {
+        let proxy = Proxy::begin(config, options, worker::run, middleware)?;
         proxy.handle.0.wait(None, State::started).unwrap_or(Ok(()))?;
         Ok(proxy)
     }
@@ -154,15 +198,22 @@ impl Proxy {
         self.handle.clone()
     }
 
-    fn begin(config: ProxyConfig, options: Options, work: Work) -> Result<Proxy, ProxyError> {
+    fn begin(
+        config: ProxyConfig,
+        options: Options,
+        work: Work,
+        middleware: M,
+    ) -> Result<Proxy<M>, ProxyError> {
         let shared = Arc::new(Shared::default());
-        let proxy = Proxy { handle: Handle(shared.clone()) };
+        let proxy = Proxy { handle: Handle(shared.clone()), own: PhantomData };
+        let listens = options.listen;
+        let job = Job { work, listens, custom: Box::new(move || custom::maker(&middleware)) };
         std::thread::Builder::new()
             .name("mcp-control".to_owned())
             .spawn(move || {
                 // Whatever happens, those who wait must hear of an end.
                 let end = EndGuard(shared.clone());
-                let outcome = control(config, options, work, &shared);
+                let outcome = control(config, options, &job, &shared);
                 end.0.change(|state| state.phase = Phase::Ended(outcome));
             })
             .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
@@ -170,7 +221,7 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl<M> Drop for Proxy<M> {
     fn drop(&mut self) {
         self.handle.shutdown();
     }
@@ -181,7 +232,7 @@ impl Drop for Proxy {
 pub struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// Where it listens; with `port = 0` the port that the system chose.
+    /// Where it listens, or would: with `port = 0` the port that the system chose.
     pub fn addr(&self) -> SocketAddr {
         // A proxy is only handed out once it listens.
         self.0.lock().addr.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
@@ -198,6 +249,35 @@ impl Handle {
     pub fn shutdown(&self) {
         self.0.change(|state| state.shutdown_wanted = true);
         self.0.wake();
+    }
+
+    /// A connection into the proxy that only this process can make, served like one that came to its
+    /// listener: HTTP/1.1 as bytes. It blocks unless told otherwise. Dropping it is what a client does
+    /// that leaves.
+    ///
+    /// Whoever holds it may say in each request for whom it speaks, in the field `Mcp-Proxy-Client:
+    /// IP:PORT`; without it the client is `127.0.0.1:0`. TLS is not spoken on it, `Host` and `Origin`
+    /// are looked at as anywhere, and /admin is closed without a token for it.
+    ///
+    /// # Errors
+    /// No descriptors are left; `NotConnected`: the proxy is ending, has ended, or is too busy.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the proxy does not serve");
+        let entrance = {
+            let state = self.0.lock();
+            let serves = state.phase == Phase::Serving && !state.shutdown_wanted;
+            state.entrance.clone().filter(|_| serves).ok_or_else(gone)?
+        };
+        entrance.connect()
+    }
+
+    /// Takes no more connections from outside: [`Handle::connect`] is the only way in from now on.
+    /// Connections that are open stay.
+    pub fn stop_listening(&self) {
+        let entrance = self.0.lock().entrance.clone();
+        if let Some(entrance) = entrance {
+            entrance.stop_listening();
+        }
     }
 
     /// Reads the files of the configuration again and puts them in force without a stop: what has
@@ -268,10 +348,39 @@ impl Handle {
         self.0.wait(Some(limit), State::settled).is_some()
     }
 
+    /// How much it has in hand just now; all zero before it serves and after its end.
+    pub fn stats(&self) -> Stats {
+        let state = self.0.lock();
+        let counts = state.counts.as_deref().filter(|_| state.phase == Phase::Serving);
+        let count = |of: fn(&Counts) -> &AtomicUsize| {
+            counts.map_or(0, |counts| of(counts).load(Ordering::Relaxed))
+        };
+        Stats {
+            connections: count(|counts| &counts.connections),
+            sessions: count(|counts| &counts.sessions),
+            streams: count(|counts| &counts.streams),
+            backends: state.backends.clone(),
+        }
+    }
+
     /// The backends in the order of the file, as last heard of them.
     pub fn backends(&self) -> Vec<BackendStatus> {
         self.0.lock().backends.clone()
     }
+}
+
+/// How much a proxy has in hand at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Client connections open.
+    pub connections: usize,
+    /// Client sessions alive.
+    pub sessions: usize,
+    /// Event streams that clients have open.
+    pub streams: usize,
+    /// The backends in the order of the file, as last heard of them.
+    pub backends: Vec<BackendStatus>,
 }
 
 impl fmt::Debug for Handle {
@@ -338,6 +447,8 @@ struct State {
     tls: bool,
     shutdown_wanted: bool,
     backends: Vec<BackendStatus>,
+    counts: Option<Arc<Counts>>,
+    entrance: Option<Arc<Entrance>>,
     /// Reloads that are wanted, in their order.
     orders: VecDeque<Arc<Order>>,
     reloads: Reloads,
@@ -456,7 +567,7 @@ impl Drop for EndGuard {
 fn control(
     config: ProxyConfig,
     options: Options,
-    work: Work,
+    job: &Job,
     shared: &Arc<Shared>,
 ) -> Result<(), ProxyError> {
     let used = watch_file::contents(config.watched());
@@ -501,12 +612,16 @@ fn control(
     let handle = Handle(shared.clone());
     let watcher = Watcher::start(move || drop(handle.order(Wanted::Again)))
         .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
-    let (crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, work)
+    let (crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, job)
         .map_err(ProxyError::Start)?;
-    tracing::info!("listening on {addr}");
+    if job.listens {
+        tracing::info!("listening on {addr}");
+    }
     shared.change(|state| {
         state.addr = Some(addr);
         state.tls = plan.listen.tls.is_some();
+        state.counts = Some(counts.clone());
+        state.entrance = Some(crew.entrance());
         state.phase = Phase::Serving;
     });
     watcher.watch(used);
@@ -523,8 +638,8 @@ fn control(
         shared,
         admitted: Admitted::default(),
         crew,
-        watching,
         watcher,
+        watching,
     };
     let mut news = News { inbox, office };
     let outcome = watch(&mut news).and_then(|()| {
@@ -764,10 +879,10 @@ mod tests {
         config("listen.port = 0")
     }
 
-    const EPOLL: Options = Options { driver: Some(Driver::Epoll) };
+    const EPOLL: Options = Options { driver: Some(Driver::Epoll), listen: true };
 
     fn start(config: ProxyConfig, work: Work) -> Result<Proxy, ProxyError> {
-        let proxy = Proxy::begin(config, EPOLL, work)?;
+        let proxy = Proxy::begin(config, EPOLL, work, ())?;
         proxy.handle.0.wait(None, State::started).unwrap()?;
         Ok(proxy)
     }
@@ -935,6 +1050,31 @@ mod tests {
         let backends = shared.lock().backends.clone();
         assert_eq!((backends[0].state, backends[0].tools), (Health::Starting, 0));
         assert_eq!(backends[0].detail.as_deref(), Some("why"));
+    }
+
+    #[test]
+    fn what_a_process_that_listens_cannot_change_is_named_and_the_rest_applied() {
+        let proxy = Proxy::start(any_port(), EPOLL).unwrap();
+        let handle = proxy.handle();
+        let addr = handle.addr();
+        let port = if addr.port() == 4242 { 4243 } else { 4242 };
+        let other = config(&format!("listen = {{ host = '::1', port = {port} }}"));
+        let mut other = other;
+        other.proxy.workers = any_port().proxy.workers.map(|_| super::setting::Count(3));
+        other.proxy.name = "other".to_owned();
+        let applied = block_on(handle.reload_with(other)).unwrap();
+        let keys = ["proxy.listen.host", "proxy.listen.port", "proxy.workers"];
+        assert_eq!(applied.needs_restart, keys);
+        assert_eq!((applied.generation, handle.reloads().applied), (2, 1));
+        assert_eq!((handle.addr(), handle.backends().len()), (addr, 2));
+        std::net::TcpStream::connect(addr).unwrap();
+        // Nothing has been read from a file that could be read again.
+        let Err(NotApplied::Faults(report)) = handle.reload_now() else { panic!("reloaded") };
+        assert!(report.to_string().contains("not read from a file"), "{report}");
+        assert_eq!((handle.reloads().generation, handle.reloads().failed), (2, 1));
+        handle.shutdown();
+        assert_eq!(handle.wait(), Ok(()));
+        assert!(matches!(block_on(handle.reload()), Err(NotApplied::Failed(_))));
     }
 
     #[test]

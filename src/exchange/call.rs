@@ -21,6 +21,7 @@ use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::session::SessionRecord;
 use crate::mcp::tasks;
+use crate::middleware::custom::{Hooks, Watch};
 use crate::middleware::reuse::{Held, Reusable, Use};
 use crate::middleware::{Copy, Known, Request, Row};
 use crate::plan::{BackendId, BackendPlan};
@@ -52,8 +53,9 @@ pub(super) async fn call(
     }
     ask.facts.aimed(world, backend, &message, &envelope);
     let plan = &world.plan.backends[backend];
-    let mut reusable = None;
-    let own = if plan.chain.spares_calls() && plan.around.is_empty() {
+    let (mut reusable, mut watch) = (None, None);
+    let spared = plan.chain.spares_calls() && world.custom.is_none();
+    let own = if spared && plan.around.is_empty() {
         None
     } else {
         let view = match view {
@@ -65,6 +67,7 @@ pub(super) async fn call(
             principal: record.principal.as_deref(),
             revision: record.revision.as_str(),
             look: &look,
+            custom: world.custom.as_deref(),
         };
         let view = view.as_deref();
         let shaped = shape(world, &who, plan, view, method, &mut message, &mut envelope);
@@ -73,8 +76,11 @@ pub(super) async fn call(
         let used = shaped.used.map(|used| if plan.forwards() { Use::Bypass } else { used });
         ask.facts.cache(world, backend, used);
         if let Some(held) = shaped.held {
+            if shaped.decided == Some(true) {
+                ask.facts.ruled_out(Reason::Filter);
+            }
             let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
-            let replies = Replies::ready(held.to(id), backend);
+            let replies = Replies::ready(held.to(id), backend).watched(shaped.watch);
             return Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight });
         }
         let (world, record, copies) = (world.clone(), record.clone(), shaped.copies);
@@ -88,6 +94,7 @@ pub(super) async fn call(
             // Of calls that run together a mirror hears one.
             Some(found) => reusable = Some((found, Box::new(mirrors) as Lead)),
         }
+        watch = shaped.watch;
         Some((shaped.own, shaped.hints))
     };
     let (tool, hints) = own.unzip();
@@ -120,10 +127,23 @@ pub(super) async fn call(
         handle,
     };
     let replies = match reusable {
-        None => world.backends.call(call).await?,
-        Some((found, lead)) => Box::pin(world.backends.call_reusing(call, found, lead)).await?,
+        None => world.backends.call(call).await,
+        Some((found, lead)) => Box::pin(world.backends.call_reusing(call, found, lead)).await,
     };
+    let replies = seen(replies, watch)?;
     Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
+}
+
+/// Lets a program's own middleware see what becomes of a call, if that wants to.
+pub(super) fn seen(replies: Result<Replies>, watch: Option<Watch>) -> Result<Replies> {
+    match (replies, watch) {
+        (Ok(replies), watch) => Ok(replies.watched(watch)),
+        (Err(error), None) => Err(error),
+        (Err(error), Some(watch)) => {
+            watch.failed(&error);
+            Err(error)
+        }
+    }
 }
 
 /// A request that is to become a task may be related to one.
@@ -220,6 +240,10 @@ pub(super) async fn refer(
         revision: "",
         look: &|_| None,
         held: None,
+        backend: &plan.name,
+        custom: None,
+        watch: None,
+        decided: None,
         reusable: None,
     };
     if let Some(alias) = &chain.alias {
@@ -313,6 +337,15 @@ pub(super) fn aim(
         };
     }
     let span = envelope.name.ok_or_else(|| invalid("name is required"))?;
+    // The usual name has a prefix and no escapes: it is known by its bytes.
+    let raw = span.of(message);
+    let inside = &raw[1..raw.len() - 1];
+    if let Target::Prefixed(backend, prefix) = world.names.resolve_bytes(inside)
+        && !inside.contains(&b'\\')
+    {
+        cut_prefix(span, prefix, message, envelope);
+        return Ok(backend);
+    }
     let name = jsonrpc::unquote(span.of(message)).ok_or_else(|| invalid("name is a string"))?;
     let (kind, unknown) = match method {
         Method::ToolsCall => (ListKind::Tools, Kind::UnknownTool),
@@ -321,13 +354,7 @@ pub(super) fn aim(
     match world.names.resolve(&name) {
         Target::Prefixed(backend, prefix) => {
             match name {
-                // Without escapes the prefix stands in the message as it is: cut it out.
-                Cow::Borrowed(_) => {
-                    let start = span.start + 1;
-                    let cut = Span { start, end: start + prefix as u32 };
-                    message.drain(cut.start as usize..cut.end as usize);
-                    envelope.cut(cut);
-                }
+                Cow::Borrowed(_) => cut_prefix(span, prefix, message, envelope),
                 Cow::Owned(name) => {
                     let mut own = Vec::with_capacity(name.len() + 2);
                     jsonrpc::quote(&name[prefix..], &mut own);
@@ -349,18 +376,28 @@ pub(super) fn aim(
     }
 }
 
+/// Cuts a prefix out of a name without escapes, in which it stands as it is.
+fn cut_prefix(name: Span, prefix: usize, message: &mut Vec<u8>, envelope: &mut Envelope) {
+    let start = name.start + 1;
+    let cut = Span { start, end: start + prefix as u32 };
+    message.drain(cut.start as usize..cut.end as usize);
+    envelope.cut(cut);
+}
+
 /// For whom a request goes through the rules of a backend.
 pub(super) struct Who<'a> {
-    principal: Option<&'a str>,
-    revision: &'a str,
+    pub(super) principal: Option<&'a str>,
+    pub(super) revision: &'a str,
     /// Looks for an answer that is kept.
-    look: &'a dyn Fn(&Reusable) -> Option<Held>,
+    pub(super) look: &'a dyn Fn(&Reusable) -> Option<Held>,
+    /// A program's own middleware.
+    pub(super) custom: Option<&'a dyn Hooks>,
 }
 
 impl Who<'_> {
     /// Nobody whose answer is kept, or taken from what is kept.
     pub(super) fn fresh() -> Who<'static> {
-        Who { principal: None, revision: "", look: &|_| None }
+        Who { principal: None, revision: "", look: &|_| None, custom: None }
     }
 }
 
@@ -376,6 +413,10 @@ pub(super) struct Shaped {
     pub(super) held: Option<Held>,
     /// What may be done with its answer.
     pub(super) reusable: Option<Box<Reusable>>,
+    /// A program's own middleware wants to see its end.
+    pub(super) watch: Option<Watch>,
+    /// The answer is that middleware's, and whether it is a refusal.
+    pub(super) decided: Option<bool>,
     /// What the cache did, if there is one for such calls.
     pub(super) used: Option<Use>,
 }
@@ -403,7 +444,8 @@ pub(super) fn mirror(
             (None, modern) => modern.as_ref().and_then(|caller| caller.authorization.clone()),
         };
         let sent = async {
-            // A copy is to be heard: no answer that is kept stands in for it.
+            // A copy is to be heard: no answer that is kept stands in for it, and a program's own
+            // middleware has seen what it is a copy of.
             let who = Who::fresh();
             let shaped = shape(&world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = shaped.await.map_err(|(error, _)| error)?;
@@ -497,9 +539,16 @@ pub(super) async fn shape(
         revision: who.revision,
         look: who.look,
         held: None,
+        backend: &plan.name,
+        custom: who.custom,
+        watch: None,
+        decided: None,
         reusable: None,
     };
     if let Err(error) = plan.chain.request(&mut request) {
+        if let Some(watch) = request.watch.take() {
+            watch.failed(&error);
+        }
         let reason = match error.kind() {
             Kind::UnknownTool | Kind::UnknownPrompt | Kind::ResourceNotFound => {
                 Some(Reason::Filter)
@@ -514,8 +563,9 @@ pub(super) async fn shape(
         return Err((error, reason));
     }
     let hints = request.hints();
-    let Request { own, copies, held, reusable, .. } = request;
-    let reuse = plan.chain.reuse.as_ref();
+    let Request { own, copies, held, reusable, watch, decided, .. } = request;
+    // What a program's own middleware says was never asked of the cache.
+    let reuse = plan.chain.reuse.as_ref().filter(|_| decided.is_none());
     let used = reuse.and_then(|reuse| reuse.used(what, held.as_ref(), reusable.as_deref()));
-    Ok(Shaped { own, hints, copies, held, reusable, used })
+    Ok(Shaped { own, hints, copies, held, reusable, watch, decided, used })
 }

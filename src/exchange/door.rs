@@ -75,10 +75,11 @@ fn refusal(refused: Refused) -> Error {
 }
 
 /// Whether a caller may use /admin and the proxy's own tools: without `[auth]` and without
-/// `security.admin_token` whoever is on this machine, if nobody else can connect.
+/// `security.admin_token` whoever is on this machine, if nobody else can connect; who comes through
+/// the program that embeds the proxy may be anywhere.
 pub(super) fn is_admin(world: &World, ask: &Ask) -> bool {
     match &world.plan.access {
-        None => world.plan.listen.addr.ip().is_loopback(),
+        None => !ask.inside && world.plan.listen.addr.ip().is_loopback(),
         Some(_) => ask.who.caller.as_ref().is_some_and(|caller| caller.admin),
     }
 }

@@ -233,7 +233,9 @@ impl Facts {
 
     /// A whole answer.
     pub(super) fn answered(&self, answer: &[u8]) {
-        self.ended.set(Some(outcome_of(answer)));
+        let (outcome, code) = outcome_of(answer);
+        let denied = outcome == Outcome::Error && self.reason.get() == Some(Reason::Filter);
+        self.ended.set(Some((if denied { Outcome::Denied } else { outcome }, code)));
     }
 
     /// It failed, or was refused.
@@ -260,7 +262,7 @@ impl Facts {
         if self.what.get() == What::None || !(world.meter.enabled() || audits || detail.is_some()) {
             return;
         }
-        let total = rt::time::now().saturating_duration_since(self.began);
+        let total = rt::time::exact().saturating_duration_since(self.began);
         // Without an end its client left before there was one.
         let (outcome, code) = self.ended.get().unwrap_or((Outcome::Error, None));
         if world.meter.enabled() {
@@ -302,7 +304,7 @@ impl Facts {
     /// The line of an HTTP request in the access log.
     pub(super) fn access(&self, world: &World, head: &RequestHead, ends: &Ends<'_>, status: u16) {
         let Some(out) = &world.lines else { return };
-        let total = rt::time::now().saturating_duration_since(self.began);
+        let total = rt::time::exact().saturating_duration_since(self.began);
         let method = format!("{:?}", head.method()).to_ascii_uppercase();
         let mut line = Object::new();
         line.text("ts", Some(&clock::rfc3339(clock::unix_now().saturating_sub(total))))

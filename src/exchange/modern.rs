@@ -102,7 +102,7 @@ pub(super) async fn post(
         Method::PromptsList => ListKind::Prompts,
         Method::Discover => {
             world.settled().await;
-            let answer = offer::discover(world, ask, &asked.id);
+            let answer = offer::discover(&world.latest(), ask, &asked.id);
             ask.facts.well();
             return connection.answer(200, &with(JSON, &ask.cors), &answer).await;
         }
@@ -125,7 +125,8 @@ pub(super) async fn post(
         return fail(connection, ask, &error, &asked.id).await;
     }
     world.settled().await;
-    let answer = offer::list(world, &asked.caller, ask, list, &asked.id).await;
+    // What is told now must not be older than what was announced meanwhile.
+    let answer = offer::list(&world.latest(), &asked.caller, ask, list, &asked.id).await;
     ask.facts.well();
     connection.answer(200, &with(JSON, &ask.cors), &answer).await
 }

@@ -224,6 +224,8 @@ pub(super) async fn perform(
     match cursor(&message, &envelope) {
         Ok(()) => {
             world.settled().await;
+            // What is told now must not be older than what was announced meanwhile.
+            let world = &world.latest();
             let mut result = Box::pin(world.list(record, list)).await;
             if world.forwards {
                 let viewer = Viewer::Session(record);

@@ -13,15 +13,17 @@ use super::Ask;
 use super::call::send;
 use super::complete::only;
 use super::relay::{Relay, whole};
-use crate::backend::{Call, CallHandle, Reply};
+use crate::backend::{Call, CallHandle, Replies, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, walk};
 use crate::limits;
 use crate::mcp::method::Method;
 use crate::mcp::session::SessionRecord;
 use crate::mcp::tasks::{self, Shape};
+use crate::middleware::custom::{self, Hooks, Target, Turn};
 use crate::plan::BackendId;
 use crate::rt;
+use crate::telemetry::metrics::Reason;
 use crate::world::World;
 
 /// `tasks/get`, `tasks/result` and `tasks/cancel`: sent to the backend that has the task.
@@ -50,6 +52,20 @@ pub(super) async fn about(
     {
         return Err(unknown());
     }
+    let watch = match (&world.custom, method) {
+        (Some(hooks), Method::TasksResult) => {
+            match shown(world, ask, hooks, backend, &task, own)? {
+                Turn::Pass(watch) => watch,
+                Turn::Answer(held, _) => {
+                    let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
+                    let replies = Replies::ready(held.to(id), backend);
+                    let relay = Relay { replies, id: id.to_vec(), _in_flight: in_flight };
+                    return Ok((relay, Shape::Related));
+                }
+            }
+        }
+        _ => None,
+    };
     let mut quoted = Vec::with_capacity(own.len() + 2);
     jsonrpc::quote(own, &mut quoted);
     let message = jsonrpc::splice(&message, &[(span, &quoted)]);
@@ -62,8 +78,41 @@ pub(super) async fn about(
         Method::TasksResult => (Shape::Related, plan.call_timeout),
         _ => (Shape::State, plan.request_timeout),
     };
-    let relay = send(world, ask, record, backend, message, envelope, id, timeout).await?;
+    let relay = match send(world, ask, record, backend, message, envelope, id, timeout).await {
+        Ok(relay) => Relay { replies: relay.replies.watched(watch), ..relay },
+        Err(error) => {
+            if let Some(watch) = watch {
+                watch.failed(&error);
+            }
+            return Err(error);
+        }
+    };
     Ok((relay, shape))
+}
+
+/// Shows a program's own middleware that the result of a call that became a task is asked for: what
+/// it does to answers it must be able to do to this one.
+fn shown(
+    world: &World,
+    ask: &Ask,
+    hooks: &Rc<dyn Hooks>,
+    backend: BackendId,
+    task: &str,
+    own: &str,
+) -> Result<Turn> {
+    let turn = hooks.request(&mut custom::Call {
+        target: Target::TaskResult,
+        called: task,
+        own_name: own,
+        backend: &world.plan.backends[backend].name,
+        principal: ask.principal.as_deref(),
+        arguments: None,
+        replaced: None,
+    })?;
+    if let Turn::Answer(_, true) = turn {
+        ask.facts.ruled_out(Reason::Filter);
+    }
+    Ok(turn)
 }
 
 /// An answer about a task as its client shall see it; a new task is noted as the session's own.

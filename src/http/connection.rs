@@ -180,6 +180,8 @@ pub struct Connection {
     lingering: bool,
     /// Nothing more can be written.
     dead: bool,
+    /// It was made by the program that embeds the proxy.
+    inside: bool,
     /// Status of the last answer.
     status: u16,
     /// Bytes of its body so far, before framing.
@@ -214,6 +216,7 @@ impl Connection {
             closing: false,
             lingering: false,
             dead: false,
+            inside: false,
             status: 0,
             carried: 0,
         }
@@ -222,6 +225,21 @@ impl Connection {
     /// The client's address.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// From now on it counts as one that the program that embeds the proxy has made.
+    pub fn come_from_inside(&mut self) {
+        self.inside = true;
+    }
+
+    /// Whether the program that embeds the proxy has made it: whoever is behind it may be anywhere.
+    pub fn is_inside(&self) -> bool {
+        self.inside
+    }
+
+    /// The client is another one than the other end.
+    pub fn speaks_for(&mut self, client: SocketAddr) {
+        self.peer = client;
     }
 
     /// Status of the last answer, and the bytes of its body so far; 0 = it has not begun.
@@ -822,22 +840,22 @@ impl Alarm {
 /// `Date: Tue, 24 Nov 2026 18:00:00 GMT` (RFC 9110 §5.6.7).
 const DATE_LINE_BYTES: usize = 37;
 
-/// Appends a Date line, formatted once a second.
+/// Appends a Date line, formatted once a second; the calendar is looked at no more often.
 fn date_line(out: &mut Vec<u8>) {
     use std::cell::Cell;
     thread_local! {
-        static DATE: Cell<(u64, [u8; DATE_LINE_BYTES])> =
-            const { Cell::new((u64::MAX, [0; DATE_LINE_BYTES])) };
+        /// The line, and until when it is right.
+        static DATE: Cell<(Option<Instant>, [u8; DATE_LINE_BYTES])> =
+            const { Cell::new((None, [0; DATE_LINE_BYTES])) };
     }
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let (mut second, mut line) = DATE.get();
-    if second != now {
-        second = now;
-        let text = date(now);
-        line.copy_from_slice(text.as_bytes());
-        DATE.set((second, line));
+    let now = rt::time::now();
+    let (until, mut line) = DATE.get();
+    if until.is_none_or(|until| now >= until) {
+        let today =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        line.copy_from_slice(date(today.as_secs()).as_bytes());
+        let left = Duration::from_secs(1) - Duration::from_nanos(today.subsec_nanos().into());
+        DATE.set((now.checked_add(left), line));
     }
     out.extend_from_slice(&line);
 }

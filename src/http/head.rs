@@ -198,6 +198,18 @@ impl Fields {
         Ok(Some(line))
     }
 
+    /// Reads the next field line if it is whole and as nearly all are, `name: value`; `None` says
+    /// nothing about it, and it is read by the rules.
+    ///
+    /// One look at each byte, where the rules need three.
+    fn usual_field(&mut self, input: &[u8]) -> Result<Option<Field>, HeadFault> {
+        let window = &input[..input.len().min(HEAD_BYTES_MAX)];
+        let Some((field, end)) = usual_line(window, self.line) else { return Ok(None) };
+        (self.line, self.seen) = (end, end);
+        self.keep(input, field)?;
+        Ok(Some(field))
+    }
+
     /// Reads one field line and keeps what framing and persistence need.
     fn field(&mut self, input: &[u8], start: usize, end: usize) -> Result<Field, HeadFault> {
         let line = &input[start..end];
@@ -212,10 +224,6 @@ impl Fields {
         if !is_value(value) {
             return Err(HeadFault::Malformed);
         }
-        if self.list.len() == HEADERS_MAX {
-            return Err(HeadFault::TooManyFields);
-        }
-        let name = &line[..colon];
         // `trim` only shortens, so the value lies in the rest of the line.
         let blanks = value.as_ptr() as usize - rest.as_ptr() as usize;
         let value_at = start + colon + 1 + if value.is_empty() { 0 } else { blanks };
@@ -223,7 +231,17 @@ impl Fields {
             name: Span::new(start, start + colon),
             value: Span::new(value_at, value_at + value.len()),
         };
+        self.keep(input, field)?;
+        Ok(field)
+    }
+
+    /// Keeps a field, and what framing and persistence need of it.
+    fn keep(&mut self, input: &[u8], field: Field) -> Result<(), HeadFault> {
+        if self.list.len() == HEADERS_MAX {
+            return Err(HeadFault::TooManyFields);
+        }
         self.list.push(field);
+        let (name, value) = (field.name.of(input), field.value.of(input));
         match name.len() {
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 for option in value.split(|b| *b == b',').map(trim) {
@@ -231,7 +249,10 @@ impl Fields {
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
+            14 if name == b"Content-Length"
+                || name == b"content-length"
+                || name.eq_ignore_ascii_case(b"content-length") =>
+            {
                 if self.length.is_some() {
                     return Err(HeadFault::Length);
                 }
@@ -248,7 +269,7 @@ impl Fields {
             }
             _ => {}
         }
-        Ok(field)
+        Ok(())
     }
 
     /// The rules of §6.1 that need the whole head.
@@ -377,7 +398,23 @@ impl RequestHead {
     /// Returns the length of the head once it is complete, `None` while more is needed. After a
     /// fault or a complete head, [`RequestHead::reset`] comes first.
     pub fn parse(&mut self, input: &[u8]) -> Result<Option<usize>, HeadFault> {
-        while let Some((start, end)) = self.fields.next_line(input, REQUEST_LINE_BYTES_MAX)? {
+        if !self.fields.started && self.fields.line == 0 && input.starts_with(USUAL_REQUEST_LINE) {
+            self.fields.started = true;
+            (self.fields.line, self.fields.seen) =
+                (USUAL_REQUEST_LINE.len(), USUAL_REQUEST_LINE.len());
+            (self.method, self.version) = (Method::Post, Version::Http11);
+            self.path = Span::new(5, 9);
+        }
+        loop {
+            if self.fields.started
+                && let Some(field) = self.fields.usual_field(input)?
+            {
+                self.field_of_request(input, field)?;
+                continue;
+            }
+            let Some((start, end)) = self.fields.next_line(input, REQUEST_LINE_BYTES_MAX)? else {
+                return Ok(None);
+            };
             if start == end {
                 if !self.fields.started {
                     // One empty line before a request is forgiven (§2.2).
@@ -395,24 +432,29 @@ impl RequestHead {
                 continue;
             }
             let field = self.fields.field(input, start, end)?;
-            let (name, value) = (field.name.of(input), field.value.of(input));
-            match name.len() {
-                4 if name.eq_ignore_ascii_case(b"host") => {
-                    if self.host.is_some() || !is_authority(value) {
-                        return Err(HeadFault::Host);
-                    }
-                    self.host = Some(field.value);
-                }
-                6 if name.eq_ignore_ascii_case(b"expect") => {
-                    if !value.eq_ignore_ascii_case(b"100-continue") {
-                        return Err(HeadFault::Expectation);
-                    }
-                    self.expect_continue = true;
-                }
-                _ => {}
-            }
+            self.field_of_request(input, field)?;
         }
-        Ok(None)
+    }
+
+    /// What a request needs of a field.
+    fn field_of_request(&mut self, input: &[u8], field: Field) -> Result<(), HeadFault> {
+        let (name, value) = (field.name.of(input), field.value.of(input));
+        match name.len() {
+            4 if name == b"Host" || name.eq_ignore_ascii_case(b"host") => {
+                if self.host.is_some() || !is_authority(value) {
+                    return Err(HeadFault::Host);
+                }
+                self.host = Some(field.value);
+            }
+            6 if name.eq_ignore_ascii_case(b"expect") => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(HeadFault::Expectation);
+                }
+                self.expect_continue = true;
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// `method SP request-target SP HTTP-version`, with exactly these spaces (§3).
@@ -557,7 +599,19 @@ impl ResponseHead {
     /// Reads on, as [`RequestHead::parse`] does. `to_head` says that the request was HEAD, whose
     /// answers have no body.
     pub fn parse(&mut self, input: &[u8], to_head: bool) -> Result<Option<usize>, HeadFault> {
-        while let Some((start, end)) = self.fields.next_line(input, REQUEST_LINE_BYTES_MAX)? {
+        if !self.fields.started && self.fields.line == 0 && input.starts_with(USUAL_STATUS_LINE) {
+            self.fields.started = true;
+            (self.fields.line, self.fields.seen) =
+                (USUAL_STATUS_LINE.len(), USUAL_STATUS_LINE.len());
+            (self.version, self.status) = (Version::Http11, 200);
+        }
+        loop {
+            if self.fields.started && self.fields.usual_field(input)?.is_some() {
+                continue;
+            }
+            let Some((start, end)) = self.fields.next_line(input, REQUEST_LINE_BYTES_MAX)? else {
+                return Ok(None);
+            };
             if start == end {
                 if !self.fields.started {
                     return Err(HeadFault::Malformed);
@@ -582,7 +636,6 @@ impl ResponseHead {
                 self.status_line(&input[start..end])?;
             }
         }
-        Ok(None)
     }
 
     /// `HTTP-version SP status-code SP [reason-phrase]` (§4); the last space is often forgotten.
@@ -709,20 +762,65 @@ pub fn is_token(name: &[u8]) -> bool {
 pub fn is_value(value: &[u8]) -> bool {
     // Eight bytes at a time: values are short, so that vector code would spend its time in what
     // is left over. The last word may look at bytes again.
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let is_odd = |word: &[u8; 8]| {
-        let word = u64::from_le_bytes(*word);
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let delete = word ^ (ONES * 0x7f);
-        (control | delete.wrapping_sub(ONES) & !delete) & HIGHS != 0
-    };
+    let is_odd = |word: &[u8; 8]| controls(word) != 0;
     let fits = |byte: &u8| (*byte >= b' ' || *byte == b'\t') && *byte != 0x7f;
     match value.last_chunk() {
         Some(last) if !value.as_chunks().0.iter().any(is_odd) && !is_odd(last) => true,
         // Short, or with a tab in it, or bad.
         _ => value.iter().all(fits),
     }
+}
+
+/// How requests of MCP begin.
+const USUAL_REQUEST_LINE: &[u8] = b"POST /mcp HTTP/1.1\r\n";
+/// How answers begin.
+const USUAL_STATUS_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
+
+/// The field line at `start`, and where the next line begins, if it is whole and plain: a name, a
+/// colon, at most one space, a value without blanks at its ends or tabs, CRLF.
+fn usual_line(window: &[u8], start: usize) -> Option<(Field, usize)> {
+    let line = window.get(start..)?;
+    let colon = line.iter().position(|b| !is_tchar(*b))?;
+    if colon == 0 || line[colon] != b':' {
+        return None;
+    }
+    let blank = usize::from(line.get(colon + 1) == Some(&b' '));
+    let value = colon + 1 + blank;
+    let end = value + control_at(line.get(value..)?)?;
+    if end == value || is_blank(line[value]) || is_blank(line[end - 1]) {
+        return None;
+    }
+    if !line[end..].starts_with(b"\r\n") {
+        return None;
+    }
+    let span = |from: usize, to: usize| Span::new(start + from, start + to);
+    let field = Field { name: span(0, colon), value: span(value, end) };
+    Some((field, start + end + 2))
+}
+
+/// Where the first control character stands, the tab and DEL among them.
+fn control_at(bytes: &[u8]) -> Option<usize> {
+    let (words, rest) = bytes.as_chunks();
+    for (index, word) in words.iter().enumerate() {
+        let marks = controls(word);
+        if marks != 0 {
+            // A subtraction may borrow into the byte above a hit: only the lowest mark is exact.
+            return Some(index * 8 + (marks.trailing_zeros() / 8) as usize);
+        }
+    }
+    let at = rest.iter().position(|b| *b < b' ' || *b == 0x7f)?;
+    Some(words.len() * 8 + at)
+}
+
+/// The high bit of each byte that is a control character.
+#[inline]
+fn controls(word: &[u8; 8]) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let word = u64::from_le_bytes(*word);
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    let delete = word ^ (ONES * 0x7f);
+    (control | delete.wrapping_sub(ONES) & !delete) & HIGHS
 }
 
 /// Whether `host` is `uri-host [":" port]`, with a host that is not empty and without user
@@ -738,11 +836,9 @@ pub fn is_authority(host: &[u8]) -> bool {
             (&rest[..end], &rest[end + 1..])
         }
         _ => {
-            let end = memchr::memchr(b':', host).unwrap_or(host.len());
-            if !host[..end].iter().all(|b| REG_NAME[usize::from(*b)]) {
-                return false;
-            }
-            host.split_at(end)
+            // What ends the name must be the colon, which is none of its characters.
+            let end = host.iter().position(|b| !REG_NAME[usize::from(*b)]);
+            host.split_at(end.unwrap_or(host.len()))
         }
     };
     let port_fits = match port {

@@ -183,11 +183,9 @@ pub fn unescaped(inside: &[u8]) -> impl Iterator<Item = char> + '_ {
 
 /// Where the number that starts at `at` ends.
 pub(super) fn number_end(bytes: &[u8], start: usize) -> Result<usize, ScanFault> {
-    let digits = |mut at: usize| {
-        while bytes.get(at).is_some_and(u8::is_ascii_digit) {
-            at += 1;
-        }
-        at
+    let digits = |at: usize| {
+        let rest = bytes.get(at..).unwrap_or_default();
+        at + rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len())
     };
     let mut at = start;
     if bytes.get(at) == Some(&b'-') {

@@ -17,6 +17,10 @@ pub const NAME: &str = "Mcp-Name";
 /// Begins the name of a field that repeats an argument (2026-07-28).
 pub const PARAM: &str = "Mcp-Param-";
 
+/// The field in which the program that embeds the proxy says for whom it speaks: `IP:PORT`. Only on
+/// connections that it has made itself; anywhere else it is a field like any other.
+pub const CLIENT: &str = "mcp-proxy-client";
+
 /// Whether a loopback name stands in an authority: `localhost`, 127.0.0.0/8 or `[::1]`.
 fn loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
@@ -44,10 +48,32 @@ fn authority(text: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
+/// Whether a `Host` is what local clients send as a rule; what is not is read.
+fn is_plain_loopback(host: &[u8]) -> bool {
+    let port = match host {
+        [b'1', b'2', b'7', b'.', b'0', b'.', b'0', b'.', b'1', port @ ..] => port,
+        [b'l', b'o', b'c', b'a', b'l', b'h', b'o', b's', b't', port @ ..] => port,
+        _ => return false,
+    };
+    match port {
+        [] => true,
+        [b':', digits @ ..] if matches!(digits.len(), 1..=5) => {
+            let number = digits.iter().try_fold(0u32, |number, digit| {
+                digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0'))
+            });
+            number.is_some_and(|number| number <= 65535)
+        }
+        _ => false,
+    }
+}
+
 impl HostRule {
     /// Whether a request for this `Host` is served: anything else would let a page that rebinds
     /// its name to a loopback address talk to the proxy.
     pub fn allows(&self, host: &[u8]) -> bool {
+        if matches!(self, HostRule::Loopback) && is_plain_loopback(host) {
+            return true;
+        }
         let Ok(host) = std::str::from_utf8(host) else { return false };
         match self {
             HostRule::Any => true,
@@ -80,36 +106,50 @@ impl OriginRule {
     }
 }
 
+/// What clients of MCP send as `Accept`.
+pub const USUAL_ACCEPT: &[u8] = b"application/json, text/event-stream";
+
 /// Whether the `Accept` fields take JSON, and whether they take event streams.
 ///
 /// What clients send as a rule is known by its bytes; anything else is read.
 pub fn accepted<'a>(fields: impl Iterator<Item = &'a [u8]> + Clone) -> (bool, bool) {
     let mut usual = fields.clone();
-    if let (Some(b"application/json, text/event-stream"), None) = (usual.next(), usual.next()) {
+    if let (Some(USUAL_ACCEPT), None) = (usual.next(), usual.next()) {
         return (true, true);
     }
     (accepts(fields.clone(), "application", "json"), accepts(fields, "text", "event-stream"))
 }
 
-/// Whether the media ranges of one or more `Accept` fields take `kind/sub`.
-///
-/// Weights are read only for `q=0`, which refuses.
+/// Whether the media ranges of one or more `Accept` fields take `kind/sub`: of those that it falls
+/// under, the most specific one decides. Weights are read only for `q=0`, which refuses.
 fn accepts<'a>(fields: impl Iterator<Item = &'a [u8]>, kind: &str, sub: &str) -> bool {
     let mut fields = fields.peekable();
     if fields.peek().is_none() {
         return true;
     }
-    fields.filter_map(|field| std::str::from_utf8(field).ok()).flat_map(|f| f.split(',')).any(
-        |range| {
-            let mut parts = range.split(';').map(str::trim);
-            let media = parts.next().unwrap_or("");
-            let Some((left, right)) = media.split_once('/') else { return false };
-            let taken = (left == "*" && right == "*")
-                || (left.eq_ignore_ascii_case(kind)
-                    && (right == "*" || right.eq_ignore_ascii_case(sub)));
-            taken && !parts.any(|p| matches!(p, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-        },
-    )
+    // How specific the best range is, and whether it takes.
+    let mut best: Option<(u8, bool)> = None;
+    for range in fields.filter_map(|f| std::str::from_utf8(f).ok()).flat_map(|f| f.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or("");
+        let Some((left, right)) = media.split_once('/') else { continue };
+        let specific = match (left, right) {
+            ("*", "*") => 0,
+            _ if !left.eq_ignore_ascii_case(kind) => continue,
+            (_, "*") => 1,
+            _ if right.eq_ignore_ascii_case(sub) => 2,
+            _ => continue,
+        };
+        best = best.max(Some((specific, !parts.any(is_refusal))));
+    }
+    best.is_some_and(|(_, taken)| taken)
+}
+
+/// Whether a parameter of a media range is the weight 0 (RFC 9110 §12.4.2).
+fn is_refusal(parameter: &str) -> bool {
+    parameter.split_once('=').is_some_and(|(name, value)| {
+        name.eq_ignore_ascii_case("q") && matches!(value, "0" | "0." | "0.0" | "0.00" | "0.000")
+    })
 }
 
 /// Whether a `Content-Type` is JSON in UTF-8 (or says no charset).
@@ -183,7 +223,10 @@ mod tests {
             ("application/json, text/event-stream", (true, true)),
             ("text/event-stream,application/json", (true, true)),
             ("application/json", (true, false)),
-            ("text/event-stream;q=0, */*", (true, true)),
+            ("text/event-stream;q=0, */*", (true, false)),
+            ("*/*;q=0, application/json", (true, false)),
+            ("text/*;Q=0., */*", (true, false)),
+            ("text/*;q=0.001", (false, true)),
         ] {
             assert_eq!(accepted(one(field)), both, "{field}");
         }

@@ -43,12 +43,17 @@ impl Names {
 
     /// Resolves a tool's or prompt's name as the client wrote it.
     pub fn resolve(&self, name: &str) -> Target {
+        self.resolve_bytes(name.as_bytes())
+    }
+
+    /// As [`Names::resolve`], of a name's bytes.
+    pub fn resolve_bytes(&self, name: &[u8]) -> Target {
         // The only candidate is the greatest prefix that is not greater than the name: were there
         // another one between it and the name, it would begin with the candidate.
-        let at = self.prefixes.partition_point(|(prefix, _)| prefix.as_str() <= name);
+        let at = self.prefixes.partition_point(|(prefix, _)| prefix.as_bytes() <= name);
         if let Some((prefix, id)) = at.checked_sub(1).map(|at| &self.prefixes[at])
             && name.len() > prefix.len()
-            && name.starts_with(prefix.as_str())
+            && name.starts_with(prefix.as_bytes())
         {
             return Target::Prefixed(*id, prefix.len());
         }

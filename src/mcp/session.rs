@@ -24,6 +24,17 @@ pub struct SessionId {
     owner: u16,
 }
 
+/// The value of each hexadecimal digit in lower case; 255 for what is none.
+static DIGITS: [u8; 256] = {
+    let mut digits = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+
 impl SessionId {
     /// Length on the wire, in bytes.
     pub const WIRE_LEN: usize = 36;
@@ -35,17 +46,17 @@ impl SessionId {
 
     /// Reads the wire form; `None` if it is not exactly that.
     pub fn parse(wire: &[u8]) -> Option<SessionId> {
-        let digit = |byte: u8| match byte {
-            b'0'..=b'9' => Some(byte - b'0'),
-            b'a'..=b'f' => Some(byte - b'a' + 10),
-            _ => None,
-        };
-        if wire.len() != Self::WIRE_LEN {
-            return None;
-        }
+        let wire: &[u8; Self::WIRE_LEN] = wire.try_into().ok()?;
         let mut bytes = [0u8; 18];
-        for (byte, pair) in bytes.iter_mut().zip(wire.chunks_exact(2)) {
-            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        // Judged once, at the end: a turn at each digit would cost more than the digits.
+        let mut bad = 0;
+        for (byte, pair) in bytes.iter_mut().zip(wire.as_chunks::<2>().0) {
+            let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
+            bad |= high | low;
+            *byte = high << 4 | low & 15;
+        }
+        if bad > 15 {
+            return None;
         }
         let mut random = [0u8; 16];
         random.copy_from_slice(&bytes[2..]);

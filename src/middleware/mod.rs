@@ -12,6 +12,7 @@ pub mod arguments;
 pub mod around;
 pub mod breaker;
 pub mod concurrency;
+pub mod custom;
 pub mod filter;
 pub mod hedge;
 pub mod inject;
@@ -28,6 +29,7 @@ use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::mcp::catalog::{Draft, ListKind};
 use crate::mcp::hints::Hints;
+use custom::{Hooks, Watch};
 use reuse::{Held, Reusable};
 
 /// What is known of the name that a client called.
@@ -46,6 +48,8 @@ pub struct Request<'a> {
     pub called: &'a str,
     /// The name behind the prefix, or the URI; the backend's own once the aliases are behind it.
     pub own: String,
+    /// The backend's name.
+    pub backend: &'a str,
     /// What the list shows under that name.
     pub known: Option<Known<'a>>,
     /// Whether the backend's lists are known at all.
@@ -64,6 +68,12 @@ pub struct Request<'a> {
     pub look: &'a dyn Fn(&Reusable) -> Option<Held>,
     /// The answer that was found: the backend will not hear of the request.
     pub held: Option<Held>,
+    /// The middleware of the program that embeds the proxy.
+    pub custom: Option<&'a dyn Hooks>,
+    /// That middleware's eye on the end.
+    pub watch: Option<Watch>,
+    /// The answer that was found is that middleware's, and whether it is a refusal.
+    pub decided: Option<bool>,
     /// What may be done with the answer.
     pub reusable: Option<Box<Reusable>>,
 }
@@ -157,28 +167,39 @@ pub trait Row {
 
 // For a row `filter: Filter` it makes: the field `pub filter: Option<Filter>` of `Chain`, and in
 // each method one line such as `if let Some(row) = &self.filter { row.request(ask)?; }`, in the
-// order of the table. Constants that a row leaves at `false` remove its line from the code.
+// order of the table. Constants that a row leaves at `false` remove its line from the code. At the
+// semicolon, requests go through the middleware of the program that embeds the proxy.
 macro_rules! table {
-    ($($(#[$doc:meta])* $row:ident: $kind:ty,)*) => {
+    (
+        $($(#[$doc:meta])* $row:ident: $kind:ty,)*;
+        $($(#[$later_doc:meta])* $later:ident: $later_kind:ty,)*
+    ) => {
         /// The rows of one backend, in their order.
         #[derive(Clone, Debug, Default, PartialEq)]
-        pub struct Chain { $($(#[$doc])* pub $row: Option<$kind>,)* }
+        pub struct Chain {
+            $($(#[$doc])* pub $row: Option<$kind>,)*
+            $($(#[$later_doc])* pub $later: Option<$later_kind>,)*
+        }
 
         impl Chain {
             /// Whether lists go through untouched.
             pub fn spares_lists(&self) -> bool {
                 true $(&& (!<$kind as Row>::LISTS || self.$row.is_none()))*
+                    $(&& (!<$later_kind as Row>::LISTS || self.$later.is_none()))*
             }
 
             /// Whether requests go through untouched.
             pub fn spares_calls(&self) -> bool {
                 true $(&& (!<$kind as Row>::CALLS || self.$row.is_none()))*
+                    $(&& (!<$later_kind as Row>::CALLS || self.$later.is_none()))*
             }
 
             /// Shapes an entry of a list; `false` = it is hidden.
             pub fn entry(&self, draft: &mut Draft<'_>) -> bool {
                 true $(&& (!<$kind as Row>::LISTS
                     || self.$row.as_ref().is_none_or(|row| row.entry(draft))))*
+                    $(&& (!<$later_kind as Row>::LISTS
+                        || self.$later.as_ref().is_none_or(|row| row.entry(draft))))*
             }
 
             /// Takes a request through all rows.
@@ -187,6 +208,12 @@ macro_rules! table {
             /// The answer that the caller gets instead.
             pub fn request(&self, ask: &mut Request<'_>) -> Result<()> {
                 $(if <$kind as Row>::CALLS && let Some(row) = &self.$row { row.request(ask)?; })*
+                if let Some(hooks) = ask.custom && !custom::request(hooks, ask)? {
+                    return Ok(());
+                }
+                $(if <$later_kind as Row>::CALLS && let Some(row) = &self.$later {
+                    row.request(ask)?;
+                })*
                 Ok(())
             }
         }
@@ -195,7 +222,8 @@ macro_rules! table {
 
 // The order is a security property: names are the backend's own before any rule looks at them,
 // what is hidden is refused before anything is done for it, the client's own arguments are measured
-// before others are put to them, and what an operator injects no client can see or undo.
+// before others are put to them, and what an operator injects no client can see or undo. A program's
+// own middleware sees what was allowed, and is asked before any answer that is kept.
 table! {
     /// Names that tools and prompts have here.
     alias: alias::Alias,
@@ -205,6 +233,7 @@ table! {
     validation: validation::SizeLimit,
     /// Parameters that look different here.
     params: params::Params,
+    ;
     /// Which answers serve more than one call.
     reuse: reuse::Reuse,
     /// Who hears of calls too.
@@ -306,6 +335,10 @@ pub(crate) mod testing {
                 revision: "2025-11-25",
                 look: &|_| None,
                 held: None,
+                backend: "b",
+                custom: None,
+                watch: None,
+                decided: None,
                 reusable: None,
             };
             let result = row.request(&mut ask);

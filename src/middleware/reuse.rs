@@ -326,6 +326,10 @@ mod tests {
             principal,
             revision: "2025-11-25",
             look: &|_| None,
+            backend: "b",
+            custom: None,
+            watch: None,
+            decided: None,
             held: None,
             reusable: None,
         };

@@ -372,8 +372,15 @@ fn wake(slot: &RefCell<Option<Waker>>) {
 /// which the owners bound.
 #[derive(Default)]
 struct Waiters {
+    /// By number, ascending.
     waiting: RefCell<VecDeque<(u64, Waker)>>,
     next: Cell<u64>,
+}
+
+/// Where the wait of that number stands. Every connection waits for the end of its worker, and is
+/// looked up whenever it is polled.
+fn place_of(waiting: &VecDeque<(u64, Waker)>, number: u64) -> Option<usize> {
+    waiting.binary_search_by_key(&number, |(number, _)| *number).ok()
 }
 
 impl Waiters {
@@ -407,8 +414,9 @@ impl<'a> Wait<'a> {
     fn register(&mut self, cx: &Context<'_>) {
         let mut waiting = self.waiters.waiting.borrow_mut();
         if let Some(place) = self.place
-            && let Some((_, waker)) = waiting.iter_mut().find(|(number, _)| *number == place)
+            && let Some(at) = place_of(&waiting, place)
         {
+            let (_, waker) = &mut waiting[at];
             if !waker.will_wake(cx.waker()) {
                 let old = std::mem::replace(waker, cx.waker().clone());
                 drop(waiting);
@@ -425,8 +433,7 @@ impl<'a> Wait<'a> {
     fn leave(&mut self) -> bool {
         let Some(place) = self.place.take() else { return true };
         let mut waiting = self.waiters.waiting.borrow_mut();
-        let at = waiting.iter().position(|(number, _)| *number == place);
-        let left = at.and_then(|at| waiting.remove(at));
+        let left = place_of(&waiting, place).and_then(|at| waiting.remove(at));
         drop(waiting);
         left.is_some()
     }

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -85,6 +85,19 @@ impl Stream {
             .map_err(|elapsed| io::Error::new(io::ErrorKind::TimedOut, elapsed))??;
         sys::set_nodelay(tcp.as_raw_fd())?;
         Ok(Stream { tcp, peer: address, reads: Streak::default(), writes: Streak::default() })
+    }
+
+    /// Takes over a connected stream socket of whatever family, made on another thread; `peer` is
+    /// what its other end is called here.
+    ///
+    /// # Errors
+    /// The event loop does not take it; the socket is closed then.
+    pub fn adopt(socket: OwnedFd, peer: SocketAddr) -> io::Result<Stream> {
+        // The ring waits for a blocking socket, and would not for another one.
+        let socket = std::net::TcpStream::from(socket);
+        socket.set_nonblocking(monoio::utils::is_legacy())?;
+        let tcp = TcpStream::from_std(socket)?;
+        Ok(Stream { tcp, peer, reads: Streak::default(), writes: Streak::default() })
     }
 
     /// Reads once, behind the end of `buf`, after reserving at least `room` bytes there. 0 is the
@@ -344,6 +357,37 @@ mod tests {
                 let flags = u32::from_str_radix(flags, 8).unwrap();
                 assert_ne!(flags & libc::O_CLOEXEC as u32, 0);
             }
+        });
+    }
+
+    /// A pair of sockets: one end on the loop, the other on a thread that knows nothing of it.
+    #[test]
+    fn adopted_sockets_carry_bytes_and_their_end() {
+        everywhere(async || {
+            use std::io::{Read, Write};
+            let (mut theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+            let peer = "192.0.2.1:7".parse().unwrap();
+            let mut stream = Stream::adopt(ours.into(), peer).unwrap();
+            assert_eq!(stream.peer_addr(), peer);
+            assert!(stream.is_quiet());
+            let thread = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(20));
+                theirs.write_all(b"ping").unwrap();
+                // More than the kernel holds: the other end waits for this one.
+                let mut all = vec![0; 1_000_000];
+                theirs.read_exact(&mut all).unwrap();
+                all
+            });
+            let (n, buf) = stream.read(Vec::new(), 64).await;
+            assert_eq!((n.unwrap(), &buf[..]), (4, &b"ping"[..]));
+            let sent: Vec<u8> = (0..1_000_000u32).map(|n| ((n * 7) >> 2) as u8).collect();
+            let (result, sent) = stream.write_all(sent).await;
+            result.unwrap();
+            stream.closed().await;
+            assert!(!stream.is_quiet());
+            let (n, _) = stream.read(Vec::new(), 1).await;
+            assert_eq!(n.unwrap(), 0);
+            assert!(thread.join().unwrap() == sent);
         });
     }
 

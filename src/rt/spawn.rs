@@ -8,6 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
+use super::time;
+
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// Starts a task on this thread. A panic in it is logged at `error` under `name`, counted in
@@ -18,10 +20,13 @@ pub fn spawn(name: &'static str, task: impl Future<Output = ()> + 'static) {
     let mut task = Box::pin(task);
     // The handle is dropped at once, on this thread: see `driver` on why none is kept.
     drop(monoio::spawn(async move {
-        let end = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
-            Err(payload) => Poll::Ready(Err(payload)),
+        let end = poll_fn(|cx| {
+            let poll = || time::turn(|| task.as_mut().poll(cx));
+            match catch_unwind(AssertUnwindSafe(poll)) {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
+                Err(payload) => Poll::Ready(Err(payload)),
+            }
         });
         if let Err(payload) = end.await {
             PANICS.fetch_add(1, Ordering::Relaxed);

@@ -3,7 +3,9 @@
 //! Next: `exchange`.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,8 +13,9 @@ use std::time::Duration;
 use ahash::AHashMap;
 
 use crate::exchange::exchange;
-use crate::http::Connection;
+use crate::http::{Connection, RequestHead};
 use crate::limits;
+use crate::mcp::header;
 use crate::rt;
 use crate::rt::local::Event;
 use crate::rt::net::{Listener, Stream};
@@ -22,6 +25,10 @@ use super::Stage;
 /// The door of a worker: counts who is in.
 pub(super) struct Door {
     stage: Rc<Stage>,
+    /// `None`: connections come by mail only.
+    listener: Option<Rc<Listener>>,
+    /// The listener was told to stop.
+    stopped: Cell<bool>,
     /// Connections of this worker.
     open: Cell<usize>,
     /// Connections of each address that is not loopback.
@@ -39,9 +46,15 @@ const DRAIN_GRACE: Duration = Duration::from_millis(500);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 impl Door {
-    pub(super) fn new(stage: Rc<Stage>, connections_max: usize) -> Rc<Door> {
+    pub(super) fn new(
+        stage: Rc<Stage>,
+        connections_max: usize,
+        listener: Option<Rc<Listener>>,
+    ) -> Rc<Door> {
         Rc::new(Door {
             stage,
+            listener,
+            stopped: Cell::new(false),
             open: Cell::new(0),
             addresses: RefCell::default(),
             connections_max,
@@ -54,23 +67,47 @@ impl Door {
         self.open.get()
     }
 
+    /// Takes no more connections from outside; those that are open stay.
+    pub(super) fn stop_listening(&self) {
+        if let Some(listener) = &self.listener
+            && !self.stopped.replace(true)
+        {
+            listener.stop();
+        }
+    }
+
+    /// Serves a connection that the program that embeds the proxy has made. One too many is closed:
+    /// whoever holds the other end knows what to say of it.
+    pub(super) fn take_in(self: &Rc<Door>, socket: OwnedFd) {
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        if self.stage.lasting.draining.is_set() {
+            return;
+        }
+        let Some(entry) = self.enter(peer) else { return };
+        match Stream::adopt(socket, peer) {
+            Ok(stream) => rt::spawn("connection", serve(entry, stream, peer, true)),
+            Err(error) => tracing::warn!(%error, "cannot take over a connection"),
+        }
+    }
+
     /// Accepts until the listener is stopped.
-    pub(super) async fn run(self: Rc<Door>, listener: Rc<Listener>) {
+    pub(super) async fn run(self: Rc<Door>) {
         let door = self.clone();
         rt::spawn("grace", async move {
             door.stage.lasting.draining.wait().await;
             rt::time::sleep(DRAIN_GRACE).await;
             door.grace_over.set();
         });
+        let Some(listener) = self.listener.clone() else { return };
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => match self.enter(peer) {
-                    Some(entry) => rt::spawn("connection", serve(entry, stream, peer)),
+                    Some(entry) => rt::spawn("connection", serve(entry, stream, peer, false)),
                     // Under TLS there is no answer without a handshake, which costs too much.
                     None if self.stage.now().plan.listen.tls.is_some() => drop(stream),
                     None => rt::spawn("refusal", turn_away(stream, peer)),
                 },
-                Err(_) if self.stage.lasting.draining.is_set() => return,
+                Err(_) if self.stopped.get() => return,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections; trying on");
                     rt::time::sleep(ACCEPT_PAUSE).await;
@@ -124,30 +161,45 @@ impl Drop for Entry {
     }
 }
 
-/// Serves one connection to its end.
-async fn serve(entry: Entry, stream: Stream, peer: SocketAddr) {
+/// Serves one connection to its end. `inside`: the program that embeds the proxy has made it.
+async fn serve(entry: Entry, stream: Stream, peer: SocketAddr, inside: bool) {
     let stage = entry.door.stage.clone();
     let mut connection = Connection::new(stream, peer);
     let tls = stage.now().plan.listen.tls.clone();
-    if let Some(tls) = tls
+    if inside {
+        connection.come_from_inside();
+    } else if let Some(tls) = tls
         && let Err(fault) = Box::pin(connection.secure(tls)).await
     {
         tracing::debug!(%peer, %fault, "no TLS with a client");
         return;
     }
+    // One wait for all requests: each would take a place among those of all connections.
+    let mut over = pin!(entry.door.grace_over.wait());
     loop {
-        let Some(head) = connection.head_unless(entry.door.grace_over.wait()).await else { return };
+        let Some(head) = connection.head_unless(over.as_mut()).await else { return };
         if stage.lasting.draining.is_set() {
             connection.close_after();
+        }
+        if inside {
+            connection.speaks_for(client_of(&head).unwrap_or(peer));
         }
         // The plan under which it is served to its end.
         let world = stage.now();
         // On the heap for as long as it lasts: inside this task it would make every idle connection
         // as large as the largest exchange, some 25 KiB.
-        if Box::pin(exchange(&world, &mut connection, &head)).await.is_err() {
+        // The box comes first: what is made before it would be moved into it, whole.
+        let room = Box::new_uninit();
+        let exchange = Box::write(room, exchange(&world, &mut connection, &head));
+        if Box::into_pin(exchange).await.is_err() {
             return;
         }
     }
+}
+
+/// For whom the program that embeds the proxy speaks.
+fn client_of(head: &RequestHead) -> Option<SocketAddr> {
+    std::str::from_utf8(head.field(header::CLIENT)?).ok()?.parse().ok()
 }
 
 /// Too many connections: says so without reading.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::backend::health::Board;
 use crate::backend::{Backends, Staged};
+use crate::middleware::custom::Maker;
 use crate::plan::{Plan, WorkerId};
 use crate::rt;
 use crate::rt::mailbox::{self, Outbox};
@@ -34,6 +35,8 @@ pub struct Seat {
     pub driver: rt::Driver,
     /// Where to listen; every worker binds the same address.
     pub listen: SocketAddr,
+    /// Whether to listen at all.
+    pub listens: bool,
     /// Its mailbox, and the way to the others'.
     pub mail: mailbox::Seat<Mail>,
     /// The state of backends, readable from every thread.
@@ -44,6 +47,8 @@ pub struct Seat {
     pub kit: Kit,
     /// Client connections at most, over all workers.
     pub connections_max: usize,
+    /// Makes its copy of the middleware of the program that embeds the proxy.
+    pub custom: Option<Maker>,
     /// Told the address once connections are accepted; dropped untold if it comes to nothing.
     pub ready: Box<dyn FnOnce(SocketAddr) + Send>,
 }
@@ -60,9 +65,25 @@ pub fn run(seat: Seat) -> io::Result<()> {
 }
 
 async fn work(seat: Seat) -> io::Result<()> {
-    let Seat { id, plan, listen, mail, board, counts, kit, connections_max, ready, .. } = seat;
-    let listener = Rc::new(Listener::bind(listen)?);
-    let addr = listener.local_addr()?;
+    let Seat {
+        id,
+        plan,
+        listen,
+        listens,
+        mail,
+        board,
+        counts,
+        kit,
+        connections_max,
+        custom,
+        ready,
+        ..
+    } = seat;
+    let listener = match listens {
+        true => Some(Rc::new(Listener::bind(listen)?)),
+        false => None,
+    };
+    let addr = listener.as_ref().map_or(Ok(listen), |listener| listener.local_addr())?;
     let mailbox::Seat { outbox, inbox } = mail;
     let outbox = Rc::new(outbox);
     rt::spawn("bells", Outbox::deliver(Rc::downgrade(&outbox)));
@@ -97,13 +118,15 @@ async fn work(seat: Seat) -> io::Result<()> {
     let backends = Backends::new(id, &plan, Rc::new(post_backend), board, on_slice);
     let Kit { meter, desk, outlets } = kit;
     let post = Rc::new(post_session);
-    let this = Lasting::new(id, plan.workers, backends.clone(), counts, post, meter, desk);
+    let custom = custom.map(|make| make());
+    let this = Lasting::new(id, plan.workers, backends.clone(), counts, post, meter, desk, custom);
     let _ = lasting.set(Rc::downgrade(&this));
     this.listen_to_backends();
     let stage = Stage::new(this.clone(), plan, outlets);
 
+    let door = Door::new(stage.clone(), connections_max, listener);
     {
-        let stage = stage.clone();
+        let (stage, door) = (stage.clone(), door.clone());
         rt::spawn("mail", async move {
             let end = stage.lasting.draining.clone();
             let served = inbox.serve(move |from, mail| match mail {
@@ -113,6 +136,8 @@ async fn work(seat: Seat) -> io::Result<()> {
                 Mail::Prepare(change, outlets) => stage.prepare(change, *outlets),
                 Mail::Commit => stage.commit(),
                 Mail::Abandon => stage.abandon(),
+                Mail::Inside(socket) => door.take_in(socket),
+                Mail::StopListening => door.stop_listening(),
                 Mail::Drain => stage.lasting.draining.set(),
             });
             if let Err(error) = served.await {
@@ -135,12 +160,11 @@ async fn work(seat: Seat) -> io::Result<()> {
         });
     }
     backends.start();
-    let door = Door::new(stage.clone(), connections_max);
-    rt::spawn("accept", door.clone().run(listener.clone()));
+    rt::spawn("accept", door.clone().run());
     ready(addr);
 
     this.draining.wait().await;
-    listener.stop();
+    door.stop_listening();
     stage.now().end_streams();
     // A call of another worker may be under way at a child of ours: all leave before any backend
     // is stopped.
@@ -202,12 +226,18 @@ impl Stage {
     fn commit(&self) {
         let Some((change, staged, outlets)) = self.next.borrow_mut().take() else { return };
         self.lasting.meter.switch(change.table.clone());
-        self.lasting.backends.commit(staged);
+        let comes_shared = self.lasting.backends.commit(staged);
         let before = self.now();
         let world = World::enter(&self.lasting, change.plan.clone(), outlets, Some(&before));
         *self.now.borrow_mut() = world.clone();
         let changes = world.catalog.borrow().changes_from(&before.catalog.borrow());
+        if change.is_other_access {
+            before.dismissed.set();
+        }
         drop(before);
+        if comes_shared {
+            world.repeat_levels();
+        }
         tell_conflicts(&world);
         world.announce(changes);
         change.is_done();

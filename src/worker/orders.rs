@@ -2,6 +2,7 @@
 //! Never: the mailboxes themselves (`rt::mailbox`).
 //! Next: `accept`.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,6 +19,8 @@ pub struct Change {
     pub plan: Arc<Plan>,
     /// Which backend counts where.
     pub table: Arc<Table>,
+    /// Who may call, or what, is another matter than before.
+    pub is_other_access: bool,
     /// Workers that are ready, and those that have gone over to it.
     ready: AtomicUsize,
     done: AtomicUsize,
@@ -25,8 +28,14 @@ pub struct Change {
 
 impl Change {
     /// To that plan.
-    pub fn new(plan: Arc<Plan>, table: Arc<Table>) -> Change {
-        Change { plan, table, ready: AtomicUsize::new(0), done: AtomicUsize::new(0) }
+    pub fn new(plan: Arc<Plan>, table: Arc<Table>, is_other_access: bool) -> Change {
+        Change {
+            plan,
+            table,
+            is_other_access,
+            ready: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+        }
     }
 
     /// One worker more is ready.
@@ -64,6 +73,11 @@ pub enum Mail {
     Commit,
     /// From the control thread: the plan does not come.
     Abandon,
+    /// From the program that embeds the proxy: a connection that it has made, one end of a pair of
+    /// stream sockets.
+    Inside(OwnedFd),
+    /// From the same: take no connections but those.
+    StopListening,
     /// From the control thread: finish what is in flight, then end.
     Drain,
 }

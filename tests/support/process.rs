@@ -72,17 +72,20 @@ pub(crate) fn loadtest_path() -> &'static str {
     PATH.get_or_init(|| example("loadtest", "loadtest"))
 }
 
-/// An example's executable, which must not be older than its sources.
-fn example(name: &str, folder: &str) -> String {
+/// An example's executable, which must not be older than its sources: a file or a folder.
+pub(crate) fn example(name: &str, sources: &str) -> String {
     let own = std::env::current_exe().expect("own path");
     let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
     let path = profile.join("examples").join(name);
     let advice = format!("build it with `cargo build --example {name}`; `cargo test` does");
     let modified = |path: &Path| path.metadata().and_then(|meta| meta.modified());
     let built = modified(&path).unwrap_or_else(|_| panic!("{}: {advice}", path.display()));
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    for source in std::fs::read_dir(sources).expect("sources") {
-        let source = source.expect("entry").path();
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join(sources);
+    let files: Vec<PathBuf> = match std::fs::read_dir(&sources) {
+        Ok(entries) => entries.map(|entry| entry.expect("entry").path()).collect(),
+        Err(_) => vec![sources],
+    };
+    for source in files {
         let changed = modified(&source).expect("modified");
         assert!(changed <= built, "{} is newer than {name}: {advice}", source.display());
     }
@@ -336,7 +339,9 @@ impl Setup {
     /// Its configuration.
     fn text(&self) -> String {
         format!(
-            "[proxy]\nname = \"test\"\nworkers = {}\nadmin_tools = \"{}\"\n{}\n{}",
+            // Tests that change the file say themselves when it is to be read again.
+            "[proxy]\nname = \"test\"\nworkers = {}\nadmin_tools = \"{}\"\n\
+             hot_reload = false\n{}\n{}",
             self.workers.unwrap_or(2),
             self.admin_tools.unwrap_or("off"),
             self.proxy,

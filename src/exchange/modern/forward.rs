@@ -10,7 +10,7 @@ use super::{Asked, check, complete, fail, relay, reworded};
 use crate::backend::{Attended, Call, CallHandle, Claim, Replies, Seal};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
-use crate::exchange::call::{Who, aim, mirror, permit, shape};
+use crate::exchange::call::{Who, aim, mirror, permit, seen, shape};
 use crate::http::{Connection, RequestHead};
 use crate::jsonrpc;
 use crate::mcp::catalog::ListKind;
@@ -21,6 +21,7 @@ use crate::mcp::mirrored::{self, Mirrored};
 use crate::mcp::name::Target;
 use crate::middleware::reuse::Use;
 use crate::rt::{self, Either};
+use crate::telemetry::metrics::Reason;
 use crate::world::World;
 
 /// Sends a call, read, get or completion to its backend, and passes on what comes back.
@@ -142,6 +143,7 @@ async fn begin(
 ) -> Result<Replies> {
     let Asked { caller, method, mut message, mut envelope, .. } = asked;
     let caller = Rc::new(caller);
+    let mut watch = None;
     let (backend, own) = if method == Method::Complete {
         (complete::target(world, ask, &mut message, &mut envelope).await?, None)
     } else {
@@ -149,12 +151,25 @@ async fn begin(
         ask.facts.aimed(world, backend, &message, &envelope);
         let plan = &world.plan.backends[backend];
         let mut own = None;
-        if !(plan.chain.spares_calls() && plan.around.is_empty()) {
+        let spared = plan.chain.spares_calls() && world.custom.is_none();
+        if !(spared && plan.around.is_empty()) {
             // What its answer depends on besides its key (capabilities, rounds of input) is its own:
             // nothing is kept of it, and it runs alone.
-            let who = Who::fresh();
+            let who = Who {
+                principal: caller.principal.as_deref(),
+                custom: world.custom.as_deref(),
+                ..Who::fresh()
+            };
             let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
+            if let Some(held) = shaped.held {
+                if shaped.decided == Some(true) {
+                    ask.facts.ruled_out(Reason::Filter);
+                }
+                let id = envelope.id.map_or(&b"null"[..], |id| id.of(&message));
+                return Ok(Replies::ready(held.to(id), backend));
+            }
+            watch = shaped.watch;
             ask.facts.cache(world, backend, shaped.used.map(|_| Use::Bypass));
             for copy in shaped.copies {
                 mirror(world, None, Some(caller.clone()), method, copy);
@@ -196,7 +211,7 @@ async fn begin(
     let mut cancel = relay::Cancel(Some(handle));
     let replies = calling.as_mut().await;
     cancel.0 = None;
-    replies
+    seen(replies, watch)
 }
 
 /// The arguments of a tool that are repeated in fields, under the names that clients see.
