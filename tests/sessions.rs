@@ -552,7 +552,8 @@ fn idle_sessions_expire() {
 /// that session was lost, opened again by another worker, and lost once more.
 #[test]
 fn a_backend_session_lost_twice_is_found_by_a_worker_that_slept_through_the_first() {
-    let stub = HttpStub::start("a", &["--lost", "404"]);
+    // Without a stream on which the session's own worker would hear of it.
+    let stub = HttpStub::start("a", &["--lost", "404", "--no-get"]);
     let proxy = Proxy::start(&[stub.backend("a")]);
     // Which worker a connection meets is chance: with so many, both are met in one order or another.
     for _ in 0..8 {
