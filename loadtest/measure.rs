@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::histogram::Histogram;
 use crate::job::{Call, Figures, Idle, Job, Word};
-use crate::process::{self, Running};
+use crate::process::{self, Cpu, Running};
 use crate::request::{self, Template};
 use crate::sample::{Held, Sample};
 use crate::scenario::Scenario;
@@ -59,13 +59,13 @@ impl Clients {
 /// Runs a job against a target.
 pub(crate) fn load(target: &Target, job: &Job) -> Result<Sample> {
     let mut clients = Clients::start(job, &["generate"])?;
-    let mut cpu = [Duration::ZERO; 2];
+    let mut cpu = [Cpu::default(); 2];
     let mut ended = false;
     let figures = loop {
         match clients.next()? {
-            Some(Word::Begin) => cpu[0] = process::cpu(&target.pids)?,
+            Some(Word::Begin) => cpu[0] = Cpu::of(&target.pids)?,
             Some(Word::End) => {
-                cpu[1] = process::cpu(&target.pids)?;
+                cpu[1] = Cpu::of(&target.pids)?;
                 ended = true;
             }
             Some(Word::Done(figures)) => break figures,
@@ -82,7 +82,7 @@ pub(crate) fn load(target: &Target, job: &Job) -> Result<Sample> {
         requests_per_second: requests as f64 / seconds.max(1e-9),
         latency: Histogram::of_parts(&latency),
         service: Histogram::of_parts(&service),
-        cpu_micros: known.then(|| (cpu[1] - cpu[0]).as_secs_f64() * 1e6 / requests as f64),
+        cpu_micros: known.then(|| cpu[1].since(&cpu[0]).as_secs_f64() * 1e6 / requests as f64),
         rss_mib: known.then(|| process::resident(&target.pids)).transpose()?,
         errors,
         first_error,

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -74,30 +74,50 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// CPU time of all threads so far.
-pub(crate) fn cpu(pids: &[u32]) -> Result<Duration> {
-    let mut total = Duration::ZERO;
-    for pid in pids {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-        for task in tasks.map_err(|e| format!("process {pid} is gone: {e}"))? {
-            total += thread_cpu(&task?.path());
-        }
-    }
-    Ok(total)
+/// CPU time of processes so far, counted in two ways.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cpu {
+    /// Of the threads that live, in nanoseconds where the kernel keeps schedstat.
+    threads: Duration,
+    /// Of all threads, also those that have ended, in ticks.
+    ticks: Duration,
 }
 
-/// Exact in nanoseconds where the kernel keeps schedstat, else in ticks of 10 ms. A thread that
-/// has just ended counts nothing.
-fn thread_cpu(task: &Path) -> Duration {
-    let first = |text: String| text.split_whitespace().next()?.parse().ok();
-    if let Some(nanoseconds) = fs::read_to_string(task.join("schedstat")).ok().and_then(first) {
-        return Duration::from_nanos(nanoseconds);
+/// The kernel's USER_HZ, the same on all machines that this runs on.
+const TICK: Duration = Duration::from_millis(10);
+
+impl Cpu {
+    pub(crate) fn of(pids: &[u32]) -> Result<Cpu> {
+        let mut cpu = Cpu::default();
+        for pid in pids {
+            let process = PathBuf::from(format!("/proc/{pid}"));
+            let tasks = fs::read_dir(process.join("task"));
+            for task in tasks.map_err(|e| format!("process {pid} is gone: {e}"))? {
+                let task = task?.path();
+                let first = |text: String| text.split_whitespace().next()?.parse().ok();
+                let exact = fs::read_to_string(task.join("schedstat")).ok().and_then(first);
+                cpu.threads += exact.map_or_else(|| ticks(&task), Duration::from_nanos);
+            }
+            cpu.ticks += ticks(&process);
+        }
+        Ok(cpu)
     }
-    let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
-    // Behind the name, which may hold anything: utime and stime are the fields 14 and 15.
+
+    /// From an earlier moment on: exactly, unless threads have ended and taken their time with them.
+    pub(crate) fn since(&self, earlier: &Cpu) -> Duration {
+        let threads = self.threads.saturating_sub(earlier.threads);
+        let ticks = self.ticks.saturating_sub(earlier.ticks);
+        if ticks > threads + 2 * TICK { ticks } else { threads }
+    }
+}
+
+/// utime and stime of a process or thread.
+fn ticks(of: &Path) -> Duration {
+    let stat = fs::read_to_string(of.join("stat")).unwrap_or_default();
+    // Behind the name, which may hold anything: they are the fields 14 and 15.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
+    let ticks: u32 = fields.skip(11).take(2).filter_map(|field| field.parse::<u32>().ok()).sum();
+    TICK * ticks
 }
 
 /// Resident memory in MiB; what several of them share counts several times.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::{ACCEPT, Client, JSON, call_params, message};
 use crate::support::http::{Answer, Conn, once};
-use crate::support::process::{Proxy, stdio_backend};
+use crate::support::process::{HttpStub, Proxy, stdio_backend};
 use crate::support::wait_until;
 
 const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
@@ -546,4 +546,24 @@ fn idle_sessions_expire() {
         assert!(std::time::Instant::now() < end, "the session does not expire");
     }
     drop(listening);
+}
+
+/// Each worker has its own copy of what is known of a backend session, and may not have called since
+/// that session was lost, opened again by another worker, and lost once more.
+#[test]
+fn a_backend_session_lost_twice_is_found_by_a_worker_that_slept_through_the_first() {
+    // Without a stream on which the session's own worker would hear of it.
+    let stub = HttpStub::start("a", &["--lost", "404", "--no-get"]);
+    let proxy = Proxy::start(&[stub.backend("a")]);
+    // Which worker a connection meets is chance: with so many, both are met in one order or another.
+    for _ in 0..8 {
+        let client = proxy.client_seeing(&["a__echo"]);
+        let mut lines: Vec<Client> = (0..6).map(|_| client.again()).collect();
+        let call = |client: &mut Client| client.call("a__echo", r#"{"payload":"x"}"#).said();
+        lines.iter_mut().for_each(|line| assert_eq!(call(line), "x"));
+        stub.forget();
+        assert_eq!(call(&mut lines[0]), "x");
+        stub.forget();
+        lines.iter_mut().for_each(|line| assert_eq!(call(line), "x"));
+    }
 }

@@ -4,7 +4,8 @@
 //!
 //! What is repeated, each at most once: a request on a pooled connection that turned out dead, if
 //! no byte of an answer came and either not all of the request was sent or it may be repeated; and
-//! a request that was refused for a lost session, for then it was not executed.
+//! a request that was refused for a lost session, for then it was not executed (and again if what took
+//! its place was lost before).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -197,14 +198,19 @@ async fn over_http(
         let caller = call.session.as_ref().filter(|_| session.is_none());
         Request { body: &call.body, rename, asked, whole: false, caller }
     };
-    let mut lost = None;
+    let mut lost: Option<(u64, Instant)> = None;
     loop {
-        let leg = open(backends, entry, session, lost, &call.handle).await?;
+        let generation = lost.map(|(generation, _)| generation);
+        let leg = open(backends, entry, session, generation, &call.handle).await?;
+        // What took the place of a lost session may be lost as well, if it was opened before that was
+        // noticed: this worker's copy can be several sessions old.
+        let is_old = lost.is_none_or(|(_, noticed)| leg.opened < noticed);
         match sent(backends, entry, &leg, &request, &call.handle, call.safe).await {
             // Refused, so not executed: once more with a new session.
-            Err(Ended::Failed(failure)) if failure.session_lost && lost.is_none() => {
+            Err(Ended::Failed(failure)) if failure.session_lost && is_old => {
                 backends.hint(entry, supervise::LOST);
-                lost = Some(leg.generation);
+                let noticed = lost.map_or_else(Instant::now, |(_, noticed)| noticed);
+                lost = Some((leg.generation, noticed));
                 views::session_lost(entry, session);
             }
             outcome => return outcome,

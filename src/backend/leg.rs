@@ -37,6 +37,8 @@ use crate::rt::local::Event;
 pub struct Leg {
     /// Grows with each session opened in the place of another; 0 while it is being opened.
     pub generation: u64,
+    /// When it was made, on whichever worker.
+    pub(super) opened: Instant,
     /// `Mcp-Session-Id`, if the server gave one.
     session_id: OnceCell<Box<str>>,
     /// The server answered with an id that cannot be sent back.
@@ -92,6 +94,7 @@ impl Leg {
         Leg {
             modern: false,
             generation,
+            opened: Instant::now(),
             session_id: session_id.map_or_else(OnceCell::new, OnceCell::from),
             bad_session_id: Cell::new(false),
             revision: revision.into(),
@@ -124,6 +127,7 @@ impl Leg {
         Leg {
             modern: true,
             generation: u64::MAX,
+            opened: Instant::now(),
             session_id: OnceCell::new(),
             bad_session_id: Cell::new(false),
             revision: MODERN.into(),
