@@ -18,6 +18,7 @@ struct Modern {
 }
 
 const BOTH: [&str; 2] = ["web", "pipe"];
+const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 
 fn modern(keys: &str) -> Modern {
     let scratch = scratch();
@@ -343,6 +344,103 @@ fn what_a_backend_with_sessions_asks_for_becomes_a_result_and_the_call_goes_on()
             ]);
             assert_eq!(said, wanted);
         }
+    }
+}
+
+#[test]
+fn what_is_asked_beside_the_stream_of_a_call_is_asked_in_the_only_call() {
+    let world = legacy("");
+    let tool = "web__ask_many";
+    let all = json!({ "questions": [form("Name?"), roots()], "get": true }).to_string();
+    // So often that each worker opens its session, and that the caller comes back to either.
+    for _ in 0..4 {
+        let told = world.caller(ALL).call(tool, &all);
+        let (keys, state) = asked(&told.result());
+        let methods: Vec<&str> = keys.iter().map(|(method, _)| method.as_str()).collect();
+        assert_eq!(methods, ["elicitation/create", "roots/list"]);
+        let given = json!({ &keys[0].1: { "action": "decline" }, &keys[1].1: { "roots": [] } });
+        let said = world.back(ALL, "", tool, &state, &given).0.said();
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(said[0]["result"], json!({ "action": "decline" }));
+        assert_eq!(said[1]["result"], json!({ "roots": [] }));
+    }
+    // Log messages there are of the only call too, if it wants any.
+    let log =
+        r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#;
+    let arguments = json!({ "questions": [roots()], "get": true, "first": log }).to_string();
+    let mut caller = world.caller(ALL);
+    caller.meta = format!(r#","{LOG_LEVEL}":"info""#);
+    let told = caller.call(tool, &arguments);
+    asked(&told.result());
+    assert!(told.before.len() == 1 && told.before[0].contains(r#""logger":"web""#), "{told:?}");
+}
+
+#[test]
+fn what_is_asked_beside_calls_is_never_guessed_and_never_left_open() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "web");
+    let web = HttpStub::start("web", &["--asks", "--journal", journal.path()]);
+    // So that all calls are made in one session.
+    let proxy =
+        Setup { backends: web.backend("web"), workers: Some(1), ..Setup::default() }.start();
+    let mut first = Caller::seeing(&proxy, &["web__ask_many"]);
+    let mut second = Caller::new(&proxy);
+    first.capabilities = ALL.into();
+    second.capabilities = ALL.into();
+    let body = first.body("tools/call", r#""name":"web__hang","arguments":{}"#);
+    first.send(&lines("tools/call", "web__hang"), &body);
+    journal.wait_count("call hang", 1);
+    let beside = json!({ "questions": [roots()], "get": true }).to_string();
+    let told = second.call("web__ask_many", &beside);
+    assert!(told.said().contains("-32601"), "{told:?}");
+    // On the stream of its own call nothing needs to be guessed.
+    let (keys, state) = asked(&second.call("web__ask_many", &questions(&[roots()])).result());
+    let mut answered = Caller::new(&proxy);
+    answered.capabilities = ALL.into();
+    let params = format!(
+        r#""name":"web__ask_many","arguments":{{}},"requestState":{},"inputResponses":{}"#,
+        quote(&state),
+        json!({ &keys[0].1: { "roots": [] } })
+    );
+    let told = answered.ask_about("tools/call", "web__ask_many", &params);
+    assert!(told.said().contains(r#""roots":[]"#), "{told:?}");
+    drop(first);
+    journal.wait_count("cancelled", 1);
+    wait_until("a question", || {
+        second.call("web__ask_many", &beside).result()["resultType"] == "input_required"
+    });
+
+    // Where no call is in flight at all nobody can be asked.
+    let mut other = Caller::new(&proxy);
+    other.capabilities = r#"{"roots":{}}"#.into();
+    let late = r#"{"id":"77","get":true,"late_ms":300,"method":"roots/list","and_leave":true}"#;
+    assert_eq!(other.call("web__ask", late).said(), "left");
+    journal.wait_count(r#"response {"jsonrpc":"2.0","id":77,"error":{"code":-32601"#, 1);
+}
+
+#[test]
+fn what_is_told_while_a_call_is_parked_waits_for_its_caller() {
+    let world = legacy("");
+    let arguments = json!({ "questions": [roots()], "meanwhile": 3 }).to_string();
+    for (name, journal) in BOTH.iter().zip(&world.journals) {
+        let tool = format!("{name}__ask_many");
+        let mut caller = world.caller(ALL);
+        caller.meta = r#","progressToken":"before""#.into();
+        let (keys, state) = asked(&caller.call(&tool, &arguments).result());
+        journal.wait_count("meanwhile", 3);
+        // Nothing tells when the proxy has read it.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let meta = format!(r#","progressToken":9,"{LOG_LEVEL}":"info""#);
+        let given = json!({ &keys[0].1: { "roots": [] } });
+        let told = world.back(ALL, &meta, &tool, &state, &given).0;
+        let progress: Vec<&String> =
+            told.before.iter().filter(|text| text.contains("notifications/progress")).collect();
+        // Of what is over only the last word counts.
+        assert_eq!(progress.len(), 2, "{told:?}");
+        assert!(progress[0].contains(r#""progressToken":9,"progress":7"#), "{told:?}");
+        assert!(progress[1].contains(r#""progressToken":9,"progress":1"#), "{told:?}");
+        let logs = told.before.iter().filter(|text| text.contains("meanwhile"));
+        assert!(logs.count() > 0, "{told:?}");
     }
 }
 

@@ -118,6 +118,10 @@ pub(super) fn stand_in(
         let can = caller.capabilities.clone();
         let record = SessionRecord::new(id, Revision::NEWEST, who, can, client);
         record.show(authorization);
+        if !record.class.is_empty() {
+            // What its callers can be asked is asked on a stream of its own, too.
+            backends.attended.borrow_mut().insert(record.id);
+        }
         Ok(record)
     })?;
     if let Some(evicted) = evicted {

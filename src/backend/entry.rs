@@ -11,6 +11,7 @@ use ahash::AHashMap;
 
 use super::address::Addresses;
 use super::around::Waiter;
+use super::aside::Asides;
 use super::bell::Bell;
 use super::leg::Slot;
 use super::link::Link;
@@ -74,6 +75,8 @@ pub(super) struct Http {
     pub(super) channels: Channels,
     /// Streams of sessions that this worker owns and whose clients listen.
     pub(super) streams: RefCell<AHashMap<SessionId, Listening>>,
+    /// Calls of callers without sessions that may be asked something.
+    pub(super) asides: Asides,
 }
 
 impl Entry {
@@ -103,6 +106,7 @@ impl Entry {
                     is_sse: Cell::new(http.sse.only),
                     channels: Channels::new(),
                     streams: RefCell::new(AHashMap::new()),
+                    asides: Asides::default(),
                 }),
                 TransportPlan::Stdio(_) => Wire::Stdio(Channels::new()),
             },

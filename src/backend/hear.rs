@@ -184,7 +184,7 @@ async fn stream(
         let reply = match &mut wire {
             Wire::Http(http) => http.next().await,
             Wire::Line(line) => line.next().await,
-            Wire::Crossed(_) => return End::Refused,
+            Wire::Crossed(_) | Wire::Aside(_) => return End::Refused,
         };
         match reply {
             Ok(Reply::Notification(message)) => {

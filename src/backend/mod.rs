@@ -12,6 +12,7 @@ pub mod health;
 
 mod address;
 mod around;
+mod aside;
 mod asks;
 mod attempt;
 mod bell;
@@ -236,6 +237,8 @@ struct Attempt {
 enum Wire {
     Http(Box<http::HttpReplies>),
     Line(line::LineReplies),
+    /// A caller without a session that may be asked something, a backend with sessions over HTTP.
+    Aside(aside::AsideReplies),
     /// A caller with a session, a backend without.
     Crossed(Box<rounds::Crossed>),
 }
@@ -246,6 +249,7 @@ impl Attempt {
         let reply = match &mut self.wire {
             Wire::Http(http) => http.next().await,
             Wire::Line(line) => line.next().await,
+            Wire::Aside(aside) => aside.next().await,
             Wire::Crossed(crossed) => Box::pin(crossed.next()).await,
         };
         self.guard.judge(reply)
@@ -260,8 +264,8 @@ impl Attempt {
     async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         let chunk = match &mut self.wire {
             Wire::Http(http) => http.chunk().await,
-            // Both are whole.
-            Wire::Line(_) | Wire::Crossed(_) => Ok(None),
+            // All of them are whole.
+            Wire::Line(_) | Wire::Aside(_) | Wire::Crossed(_) => Ok(None),
         };
         self.guard.judge(chunk)
     }
@@ -290,7 +294,8 @@ pub struct Backends {
     parking: parking::Parking,
     /// Set once, before anything is called.
     clients: OnceCell<Box<dyn Clients>>,
-    /// Sessions of this worker whose client has an event stream open.
+    /// Sessions of this worker whose client has an event stream open, or stands for callers that can
+    /// be asked something.
     attended: RefCell<AHashSet<SessionId>>,
     /// Counts all changes of what other than the proxy see.
     views_version: Cell<u64>,

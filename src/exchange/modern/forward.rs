@@ -19,6 +19,7 @@ use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored::{self, Mirrored};
 use crate::mcp::name::Target;
+use crate::plan::BackendId;
 use crate::rt::{self, Either};
 use crate::world::World;
 
@@ -57,14 +58,15 @@ pub(super) async fn forward(
     };
     let (id, method, level) = (asked.id.clone(), asked.method, asked.log_level);
     let private = world.plan.access.is_some();
-    let way = relay::Way { id, method, level, private, token, seal };
+    let mut way = relay::Way { id, method, level, backend: None, private, token, seal };
     if way.seal.is_some()
         && let Some(state) = part(&asked, "requestState")
     {
         let resumed = Box::pin(resume(world, ask, &asked, &way, state)).await;
         match resumed {
-            Ok(Some(attended)) => {
-                return Box::pin(relay::follow(connection, ask, way, attended, false)).await;
+            Ok(Some((backend, attended))) => {
+                way.backend = Some(backend);
+                return Box::pin(relay::follow(world, connection, ask, way, attended, false)).await;
             }
             // Its backend's own.
             Ok(None) => {}
@@ -114,7 +116,7 @@ async fn resume(
     asked: &Asked,
     way: &relay::Way,
     state: &[u8],
-) -> Result<Option<Attended>> {
+) -> Result<Option<(BackendId, Attended)>> {
     let bad = |text: &'static str| Error::new(Kind::BadEnvelope).context(text);
     let (mut message, mut envelope) = (asked.message.clone(), asked.envelope);
     let backend = aim(world, None, asked.method, &mut message, &mut envelope)?;
@@ -130,7 +132,7 @@ async fn resume(
     }
     let Some(seal) = way.seal.clone() else { return Ok(None) };
     let claim = Claim { state: (*state).into(), seal, responses: responses.to_vec() };
-    world.backends.resume(claim).map(Some)
+    Ok(Some((backend, world.backends.resume(claim)?)))
 }
 
 async fn begin(
