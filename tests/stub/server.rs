@@ -92,6 +92,8 @@ pub(crate) struct Options {
     pub(crate) silent: bool,
     /// Offer the tools of [`crate::asks`].
     pub(crate) asks: bool,
+    /// stdio: once it is greeted, say some times that the tools have changed.
+    pub(crate) restless: bool,
     /// Be only a process that sleeps.
     pub(crate) sleep_only: bool,
     /// Be only a client that holds connections.
@@ -134,6 +136,7 @@ impl Options {
                 "--tasks" => options.tasks = true,
                 "--polling" => options.polling = true,
                 "--asks" => options.asks = true,
+                "--restless" => options.restless = true,
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
                 "--modern" => (options.modern, options.only_modern) = (true, true),
@@ -337,6 +340,13 @@ impl Stub {
             return Reply::Nothing;
         };
         if message.id.is_none() {
+            if self.options.restless && method == "notifications/initialized" {
+                for _ in 0..5 {
+                    let changed =
+                        r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+                    let _ = channel.say(changed);
+                }
+            }
             self.notification(session, method, &params, message);
             return Reply::Nothing;
         }
