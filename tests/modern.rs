@@ -167,7 +167,7 @@ impl Listening {
     }
 
     /// The next message with this method.
-    fn wait_for(&mut self, method: &str) -> Value {
+    pub(crate) fn wait_for(&mut self, method: &str) -> Value {
         loop {
             let message = self.next().expect("a message before the end");
             if message["method"] == method {
