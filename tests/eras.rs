@@ -511,7 +511,7 @@ fn callers_are_asked_what_they_can_do_and_do_not_cross() {
 
 #[test]
 fn a_caller_that_does_not_come_back_costs_its_backend_an_error() {
-    let world = legacy("session_idle_seconds = 3\n");
+    let world = legacy("session_idle_seconds = 1\n");
     for (name, journal) in BOTH.iter().zip(&world.journals) {
         let tool = format!("{name}__ask");
         let arguments = r#"{"id":"11","stubborn":true,"method":"roots/list"}"#;
@@ -521,6 +521,35 @@ fn a_caller_that_does_not_come_back_costs_its_backend_an_error() {
         let given = json!({ &keys[0].1: {} });
         let told = world.back(ALL, "", &tool, &state, &given).0;
         assert_eq!(told.error().0, -32602, "{told:?}");
+    }
+}
+
+/// What stands for the caller ended for being idle while its call was under way, or, with the least
+/// time there is, while it was just being used: uses within a second are noted once.
+#[test]
+fn a_call_may_take_longer_than_a_session_may_be_idle() {
+    let world = legacy("session_idle_seconds = 1\n");
+    std::thread::scope(|scope| {
+        for name in BOTH {
+            for capabilities in ["{}", ALL] {
+                let mut caller = world.caller(capabilities);
+                scope.spawn(move || {
+                    let told = caller.call(&format!("{name}__sleep"), r#"{"ms":4000}"#);
+                    assert!(told.json()["result"].is_object(), "{name} {capabilities}: {told:?}");
+                });
+            }
+        }
+    });
+    let mut caller = world.caller("{}");
+    for _ in 0..25 {
+        for name in BOTH {
+            caller.call(&format!("{name}__echo"), r#"{"payload":"x"}"#).result();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(90));
+    }
+    // Nothing of it was given up on the way.
+    for (name, journal) in BOTH.iter().zip(&world.journals) {
+        assert_eq!(journal.count("cancelled"), 0, "{name}");
     }
 }
 

@@ -19,6 +19,7 @@ use super::listen::Listening;
 use super::pool::Pool;
 use super::shelf::Shelf;
 use super::stdio::Channels;
+use super::subscribed::Subscribed;
 use super::views::Views;
 use super::wishes::Wishes;
 use crate::http::ClientConnection;
@@ -26,7 +27,7 @@ use crate::mcp::catalog::Slice;
 use crate::mcp::revision::Era;
 use crate::mcp::session::SessionId;
 use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId};
-use crate::rt::local::Event;
+use crate::rt::local::{Event, Notify};
 
 /// A backend on one worker.
 pub(super) struct Entry {
@@ -42,6 +43,8 @@ pub(super) struct Entry {
     pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
     /// What it speaks, as its supervisor found out.
     pub(super) era: Cell<Era>,
+    /// Rung when that is another than before.
+    pub(super) era_changed: Notify,
     /// What it offers, as last published.
     pub(super) slice: RefCell<Option<Arc<Slice>>>,
     /// Its supervisor lives; of use on the owner alone.
@@ -50,6 +53,8 @@ pub(super) struct Entry {
     pub(super) bell: Bell,
     /// What sessions want of it, as far as this worker keeps that.
     pub(super) wishes: Wishes,
+    /// What sessions hear of it while it is of the request era.
+    pub(super) subscribed: Subscribed,
     /// What it shows to others.
     pub(super) views: Views,
     pub(super) wire: Wire,
@@ -89,6 +94,8 @@ impl Entry {
             settled: Event::new(),
             waiters: RefCell::default(),
             era: Cell::default(),
+            era_changed: Notify::new(),
+            subscribed: Subscribed::default(),
             supervised: Cell::new(false),
             bell: Bell::new(),
             wishes: Wishes::default(),
@@ -111,6 +118,15 @@ impl Entry {
                 TransportPlan::Stdio(_) => Wire::Stdio(Channels::new()),
             },
         }
+    }
+
+    /// It was found out what it speaks; true if that is another than before.
+    pub(super) fn speaks(&self, era: Era) -> bool {
+        let changed = self.era.replace(era) != era;
+        if changed {
+            self.era_changed.notify_all();
+        }
+        changed
     }
 
     /// Its name in the configuration.

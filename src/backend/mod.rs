@@ -32,6 +32,7 @@ mod leg;
 mod line;
 mod link;
 mod listen;
+mod listeners;
 mod listing;
 mod mail;
 mod modern;
@@ -46,6 +47,7 @@ mod shelf;
 mod sse;
 mod stderr;
 mod stdio;
+mod subscribed;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -286,6 +288,8 @@ pub struct Backends {
     dice: Cell<u64>,
     /// Backend sessions of callers that have none.
     bridges: bridge::Bridges,
+    /// Callers without sessions that listen at backends with sessions.
+    listeners: listeners::Listeners,
     /// Calls of this worker at children of other workers.
     away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
     /// Requests of backends that wait here for an answer of a client.
@@ -339,6 +343,7 @@ impl Backends {
             serial: Cell::new(0),
             dice: Cell::new(ahash::RandomState::new().hash_one(me)),
             bridges: bridge::Bridges::default(),
+            listeners: listeners::Listeners::default(),
             away: RefCell::new(AHashMap::new()),
             asks: asks::Asks::default(),
             parking: parking::Parking::new(),
@@ -414,7 +419,7 @@ impl Backends {
         if capable::class(&caller.capabilities).is_empty() || !self.entries.iter().any(depends) {
             return None;
         }
-        bridge::stand_in(self, caller, None).ok()
+        bridge::stand_in(self, caller, None).ok().map(|in_use| in_use.record.clone())
     }
 
     /// A client session ended: what it had at backends ends. To be called on its owner; other
@@ -424,6 +429,7 @@ impl Backends {
         self.attended.borrow_mut().remove(&session.id);
         for entry in &self.entries {
             wishes::forget(self, entry, |other| other.id == session.id);
+            entry.subscribed.forget(|other| other.id == session.id);
             views::end(entry, session.id);
             if let entry::Wire::Http(_) = &entry.wire {
                 leg::end(self, entry, session.id);
@@ -443,6 +449,12 @@ impl Backends {
         if let Some(number) = asks::number_of(question) {
             asks::decline(self, number);
         }
+    }
+
+    /// A message for a session that stands for callers without one; false if it does not. Safe to call
+    /// with any session.
+    pub fn listener_hears(&self, session: SessionId, message: &[u8]) -> bool {
+        self.listeners.hear(session, message)
     }
 
     /// Sends a notification of a client to all its backend sessions and children that are open.
@@ -537,7 +549,7 @@ impl Backends {
     pub fn on_mail(self: &Rc<Self>, from: WorkerId, mail: BackendMail) {
         match mail {
             BackendMail::Slice { backend, slice } => self.sliced(backend, slice),
-            BackendMail::Era { backend, era } => self.entries[backend].era.set(era),
+            BackendMail::Era { backend, era } => drop(self.entries[backend].speaks(era)),
             BackendMail::Settled { backend } => self.entries[backend].settled.set(),
             BackendMail::Send { backend, session, id, body, span, token, behind } => {
                 line::send_for(self, from, backend, session, id, body, span, token, behind);
@@ -553,6 +565,7 @@ impl Backends {
             BackendMail::Viewed { backend, whose, seen } => {
                 views::told(self, &self.entries[backend], &whose, seen);
             }
+            BackendMail::Again { backend } => self.listeners.again(backend, None),
             BackendMail::Outdated { backend, flags } => {
                 views::drop_all(self, &self.entries[backend], flags);
             }
@@ -666,6 +679,7 @@ impl Backends {
                 supervise::start(self, entry);
             }
             wishes::forget(self, entry, SessionRecord::ended);
+            entry.subscribed.forget(SessionRecord::ended);
             shelf::sweep(self, entry);
             match (&entry.wire, &entry.plan.transport) {
                 (entry::Wire::Http(http), TransportPlan::Http(plan)) => {

@@ -26,7 +26,7 @@ use crate::mcp::session::Authorization;
 use crate::plan::Isolation;
 
 /// Who sent a request of the request era.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Caller {
     /// Who it is, where that is known.
     pub principal: Option<Arc<str>>,
@@ -181,7 +181,9 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
     let id = message.id.ok_or_else(|| Failure::new(Kind::Internal, "a request without an id"))?;
     (call.id, call.progress_token) = (id, message.progress_token);
     if let (Isolation::Session, Some(caller)) = (entry.plan.isolation, &call.modern) {
-        call.session = Some(bridge::record(backends, entry, caller)?);
+        let in_use = bridge::record(backends, entry, caller)?;
+        call.session = Some(in_use.record.clone());
+        call.handle.keep(in_use);
     }
     let over_line = match &entry.wire {
         entry::Wire::Stdio(_) => true,
