@@ -537,6 +537,12 @@ fn a_call_may_take_longer_than_a_session_may_be_idle() {
                     let told = caller.call(&format!("{name}__sleep"), r#"{"ms":4000}"#);
                     assert!(told.json()["result"].is_object(), "{name} {capabilities}: {told:?}");
                 });
+                // And one of a session's own.
+                let mut client = Client::connect_with(world.proxy.addr, "2025-11-25", capabilities);
+                scope.spawn(move || {
+                    let told = client.call(&format!("{name}__sleep"), r#"{"ms":4000}"#);
+                    assert!(told.json()["result"].is_object(), "{name} {capabilities}: {told:?}");
+                });
             }
         }
     });

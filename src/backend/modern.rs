@@ -15,11 +15,12 @@ use super::http::{HttpReplies, Request};
 use super::leg::Leg;
 use super::names::{Own, Raw};
 use super::rounds::Crossed;
-use super::{Backends, Call, Wire, aside, bridge, line, listen, supervise};
+use super::{Backends, Call, Wire, aside, bridge, line, listen, supervise, wishes};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope};
-use crate::mcp::envelope;
+use crate::mcp::envelope::{self, key};
 use crate::mcp::header;
+use crate::mcp::logging::Level;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored;
 use crate::mcp::session::Authorization;
@@ -174,14 +175,26 @@ pub(super) fn lines(method: &str, about: Option<&str>) -> String {
     lines
 }
 
+/// The log messages that a request asks for.
+fn level(body: &[u8], message: &Envelope) -> Option<Level> {
+    let meta = message.meta?.of(body);
+    Level::parse(&envelope::member(meta, key::LOG_LEVEL)?.text(meta)?)
+}
+
 /// To a backend of the session era, from a caller without one.
 async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Result<Wire, Ended> {
-    call.body = envelope::unwrap(&call.body, &scan(&call.body)?);
+    let sent = scan(&call.body)?;
+    let level = level(&call.body, &sent);
+    call.body = envelope::unwrap(&call.body, &sent);
     let message = scan(&call.body)?;
     let id = message.id.ok_or_else(|| Failure::new(Kind::Internal, "a request without an id"))?;
     (call.id, call.progress_token) = (id, message.progress_token);
     if let (Isolation::Session, Some(caller)) = (entry.plan.isolation, &call.modern) {
         let in_use = bridge::record(backends, entry, caller)?;
+        if let Some(level) = level {
+            let told = wishes::want_level(backends, entry, &in_use.record, level);
+            call.handle.watch(Box::pin(told)).await?;
+        }
         call.session = Some(in_use.record.clone());
         call.handle.keep(in_use);
     }

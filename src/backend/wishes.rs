@@ -443,6 +443,34 @@ async fn level_here(backends: Rc<Backends>, session: Arc<SessionRecord>) {
     }
 }
 
+/// A caller without a session wants log messages: the session that stands for it asks for the most
+/// verbose level that any such caller wanted. Returns when this backend has been told.
+pub(super) async fn want_level(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    session: &Arc<SessionRecord>,
+    level: Level,
+) {
+    if session.level().is_some_and(|known| known <= level) {
+        return;
+    }
+    session.set_level(level);
+    for other in &backends.entries {
+        if other.plan.isolation != Isolation::Session || other.id == entry.id {
+            continue;
+        }
+        let Some(channel) = open(other, Some(session)) else { continue };
+        let (backends, other, session) = (backends.clone(), other.clone(), session.clone());
+        rt::spawn("level at another backend", async move {
+            level_at(&backends, &other, Some(&session), &channel).await;
+        });
+    }
+    // One that is opened later is told then.
+    if let Some(channel) = open(entry, Some(session)) {
+        level_at(backends, entry, Some(session), &channel).await;
+    }
+}
+
 /// Tells a channel the level that it should have, until it has it.
 async fn level_at(
     backends: &Rc<Backends>,

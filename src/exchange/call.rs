@@ -349,10 +349,11 @@ pub(super) fn aim(
 
 /// For whom a request goes through the rules of a backend.
 pub(super) struct Who<'a> {
-    principal: Option<&'a str>,
-    revision: &'a str,
+    pub(super) principal: Option<&'a str>,
+    /// With what else tells callers apart.
+    pub(super) revision: &'a str,
     /// Looks for an answer that is kept.
-    look: &'a dyn Fn(&Reusable) -> Option<Held>,
+    pub(super) look: &'a dyn Fn(&Reusable) -> Option<Held>,
 }
 
 impl Who<'_> {

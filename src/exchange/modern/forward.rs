@@ -7,18 +7,21 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use super::{Asked, check, complete, fail, relay, reworded};
-use crate::backend::{Attended, Call, CallHandle, Claim, Replies, Seal};
+use crate::backend::{Attended, Call, CallHandle, Caller, Claim, Lead, Replies, Seal};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
 use crate::exchange::call::{Who, aim, mirror, permit, shape};
 use crate::http::{Connection, RequestHead};
 use crate::jsonrpc;
+use crate::mcp::capable;
 use crate::mcp::catalog::ListKind;
 use crate::mcp::envelope;
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored::{self, Mirrored};
 use crate::mcp::name::Target;
+use crate::mcp::revision::MODERN;
+use crate::middleware::reuse::Reusable;
 use crate::plan::BackendId;
 use crate::rt::{self, Either};
 use crate::world::World;
@@ -141,8 +144,9 @@ async fn begin(
     asked: Asked,
     handle: &Rc<CallHandle>,
 ) -> Result<Replies> {
-    let Asked { caller, method, mut message, mut envelope, .. } = asked;
+    let Asked { caller, method, mut message, mut envelope, id, .. } = asked;
     let caller = Rc::new(caller);
+    let mut reusable = None;
     let (backend, own) = if method == Method::Complete {
         (complete::target(world, ask, &mut message, &mut envelope).await?, None)
     } else {
@@ -151,13 +155,36 @@ async fn begin(
         let plan = &world.plan.backends[backend];
         let mut own = None;
         if !(plan.chain.spares_calls() && plan.around.is_empty()) {
-            // What its answer depends on besides its key (capabilities, rounds of input) is its own:
-            // nothing is kept of it, and it runs alone.
-            let who = Who::fresh();
+            let alike = plan.chain.reuse.as_ref().and_then(|_| alike(&caller));
+            let look = |reusable: &Reusable| world.backends.held(backend, reusable);
+            let who = match &alike {
+                Some(alike) => {
+                    let principal = caller.principal.as_deref();
+                    Who { principal, revision: alike, look: &look }
+                }
+                None => Who::fresh(),
+            };
             let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
-            for copy in shaped.copies {
-                mirror(world, None, Some(caller.clone()), method, copy);
+            if let Some(held) = shaped.held {
+                return Ok(Replies::ready(held.to(&id), backend));
+            }
+            let (world, caller, copies) = (world.clone(), caller.clone(), shaped.copies);
+            let can_nothing = alike.as_deref() == Some(MODERN);
+            let to_itself = caller.lines.is_empty();
+            let mirrors = move || {
+                for copy in copies {
+                    mirror(&world, None, Some(caller.clone()), method, copy);
+                }
+            };
+            // What a backend says to one token is for nobody else.
+            match shaped.reusable.filter(|_| alike.is_some() && !plan.forwards()) {
+                None => mirrors(),
+                Some(mut found) => {
+                    // What may be asked something, or says more in its head, runs alone.
+                    found.flight = found.flight.filter(|_| can_nothing && to_itself);
+                    reusable = Some((found, Box::new(mirrors) as Lead));
+                }
             }
             own = Some((shaped.own, shaped.hints));
         }
@@ -191,12 +218,32 @@ async fn begin(
         timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
         handle: handle.clone(),
     };
-    let mut calling = Box::pin(world.backends.call(call));
+    let calling = async {
+        match reusable {
+            None => world.backends.call(call).await,
+            Some((found, lead)) => world.backends.call_reusing(call, found, lead).await,
+        }
+    };
+    let mut calling = Box::pin(calling);
     // After the future, so that it is dropped first.
     let mut cancel = relay::Cancel(Some(handle));
     let replies = calling.as_mut().await;
     cancel.0 = None;
     replies
+}
+
+/// What callers of one kind have in common, beside who they are, on which an answer may depend; `None`:
+/// what this one can do is too much to be told apart by it.
+fn alike(caller: &Caller) -> Option<String> {
+    let class = capable::class(&caller.capabilities);
+    let can_nothing = || {
+        let mut text = caller.capabilities.bytes().filter(|byte| !byte.is_ascii_whitespace());
+        text.by_ref().take(2).eq(*b"{}") && text.next().is_none()
+    };
+    match class.is_empty() {
+        false => Some(format!("{MODERN} {class}")),
+        true => can_nothing().then(|| MODERN.to_owned()),
+    }
 }
 
 /// The arguments of a tool that are repeated in fields, under the names that clients see.
