@@ -215,7 +215,7 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
         accepts_events,
         principal: None,
         who: Who::default(),
-        context: match &world.kit.spans {
+        context: match &world.spans {
             Some(_) => {
                 let field = |name| head.field(name).unwrap_or_default().to_vec();
                 Some(Box::new((field("traceparent"), field("tracestate"))))

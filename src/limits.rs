@@ -253,6 +253,10 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pooled connections to one backend, per worker: default of `max_connections`. As many as calls
 /// usually run at once; each costs a descriptor here and there.
 pub const POOL_CONNECTIONS_MAX: usize = 256;
+/// Backends that there are at once, those that leave too: places in tables.
+pub const BACKENDS_MAX: usize = 4096;
+/// Every worker prepares a new plan within this, or the old one is kept.
+pub const PREPARE_PATIENCE: Duration = Duration::from_secs(10);
 /// Default of `idle_seconds`: under the 75 s after which common servers close idle connections.
 pub const POOL_IDLE: Duration = Duration::from_secs(60);
 /// Default of `max_children`: a script interpreter takes some 50 MiB.

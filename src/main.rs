@@ -122,7 +122,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         return Ok(());
     }
 
-    start_log(arguments.log_level.as_deref(), &config);
+    let set_level = start_log(arguments.log_level.as_deref(), &config);
     let name = config.name().to_owned();
     let driver = match arguments.driver {
         DriverName::Auto => None,
@@ -132,6 +132,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     };
     let proxy = Proxy::start(config, Options { driver }).map_err(|error| error.to_string())?;
     let handle = proxy.handle();
+    handle.on_reload(move |config| set_level(config.log_level()));
     obey_signals(handle.clone()).map_err(|error| format!("cannot start a thread: {error}"))?;
     say(&control::greeting(&name, &handle.url()));
     handle.wait_settled(limits::BANNER_WAIT);
@@ -159,9 +160,8 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
                     }
                 },
                 Ok(signals::Signal::User1) => handle.reopen_logs(),
-                Ok(signals::Signal::HangUp) => {
-                    tracing::info!("this signal asks for nothing that there is");
-                }
+                // What comes of it is in the log.
+                Ok(signals::Signal::HangUp) => drop(handle.reload_now()),
                 Err(error) => {
                     tracing::error!("signals are no longer taken: {error}");
                     return;
@@ -172,19 +172,35 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
     std::thread::Builder::new().name("mcp-signals".to_owned()).spawn(obey).map(drop)
 }
 
-/// Logs go to standard error, so that standard output stays readable to programs.
-fn start_log(level: Option<&str>, config: &ProxyConfig) {
+/// Logs go to standard error, so that standard output stays readable to programs. What is given back
+/// sets another level, unless the one in force was not the file's to say.
+fn start_log(level: Option<&str>, config: &ProxyConfig) -> Box<dyn Fn(&str) + Send + Sync> {
+    let is_fixed = level.is_some() || std::env::var_os(EnvFilter::DEFAULT_ENV).is_some();
     let filter = match level {
         Some(level) => EnvFilter::new(level),
         None => {
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log_level()))
         }
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    // Checked by the configuration, which takes the same directives.
+    let set = move |level: &str, reload: &dyn Fn(EnvFilter) -> bool| {
+        let filter = EnvFilter::try_new(level).ok().filter(|_| !is_fixed);
+        if filter.is_some_and(|filter| !reload(filter)) {
+            eprintln!("mcp-proxy: the level of the log cannot be changed");
+        }
+    };
     if config.json_logs() {
-        log.json().init();
+        let log = log.json().with_env_filter(filter).with_filter_reloading();
+        let handle = log.reload_handle();
+        log.init();
+        Box::new(move |level| set(level, &|filter| handle.reload(filter).is_ok()))
     } else {
-        log.with_ansi(std::io::stderr().is_terminal()).init();
+        let log = log.with_ansi(std::io::stderr().is_terminal());
+        let log = log.with_env_filter(filter).with_filter_reloading();
+        let handle = log.reload_handle();
+        log.init();
+        Box::new(move |level| set(level, &|filter| handle.reload(filter).is_ok()))
     }
 }
 

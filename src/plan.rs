@@ -8,14 +8,113 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::Access;
+use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::around::Around;
 use crate::middleware::rate::RateLimit;
 
-/// Index of a backend in [`Plan::backends`].
+/// Which backend: the number of its place in the tables of all workers ([`slot`]), and above that
+/// how often the place was given away before, so that no number ever means two backends.
 pub type BackendId = usize;
 /// Index of a worker.
 pub type WorkerId = usize;
+
+/// Bits of a [`BackendId`] that are its place in tables.
+const SLOT_BITS: u32 = 16;
+
+/// The place of a backend in tables: below [`limits::BACKENDS_MAX`].
+pub const fn slot(id: BackendId) -> usize {
+    id & ((1 << SLOT_BITS) - 1)
+}
+
+/// The number of the backend to which a place is given, after `before` others had it.
+pub const fn number(slot: usize, before: u32) -> BackendId {
+    debug_assert!(slot < limits::BACKENDS_MAX);
+    (before as usize) << SLOT_BITS | slot
+}
+
+const _: () = assert!(limits::BACKENDS_MAX <= 1 << SLOT_BITS);
+
+/// The backends of a plan, in the order of the file; found by their numbers too.
+#[derive(Debug, Default)]
+pub struct Roster {
+    all: Vec<Arc<BackendPlan>>,
+    /// By place: where in `all`, plus 1; 0 = nowhere.
+    at: Vec<u32>,
+}
+
+impl Roster {
+    /// These, in this order.
+    pub fn new(all: Vec<Arc<BackendPlan>>) -> Roster {
+        let room = all.iter().map(|backend| slot(backend.id) + 1).max().unwrap_or(0);
+        let mut at = vec![0; room];
+        for (index, backend) in all.iter().enumerate() {
+            debug_assert_eq!(at[slot(backend.id)], 0, "two backends in one place");
+            at[slot(backend.id)] = index as u32 + 1;
+        }
+        Roster { all, at }
+    }
+
+    /// The backend of that number, if it is in this plan.
+    pub fn get(&self, id: BackendId) -> Option<&Arc<BackendPlan>> {
+        let at = *self.at.get(slot(id))? as usize;
+        self.all.get(at.checked_sub(1)?).filter(|backend| backend.id == id)
+    }
+
+    /// The backends themselves, in the order of the file.
+    pub fn into_all(self) -> Vec<Arc<BackendPlan>> {
+        self.all
+    }
+
+    /// In the order of the file.
+    pub fn iter(&self) -> std::slice::Iter<'_, Arc<BackendPlan>> {
+        self.all.iter()
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Places that tables by place need to have.
+    pub fn room(&self) -> usize {
+        self.at.len()
+    }
+}
+
+impl std::ops::Index<BackendId> for Roster {
+    type Output = Arc<BackendPlan>;
+
+    /// # Panics
+    /// When this plan has no such backend: numbers that come from elsewhere go through
+    /// [`Roster::get`].
+    fn index(&self, id: BackendId) -> &Arc<BackendPlan> {
+        match self.get(id) {
+            Some(backend) => backend,
+            None => panic!("backend {id} is not in this plan"),
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a Roster {
+    type Item = &'a Arc<BackendPlan>;
+    type IntoIter = std::slice::Iter<'a, Arc<BackendPlan>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.all.iter()
+    }
+}
+
+impl FromIterator<Arc<BackendPlan>> for Roster {
+    fn from_iter<I: IntoIterator<Item = Arc<BackendPlan>>>(all: I) -> Roster {
+        Roster::new(all.into_iter().collect())
+    }
+}
 
 /// Everything that a worker needs to know.
 #[derive(Debug)]
@@ -47,7 +146,7 @@ pub struct Plan {
     /// What is told to the outside.
     pub watch: WatchPlan,
     /// In the order of the file, disabled ones left out; the order of every merged list.
-    pub backends: Vec<Arc<BackendPlan>>,
+    pub backends: Roster,
 }
 
 /// `[observability]`, and `proxy.admin_tools`.
@@ -133,7 +232,7 @@ pub enum HostRule {
 /// One backend.
 #[derive(Debug, PartialEq)]
 pub struct BackendPlan {
-    /// Its index in [`Plan::backends`].
+    /// Its number: the same in every plan, for as long as it is reached in the same way.
     pub id: BackendId,
     /// `name`, unique.
     pub name: Arc<str>,
@@ -162,6 +261,15 @@ pub struct BackendPlan {
 }
 
 impl BackendPlan {
+    /// Whether it is the same backend as in another plan, perhaps with other rules: what is open to
+    /// it can go on.
+    pub fn is_reached_like(&self, other: &BackendPlan) -> bool {
+        self.name == other.name
+            && self.transport == other.transport
+            && self.isolation == other.isolation
+            && self.protocol == other.protocol
+    }
+
     /// Whether it gets the client's own Authorization.
     pub fn forwards(&self) -> bool {
         matches!(&self.transport, TransportPlan::Http(http) if http.forward_auth)

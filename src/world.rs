@@ -1,6 +1,9 @@
 //! Owns: what the exchanges of one worker share: sessions, streams, calls in flight, the catalogue.
 //! Never: I/O; anything another worker may touch, except through mail.
 //! Next: `exchange`, which works on it.
+//!
+//! An exchange takes the [`World`] that is in force when it begins, and keeps it: one plan, with what
+//! comes of it. What outlasts plans is in [`Lasting`], which all of them share.
 
 mod clients;
 mod ear;
@@ -9,7 +12,8 @@ pub mod tape;
 mod view;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::rc::Rc;
+use std::ops::Deref;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -27,7 +31,11 @@ use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{BackendId, Plan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Sender};
-use crate::telemetry::{Kit, desk};
+use crate::rt::outlet::Outlet;
+use crate::telemetry::lines::Line;
+use crate::telemetry::metrics::Meter;
+use crate::telemetry::trace::Report;
+use crate::telemetry::{Switch, desk};
 use streams::Streams;
 pub use streams::{Answering, Reader, StreamMail};
 
@@ -108,11 +116,9 @@ struct Owned {
     pending: Changes,
 }
 
-/// See the head of this file.
+/// A plan and what comes of it; see the head of this file.
 pub struct World {
-    /// Which worker this is.
-    pub me: WorkerId,
-    /// The settings in force.
+    /// The settings.
     pub plan: Arc<Plan>,
     /// Prefixes of the plan.
     pub names: Names,
@@ -122,12 +128,39 @@ pub struct World {
     pub forwards: bool,
     /// The merged lists.
     pub catalog: RefCell<Catalog>,
+    /// Verified tokens, and lists cut to rights.
+    pub desk: Desk,
+    /// Where lines of logs go; `None` = nobody wants any.
+    pub lines: Option<Rc<Outlet<Line>>>,
+    /// Where spans go; `None` = nobody traces.
+    pub spans: Option<Rc<Outlet<Box<Report>>>>,
+    /// The tools of the proxy's own, as lists show them: name and entry. Made when first listed.
+    pub own_tools: OnceCell<Box<[(String, String)]>>,
+    /// The catalogues of sessions that see other lists than the proxy.
+    views: view::Views,
+    lasting: Rc<Lasting>,
+}
+
+impl Deref for World {
+    type Target = Lasting;
+
+    fn deref(&self) -> &Lasting {
+        &self.lasting
+    }
+}
+
+/// What one worker keeps whatever the plan.
+pub struct Lasting {
+    /// Which worker this is.
+    pub me: WorkerId,
+    /// Of how many.
+    pub workers: usize,
+    /// The one in force.
+    current: RefCell<Weak<World>>,
     /// The backends.
     pub backends: Rc<Backends>,
     /// Exact counts.
     pub counts: Arc<Counts>,
-    /// Verified tokens, and lists cut to rights.
-    pub desk: Desk,
     /// Set once, when the worker is to end.
     pub draining: Rc<Event>,
     post: SessionPost,
@@ -146,14 +179,12 @@ pub struct World {
     rolls: RefCell<AHashMap<u64, Sender<Vec<Arc<SessionRecord>>>>>,
     /// Questions to the control plane under way.
     questions: RefCell<AHashMap<u64, OneSender<desk::Reply>>>,
-    /// What is told to the outside.
-    pub kit: Kit,
-    /// The tools of the proxy's own, as lists show them: name and entry. Made when first listed.
-    pub own_tools: OnceCell<Box<[(String, String)]>>,
+    /// What is counted.
+    pub meter: Meter,
+    /// Where the control plane is asked.
+    office: desk::Desk,
     /// Copies of calls that are under way.
     pub copies: Cell<usize>,
-    /// The catalogues of sessions that see other lists than the proxy.
-    views: view::Views,
 }
 
 const TOOLS_CHANGED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
@@ -162,27 +193,21 @@ const RESOURCES_CHANGED: &[u8] =
 const PROMPTS_CHANGED: &[u8] =
     br#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#;
 
-impl World {
-    /// The world of worker `me`.
+impl Lasting {
+    /// What worker `me` keeps; no world is in force yet.
     pub fn new(
         me: WorkerId,
-        plan: Arc<Plan>,
-        catalog: Catalog,
+        workers: usize,
         backends: Rc<Backends>,
         counts: Arc<Counts>,
         post: SessionPost,
-        kit: Kit,
-    ) -> World {
-        World {
+        meter: Meter,
+        office: desk::Desk,
+    ) -> Rc<Lasting> {
+        Rc::new(Lasting {
             me,
-            names: Names::new(&plan),
-            only: {
-                let mut listed = plan.backends.iter().filter(|backend| !backend.unlisted);
-                listed.next().map(|backend| backend.id).filter(|_| listed.next().is_none())
-            },
-            forwards: plan.backends.iter().any(|backend| backend.forwards()),
-            plan,
-            catalog: RefCell::new(catalog),
+            workers,
+            current: RefCell::default(),
             backends,
             counts,
             draining: Rc::default(),
@@ -191,7 +216,6 @@ impl World {
             hasher: RandomState::new(),
             owned: RefCell::default(),
             sessions_of: RefCell::default(),
-            desk: Desk::default(),
             known: RefCell::default(),
             asked: RefCell::default(),
             streams: Streams::default(),
@@ -200,11 +224,65 @@ impl World {
             next_token: Cell::new(1),
             rolls: RefCell::default(),
             questions: RefCell::default(),
-            kit,
-            own_tools: OnceCell::new(),
+            meter,
+            office,
             copies: Cell::new(0),
+        })
+    }
+
+    /// The world in force; `None` once the worker has ended.
+    pub fn current(&self) -> Option<Rc<World>> {
+        self.current.borrow().upgrade()
+    }
+}
+
+impl World {
+    /// A world of a plan, in force from now on: whoever asks for the current one gets it. To be held
+    /// by the worker. What goes out goes where it went `before`, unless `outlets` say otherwise.
+    pub fn enter(
+        lasting: &Rc<Lasting>,
+        plan: Arc<Plan>,
+        outlets: Switch,
+        before: Option<&World>,
+    ) -> Rc<World> {
+        let lines = match outlets.lines {
+            Some(lines) => lines.map(Rc::new),
+            None => before.and_then(|before| before.lines.clone()),
+        };
+        let spans = match outlets.spans {
+            Some(spans) => spans.map(Rc::new),
+            None => before.and_then(|before| before.spans.clone()),
+        };
+        let catalog = Catalog::with(&plan, lasting.backends.offers());
+        let world = Rc::new(World {
+            names: Names::new(&plan),
+            only: {
+                let mut listed = plan.backends.iter().filter(|backend| !backend.unlisted);
+                listed.next().map(|backend| backend.id).filter(|_| listed.next().is_none())
+            },
+            forwards: plan.backends.iter().any(|backend| backend.forwards()),
+            plan,
+            catalog: RefCell::new(catalog),
+            desk: Desk::default(),
+            lines,
+            spans,
+            own_tools: OnceCell::new(),
             views: view::Views::default(),
-        }
+            lasting: lasting.clone(),
+        });
+        *lasting.current.borrow_mut() = Rc::downgrade(&world);
+        world
+    }
+
+    /// This one, or the one that is in force now: for what waits long and is to be told of the time
+    /// at which it ends.
+    pub fn latest(self: &Rc<World>) -> Rc<World> {
+        self.lasting.current().unwrap_or_else(|| self.clone())
+    }
+
+    /// What outlasts this plan.
+    pub fn lasting(&self) -> &Rc<Lasting> {
+        &self.lasting
     }
 
     fn token(&self) -> u64 {
@@ -215,7 +293,7 @@ impl World {
 
     fn workers(&self) -> impl Iterator<Item = WorkerId> + use<> {
         let me = self.me;
-        (0..self.plan.workers).filter(move |worker| *worker != me)
+        (0..self.workers).filter(move |worker| *worker != me)
     }
 
     // Sessions.
@@ -227,7 +305,7 @@ impl World {
         make: impl FnOnce(SessionId) -> SessionRecord,
     ) -> Result<Arc<SessionRecord>> {
         // The kernel spreads connections evenly, so each worker holds its share of the bound.
-        let share = limits::SESSIONS_PER_PRINCIPAL_MAX.div_ceil(self.plan.workers);
+        let share = limits::SESSIONS_PER_PRINCIPAL_MAX.div_ceil(self.workers);
         if let Some(principal) = principal
             && self.sessions_of.borrow().get(principal).is_some_and(|count| *count >= share)
         {
@@ -264,7 +342,7 @@ impl World {
         if id.owner() == self.me {
             return self.owned.borrow().get(&id).map(|o| o.record.clone()).ok_or_else(missing);
         }
-        if id.owner() >= self.plan.workers {
+        if id.owner() >= self.workers {
             return Err(missing());
         }
         if let Some(record) = self.known.borrow().get(&id)
@@ -371,7 +449,7 @@ impl World {
     pub async fn all_sessions(&self) -> Vec<Arc<SessionRecord>> {
         let mut all = self.own_sessions();
         let token = self.token();
-        let (sender, mut answers) = rt::local::queue(self.plan.workers);
+        let (sender, mut answers) = rt::local::queue(self.workers);
         self.rolls.borrow_mut().insert(token, sender);
         let _asking = Asking { world: self, token };
         let asked = self
@@ -408,7 +486,7 @@ impl World {
         self.questions.borrow_mut().insert(token, sender);
         let _asking = Asking { world: self, token };
         let question = desk::Question { worker: self.me, token, wanted };
-        let told = match self.kit.desk.ask(question) {
+        let told = match self.office.ask(question) {
             Ok(()) => rt::time::timeout(limits::DESK_PATIENCE, answer).await,
             Err(_) => Ok(None),
         };

@@ -10,6 +10,7 @@ use crate::support::client::{ACCEPT, Client, JSON, message};
 use crate::support::http::{Answer, Conn, once};
 use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
 use crate::support::{quote, wait_until};
+use crate::traces::Collector;
 
 const ALL: &str = "opens-everything-1";
 const OTHER: &str = "opens-everything-2";
@@ -662,7 +663,8 @@ fn the_audit_log_names_principals_and_counts_who_is_turned_away() {
 /// Everything that the binary says, in any way, with every kind of secret in its configuration.
 #[test]
 fn secrets_are_never_printed() {
-    const SECRETS: [&str; 9] = [
+    const SECRETS: [&str; 10] = [
+        "s3cret-of-the-collector",
         "s3cret-token-of-all",
         "s3cret-token-scoped",
         "s3cret-admin-token",
@@ -676,12 +678,21 @@ fn secrets_are_never_printed() {
     let scratch = scratch();
     std::fs::write(scratch.path().join("secret"), "s3cret-from-file\n").unwrap();
     let stub = HttpStub::start("web", &[]);
+    let collector = Collector::start();
     let config = |more: &str| {
         format!(
             r#"[proxy]
 name = "p"
 workers = 2
 {more}
+[observability]
+audit = {{ include_arguments = true }}
+[observability.access_log]
+enabled = true
+[observability.tracing]
+enabled = true
+endpoint = "http://{}"
+headers = {{ X-Team = "research", X-Api-Key = "s3cret-of-the-collector" }}
 [auth]
 type = "bearer"
 tokens = ["s3cret-token-of-all", "file:secret", "${{MCP_PROXY_TEST_SECRET}}"]
@@ -707,6 +718,7 @@ command = {}
 args = ["--name", "pipe"]
 env = {{ KEY = "s3cret-environment" }}
 "#,
+            collector.addr,
             stub.addr,
             quote(crate::support::process::stub_path()),
         )
@@ -757,8 +769,31 @@ env = {{ KEY = "s3cret-environment" }}
         let answer = post(&proxy, "/mcp", &bearer(line), "{}");
         silent("a refusal", answer.text());
     }
-    let answer = once(proxy.addr, "GET", "/admin", &bearer("s3cret-admin-token"));
-    silent("/admin", answer.text());
+    let lines = bearer("s3cret-admin-token");
+    let description = once(proxy.addr, "GET", "/admin/openapi.json", &lines).json();
+    let paths = description["paths"].as_object().expect("paths");
+    assert!(paths.len() >= 8, "{description}");
+    for (path, operations) in paths {
+        for method in operations.as_object().expect("operations").keys() {
+            let answer = once(proxy.addr, &method.to_ascii_uppercase(), path, &lines);
+            silent(path, answer.text());
+        }
+    }
+    let shown = once(proxy.addr, "GET", "/admin/config", &lines);
+    assert!(shown.text().contains("***"), "{}", shown.text());
+    let metrics = once(proxy.addr, "GET", "/admin/metrics", &lines);
+    assert!(metrics.text().contains("mcp_proxy_requests_total"), "{}", metrics.text());
+    let mut admin = Client::connect_as(proxy.addr, "s3cret-admin-token");
+    for tool in admin.names("tools/list") {
+        silent(&tool, &admin.call(&tool, "{}").text);
+    }
+    // Spans are there, and are told in clear text.
+    let spans = || {
+        let requests = collector.requests.lock().unwrap();
+        requests.iter().map(|span| String::from_utf8_lossy(span).into_owned()).collect::<String>()
+    };
+    wait_until("spans", || spans().contains("tools/call gone__x"));
+    silent("a span", &spans());
     wait_until("a word about the backend that is gone", || proxy.stderr().contains("gone"));
     silent("stdout", &proxy.stdout());
     silent("stderr", &proxy.stderr());

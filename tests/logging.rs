@@ -202,7 +202,11 @@ fn a_child_of_ones_own_and_a_session_that_all_share() {
 fn the_level_of_a_caller_without_a_session_is_told_to_backends_that_have_them() {
     let world = world("isolation = \"session\"\n", "");
     let mut caller = Caller::new(&world.proxy);
-    for (name, journal) in [("pipe", &world.pipe), ("web", &world.web)] {
+    // Of another kind each, so that another session stands for it.
+    for (name, journal, capabilities) in
+        [("pipe", &world.pipe, "{}"), ("web", &world.web, r#"{"roots":{}}"#)]
+    {
+        caller.capabilities = capabilities.into();
         let before = journal.count("level ");
         for (level, heard, told) in
             [("error", 4, "error"), ("debug", 8, "debug"), ("warning", 5, "debug")]

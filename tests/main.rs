@@ -29,6 +29,8 @@ mod logging;
 mod metrics;
 mod modern;
 mod polling;
+mod principals;
+mod reload;
 mod resilience;
 mod resume;
 mod sessions;

@@ -137,24 +137,28 @@ fn spans(body: &[u8]) -> Vec<Span> {
 }
 
 /// Takes spans.
-struct Collector {
-    addr: SocketAddr,
+pub(crate) struct Collector {
+    pub(crate) addr: SocketAddr,
     spans: Arc<Mutex<Vec<Span>>>,
+    /// The requests that brought them.
+    pub(crate) requests: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Collector {
-    fn start() -> Collector {
+    pub(crate) fn start() -> Collector {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Span>>> = Arc::default();
-        let kept = seen.clone();
+        let requests: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let (kept, raw) = (seen.clone(), requests.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let body = Collector::take(stream.unwrap());
                 kept.lock().unwrap().extend(spans(&body));
+                raw.lock().unwrap().push(body);
             }
         });
-        Collector { addr, spans: seen }
+        Collector { addr, spans: seen, requests }
     }
 
     fn take(mut stream: TcpStream) -> Vec<u8> {
@@ -196,7 +200,7 @@ impl Collector {
     }
 }
 
-fn start(addr: SocketAddr, keys: &str, backends: String) -> Proxy {
+pub(crate) fn start(addr: SocketAddr, keys: &str, backends: String) -> Proxy {
     let proxy = format!(
         "[observability.tracing]\nenabled = true\nendpoint = \"http://{addr}\"\n\
          headers = {{ X-Team = \"research\" }}\n{keys}"

@@ -80,7 +80,7 @@ impl Drop for Ticket {
 
 /// See [`Backends::call`].
 pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Box<Run>> {
-    let entry = backends.entries[call.backend].clone();
+    let entry = backends.entry_of(call.backend)?;
     if let Some(budget) = rows(&entry).retry.as_ref().and_then(|retry| retry.budget.as_ref()) {
         budget.call(backends.board.elapsed());
     }
@@ -579,6 +579,31 @@ fn hand_on(backends: &Rc<Backends>, entry: &Rc<Entry>, limit: &Concurrency, mut 
             // Nobody waits here any more.
             None => limit.pass_on(),
         };
+    }
+}
+
+/// The backend has other rules: who waits for a place waits under the new limit, or no more.
+pub(super) fn follow_rules(backends: &Rc<Backends>, old: &Rc<Entry>, new: &Rc<Entry>) {
+    match (&rows(old).concurrency, &rows(new).concurrency) {
+        (Some(before), None) => {
+            let waiters = std::mem::take(&mut *old.waiters.borrow_mut());
+            for waiter in waiters {
+                before.take_beyond();
+                before.leave_queue();
+                waiter.served.set();
+            }
+            publish(backends, old, before);
+        }
+        (Some(_), Some(limit)) => {
+            while let Some(worker) = limit.next() {
+                hand_on(backends, new, limit, Some(worker));
+                if worker != backends.me {
+                    // That worker looks for more by itself.
+                    break;
+                }
+            }
+        }
+        _ => {}
     }
 }
 

@@ -138,7 +138,7 @@ pub(super) fn open(
     let token = envelope.progress_token;
     let mut shown = Vec::with_capacity(message.len() + 32);
     names::renamed(&mut shown, message, id, token, itoa::Buffer::new().format(number).as_bytes());
-    let shown = note::related(shown, &backends.plan, entry.id);
+    let shown = note::related(shown, &backends.plan.borrow(), entry.id);
     let ask = Ask {
         entry: entry.clone(),
         session: session.clone(),
@@ -238,7 +238,7 @@ pub(super) fn said(
     at: Span,
 ) {
     let Some(number) = names::number(at.of(&message)) else { return };
-    let keeper = (number % backends.plan.workers as u64) as usize;
+    let keeper = (number % backends.workers as u64) as usize;
     if keeper != backends.me {
         let mail = BackendMail::Said { session, word, message, at };
         return backends.send(keeper, mail);
@@ -252,7 +252,7 @@ pub(super) fn said(
         Word::Answer => {
             let Some(ask) = asks.take(number) else { return };
             let answer = jsonrpc::splice(&message, &[(at, &ask.id)]);
-            let answer = note::own_related(answer, &backends.plan, ask.entry.id);
+            let answer = note::own_related(answer, &backends.plan.borrow(), ask.entry.id);
             ask.close(backends, answer);
         }
         Word::Progress => {
@@ -260,7 +260,7 @@ pub(super) fn said(
             let Some(ask) = open.get(&number) else { return };
             let Some(token) = &ask.token else { return };
             let progress = jsonrpc::splice(&message, &[(at, token)]);
-            let progress = note::own_related(progress, &backends.plan, ask.entry.id);
+            let progress = note::own_related(progress, &backends.plan.borrow(), ask.entry.id);
             ask.tell(backends, progress);
         }
     }

@@ -141,7 +141,7 @@ impl Drop for Guard {
 
 /// See [`Backends::call`].
 pub(super) async fn call(backends: &Rc<Backends>, mut call: Call) -> Result<Attempt> {
-    let entry = backends.entries[call.backend].clone();
+    let entry = backends.entry_of(call.backend)?;
     let guard = Guard::new(backends, entry.clone(), &mut call)?;
     let wire = wire(backends, &entry, call).await;
     Ok(Attempt { wire: guard.judge(wire)?, guard })

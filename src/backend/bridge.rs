@@ -173,7 +173,7 @@ pub(super) fn sweep(backends: &Rc<Backends>, now: Instant) {
             bridge.record.touch(now);
         }
     }
-    for record in backends.bridges.over(now, backends.plan.session_idle) {
+    for record in backends.bridges.over(now, backends.plan.borrow().session_idle) {
         end(backends, &record);
     }
 }

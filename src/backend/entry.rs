@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,13 +27,23 @@ use crate::http::ClientConnection;
 use crate::mcp::catalog::Slice;
 use crate::mcp::revision::Era;
 use crate::mcp::session::SessionId;
-use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId};
+use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId, slot};
 use crate::rt::local::{Event, Notify};
 
-/// A backend on one worker.
+/// A backend on one worker, under the rules of one plan. A reload that changes rules makes another
+/// one, with the same [`Live`]: what was begun goes on under the rules under which it was.
 pub(super) struct Entry {
     pub(super) id: BackendId,
     pub(super) plan: Arc<BackendPlan>,
+    /// What it offers, shaped by the rules, as last published.
+    pub(super) slice: RefCell<Option<Arc<Slice>>>,
+    /// Answers that are kept (`cache`).
+    pub(super) shelf: Option<Rc<Shelf>>,
+    live: Rc<Live>,
+}
+
+/// What outlasts the rules.
+pub(super) struct Live {
     /// The worker whose supervisor keeps it up.
     pub(super) owner: WorkerId,
     /// Calls of this worker.
@@ -45,8 +56,6 @@ pub(super) struct Entry {
     pub(super) era: Cell<Era>,
     /// Rung when that is another than before.
     pub(super) era_changed: Notify,
-    /// What it offers, as last published.
-    pub(super) slice: RefCell<Option<Arc<Slice>>>,
     /// Its supervisor lives; of use on the owner alone.
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
@@ -58,13 +67,24 @@ pub(super) struct Entry {
     /// What it shows to others.
     pub(super) views: Views,
     pub(super) wire: Wire,
-    /// Answers that are kept (`cache`).
-    pub(super) shelf: Option<Shelf>,
+    /// Its end has begun, or that of the proxy.
+    pub(super) closing: Event,
+    /// Its plan is in force; before that, it only takes mail.
+    pub(super) is_in_force: Cell<bool>,
+}
+
+impl Deref for Entry {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        &self.live
+    }
 }
 
 /// What depends on how it is reached.
 pub(super) enum Wire {
-    Http(Http),
+    /// In a box: it has twice as much as a child.
+    Http(Box<Http>),
     Stdio(Channels),
 }
 
@@ -86,10 +106,8 @@ pub(super) struct Http {
 
 impl Entry {
     pub(super) fn new(plan: &Arc<BackendPlan>, workers: usize) -> Entry {
-        Entry {
-            id: plan.id,
-            plan: plan.clone(),
-            owner: plan.id % workers.max(1),
+        let live = Live {
+            owner: slot(plan.id) % workers.max(1),
             in_flight: Cell::new(0),
             settled: Event::new(),
             waiters: RefCell::default(),
@@ -99,14 +117,9 @@ impl Entry {
             supervised: Cell::new(false),
             bell: Bell::new(),
             wishes: Wishes::default(),
-            shelf: {
-                let reuse = plan.chain.reuse.as_ref();
-                reuse.and_then(|reuse| reuse.cache.as_ref()).map(Shelf::new)
-            },
-            slice: RefCell::default(),
             views: Views::default(),
             wire: match &plan.transport {
-                TransportPlan::Http(http) => Wire::Http(Http {
+                TransportPlan::Http(http) => Wire::Http(Box::new(Http {
                     pool: Pool::new(http.connections_max),
                     addresses: Addresses::new(&http.host, http.port),
                     legs: RefCell::new(AHashMap::new()),
@@ -114,9 +127,18 @@ impl Entry {
                     channels: Channels::new(),
                     streams: RefCell::new(AHashMap::new()),
                     asides: Asides::default(),
-                }),
+                })),
                 TransportPlan::Stdio(_) => Wire::Stdio(Channels::new()),
             },
+            closing: Event::new(),
+            is_in_force: Cell::new(false),
+        };
+        Entry {
+            id: plan.id,
+            plan: plan.clone(),
+            slice: RefCell::default(),
+            shelf: shelf(plan),
+            live: Rc::new(live),
         }
     }
 
@@ -127,6 +149,36 @@ impl Entry {
             self.era_changed.notify_all();
         }
         changed
+    }
+
+    /// The same backend under other rules; what it offers is shaped anew.
+    pub(super) fn under(&self, plan: &Arc<BackendPlan>) -> Entry {
+        debug_assert!(self.plan.is_reached_like(plan));
+        let keeps = self.plan.chain == plan.chain;
+        let slice = self.slice.borrow().as_ref().and_then(|slice| match slice.shaped(plan) {
+            Ok(slice) => Some(Arc::new(slice)),
+            Err(error) => {
+                tracing::warn!(backend = self.name(), %error, "lists under new rules are unusable");
+                None
+            }
+        });
+        Entry {
+            id: plan.id,
+            plan: plan.clone(),
+            slice: RefCell::new(slice),
+            shelf: if keeps { self.shelf.clone() } else { shelf(plan) },
+            live: self.live.clone(),
+        }
+    }
+
+    /// Whether the other one is the same backend, perhaps under other rules.
+    pub(super) fn is_same(&self, other: &Entry) -> bool {
+        Rc::ptr_eq(&self.live, &other.live)
+    }
+
+    /// Whether its supervisor is to live.
+    pub(super) fn is_kept_up(&self) -> bool {
+        self.is_in_force.get() && !self.closing.is_set()
     }
 
     /// Its name in the configuration.
@@ -157,4 +209,9 @@ impl Entry {
     pub(super) fn link(&self, session: Option<SessionId>) -> Option<Rc<Link>> {
         self.channels().link(session)
     }
+}
+
+fn shelf(plan: &BackendPlan) -> Option<Rc<Shelf>> {
+    let reuse = plan.chain.reuse.as_ref();
+    reuse.and_then(|reuse| reuse.cache.as_ref()).map(|cache| Rc::new(Shelf::new(cache)))
 }

@@ -37,6 +37,11 @@ impl Failure {
         }
     }
 
+    /// The backend is in no plan any more, and nothing was sent.
+    pub(super) fn left() -> Failure {
+        Failure::new(Kind::Unavailable, "it has left the configuration")
+    }
+
     pub(super) fn note(mut self, note: impl Into<Cow<'static, str>>) -> Failure {
         self.note = note.into();
         self

@@ -16,7 +16,7 @@ use super::entry::Entry;
 use super::handle::CallHandle;
 use super::names::Own;
 use super::shelf::{self, Moment};
-use super::{BackendMail, Backends, Call, Caller, Kept, Replies, Reply, stopped};
+use super::{BackendMail, Backends, Call, Caller, Kept, Replies, Reply, left, stopped};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Kind as Message, Span};
 use crate::limits;
@@ -173,7 +173,7 @@ pub(super) async fn call(
     reusable: Box<Reusable>,
     lead: Lead,
 ) -> Result<Replies> {
-    let entry = backends.entries[call.backend].clone();
+    let entry = backends.entry_of(call.backend)?;
     let Some(key) = reusable.flight.clone() else {
         lead();
         let moment = Moment::now(backends, &entry, &reusable);
@@ -182,7 +182,7 @@ pub(super) async fn call(
         let tap = Tap { backends, entry, reusable, moment, replies, seen: None };
         return Ok(Replies(Kept::Tapped(Box::new(tap))));
     };
-    let owner = owner(&key, backends.plan.workers);
+    let owner = owner(&key, backends.workers);
     let token = backends.number();
     let (sender, inbox) = queue(limits::SSE_QUEUE_MESSAGES_MAX);
     backends.seats.borrow_mut().insert(token, sender);
@@ -261,7 +261,9 @@ fn tell(backends: &Backends, token: u64, news: News) {
 
 fn join(backends: &Rc<Backends>, from: WorkerId, token: u64, reusable: Box<Reusable>, sent: Sent) {
     let Some(key) = reusable.flight.clone() else { return };
-    let entry = backends.entries[sent.backend].clone();
+    let Some(entry) = backends.entry(sent.backend) else {
+        return land(backends, from, token, Landed::Failed(Fault::of(&left())));
+    };
     // It may have landed while the mail was under way.
     if let Some(held) = shelf::find(backends, &entry, &reusable) {
         return land(backends, from, token, Landed::Answer(held));
@@ -489,9 +491,9 @@ impl Joined {
                 }
                 Ok(None) => return Err(Error::new(Kind::Internal).cause("nobody tells the end")),
                 Err(stop) => {
-                    let name = &self.backends.plan.backends;
-                    let name = self.call.as_ref().map_or("", |call| &name[call.backend].name);
-                    return Err(stopped(stop, &self.handle, name, Duration::ZERO));
+                    let entry = self.backends.entry(self.backend);
+                    let name = entry.map_or(String::new(), |entry| entry.name().to_owned());
+                    return Err(stopped(stop, &self.handle, &name, Duration::ZERO));
                 }
             }
         }

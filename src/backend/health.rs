@@ -7,13 +7,13 @@
 //! dropped when it is busy: the next change brings the next text.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::mcp::revision::Era;
-use crate::plan::{BackendId, RestartPlan, WorkerId};
+use crate::plan::{BackendId, RestartPlan, WorkerId, slot};
 
 /// Where a backend is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,46 +156,107 @@ struct Age {
     asks: AtomicU64,
 }
 
+/// All that is known of one backend.
+struct Row {
+    line: Line,
+    age: Age,
+    /// One for each worker.
+    shares: Box<[Share]>,
+    /// Workers that have nothing to do with it any more.
+    left: AtomicUsize,
+}
+
+impl Row {
+    fn new(workers: usize) -> Row {
+        let shares = (0..workers).map(|_| Share::default()).collect();
+        Row { line: Line::default(), age: Age::default(), shares, left: AtomicUsize::new(0) }
+    }
+
+    /// As it was made, for another backend; ages go on, as what is old must stay so.
+    fn clear(&self) {
+        let Line { state, era, tools, restarts } = &self.line;
+        state.store(0, Ordering::Relaxed);
+        era.store(0, Ordering::Relaxed);
+        for count in [tools, restarts] {
+            count.store(0, Ordering::Relaxed);
+        }
+        for share in &self.shares {
+            let Share { in_flight, children, idle, success, cache } = share;
+            for count in [in_flight, children, idle] {
+                count.store(0, Ordering::Relaxed);
+            }
+            let Cached { hits, misses, merged, entries, bytes, age } = cache;
+            for count in [success, hits, misses, merged, entries, bytes, age] {
+                count.store(0, Ordering::Relaxed);
+            }
+        }
+        self.left.store(0, Ordering::Release);
+    }
+}
+
+/// Rows that are made together.
+const CHUNK: usize = 16;
+
 /// The health of all backends, shared by all threads.
 pub struct Board {
     born: Instant,
-    lines: Box<[Line]>,
-    /// One row per worker.
-    shares: Box<[Share]>,
-    ages: Box<[Age]>,
+    workers: usize,
+    /// By place ([`slot`]), made when first needed: a worker only follows a pointer.
+    chunks: Box<[OnceLock<Box<[Row]>>]>,
     tell: Tell,
 }
 
 impl Board {
     /// A board on which all backends are in their first start.
     pub fn new(workers: usize, backends: usize, tell: Tell) -> Arc<Board> {
-        Arc::new(Board {
-            born: Instant::now(),
-            lines: (0..backends).map(|_| Line::default()).collect(),
-            ages: (0..backends).map(|_| Age::default()).collect(),
-            shares: (0..backends * workers).map(|_| Share::default()).collect(),
-            tell,
-        })
+        let chunks = (0..limits::BACKENDS_MAX.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
+        let board = Board { born: Instant::now(), workers, chunks, tell };
+        for id in 0..backends {
+            board.the(id);
+        }
+        Arc::new(board)
+    }
+
+    fn the(&self, id: BackendId) -> &Row {
+        let slot = slot(id);
+        let made = || (0..CHUNK).map(|_| Row::new(self.workers)).collect();
+        &self.chunks[slot / CHUNK].get_or_init(made)[slot % CHUNK]
+    }
+
+    /// Begins a row for a backend that no worker has heard of yet; whoever had the place before has
+    /// [left](Board::has_left) it.
+    pub fn open(&self, id: BackendId) {
+        self.the(id).clear();
+    }
+
+    /// A worker has nothing to do with a backend any more.
+    pub(super) fn leave(&self, id: BackendId) {
+        self.the(id).left.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether that is so of all workers.
+    pub fn has_left(&self, id: BackendId) -> bool {
+        self.the(id).left.load(Ordering::Acquire) >= self.workers
     }
 
     /// Its state.
     pub fn state(&self, id: BackendId) -> State {
-        State::ALL[usize::from(self.lines[id].state.load(Ordering::Relaxed))]
+        State::ALL[usize::from(self.the(id).line.state.load(Ordering::Relaxed))]
     }
 
     /// What it speaks, as last found out.
     pub fn era(&self, id: BackendId) -> Era {
-        Era::ALL[usize::from(self.lines[id].era.load(Ordering::Relaxed))]
+        Era::ALL[usize::from(self.the(id).line.era.load(Ordering::Relaxed))]
     }
 
     /// Tools in its list as last read.
     pub fn tools(&self, id: BackendId) -> u32 {
-        self.lines[id].tools.load(Ordering::Relaxed)
+        self.the(id).line.tools.load(Ordering::Relaxed)
     }
 
     /// How often it was brought up again.
     pub fn restarts(&self, id: BackendId) -> u32 {
-        self.lines[id].restarts.load(Ordering::Relaxed)
+        self.the(id).line.restarts.load(Ordering::Relaxed)
     }
 
     /// Calls in flight, all workers together.
@@ -241,14 +302,15 @@ impl Board {
 
     /// Empties the caches of all backends: no call from now on is answered with what is there now.
     pub fn clear_caches(&self) {
-        for id in 0..self.ages.len() {
-            self.outdate(id, true, true);
+        for row in self.chunks.iter().filter_map(OnceLock::get).flatten() {
+            row.age.tools.fetch_add(1, Ordering::AcqRel);
+            row.age.resources.fetch_add(1, Ordering::AcqRel);
         }
     }
 
     /// Answers about tools, resources or both are old from now on.
     pub fn outdate(&self, id: BackendId, tools: bool, resources: bool) {
-        let age = &self.ages[id];
+        let age = &self.the(id).age;
         for (old, which) in [(tools, &age.tools), (resources, &age.resources)] {
             if old {
                 which.fetch_add(1, Ordering::AcqRel);
@@ -258,17 +320,17 @@ impl Board {
 
     /// Grows whenever what is kept becomes old.
     pub(super) fn age(&self, id: BackendId, resources: bool) -> u64 {
-        let age = &self.ages[id];
+        let age = &self.the(id).age;
         if resources { &age.resources } else { &age.tools }.load(Ordering::Acquire)
     }
 
     /// The backend asked a client for something.
     pub(super) fn asked(&self, id: BackendId) {
-        self.ages[id].asks.fetch_add(1, Ordering::AcqRel);
+        self.the(id).age.asks.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn asks(&self, id: BackendId) -> u64 {
-        self.ages[id].asks.load(Ordering::Acquire)
+        self.the(id).age.asks.load(Ordering::Acquire)
     }
 
     pub(super) fn count_cache(&self, worker: WorkerId, id: BackendId, hit: bool) {
@@ -293,30 +355,30 @@ impl Board {
     }
 
     fn row(&self, id: BackendId) -> impl Iterator<Item = &Share> {
-        self.shares.iter().skip(id).step_by(self.lines.len())
+        self.the(id).shares.iter()
     }
 
     fn share(&self, worker: WorkerId, id: BackendId) -> &Share {
-        &self.shares[worker * self.lines.len() + id]
+        &self.the(id).shares[worker]
     }
 
     /// The owner's word; the control thread is told.
     pub(super) fn set(&self, id: BackendId, state: State, detail: Option<String>) {
-        self.lines[id].state.store(state as u8, Ordering::Relaxed);
+        self.the(id).line.state.store(state as u8, Ordering::Relaxed);
         (self.tell)(Note::Backend { id, state, tools: self.tools(id), detail });
     }
 
     pub(super) fn set_era(&self, id: BackendId, era: Era) {
-        self.lines[id].era.store(era as u8, Ordering::Relaxed);
+        self.the(id).line.era.store(era as u8, Ordering::Relaxed);
     }
 
     pub(super) fn set_tools(&self, id: BackendId, tools: usize) {
         let tools = u32::try_from(tools).unwrap_or(u32::MAX);
-        self.lines[id].tools.store(tools, Ordering::Relaxed);
+        self.the(id).line.tools.store(tools, Ordering::Relaxed);
     }
 
     pub(super) fn count_restart(&self, id: BackendId) {
-        let restarts = &self.lines[id].restarts;
+        let restarts = &self.the(id).line.restarts;
         restarts.store(restarts.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
@@ -343,7 +405,7 @@ impl Board {
 
 impl fmt::Debug for Board {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries((0..self.lines.len()).map(|id| self.state(id))).finish()
+        f.debug_struct("Board").field("workers", &self.workers).finish_non_exhaustive()
     }
 }
 
@@ -370,6 +432,11 @@ impl Backoff {
         let doublings = (self.failures - 1).min(20);
         let step = self.plan.initial.saturating_mul(1 << doublings).min(self.plan.max).min(max);
         Some(self.chance.between(step / 2, step))
+    }
+
+    /// Other pauses from now on.
+    pub(super) fn follow(&mut self, plan: RestartPlan) {
+        self.plan = plan;
     }
 
     /// Failures since all was well.

@@ -66,7 +66,8 @@ enum End {
 impl Backends {
     /// Whether a backend tells of changed resources.
     pub fn can_subscribe(&self, backend: BackendId) -> bool {
-        let slice = self.entries[backend].slice.borrow();
+        let Some(entry) = self.entry(backend) else { return false };
+        let slice = entry.slice.borrow();
         slice.as_ref().is_some_and(|slice| slice.can_subscribe())
     }
 
@@ -79,8 +80,12 @@ impl Backends {
         uris: &[String],
         out: Sender<Heard>,
     ) -> Subscription {
-        let entry = self.entries[backend].clone();
         let stop = Rc::new(Event::new());
+        let Some(entry) = self.entry(backend) else {
+            // Nothing will be heard of it.
+            let _ = out.try_send(Heard::Agreed(Vec::new()));
+            return Subscription(stop);
+        };
         let (backends, caller, uris) = (self.clone(), caller.clone(), uris.to_vec());
         let stopped = stop.clone();
         rt::spawn("client that listens", async move {
@@ -89,16 +94,18 @@ impl Backends {
                 let era = entry.era_changed.notified();
                 if entry.era.get().is_modern() {
                     let _listening = client(&backends, &entry, &caller, &uris, out.clone());
-                    if let Either::Right(()) = race(era, stopped.wait()).await {
+                    let over = race(stopped.wait(), entry.closing.wait());
+                    if let Either::Right(_) = race(era, over).await {
                         return;
                     }
                     continue;
                 }
                 let attending = listeners::attend(&backends, &entry, &caller, &uris, &out);
-                let ended = race(era, stopped.wait());
+                let over = race(stopped.wait(), entry.closing.wait());
+                let ended = race(era, over);
                 match race(Box::pin(attending), ended).await {
                     Either::Right(Either::Left(())) => {}
-                    Either::Left(()) | Either::Right(Either::Right(())) => return,
+                    Either::Left(()) | Either::Right(Either::Right(_)) => return,
                 }
             }
         });
@@ -133,7 +140,7 @@ pub(super) fn client(
 /// Listens for changed lists, until the value is dropped.
 pub(super) fn own(backends: &Rc<Backends>, entry: &Rc<Entry>) -> Subscription {
     let params = br#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
-    keep(backends, entry, era::own_params(&backends.plan, Some(params)), Ear::Own)
+    keep(backends, entry, era::own_params(&backends.plan.borrow(), Some(params)), Ear::Own)
 }
 
 fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -> Subscription {
@@ -151,10 +158,11 @@ fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -
             let began = Instant::now();
             // Dropped on stop, which ends the request.
             let stream = stream(&backends, &entry, &params, &ear, &mut times);
-            let opened = match race(stream, stopped.wait()).await {
+            let over = race(stopped.wait(), entry.closing.wait());
+            let opened = match race(stream, over).await {
                 Either::Left(End::Closed { opened }) => opened,
                 Either::Left(End::Refused) => break,
-                Either::Left(End::Deaf) | Either::Right(()) => return,
+                Either::Left(End::Deaf) | Either::Right(_) => return,
             };
             if opened && began.elapsed() >= limits::LIVED_WELL {
                 backoff.reset();
@@ -164,7 +172,8 @@ fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -
                 backends.hint(&entry, supervise::FAILED);
             }
             let pause = backoff.next(limits::HTTP_RETRY_MAX).unwrap_or(limits::HTTP_RETRY_MAX);
-            if rt::time::timeout(pause, stopped.wait()).await.is_ok() {
+            let over = race(stopped.wait(), entry.closing.wait());
+            if rt::time::timeout(pause, over).await.is_ok() {
                 return;
             }
         }

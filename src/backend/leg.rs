@@ -362,7 +362,7 @@ async fn open(
     let provisional = Rc::new(Leg::provisional(plan));
     let asked = Raw::number(0);
     let mut body = Vec::with_capacity(256);
-    let params = own::hello(&backends.plan, session.map(|session| &**session));
+    let params = own::hello(&backends.plan.borrow(), session.map(|session| &**session));
     jsonrpc::request(&mut body, &asked, "initialize", Some(&params));
     let request = Request { body: &body, rename: None, asked, whole: true, caller: None };
     let answer = own::over_http(backends, entry, &provisional, &request, &handle)
@@ -396,8 +396,11 @@ pub(super) fn ask_for(
     session: Option<Arc<SessionRecord>>,
     lost: Option<u64>,
 ) {
-    let entry = backends.entries[backend].clone();
     let key = session.as_ref().map(|session| session.id);
+    let Some(entry) = backends.entry(backend) else {
+        let mail = BackendMail::Told { backend, session: key, leg: Err(Failure::left()) };
+        return backends.send(from, mail);
+    };
     let tell = move |backends: &Backends, leg: Result<Rc<Leg>, Failure>| {
         let leg = leg.map(|leg| Box::new(Leg::clone(&leg)));
         backends.send(from, BackendMail::Told { backend, session: key, leg });
@@ -483,10 +486,11 @@ async fn delete(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Leg) {
     }
 }
 
-/// Ends all sessions that this worker opened, as far as that goes within a second.
-pub(super) async fn end_all(backends: &Rc<Backends>) {
+/// Ends all sessions that this worker opened with these backends, as far as that goes within a
+/// second.
+pub(super) async fn end_all(backends: &Rc<Backends>, entries: &[Rc<Entry>]) {
     let mut open = VecDeque::new();
-    for entry in &backends.entries {
+    for entry in entries {
         let Wire::Http(http) = &entry.wire else { continue };
         let down = backends.is_down(entry);
         http.streams.borrow_mut().clear();

@@ -105,7 +105,10 @@ pub(super) fn send_for(
     token: Option<Span>,
     behind: Behind,
 ) {
-    let entry = backends.entries[backend].clone();
+    let Some(entry) = backends.entry(backend) else {
+        let item = Item::Failed(Failure::left());
+        return backends.send(from, BackendMail::Carry { id, item });
+    };
     let own = Own::of(&body, span, token);
     let send = move |link: &Link| {
         let waiter = Waiter::new(Route::Worker(from), own, behind);

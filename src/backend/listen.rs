@@ -83,7 +83,7 @@ pub(super) fn attended(backends: &Rc<Backends>, session: &Arc<SessionRecord>, li
     } else if session.ended() || !backends.attended.borrow_mut().insert(session.id) {
         return;
     }
-    for entry in &backends.entries {
+    for entry in &*backends.entries() {
         let Wire::Http(http) = &entry.wire else { continue };
         if !listens {
             drop(http.streams.borrow_mut().remove(&session.id));

@@ -41,6 +41,7 @@ mod own;
 mod parking;
 mod pool;
 mod relay;
+mod reload;
 mod resume;
 mod rounds;
 mod shelf;
@@ -74,6 +75,7 @@ pub use listing::Viewer;
 pub use mail::BackendMail;
 pub use modern::Caller;
 pub use parking::{Attended, Claim, Piece, Seal};
+pub use reload::Staged;
 pub use shelf::Kept as KeptAnswer;
 pub use trail::{AttemptSpan, Traced, Trail};
 pub use views::{Seen, Whose};
@@ -276,11 +278,14 @@ impl Attempt {
 /// The backends of one worker.
 pub struct Backends {
     me: WorkerId,
-    plan: Arc<Plan>,
+    workers: usize,
+    /// The settings in force.
+    plan: RefCell<Arc<Plan>>,
     post: Post,
     board: Arc<Board>,
     on_slice: OnSlice,
-    entries: Vec<Rc<Entry>>,
+    /// Those of the plan, those that are to come with the next one, and those that leave.
+    table: reload::Table,
     clock: Rc<Clock>,
     /// Numbers for requests; see [`Backends::number`].
     serial: Cell<u64>,
@@ -330,15 +335,12 @@ impl Backends {
     ) -> Rc<Backends> {
         Rc::new(Backends {
             me,
-            plan: plan.clone(),
+            workers: plan.workers,
+            plan: RefCell::new(plan.clone()),
             post,
             board,
             on_slice,
-            entries: plan
-                .backends
-                .iter()
-                .map(|backend| Rc::new(Entry::new(backend, plan.workers)))
-                .collect(),
+            table: reload::Table::new(plan),
             clock: Clock::new(Instant::now()),
             serial: Cell::new(0),
             dice: Cell::new(ahash::RandomState::new().hash_one(me)),
@@ -368,7 +370,7 @@ impl Backends {
     /// Starts the supervisors of the backends that this worker owns, and its clock.
     pub fn start(self: &Rc<Self>) {
         rt::spawn("backend clock", self.clone().keep_time());
-        for entry in &self.entries {
+        for entry in &*self.entries() {
             if entry.owner == self.me {
                 supervise::start(self, entry);
             }
@@ -382,7 +384,7 @@ impl Backends {
     /// [`Kind::Unavailable`], [`Kind::Lost`], [`Kind::BadAnswer`], [`Kind::Timeout`],
     /// [`Kind::Busy`], [`Kind::Capacity`], [`Kind::Cancelled`]; the context names the backend.
     pub async fn call(self: &Rc<Self>, call: Call) -> Result<Replies> {
-        if self.plan.backends[call.backend].around.is_empty() {
+        if self.entry_of(call.backend)?.plan.around.is_empty() {
             return attempt::call(self, call).await.map(|attempt| Replies(Kept::Plain(attempt)));
         }
         // In a box of its own: the place is not kept in every connection's task.
@@ -405,7 +407,7 @@ impl Backends {
 
     /// The answer that is kept for such a call of a backend, if there is one.
     pub fn held(&self, backend: BackendId, reusable: &Reusable) -> Option<Held> {
-        let held = shelf::find(self, &self.entries[backend], reusable);
+        let held = shelf::find(self, &*self.entry(backend)?, reusable);
         self.board.count_cache(self.me, backend, held.is_some());
         held
     }
@@ -416,7 +418,7 @@ impl Backends {
         let depends = |entry: &Rc<Entry>| {
             entry.era.get() == Era::Session && entry.plan.isolation == Isolation::Session
         };
-        if capable::class(&caller.capabilities).is_empty() || !self.entries.iter().any(depends) {
+        if capable::class(&caller.capabilities).is_empty() || !self.entries().iter().any(depends) {
             return None;
         }
         bridge::stand_in(self, caller, None).ok().map(|in_use| in_use.record.clone())
@@ -427,7 +429,7 @@ impl Backends {
     pub fn end_session(self: &Rc<Self>, session: &Arc<SessionRecord>) {
         asks::session_over(self, session.id);
         self.attended.borrow_mut().remove(&session.id);
-        for entry in &self.entries {
+        for entry in &*self.entries() {
             wishes::forget(self, entry, |other| other.id == session.id);
             entry.subscribed.forget(|other| other.id == session.id);
             views::end(entry, session.id);
@@ -463,7 +465,7 @@ impl Backends {
         if owner != self.me {
             return self.send(owner, BackendMail::Spread { session: session.clone(), message });
         }
-        for entry in &self.entries {
+        for entry in &*self.entries() {
             if let entry::Wire::Http(_) = &entry.wire
                 && let Some(leg) = leg::known(entry, Some(session), None)
             {
@@ -483,7 +485,9 @@ impl Backends {
 
     /// What a session sees of a backend; `None`: it would have to be fetched.
     pub fn view_at_hand(&self, backend: BackendId, session: &SessionRecord) -> Option<Seen> {
-        match views::at_hand(&self.entries[backend], session) {
+        // Who has left shows nothing that is another one's business.
+        let Some(entry) = self.entry(backend) else { return Some(Seen::Same) };
+        match views::at_hand(&entry, session) {
             views::Hand::Seen(seen) => Some(seen),
             views::Hand::Failed | views::Hand::Missing => None,
         }
@@ -491,7 +495,9 @@ impl Backends {
 
     /// Begins to fetch what a session sees of a backend; see [`Backends::view`].
     pub fn want_view(self: &Rc<Self>, backend: BackendId, session: &Arc<SessionRecord>) {
-        views::want(self, &self.entries[backend], session);
+        if let Some(entry) = self.entry(backend) {
+            views::want(self, &entry, session);
+        }
     }
 
     /// What a session sees of a backend, fetched if need be, within the backend's start-up
@@ -501,7 +507,7 @@ impl Backends {
         backend: BackendId,
         session: &Arc<SessionRecord>,
     ) -> Option<Seen> {
-        views::seen(self, &self.entries[backend], session).await
+        views::seen(self, &self.entry(backend)?, session).await
     }
 
     /// Grows whenever what a session sees may have changed on this worker.
@@ -511,12 +517,14 @@ impl Backends {
 
     /// Whether a backend's first start has ended, well or not.
     pub fn is_settled(&self, backend: BackendId) -> bool {
-        self.entries[backend].settled.is_set()
+        self.entry(backend).is_none_or(|entry| entry.settled.is_set())
     }
 
     /// Waits until a backend's first start has ended, well or not. Safe to drop.
     pub async fn settled_one(&self, backend: BackendId) {
-        self.entries[backend].settled.wait().await;
+        if let Some(entry) = self.entry(backend) {
+            entry.settled.wait().await;
+        }
     }
 
     /// One list of a backend as a client sees it, read with what that client showed; `None` if that cannot be done now. A drop leaves nothing behind.
@@ -526,7 +534,7 @@ impl Backends {
         viewer: Viewer<'_>,
         kind: ListKind,
     ) -> Option<List> {
-        let entry = self.entries[backend].clone();
+        let entry = self.entry(backend)?;
         match listing::of_client(self, &entry, viewer, kind).await {
             Ok(list) => Some(list),
             Err(failure) => {
@@ -540,17 +548,27 @@ impl Backends {
     /// Waits until every backend's first start has ended, well or not; each is bounded by its
     /// `startup_timeout`. Safe to drop.
     pub async fn settled(&self) {
-        for entry in self.entries.iter().filter(|entry| !entry.plan.unlisted) {
+        for entry in self.entries().iter().filter(|entry| !entry.plan.unlisted) {
             entry.settled.wait().await;
         }
     }
 
     /// Takes mail from the backends of another worker.
     pub fn on_mail(self: &Rc<Self>, from: WorkerId, mail: BackendMail) {
+        // Mail for one that has left meanwhile is late; who waits for an answer to it gets one.
+        let entry = |backend| self.entry(backend);
         match mail {
             BackendMail::Slice { backend, slice } => self.sliced(backend, slice),
-            BackendMail::Era { backend, era } => drop(self.entries[backend].speaks(era)),
-            BackendMail::Settled { backend } => self.entries[backend].settled.set(),
+            BackendMail::Era { backend, era } => {
+                if let Some(entry) = entry(backend) {
+                    entry.speaks(era);
+                }
+            }
+            BackendMail::Settled { backend } => {
+                if let Some(entry) = entry(backend) {
+                    entry.settled.set();
+                }
+            }
             BackendMail::Send { backend, session, id, body, span, token, behind } => {
                 line::send_for(self, from, backend, session, id, body, span, token, behind);
             }
@@ -558,16 +576,20 @@ impl Backends {
                 self.said(session, word, message, at);
             }
             BackendMail::Spread { session, message } => self.spread(&session, message),
-            BackendMail::View { backend, session, whose, changes } => {
-                let entry = self.entries[backend].clone();
-                views::ask_for(self, from, entry, session, whose, changes);
-            }
+            BackendMail::View { backend, session, whose, changes } => match entry(backend) {
+                Some(entry) => views::ask_for(self, from, entry, session, whose, changes),
+                None => self.send(from, BackendMail::Viewed { backend, whose, seen: None }),
+            },
             BackendMail::Viewed { backend, whose, seen } => {
-                views::told(self, &self.entries[backend], &whose, seen);
+                if let Some(entry) = entry(backend) {
+                    views::told(self, &entry, &whose, seen);
+                }
             }
             BackendMail::Again { backend } => self.listeners.again(backend, None),
             BackendMail::Outdated { backend, flags } => {
-                views::drop_all(self, &self.entries[backend], flags);
+                if let Some(entry) = entry(backend) {
+                    views::drop_all(self, &entry, flags);
+                }
             }
             BackendMail::Carry { id, item } => {
                 let handle = match item {
@@ -581,13 +603,13 @@ impl Backends {
                 }
             }
             BackendMail::Cancel { backend, session, id, reason } => {
-                if let Some(link) = self.entries[backend].link(session) {
+                if let Some(link) = entry(backend).and_then(|entry| entry.link(session)) {
                     link.cancel(id, reason.as_deref());
                 }
             }
             BackendMail::Forget { backend, session, id } => {
                 self.parked.borrow_mut().remove(&id);
-                if let Some(link) = self.entries[backend].link(session) {
+                if let Some(link) = entry(backend).and_then(|entry| entry.link(session)) {
                     link.forget(id);
                 }
             }
@@ -595,39 +617,59 @@ impl Backends {
                 leg::ask_for(self, from, backend, session, lost);
             }
             BackendMail::Told { backend, session, leg } => {
-                leg::told(self, &self.entries[backend], session, leg);
+                if let Some(entry) = entry(backend) {
+                    leg::told(self, &entry, session, leg);
+                }
             }
             BackendMail::Resume { token, claim } => parking::resumed(self, from, token, *claim),
             BackendMail::Piece { token, piece } => parking::came(self, token, piece),
             BackendMail::Leave { token } => parking::leave(self, token),
-            BackendMail::Place { backend } => around::place_came(self, &self.entries[backend]),
+            BackendMail::Place { backend } => {
+                if let Some(entry) = entry(backend) {
+                    around::place_came(self, &entry);
+                }
+            }
             BackendMail::Level { session, token } => self.level_for(from, session, token),
             BackendMail::Wish { backend, session, uri, params, on, token } => {
                 self.wish_for(from, backend, session, uri, params, on, token);
             }
             BackendMail::Wished { token, outcome } => self.wished(token, outcome),
             BackendMail::Tasks { backend, session, created, token } => {
-                let ids = self.entries[backend].wishes.tasks(&session, created);
-                let outcome = Ok(serde_json::to_vec(&ids).unwrap_or_default());
+                let ids = entry(backend).map(|entry| entry.wishes.tasks(&session, created));
+                let outcome = match ids {
+                    Some(ids) => Ok(serde_json::to_vec(&ids).unwrap_or_default()),
+                    None => Err(Failure::left()),
+                };
                 self.send(from, BackendMail::Wished { token, outcome });
             }
             BackendMail::Heard { backend, message } => {
-                wishes::said_to_all(self, &self.entries[backend], &message);
+                if let Some(entry) = entry(backend) {
+                    wishes::said_to_all(self, &entry, &message);
+                }
             }
             BackendMail::Keep { backend, key, kept } => {
-                shelf::came(self, &self.entries[backend], key, *kept);
+                if let Some(entry) = entry(backend) {
+                    shelf::came(self, &entry, key, *kept);
+                }
             }
             BackendMail::Flight(mail) => flight::receive(self, from, *mail),
             BackendMail::Spoken { backend, sse } => {
-                self.spoken(&self.entries[backend], sse);
+                if let Some(entry) = entry(backend) {
+                    self.spoken(&entry, sse);
+                }
             }
-            BackendMail::Hint { backend, flags } => self.entries[backend].bell.ring(flags),
+            BackendMail::Hint { backend, flags } => {
+                if let Some(entry) = entry(backend) {
+                    entry.bell.ring(flags);
+                }
+            }
         }
     }
 
     /// A backend offers something else now.
     fn sliced(&self, backend: BackendId, slice: Option<Arc<Slice>>) {
-        self.entries[backend].slice.borrow_mut().clone_from(&slice);
+        let Some(entry) = self.entry(backend) else { return };
+        entry.slice.borrow_mut().clone_from(&slice);
         (self.on_slice)(backend, slice);
     }
 
@@ -637,17 +679,19 @@ impl Backends {
     pub async fn stop(self: &Rc<Self>) {
         self.stopping.set();
         parking::sweep(self, true);
-        for entry in &self.entries {
+        let entries = self.entries();
+        for entry in &*entries {
+            entry.closing.set();
             entry.bell.ring(supervise::STOP);
             entry.channels().end_all();
         }
-        leg::end_all(self).await;
+        leg::end_all(self, &entries).await;
         let patience = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER + Duration::from_secs(2);
         let end = Instant::now() + patience;
         while self.running.get() > 0 && Instant::now() < end {
             rt::time::sleep(Duration::from_millis(5)).await;
         }
-        for entry in &self.entries {
+        for entry in &*entries {
             if let entry::Wire::Http(http) = &entry.wire {
                 http.pool.clear();
             }
@@ -673,8 +717,8 @@ impl Backends {
         bridge::sweep(self, now);
         asks::sweep(self, now);
         parking::sweep(self, false);
-        for entry in &self.entries {
-            if entry.owner == self.me && !entry.supervised.get() && !self.stopping.is_set() {
+        for entry in &*self.entries() {
+            if entry.owner == self.me && !entry.supervised.get() && entry.is_kept_up() {
                 tracing::error!(backend = entry.name(), "its supervisor ended: started anew");
                 supervise::start(self, entry);
             }
@@ -716,7 +760,7 @@ impl Backends {
     fn number(&self) -> u64 {
         let serial = self.serial.get() + 1;
         self.serial.set(serial);
-        serial * self.plan.workers as u64 + self.me as u64
+        serial * self.workers as u64 + self.me as u64
     }
 
     /// Mail that may be lost when the box is full.
@@ -744,7 +788,7 @@ impl Backends {
 
     /// To all other workers.
     fn broadcast(&self, mail: impl Fn() -> BackendMail) {
-        for worker in (0..self.plan.workers).filter(|worker| *worker != self.me) {
+        for worker in (0..self.workers).filter(|worker| *worker != self.me) {
             self.send(worker, mail());
         }
     }
@@ -796,6 +840,11 @@ impl Backends {
     fn is_down(&self, entry: &Entry) -> bool {
         !matches!(self.board.state(entry.id), State::Up | State::Starting)
     }
+}
+
+/// The error of a call of a backend that is in no plan any more.
+fn left() -> Error {
+    Error::new(Kind::Unavailable).cause("it has left the configuration")
 }
 
 /// The error of a wait that was stopped.

@@ -106,7 +106,7 @@ pub(super) async fn up(
     let leg = Rc::new(Leg::modern(entry.http().0, &lines));
     // What it says of who else may see a resource is looked at where not everybody may see all.
     let is_read = message.method_name(&call.body).as_deref() == Some("resources/read");
-    let whole = crossed || (is_read && backends.plan.access.is_some());
+    let whole = crossed || (is_read && backends.plan.borrow().access.is_some());
     let request = if crossed && call.again {
         let own = Own::of(&call.body, call.id, call.progress_token);
         let rename = Some((call.id, call.progress_token, own));

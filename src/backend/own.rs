@@ -107,7 +107,7 @@ impl Channel {
         params: Option<&[u8]>,
         limit: Duration,
     ) -> Result<Vec<u8>, Failure> {
-        let wrapped = self.is_modern().then(|| era::own_params(&backends.plan, params));
+        let wrapped = self.is_modern().then(|| era::own_params(&backends.plan.borrow(), params));
         let params = wrapped.as_deref().or(params);
         let now = Instant::now();
         let handle = Rc::new(CallHandle::deaf());
@@ -318,7 +318,7 @@ pub(super) async fn greet(
     session: Option<&SessionRecord>,
     limit: Duration,
 ) -> Result<Vec<u8>, Failure> {
-    let params = hello(&backends.plan, session);
+    let params = hello(&backends.plan.borrow(), session);
     let init = channel
         .ask(backends, entry, "initialize", Some(&params), limit)
         .await?

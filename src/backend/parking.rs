@@ -217,7 +217,7 @@ impl Backends {
     /// # Errors
     /// [`Kind::InvalidParams`]: the state names no worker. All else is the first piece.
     pub fn resume(self: &Rc<Self>, claim: Claim) -> Result<Attended> {
-        let worker = worker_of(&claim.state).filter(|worker| *worker < self.plan.workers);
+        let worker = worker_of(&claim.state).filter(|worker| *worker < self.workers);
         let worker = worker.ok_or_else(no_such_state)?;
         let token = self.number();
         let attended = self.wait_there(worker, token);
@@ -237,7 +237,7 @@ impl Backends {
 
     /// Whether a backend is known to speak the request era.
     pub fn is_modern(&self, backend: crate::plan::BackendId) -> bool {
-        self.entries[backend].era.get().is_modern()
+        self.entry(backend).is_some_and(|entry| entry.era.get().is_modern())
     }
 }
 
@@ -377,7 +377,7 @@ impl Stay {
             }
             return;
         }
-        let patience = limits::ASK_TIMEOUT.min(backends.plan.session_idle);
+        let patience = limits::ASK_TIMEOUT.min(backends.plan.borrow().session_idle);
         let until = backends.elapsed() + patience;
         let number = backends.number();
         let state = parking.state(backends.me, number, until, &self.seal);

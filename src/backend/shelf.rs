@@ -130,7 +130,7 @@ pub(super) fn keep(
         resource: reusable.resource,
         age: moment.age,
     };
-    for worker in (0..backends.plan.workers).filter(|worker| *worker != backends.me) {
+    for worker in (0..backends.workers).filter(|worker| *worker != backends.me) {
         let (key, kept) = (reusable.key.clone(), Box::new(kept.clone()));
         // Who misses it asks the backend itself.
         let _ = backends.try_send(worker, BackendMail::Keep { backend: entry.id, key, kept });

@@ -99,6 +99,11 @@ impl Channels {
         kids.values().for_each(|kid| kid.stop.set());
     }
 
+    /// Channels of sessions that have not ended.
+    pub(super) fn alive(&self) -> usize {
+        self.alive.get()
+    }
+
     /// Looks for children that are stuck or not needed.
     pub(super) fn sweep(&self, now: Instant, idle_stop: Duration, wishes: &Wishes) {
         let check = |link: &Link| {
@@ -173,7 +178,7 @@ async fn session_link(
     let kid = match known {
         Some(kid) => kid,
         None => {
-            if session.ended() || backends.stopping.is_set() {
+            if session.ended() || entry.closing.is_set() {
                 return Err(Failure::new(Kind::Unavailable, "the session has ended"));
             }
             if backends.board.children(entry.id) as usize >= channels_max(entry) {

@@ -40,6 +40,8 @@ pub(super) const LOST: u32 = 1 << 10;
 pub(super) const STALE: u32 = 1 << 12;
 /// The end.
 pub(super) const STOP: u32 = 1 << 11;
+/// It has other rules now.
+pub(super) const RULES: u32 = 1 << 13;
 
 /// Why the watch over a backend ended.
 enum End {
@@ -65,8 +67,6 @@ struct Supervisor {
     entry: Rc<Entry>,
     backoff: Backoff,
     /// What was read of it last.
-    pages: Pages,
-    init: Box<[u8]>,
     slice: Option<Arc<Slice>>,
     /// How the last attempt was told: repeated failures are logged once.
     told: String,
@@ -97,8 +97,6 @@ async fn run(backends: Rc<Backends>, entry: Rc<Entry>) {
         backoff: Backoff::new(entry.plan.restart, seed),
         backends: backends.clone(),
         entry: entry.clone(),
-        pages: Pages::default(),
-        init: Box::default(),
         slice: None,
         told: String::new(),
     };
@@ -157,6 +155,21 @@ impl Supervisor {
         }
     }
 
+    /// A reload may have given it other rules: they hold from here on, and what it offers was shaped
+    /// by them on this worker; whoever took an older word of ours in after that hears it again.
+    fn follow_rules(&mut self) {
+        let Some(entry) = self.backends.entry(self.entry.id) else { return };
+        if Rc::ptr_eq(&entry, &self.entry) {
+            return;
+        }
+        self.entry = entry;
+        self.backoff.follow(self.entry.plan.restart);
+        if self.slice.is_some() {
+            let slice = self.entry.slice.borrow().clone();
+            self.publish(slice.map(|slice| Slice::clone(&slice)));
+        }
+    }
+
     /// Reads all lists and publishes them if anything differs.
     async fn read_all(&mut self, channel: &Channel, init: &[u8]) -> Result<(), Failure> {
         let bad = |error: crate::error::Error| Failure::new(Kind::BadAnswer, error.to_string());
@@ -164,16 +177,16 @@ impl Supervisor {
         let capable = Slice::build(&entry.plan, init, &Pages::default()).map_err(bad)?;
         let mut pages = Pages::default();
         listing::read(&backends, &entry, channel, &capable, changed::ANY, &mut pages).await?;
-        if self.slice.is_none()
-            || *self.init != *init
-            || !same(&self.pages, &pages)
-            || self.refresh().is_some()
-        {
+        self.follow_rules();
+        let entry = self.entry.clone();
+        let known = self.slice.as_ref();
+        let is_known =
+            known.is_some_and(|slice| slice.initialize_result() == init && same(slice, &pages));
+        if !is_known || self.refresh().is_some() {
             let slice = Slice::build(&entry.plan, init, &pages).map_err(bad)?;
-            if self.slice.is_none() || *self.init != *init || !same(&self.pages, &pages) {
+            if !is_known {
                 self.outdate();
             }
-            (self.init, self.pages) = (init.into(), pages);
             self.publish(Some(slice));
             views::outdated(&backends, &entry, changed::ANY, false);
         } else {
@@ -191,10 +204,16 @@ impl Supervisor {
     ) -> Result<(), Failure> {
         let Some(slice) = self.slice.clone().filter(|_| flags != 0) else { return Ok(()) };
         let (backends, entry) = (self.backends.clone(), self.entry.clone());
-        let mut pages = self.pages.clone();
+        let mut pages = Pages::default();
+        for kind in ListKind::ALL {
+            *pages.of_mut(kind) = slice.pages(kind).to_vec();
+        }
         listing::read(&backends, &entry, channel, &slice, flags, &mut pages).await?;
+        self.follow_rules();
+        let entry = self.entry.clone();
+        let Some(slice) = self.slice.clone() else { return Ok(()) };
         // Of what was good for a time, the time begins anew.
-        let same = same(&self.pages, &pages);
+        let same = same(&slice, &pages);
         if same {
             // Not for the proxy, but perhaps for clients that can do more.
             views::outdated(&backends, &entry, flags, true);
@@ -215,11 +234,9 @@ impl Supervisor {
                 Ok(slice) => fresh = slice,
                 Err(error) => {
                     tracing::warn!(backend = entry.name(), %error, "changed list not taken over");
-                    *pages.of_mut(kind) = self.pages.of(kind).clone();
                 }
             }
         }
-        self.pages = pages;
         if !same {
             self.outdate();
         }
@@ -289,7 +306,7 @@ impl Supervisor {
                 Ok(flags) if flags & STOP != 0 => return false,
                 Ok(flags) if flags & wake != 0 => return true,
                 Ok(_) => {}
-                Err(_) => return !self.backends.stopping.is_set(),
+                Err(_) => return !self.entry.closing.is_set(),
             }
         }
     }
@@ -299,7 +316,8 @@ impl Supervisor {
     async fn over_http(&mut self, seed: u64) {
         let mut lost = None;
         let mut ups = 0u32;
-        while !self.backends.stopping.is_set() {
+        while !self.entry.closing.is_set() {
+            self.follow_rules();
             let began = Instant::now();
             let failure = match self.open(lost).await {
                 Ok(channel) => {
@@ -384,7 +402,8 @@ impl Supervisor {
             Protocol::Auto | Protocol::Legacy => Era::Session,
         });
         let mut up = false;
-        while !self.backends.stopping.is_set() {
+        while !self.entry.closing.is_set() {
+            self.follow_rules();
             match http::connect(&self.backends, &self.entry).await {
                 Ok(_) => {
                     if !std::mem::replace(&mut up, true) {
@@ -468,7 +487,8 @@ impl Supervisor {
 
     async fn over_channel(&mut self) {
         let mut starts = 0u32;
-        while !self.backends.stopping.is_set() {
+        while !self.entry.closing.is_set() {
+            self.follow_rules();
             if starts > 0 {
                 self.backends.board.count_restart(self.entry.id);
             }
@@ -538,7 +558,7 @@ impl Supervisor {
         let newborn = {
             let how = entry.plan.protocol;
             let birth = stdio::bring_up(&backends, &entry, None, how);
-            match race(birth, backends.stopping.wait()).await {
+            match race(birth, entry.closing.wait()).await {
                 Either::Left(newborn) => newborn?,
                 // What it holds is dropped with the birth: a child is killed, a stream closed.
                 Either::Right(()) => return Ok(None),
@@ -551,7 +571,7 @@ impl Supervisor {
         let channel = channel_of(&newborn);
         let reading =
             rt::time::timeout(entry.plan.startup_timeout, self.read_all(&channel, &newborn.init));
-        let gone = race(newborn.gone(), backends.stopping.wait());
+        let gone = race(newborn.gone(), entry.closing.wait());
         let failure = match race(reading, gone).await {
             Either::Left(Ok(Ok(()))) => return Ok(Some(newborn)),
             Either::Left(Ok(Err(failure))) => failure,
@@ -590,8 +610,11 @@ impl Supervisor {
             if flags & STALE != 0 || stale.is_some_and(|stale| Instant::now() >= stale) {
                 flags |= changed::ANY;
             }
-            if flags & STOP != 0 || backends.stopping.is_set() {
+            if flags & STOP != 0 || entry.closing.is_set() {
                 return End::Stopped;
+            }
+            if flags & RULES != 0 {
+                self.follow_rules();
             }
             suspect |= flags & FAILED != 0;
             let mut outcome = Ok(());
@@ -705,9 +728,9 @@ impl Supervisor {
         Ok(())
     }
 
-    /// It is given up: only the end of the proxy ends this.
+    /// It is given up: only its end in a reload, or that of the proxy, ends this.
     async fn wait_for_the_end(&self) {
-        self.backends.stopping.wait().await;
+        self.entry.closing.wait().await;
     }
 }
 
@@ -725,6 +748,6 @@ fn channel_of(newborn: &Newborn) -> Channel {
 }
 
 /// Whether the lists are the same, byte by byte.
-fn same(one: &Pages, other: &Pages) -> bool {
-    ListKind::ALL.into_iter().all(|kind| one.of(kind) == other.of(kind))
+fn same(slice: &Slice, pages: &Pages) -> bool {
+    ListKind::ALL.into_iter().all(|kind| slice.pages(kind) == pages.of(kind).as_slice())
 }

@@ -248,7 +248,7 @@ impl Backends {
     /// it, or after a short time. Safe to drop.
     pub async fn set_level(self: &Rc<Self>, session: &Arc<SessionRecord>) {
         let mut waits = Vec::new();
-        for worker in (0..self.plan.workers).filter(|worker| *worker != self.me) {
+        for worker in (0..self.workers).filter(|worker| *worker != self.me) {
             let token = self.number();
             let mail = BackendMail::Level { session: session.clone(), token };
             waits.push(self.ask_worker(worker, token, mail));
@@ -276,7 +276,7 @@ impl Backends {
         params: &[u8],
         on: bool,
     ) -> Result<Vec<u8>> {
-        let entry = self.entries[backend].clone();
+        let entry = self.entry_of(backend)?;
         let home = match entry.plan.isolation {
             Isolation::Shared if entry.era.get() != Era::Request => entry.owner,
             Isolation::Session | Isolation::Shared => session.id.owner(),
@@ -318,7 +318,7 @@ impl Backends {
         backend: BackendId,
         created: Option<String>,
     ) -> Result<Option<Vec<String>>> {
-        let entry = &self.entries[backend];
+        let entry = self.entry_of(backend)?;
         if entry.plan.isolation == Isolation::Session {
             return Ok(None);
         }
@@ -386,7 +386,10 @@ impl Backends {
         on: bool,
         token: u64,
     ) {
-        let (backends, entry) = (self.clone(), self.entries[backend].clone());
+        let Some(entry) = self.entry(backend) else {
+            return self.send(from, BackendMail::Wished { token, outcome: Err(Failure::left()) });
+        };
+        let backends = self.clone();
         rt::spawn("subscription for another worker", async move {
             let outcome = subscribe_here(&backends, &entry, &session, uri, &params, on).await;
             backends.send(from, BackendMail::Wished { token, outcome });
@@ -419,7 +422,7 @@ fn open(entry: &Entry, session: Option<&Arc<SessionRecord>>) -> Option<Channel> 
 /// A session has set its level: tells it to the channels that have their home here.
 async fn level_here(backends: Rc<Backends>, session: Arc<SessionRecord>) {
     let mut waits = Vec::new();
-    for entry in &backends.entries {
+    for entry in &*backends.entries() {
         let own = match entry.plan.isolation {
             Isolation::Session if session.id.owner() == backends.me => Some(session.clone()),
             Isolation::Shared if entry.owner == backends.me && !session.ended() => {
@@ -455,7 +458,7 @@ pub(super) async fn want_level(
         return;
     }
     session.set_level(level);
-    for other in &backends.entries {
+    for other in &*backends.entries() {
         if other.plan.isolation != Isolation::Session || other.id == entry.id {
             continue;
         }
@@ -666,7 +669,8 @@ pub(super) fn shape_and_tell(
     message: &[u8],
 ) {
     let level = session.level();
-    if let Some(message) = note::shaped(message.to_vec(), level, &backends.plan, entry.id) {
+    if let Some(message) = note::shaped(message.to_vec(), level, &backends.plan.borrow(), entry.id)
+    {
         backends.tell_client(session.id, message);
     }
 }

@@ -10,12 +10,15 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::config::ProxyConfig;
+use super::crew::Crew;
 use super::diagnose::Diagnosis;
+use super::reload::{Numbers, Overlay};
 use super::scrape::{self, Admitted, Sources, children};
+use super::watching::Watching;
 use super::{BackendStatus, Shared};
 use crate::backend::health::{Board, State};
 use crate::middleware::breaker;
-use crate::plan::{BackendPlan, Plan, TransportPlan};
+use crate::plan::{BackendId, BackendPlan, Plan, TransportPlan};
 use crate::telemetry::clock;
 use crate::telemetry::desk::{Page, Reply, Wanted};
 use crate::telemetry::metrics::Metrics;
@@ -26,8 +29,18 @@ use std::sync::atomic::Ordering;
 
 /// What is known here.
 pub(super) struct Office<'a> {
-    pub(super) config: &'a ProxyConfig,
-    pub(super) plan: &'a Plan,
+    /// In force, with what was added and removed at run time.
+    pub(super) config: ProxyConfig,
+    /// As it was read.
+    pub(super) file: ProxyConfig,
+    pub(super) overlay: Overlay,
+    /// In force.
+    pub(super) plan: Arc<Plan>,
+    pub(super) numbers: Numbers,
+    /// Backends that leave.
+    pub(super) leaving: Vec<BackendId>,
+    pub(super) crew: Crew,
+    pub(super) watching: Watching,
     pub(super) board: Arc<Board>,
     pub(super) counts: Arc<Counts>,
     pub(super) metrics: Arc<Metrics>,
@@ -179,7 +192,9 @@ impl Office<'_> {
             .plan
             .backends
             .iter()
-            .map(|backend| self.backend(backend, statuses.get(backend.id)))
+            .map(|backend| {
+                self.backend(backend, statuses.iter().find(|status| status.id == backend.id))
+            })
             .collect();
         let proxy = json!({
             "name": &*self.plan.name,
@@ -222,13 +237,14 @@ impl Office<'_> {
     }
 
     fn health(&self) -> Value {
+        let reloads = self.shared.lock().reloads.clone();
         let is_ill = |backend: &&Arc<BackendPlan>| self.board.state(backend.id) != State::Up;
         let ill: Vec<&str> =
             self.plan.backends.iter().filter(is_ill).map(|backend| &*backend.name).collect();
         json!({
             "status": if ill.is_empty() { "healthy" } else { "degraded" },
             "unhealthy_backends": ill,
-            "config": { "generation": 1, "last_error": null },
+            "config": { "generation": reloads.generation, "last_error": reloads.last_error },
         })
     }
 
@@ -238,10 +254,11 @@ impl Office<'_> {
             return Reply::Page(Page::error(404, "not_found", message));
         }
         let sources = Sources {
-            plan: self.plan,
+            plan: &self.plan,
             board: &self.board,
             counts: &self.counts,
             metrics: &self.metrics,
+            reloads: &self.shared.lock().reloads.clone(),
         };
         let body = scrape::page(&sources, &mut self.admitted);
         let lines = format!("Content-Type: {}\r\nCache-Control: no-store\r\n", Text::CONTENT_TYPE);

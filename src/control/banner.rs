@@ -14,6 +14,7 @@ use crate::plan::{BackendPlan, TransportPlan};
 /// A backend of which nothing has been heard yet.
 pub(super) fn starting(backend: &BackendPlan) -> BackendStatus {
     BackendStatus {
+        id: backend.id,
         name: backend.name.to_string(),
         transport: match &backend.transport {
             TransportPlan::Stdio(_) => "stdio",

@@ -18,9 +18,10 @@ use crate::http::tls::{self, Trust, TrustFault};
 use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::around::Around;
+use crate::middleware::outlier::Ward;
 use crate::plan::{
-    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, Protocol,
-    RestartPlan, SsePlan, StdioPlan, TransportPlan,
+    self, BackendId, BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan,
+    Protocol, RestartPlan, SsePlan, StdioPlan, TransportPlan,
 };
 
 /// Longest name that model APIs accept for a tool.
@@ -37,6 +38,20 @@ const SEPARATOR_CHARS_MAX: usize = 8;
 /// Keys that the report blames already are passed over, so that a fault has no echo. Blocks: it
 /// reads certificate files.
 pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan> {
+    let mut next = 0;
+    compile_numbered(config, report, &mut |_| {
+        next += 1;
+        (next <= limits::BACKENDS_MAX).then(|| plan::number(next - 1, 0))
+    })
+}
+
+/// As [`compile`], where `number` gives each enabled backend its number, by name and in the order
+/// of the file; `None` = there is no room for it.
+pub(super) fn compile_numbered(
+    config: &ProxyConfig,
+    report: &mut Report,
+    number: &mut dyn FnMut(&str) -> Option<BackendId>,
+) -> Option<Plan> {
     let before = report.faults.len();
     let mut compiler = Compiler { config, report };
     let proxy = &config.proxy;
@@ -47,7 +62,7 @@ pub(super) fn compile(config: &ProxyConfig, report: &mut Report) -> Option<Plan>
     compiler.performance();
     let access = compiler.access();
     let watch = compiler.watch();
-    let backends = compiler.backends();
+    let backends = compiler.backends(number);
     if report.faults.len() > before || !report.is_ok() {
         return None;
     }
@@ -192,10 +207,9 @@ impl Compiler<'_> {
         formed
     }
 
-    fn backends(&mut self) -> Vec<BackendPlan> {
+    fn backends(&mut self, number: &mut dyn FnMut(&str) -> Option<BackendId>) -> Vec<BackendPlan> {
         let config = self.config;
         let mut plans = Vec::new();
-        let mut ward = super::rules::Beds::new(config);
         let mut names: Vec<&NamedBackend> = Vec::new();
         let mut prefixes: Vec<(String, &NamedBackend)> = Vec::new();
         for backend in &config.backends {
@@ -219,15 +233,27 @@ impl Compiler<'_> {
             }
             let transport = self.transport(backend);
             let restart = self.restart(backend);
-            let chain = self.chain(backend, plans.len());
-            let around = self.around(backend, &mut ward);
+            let id = match backend.table.enabled {
+                true => number(&backend.table.name),
+                false => Some(0),
+            };
+            let Some(id) = id else {
+                let message = format!(
+                    "one backend too many, accepted: {} at once, those that just leave too",
+                    limits::BACKENDS_MAX
+                );
+                self.fault(&format!("{}.name", backend.path), message);
+                break;
+            };
+            let chain = self.chain(backend, id);
+            let around = self.around(backend);
             if let (true, Some(transport)) = (backend.table.enabled, transport) {
                 let table = &backend.table;
-                let id = plans.len();
-                plans.push(plan(id, table, prefix, transport, restart, chain, around));
+                plans.push(backend_plan(id, table, prefix, transport, restart, chain, around));
             }
         }
         self.mirrors(&mut plans);
+        Ward::of(plans.iter_mut().filter_map(|plan| plan.around.outlier.as_mut()));
         if !config.backends.iter().any(|backend| backend.table.enabled) && self.report.is_ok() {
             self.warning("backends", "no backend is enabled: there is nothing to call");
         }
@@ -549,8 +575,8 @@ impl Compiler<'_> {
     }
 }
 
-fn plan(
-    id: usize,
+fn backend_plan(
+    id: BackendId,
     table: &BackendTable,
     prefix: String,
     transport: TransportPlan,
@@ -906,8 +932,8 @@ mod tests {
     }
 
     fn http_plan(url: &str, lines: &str) -> HttpPlan {
-        let (mut plan, _) = proxy(&http(url, lines)).unwrap();
-        let backend = Arc::into_inner(plan.backends.remove(0)).unwrap();
+        let (plan, _) = proxy(&http(url, lines)).unwrap();
+        let backend = Arc::into_inner(plan.backends.into_all().remove(0)).unwrap();
         match backend.transport {
             TransportPlan::Http(plan) => plan,
             TransportPlan::Stdio(_) => panic!("stdio"),
@@ -936,7 +962,8 @@ mod tests {
         assert_eq!(plan.listen.addr, "127.0.0.1:8080".parse().unwrap());
         assert!(matches!(plan.listen.origins, OriginRule::Loopback));
         assert!(matches!(plan.listen.hosts, HostRule::Loopback));
-        let [a, web] = &plan.backends[..] else { panic!("two backends") };
+        let all = plan.backends.into_all();
+        let [a, web] = &all[..] else { panic!("two backends") };
         assert_eq!((a.id, &*a.name, a.prefix.as_str()), (0, "a", "a__"));
         assert_eq!((web.id, &*web.name, web.prefix.as_str()), (1, "web", "web__"));
         assert_eq!((a.isolation, web.isolation), (Isolation::Shared, Isolation::Session));
@@ -1080,8 +1107,8 @@ mod tests {
         let plan = |lines: &str| {
             let text =
                 format!("[[backends]]\nname='a'\ntransport='sse'\nurl='http://h/sse'\n{lines}");
-            let (mut plan, _) = proxy(&text).unwrap();
-            let backend = Arc::into_inner(plan.backends.remove(0)).unwrap();
+            let (plan, _) = proxy(&text).unwrap();
+            let backend = Arc::into_inner(plan.backends.into_all().remove(0)).unwrap();
             assert_eq!(backend.isolation, Isolation::Session);
             match backend.transport {
                 TransportPlan::Http(plan) => plan,

@@ -648,6 +648,18 @@ pub struct ProxyConfig {
     pub(super) file: String,
     /// Warnings that only reading could give.
     noted: Vec<Diagnosis>,
+    /// What it was read from; `None` = a text that is nowhere else.
+    origin: Option<Origin>,
+    /// Where to listen instead of where the file says.
+    listen: Option<SocketAddr>,
+}
+
+/// Files that a configuration was read from.
+#[derive(Clone, Debug)]
+enum Origin {
+    File(PathBuf),
+    FileAndServers(PathBuf, PathBuf),
+    Servers(PathBuf),
 }
 
 /// A backend and where it is written.
@@ -667,10 +679,47 @@ impl ProxyConfig {
     pub fn load(path: &Path) -> Result<ProxyConfig, Report> {
         let name = path.display().to_string();
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        match read_text(path) {
-            Ok(text) => ProxyConfig::check(&name, &text, &World::real(folder)),
-            Err(fault) => Err(whole_file_fault(&name, fault)),
+        let text = read_text(path).map_err(|fault| whole_file_fault(&name, fault))?;
+        let config = ProxyConfig::check(&name, &text, &World::real(folder))?;
+        Ok(config.read_from(Origin::File(path.to_owned())))
+    }
+
+    fn read_from(mut self, origin: Origin) -> ProxyConfig {
+        self.origin = Some(origin);
+        self
+    }
+
+    /// Reads and checks the same files again, as they are now; what [`ProxyConfig::listen_on`] said
+    /// holds on.
+    ///
+    /// Errors: as when it was read first, or it was not read from a file.
+    pub fn again(&self) -> Result<ProxyConfig, Report> {
+        let mut config = match &self.origin {
+            Some(Origin::File(file)) => ProxyConfig::load(file)?,
+            Some(Origin::FileAndServers(file, servers)) => {
+                ProxyConfig::load_with_mcp_json(file, servers)?
+            }
+            Some(Origin::Servers(servers)) => ProxyConfig::from_mcp_json(servers)?,
+            None => {
+                let fault = "this configuration was not read from a file that could be read again";
+                return Err(whole_file_fault(&self.file, fault.to_owned()));
+            }
+        };
+        if let Some(addr) = self.listen {
+            config.listen_on(addr);
         }
+        Ok(config)
+    }
+
+    /// The files that it was read from, those that its backends are imported from too.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = match &self.origin {
+            Some(Origin::File(file) | Origin::Servers(file)) => vec![file.clone()],
+            Some(Origin::FileAndServers(file, servers)) => vec![file.clone(), servers.clone()],
+            None => Vec::new(),
+        };
+        files.extend(self.proxy.import_backends.as_ref().map(|file| self.folder.join(file)));
+        files
     }
 
     /// Reads and checks a text; relative paths in it start at the working directory.
@@ -696,7 +745,8 @@ impl ProxyConfig {
             Ok(text) => import::read(&name, &text, &world, &mut config, &mut report),
             Err(fault) => report.fault(whole_file(&name), "", fault),
         }
-        config.finish(report)
+        let config = config.finish(report)?;
+        Ok(config.read_from(Origin::FileAndServers(path.to_owned(), servers.to_owned())))
     }
 
     /// Reads and checks an `mcp.json` file as if it were all there is, `[proxy]` being its
@@ -713,11 +763,12 @@ impl ProxyConfig {
             Ok(text) => import::read(&name, &text, &world, &mut config, &mut report),
             Err(fault) => return Err(whole_file_fault(&name, fault)),
         }
-        config.finish(report)
+        Ok(config.finish(report)?.read_from(Origin::Servers(path.to_owned())))
     }
 
     /// Listens there instead of where the file says.
     pub fn listen_on(&mut self, addr: SocketAddr) {
+        self.listen = Some(addr);
         self.proxy.listen.host = addr.ip().to_string();
         self.proxy.listen.port = Count(addr.port().into());
     }
@@ -773,6 +824,8 @@ impl ProxyConfig {
             spots: Spots::default(),
             file: file.to_owned(),
             noted: Vec::new(),
+            origin: None,
+            listen: None,
         }
     }
 

@@ -8,17 +8,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::{bind_fault, is_free};
 use crate::backend::health::Board;
 use crate::limits;
 use crate::plan::{Plan, WorkerId};
 use crate::rt::{Driver, mailbox};
-use crate::telemetry::Kit;
 use crate::telemetry::desk::Reply;
+use crate::telemetry::{Kit, Switch};
 use crate::worker::Seat;
-use crate::worker::orders::Mail;
+use crate::worker::orders::{Change, Mail};
 use crate::world::Counts;
+
+/// How often it is looked whether workers have done what they were told.
+const LOOK: Duration = Duration::from_micros(500);
 
 /// A worker's whole life, on its thread.
 pub(super) type Work = fn(Seat) -> io::Result<()>;
@@ -86,6 +90,13 @@ impl Crew {
         Ok((crew, listen))
     }
 
+    /// Of nobody.
+    #[cfg(test)]
+    pub(super) fn none() -> Crew {
+        let (_, mut orders) = mailbox::mesh(0, 1, 1).unwrap();
+        Crew { threads: Vec::new(), orders: orders.remove(0), told: Vec::new(), fallen: None }
+    }
+
     /// Waits until a worker listens; where it does.
     fn wait_ready(
         &mut self,
@@ -137,6 +148,71 @@ impl Crew {
         for (id, told) in self.told.iter_mut().enumerate() {
             *told = *told || self.orders.send(id, Mail::Drain).is_ok();
         }
+    }
+
+    /// Has every worker make ready for a change.
+    ///
+    /// # Errors
+    /// Some worker did not within [`limits::PREPARE_PATIENCE`]: none of them goes over.
+    pub(super) fn prepare(
+        &mut self,
+        change: &Arc<Change>,
+        outlets: Vec<Switch>,
+    ) -> Result<(), String> {
+        debug_assert_eq!(outlets.len(), self.threads.len());
+        let by = Instant::now() + limits::PREPARE_PATIENCE;
+        let mails = outlets.into_iter().map(|own| Mail::Prepare(change.clone(), Box::new(own)));
+        let mut fault = self.to_all(by, mails).err();
+        while fault.is_none() && change.ready() < self.threads.len() {
+            if Instant::now() >= by {
+                fault = Some("not all workers were ready in time".to_owned());
+            } else if let Some(fallen) = self.fallen() {
+                fault = Some(fallen);
+            } else {
+                std::thread::sleep(LOOK);
+            }
+        }
+        let Some(fault) = fault else { return Ok(()) };
+        let by = Instant::now() + limits::PREPARE_PATIENCE;
+        if self.to_all(by, self.told.iter().map(|_| Mail::Abandon)).is_err() {
+            // What is next prepared takes its place.
+            tracing::warn!("a worker was not told that a reload does not come");
+        }
+        Err(fault)
+    }
+
+    /// Has every worker go over to a change for which all are ready; returns when they have, or one
+    /// has fallen.
+    pub(super) fn commit(&mut self, change: &Arc<Change>) {
+        let mut told = vec![false; self.threads.len()];
+        let mut late = Some(Instant::now() + limits::PREPARE_PATIENCE);
+        while change.done() < self.threads.len() {
+            for (id, told) in told.iter_mut().enumerate() {
+                *told = *told || self.orders.send(id, Mail::Commit).is_ok();
+            }
+            if self.fallen().is_some() {
+                return;
+            }
+            if late.is_some_and(|late| Instant::now() >= late) {
+                tracing::warn!("a worker is late to go over to the new configuration");
+                late = None;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Sends every worker its mail; a full mailbox is tried again until then.
+    fn to_all(&self, by: Instant, mails: impl Iterator<Item = Mail>) -> Result<(), String> {
+        for (id, mut mail) in mails.enumerate() {
+            while let Err(back) = self.orders.send(id, mail) {
+                if Instant::now() >= by {
+                    return Err(format!("the mailbox of worker {id} is full"));
+                }
+                mail = back;
+                std::thread::sleep(LOOK);
+            }
+        }
+        Ok(())
     }
 
     /// Sends a worker the answer to its question; one that is too busy goes without.

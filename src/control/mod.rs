@@ -15,18 +15,20 @@ mod crew;
 pub mod diagnose;
 mod import;
 mod jwks;
+pub mod reload;
 mod rules;
 mod scrape;
 mod setting;
 mod watching;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -35,13 +37,14 @@ pub use banner::{greeting, status, summary};
 use config::ProxyConfig;
 use crew::{Crew, Work};
 use diagnose::Report;
+use reload::{Applied, NotApplied, Numbers, Overlay, Reloads, Wanted};
 use scrape::Admitted;
 use watching::Watching;
 
 use crate::auth::Scheme;
 use crate::backend::health::{Board, Note, State as Health};
 use crate::limits;
-use crate::plan::Plan;
+use crate::plan::BackendId;
 use crate::rt::Driver;
 use crate::telemetry::desk::Question;
 use crate::telemetry::lines::Orders;
@@ -154,7 +157,7 @@ impl Proxy {
             .spawn(move || {
                 // Whatever happens, those who wait must hear of an end.
                 let end = EndGuard(shared.clone());
-                let outcome = control(&config, options, work, &shared);
+                let outcome = control(config, options, work, &shared);
                 end.0.change(|state| state.phase = Phase::Ended(outcome));
             })
             .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
@@ -189,11 +192,61 @@ impl Handle {
     /// `proxy.shutdown_timeout_seconds`. Does not wait; calling it again changes nothing.
     pub fn shutdown(&self) {
         self.0.change(|state| state.shutdown_wanted = true);
+        self.0.wake();
+    }
+
+    /// Reads the files of the configuration again and puts them in force without a stop: what has
+    /// not changed goes on, exchanges under way end under the settings under which they began.
+    ///
+    /// Works under any executor. A dropped future leaves the reload to itself.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    pub async fn reload(&self) -> Result<Applied, NotApplied> {
+        let order = self.order(Wanted::Again);
+        self.0.until(|state| order.outcome(state)).await
+    }
+
+    /// As [`Handle::reload`], with another configuration.
+    ///
+    /// # Errors
+    /// As [`Handle::reload`].
+    pub async fn reload_with(&self, config: ProxyConfig) -> Result<Applied, NotApplied> {
+        let order = self.order(Wanted::Config(Box::new(config)));
+        self.0.until(|state| order.outcome(state)).await
+    }
+
+    /// As [`Handle::reload`], blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Handle::reload`].
+    pub fn reload_now(&self) -> Result<Applied, NotApplied> {
+        let order = self.order(Wanted::Again);
+        self.0.wait(None, |state| order.outcome(state)).unwrap_or_else(|| Err(ended()))
+    }
+
+    fn order(&self, wanted: Wanted) -> Arc<Order> {
+        let order = Arc::new(Order { wanted: Mutex::new(Some(wanted)), outcome: OnceLock::new() });
+        self.0.change(|state| state.orders.push_back(order.clone()));
+        self.0.wake();
+        order
+    }
+
+    /// What is known of reloads so far.
+    pub fn reloads(&self) -> Reloads {
+        self.0.lock().reloads.clone()
+    }
+
+    /// Has `hear` called with every configuration that a reload puts in force, on the control thread:
+    /// for what is outside of the proxy, such as the level of the log. Once for each proxy: a later
+    /// one is not called.
+    pub fn on_reload(&self, hear: impl Fn(&ProxyConfig) + Send + Sync + 'static) {
+        let _ = self.0.on_reload.set(Box::new(hear));
     }
 
     /// Opens the files of logs anew, which may have been moved away.
     pub fn reopen_logs(&self) {
-        self.0.lines.reopen.store(true, Ordering::Release);
+        self.0.lines.reopen.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Blocks until the proxy has ended.
@@ -225,6 +278,8 @@ impl fmt::Debug for Handle {
 /// A backend as last heard of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendStatus {
+    /// Its number: another one when it is reached in another way.
+    pub id: BackendId,
     /// Its name in the configuration.
     pub name: String,
     /// `stdio` or `http`.
@@ -244,6 +299,31 @@ struct Shared {
     changed: Condvar,
     /// What the writer of log lines is told.
     lines: Arc<Orders>,
+    /// See [`Handle::on_reload`].
+    on_reload: OnceLock<Hear>,
+    /// Has the control thread look at once for what is wanted of it.
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// Hears of configurations.
+type Hear = Box<dyn Fn(&ProxyConfig) + Send + Sync>;
+
+/// A reload that somebody waits for.
+struct Order {
+    /// `None` once it is under way.
+    wanted: Mutex<Option<Wanted>>,
+    outcome: OnceLock<Result<Applied, NotApplied>>,
+}
+
+impl Order {
+    fn outcome(&self, state: &State) -> Option<Result<Applied, NotApplied>> {
+        let outcome = self.outcome.get().cloned();
+        outcome.or_else(|| state.ended().map(|_| Err(ended())))
+    }
+}
+
+fn ended() -> NotApplied {
+    NotApplied::Failed("the proxy has ended".to_owned())
 }
 
 #[derive(Default)]
@@ -253,6 +333,9 @@ struct State {
     tls: bool,
     shutdown_wanted: bool,
     backends: Vec<BackendStatus>,
+    /// Reloads that are wanted, in their order.
+    orders: VecDeque<Arc<Order>>,
+    reloads: Reloads,
     /// Of futures that wait for a change.
     wakers: Vec<Waker>,
 }
@@ -290,6 +373,18 @@ impl State {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
+    }
+
+    fn on_applied(&self, config: &ProxyConfig) {
+        if let Some(hear) = self.on_reload.get() {
+            hear(config);
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -354,13 +449,13 @@ impl Drop for EndGuard {
 
 /// A proxy's whole life.
 fn control(
-    config: &ProxyConfig,
+    config: ProxyConfig,
     options: Options,
     work: Work,
     shared: &Shared,
 ) -> Result<(), ProxyError> {
     let mut report = Report::default();
-    let Some(plan) = compile::compile(config, &mut report).map(Arc::new) else {
+    let Some(plan) = compile::compile(&config, &mut report).map(Arc::new) else {
         return Err(ProxyError::Config(report));
     };
     for warning in config.warnings() {
@@ -381,7 +476,8 @@ fn control(
     let statuses: Vec<BackendStatus> = plan.backends.iter().map(|b| banner::starting(b)).collect();
     shared.change(|state| state.backends = statuses);
     let (letters, inbox) = sync_channel(limits::NOTES_LEN);
-    let notes = letters.clone();
+    let (notes, wake) = (letters.clone(), letters.clone());
+    let _ = shared.wake.set(Box::new(move || drop(wake.try_send(Letter::Wake))));
     let tell = Box::new(move |note| drop(notes.try_send(Letter::Note(note))));
     let ask: Arc<dyn Fn(Question) -> Result<(), Question> + Send + Sync> =
         Arc::new(move |question| {
@@ -393,9 +489,10 @@ fn control(
         });
     let board = Board::new(plan.workers, plan.backends.len(), tell);
     let counts = Arc::new(Counts::default());
-    let mut watching = Watching::start(&plan, config, &shared.lines).map_err(ProxyError::Start)?;
-    let kits = watching.kits(plan.workers, &ask);
-    let (mut crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, work)
+    let (watching, outlets) =
+        Watching::start(&plan, &config, &shared.lines).map_err(ProxyError::Start)?;
+    let kits = watching.kits(outlets, &ask);
+    let (crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, work)
         .map_err(ProxyError::Start)?;
     tracing::info!("listening on {addr}");
     shared.change(|state| {
@@ -404,20 +501,26 @@ fn control(
         state.phase = Phase::Serving;
     });
     let office = Office {
+        file: config.clone(),
         config,
-        plan: &plan,
-        board: board.clone(),
+        overlay: Overlay::default(),
+        numbers: Numbers::of(&plan),
+        leaving: Vec::new(),
+        plan,
+        board,
         counts,
         metrics: watching.metrics.clone(),
         shared,
         admitted: Admitted::default(),
+        crew,
+        watching,
     };
-    let mut news = News { inbox, board, plan: &plan, shared, office };
-    let outcome = watch(&mut crew, &mut news).and_then(|()| {
+    let mut news = News { inbox, office };
+    let outcome = watch(&mut news).and_then(|()| {
         tracing::info!("shutting down");
-        end(&mut crew, &mut news)
+        end(&mut news)
     });
-    watching.end();
+    news.office.watching.end();
     outcome
 }
 
@@ -425,30 +528,35 @@ fn control(
 enum Letter {
     Note(Note),
     Question(Question),
+    /// Something is wanted that stands elsewhere.
+    Wake,
 }
 
 /// Until the end is wanted, or a worker has fallen.
-fn watch(crew: &mut Crew, news: &mut News<'_>) -> Result<(), ProxyError> {
+fn watch(news: &mut News<'_>) -> Result<(), ProxyError> {
     loop {
-        news.take(crew);
-        if let Some(message) = crew.fallen() {
+        news.take();
+        if let Some(message) = news.office.crew.fallen() {
             tracing::error!("{message}; the proxy ends, as it can no longer be trusted");
-            crew.drain();
+            news.office.crew.drain();
             return Err(ProxyError::Worker(message));
         }
-        if news.shared.lock().shutdown_wanted {
+        news.office.obey();
+        news.office.tidy();
+        if news.office.shared.lock().shutdown_wanted {
             return Ok(());
         }
     }
 }
 
 /// Lets every worker finish, and gives up on those that do not.
-fn end(crew: &mut Crew, news: &mut News<'_>) -> Result<(), ProxyError> {
+fn end(news: &mut News<'_>) -> Result<(), ProxyError> {
     // Behind the workers' own limit, children have theirs.
     let children = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER;
-    let limit = news.plan.shutdown_timeout + children + limits::SHUTDOWN_SLACK;
+    let limit = news.office.plan.shutdown_timeout + children + limits::SHUTDOWN_SLACK;
     let deadline = Instant::now() + limit;
     loop {
+        let crew = &mut news.office.crew;
         crew.drain();
         if crew.is_done() {
             return match crew.fallen() {
@@ -460,25 +568,38 @@ fn end(crew: &mut Crew, news: &mut News<'_>) -> Result<(), ProxyError> {
             tracing::warn!("some workers do not end: they are left behind");
             return Ok(());
         }
-        news.take(crew);
+        news.take();
     }
 }
 
 /// What is heard of backends; they log it themselves.
 struct News<'a> {
     inbox: Receiver<Letter>,
-    board: Arc<Board>,
-    plan: &'a Plan,
-    shared: &'a Shared,
     office: Office<'a>,
+}
+
+impl Office<'_> {
+    /// Does the reloads that are wanted, one after the other.
+    fn obey(&mut self) {
+        loop {
+            let order = self.shared.lock().orders.pop_front();
+            let Some(order) = order else { return };
+            let wanted = order.wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(wanted) = wanted {
+                let outcome = self.reload(wanted);
+                self.shared.change(|_| drop(order.outcome.set(outcome)));
+            }
+        }
+    }
 }
 
 impl News<'_> {
     /// Takes in what there is, for one tick or until something has come.
-    fn take(&mut self, crew: &Crew) {
+    fn take(&mut self) {
         let questions = self.notes();
         for Question { worker, token, wanted } in questions {
-            crew.tell(worker, token, self.office.answer(wanted));
+            let answer = self.office.answer(wanted);
+            self.office.crew.tell(worker, token, answer);
         }
     }
 
@@ -493,25 +614,29 @@ impl News<'_> {
                         self.update(id, state, tools, Some(detail));
                     }
                     Letter::Question(question) => questions.push(question),
+                    Letter::Wake => {}
                 }
             }
         }
         // Notes are dropped when there are too many; the board is always right.
-        for id in 0..self.plan.backends.len() {
-            self.update(id, self.board.state(id), self.board.tools(id), None);
+        let Office { plan, board, .. } = &self.office;
+        for id in plan.backends.iter().map(|backend| backend.id) {
+            self.update(id, board.state(id), board.tools(id), None);
         }
         questions
     }
 
     /// Tells those who look, if it is new; without a detail the last one stays.
-    fn update(&self, id: usize, state: Health, tools: u32, detail: Option<Option<String>>) {
-        let is_news = self.shared.lock().backends.get(id).is_some_and(|known| {
+    fn update(&self, id: BackendId, state: Health, tools: u32, detail: Option<Option<String>>) {
+        let shared = self.office.shared;
+        let is_it = |known: &&mut BackendStatus| known.id == id;
+        let is_news = shared.lock().backends.iter_mut().find(is_it).is_some_and(|known| {
             (known.state, known.tools) != (state, tools)
                 || detail.as_ref().is_some_and(|detail| *detail != known.detail)
         });
         if is_news {
-            self.shared.change(|shared| {
-                let known = &mut shared.backends[id];
+            shared.change(|shared| {
+                let Some(known) = shared.backends.iter_mut().find(is_it) else { return };
                 (known.state, known.tools) = (state, tools);
                 if let Some(detail) = detail {
                     known.detail = detail;
@@ -757,16 +882,23 @@ mod tests {
         });
         let (notes, inbox) = sync_channel(8);
         let board = Board::new(2, 2, Box::new(|_| {}));
+        let (watching, _) = Watching::start(&plan, &config, &shared.lines).unwrap();
         let office = Office {
-            config: &config,
-            plan: &plan,
+            watching,
+            file: config.clone(),
+            config,
+            overlay: Overlay::default(),
+            numbers: Numbers::of(&plan),
+            leaving: Vec::new(),
+            plan: Arc::new(plan),
+            crew: Crew::none(),
             board: board.clone(),
             counts: Default::default(),
             metrics: crate::telemetry::metrics::Metrics::new(true, 2, Vec::new(), &["other"]),
             shared: &shared,
             admitted: Admitted::default(),
         };
-        let mut news = News { inbox, board, plan: &plan, shared: &shared, office };
+        let mut news = News { inbox, office };
         assert_eq!(shared.wait(Some(Duration::from_millis(1)), State::settled), None);
         let note = |id, state, tools, detail: Option<&str>| Note::Backend {
             id,

@@ -2,11 +2,10 @@
 //! Never: what a rule does (`middleware`).
 //! Next: `plan`, what comes out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::compile::{Compiler, workers};
-use super::config::{NamedBackend, ProxyConfig, RateTable, RetryTable};
+use super::config::{NamedBackend, RateTable, RetryTable};
 use super::setting::{Args, Glob, IsolationKey, ScopeKey, Share};
 use crate::middleware::Chain;
 use crate::middleware::alias::Alias;
@@ -17,7 +16,7 @@ use crate::middleware::filter::{Filter, Rule};
 use crate::middleware::hedge::Hedge;
 use crate::middleware::inject::Inject;
 use crate::middleware::mirror::Spread;
-use crate::middleware::outlier::{self, Outlier, Ward};
+use crate::middleware::outlier::{self, Outlier};
 use crate::middleware::params::{Override, Params};
 use crate::middleware::pattern::Patterns;
 use crate::middleware::rate::RateLimit;
@@ -43,7 +42,7 @@ impl Compiler<'_> {
     }
 
     /// What stands around the calls of one backend.
-    pub(super) fn around(&mut self, backend: &NamedBackend, beds: &mut Beds) -> Around {
+    pub(super) fn around(&mut self, backend: &NamedBackend) -> Around {
         let table = &backend.table;
         let workers = workers(self.config);
         let timeout = &table.timeout;
@@ -103,7 +102,7 @@ impl Compiler<'_> {
                     interval: table.interval_seconds.0,
                     max_percent: table.max_ejection_percent.0 as u32,
                 };
-                beds.next(settings)
+                Outlier::new(settings)
             }),
         }
     }
@@ -136,6 +135,7 @@ impl Compiler<'_> {
             let find = |name: &str| plans.iter().position(|plan| &*plan.name == name);
             if let (Some(mirror), Some(called)) = (find(&backend.table.name), find(of)) {
                 let spread = Spread::new(backend.table.mirror_percent.0);
+                let mirror = plans[mirror].id;
                 let row = plans[called].chain.mirror.get_or_insert_default();
                 row.0.push((mirror, spread));
             }
@@ -297,25 +297,6 @@ impl Compiler<'_> {
         if name.is_empty() {
             self.fault(&format!("{path}.tool"), "found an empty string, accepted: a tool's name");
         }
-    }
-}
-
-/// Places of the backends with outlier detection among each other.
-pub(super) struct Beds {
-    ward: Arc<Ward>,
-    taken: usize,
-}
-
-impl Beds {
-    pub(super) fn new(config: &ProxyConfig) -> Beds {
-        let tables = config.backends.iter().map(|backend| &backend.table);
-        let count = tables.filter(|t| t.enabled && t.outlier_detection.is_some()).count();
-        Beds { ward: Ward::new(count), taken: 0 }
-    }
-
-    fn next(&mut self, settings: outlier::Settings) -> Outlier {
-        self.taken += 1;
-        Outlier::new(settings, &self.ward, self.taken - 1)
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::Ordering;
 
+use super::reload::Reloads;
 use crate::backend::health::{Board, State};
 use crate::limits;
 use crate::middleware::breaker;
@@ -20,18 +21,20 @@ pub(super) struct Sources<'a> {
     pub(super) board: &'a Board,
     pub(super) counts: &'a Counts,
     pub(super) metrics: &'a Metrics,
+    pub(super) reloads: &'a Reloads,
 }
 
-/// Tools that have a series: the first that were called. Once in it stays, so that no counter ever
-/// falls.
+/// Tools that have a series, with the number of the backend's block: the first that were called.
+/// Once in it stays for as long as its backend, so that no counter ever falls.
 #[derive(Debug, Default)]
 pub(super) struct Admitted(BTreeMap<(usize, String), ()>);
 
 /// The whole page.
 pub(super) fn page(sources: &Sources<'_>, admitted: &mut Admitted) -> String {
     let mut text = Text::default();
-    let Sources { plan, board, counts, metrics } = sources;
-    for family in metrics.sums() {
+    let Sources { plan, board, counts, metrics, reloads } = sources;
+    let table = metrics.table();
+    for family in metrics.sums(&table) {
         let kind = if family.bounds.is_some() { "histogram" } else { "counter" };
         text.family(family.name, kind, family.help);
         for (labels, cells) in &family.rows {
@@ -57,6 +60,14 @@ pub(super) fn page(sources: &Sources<'_>, admitted: &mut Admitted) -> String {
         text.family(name, "gauge", help);
         text.sample(&[], value.load(Ordering::Relaxed));
     }
+    text.family("config_reloads_total", "counter", "Reloads of the configuration.");
+    for (result, count) in [("applied", reloads.applied), ("refused", reloads.failed)] {
+        text.sample(&[("result", result)], count);
+    }
+    let name = "config_last_reload_timestamp_seconds";
+    text.family(name, "gauge", "When the configuration in force was put there.");
+    let since = reloads.since.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    text.sample(&[], since.as_secs_f64());
     text.family("build_info", "gauge", "Always 1.");
     text.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     process(&mut text, metrics);
@@ -66,25 +77,27 @@ pub(super) fn page(sources: &Sources<'_>, admitted: &mut Admitted) -> String {
 /// `tool_calls_total`, with at most so many series over all workers.
 fn tools(text: &mut Text, metrics: &Metrics, admitted: &mut Admitted) {
     type Counts = [u64; Outcome::NAMES.len()];
-    let mut sums: BTreeMap<(usize, &str), Counts> = BTreeMap::new();
+    let table = metrics.table();
+    let mut sums: BTreeMap<(usize, &str, &str), Counts> = BTreeMap::new();
+    // What has gone makes room.
+    admitted.0.retain(|(backend, _), ()| table.has(*backend));
     let add = |into: &mut Counts, counts: Counts| {
         for (sum, count) in into.iter_mut().zip(counts) {
             *sum += count;
         }
     };
-    for (backend, name, counts) in metrics.tools() {
+    for (backend, label, name, counts) in metrics.tools(&table) {
         let key = (backend, name.to_owned());
         let full = admitted.0.len() >= limits::TOOL_SERIES_MAX;
         let own = !name.is_empty()
             && (admitted.0.contains_key(&key) || (!full && admitted.0.insert(key, ()).is_none()));
-        add(sums.entry((backend, if own { name } else { "" })).or_default(), counts);
+        add(sums.entry((backend, label, if own { name } else { "" })).or_default(), counts);
     }
     let help = "Calls of tools; `other` are those that are not in the catalogue, or too many.";
     text.family("tool_calls_total", "counter", help);
-    for ((backend, name), counts) in sums {
+    for ((_, backend, name), counts) in sums {
         let tool = if name.is_empty() { "other" } else { name };
         for (status, count) in Outcome::NAMES.iter().zip(counts).filter(|(_, count)| *count > 0) {
-            let backend = metrics.backend(backend);
             text.sample(&[("backend", backend), ("tool", tool), ("status", status)], count);
         }
     }

@@ -12,20 +12,20 @@ use std::time::Instant;
 use tracing_subscriber::EnvFilter;
 
 use super::compile::{Compiler, TlsFiles, Url, is_token, refused_header};
-use super::config::{ProxyConfig, TlsTable};
+use super::config::{ProxyConfig, TlsTable, TracingTable};
 use super::diagnose::Report;
 use super::setting::{AdminToolsKey, join};
 use crate::limits;
 use crate::mcp::method::Method;
 use crate::plan::{AdminTools, AuditPlan, Plan, WatchPlan, WorkerId};
 use crate::rt::outlet::{Outlet, outlets};
-use crate::telemetry::Kit;
 use crate::telemetry::desk::{Desk, Question};
 use crate::telemetry::export::Collector;
 use crate::telemetry::lines::{Line, Orders, Place, Writer};
 use crate::telemetry::metrics::{Meter, Metrics};
 use crate::telemetry::otlp::Source;
 use crate::telemetry::trace::Report as TraceReport;
+use crate::telemetry::{Kit, Switch};
 
 impl Compiler<'_> {
     /// `[observability]`.
@@ -121,8 +121,6 @@ impl Compiler<'_> {
 pub(super) struct Watching {
     pub(super) metrics: Arc<Metrics>,
     orders: Arc<Orders>,
-    lines: Option<Vec<Outlet<Line>>>,
-    spans: Option<Vec<Outlet<Box<TraceReport>>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -141,36 +139,84 @@ impl Watching {
         plan: &Plan,
         config: &ProxyConfig,
         orders: &Arc<Orders>,
-    ) -> Result<Watching, String> {
-        let watch = &plan.watch;
+    ) -> Result<(Watching, Vec<Switch>), String> {
         let names = plan.backends.iter().map(|backend| backend.name.clone()).collect();
         let mut watching = Watching {
-            metrics: Metrics::new(watch.metrics, plan.workers, names, Method::NAMES),
+            metrics: Metrics::new(plan.watch.metrics, plan.workers, names, Method::NAMES),
             orders: orders.clone(),
-            lines: None,
-            spans: None,
             threads: Vec::new(),
         };
+        let lines = watching.lines(plan)?;
+        let spans = watching.spans(plan, config)?;
+        Ok((watching, switches(plan.workers, Some(lines), Some(spans))))
+    }
+
+    /// Another configuration is to be in force: what has changed gets files and threads of its own;
+    /// those of before end with the last exchange that goes by them.
+    ///
+    /// # Errors
+    /// What to tell the user; nothing has changed then.
+    pub(super) fn follow(
+        &mut self,
+        (old_plan, old): (&Plan, &ProxyConfig),
+        (plan, config): (&Plan, &ProxyConfig),
+    ) -> Result<Vec<Switch>, String> {
+        self.threads.retain(|thread| !thread.is_finished());
+        let files = |plan: &Plan| {
+            let audit = plan.watch.audit.as_ref();
+            (audit.map(|audit| audit.path.clone()), plan.watch.access_log)
+        };
+        let lines = match files(old_plan) == files(plan) {
+            true => None,
+            false => Some(self.lines(plan)?),
+        };
+        let told = |config: &ProxyConfig| {
+            let mut table = config.observability.tracing.clone();
+            // That is the plan's, and needs no other thread.
+            table.sample_ratio = TracingTable::default().sample_ratio;
+            (table, config.proxy.name.clone(), config.proxy.version.clone())
+        };
+        let spans = match told(old) == told(config) {
+            true => None,
+            false => Some(self.spans(plan, config)?),
+        };
+        Ok(switches(plan.workers, lines, spans))
+    }
+
+    /// Outlets for the lines of every worker, and the thread that writes them.
+    fn lines(&mut self, plan: &Plan) -> Result<Vec<Outlet<Line>>, String> {
+        let watch = &plan.watch;
+        let mut lines = Vec::new();
         if watch.audit.is_some() || watch.access_log {
             let audit = watch.audit.as_ref().and_then(|audit| audit.path.clone());
             let audit = audit.map_or(Place::Stderr, Place::File);
             let writer = Writer::open(audit, Place::Stderr)?;
             let (put, basin) = outlets(plan.workers, limits::LINES_LEN, limits::LINES_BYTES_MAX);
-            watching.lines = Some(put);
-            let (orders, metrics) = (orders.clone(), watching.metrics.clone());
-            watching.spawn("mcp-log", move || writer.run(basin, &orders, &metrics))?;
+            lines = put;
+            let (orders, metrics) = (self.orders.clone(), self.metrics.clone());
+            self.spawn("mcp-log", move || writer.run(basin, &orders, &metrics))?;
         }
-        if watch.trace_ratio.is_some() {
+        Ok(lines)
+    }
+
+    /// The same for spans.
+    fn spans(
+        &mut self,
+        plan: &Plan,
+        config: &ProxyConfig,
+    ) -> Result<Vec<Outlet<Box<TraceReport>>>, String> {
+        let mut spans = Vec::new();
+        if plan.watch.trace_ratio.is_some() {
             let mut report = Report::default();
             let collector = Compiler { config, report: &mut report }.collector();
             let collector = collector.ok_or_else(|| report.to_string())?;
             let weight = limits::SPANS_LEN * 8;
             let (put, basin) = outlets(plan.workers, limits::SPANS_LEN, weight);
-            watching.spans = Some(put);
-            let (orders, metrics) = (orders.clone(), watching.metrics.clone());
-            watching.spawn("mcp-spans", move || collector.run(basin, &orders.end, &metrics))?;
+            spans = put;
+            let (orders, metrics) = (self.orders.clone(), self.metrics.clone());
+            self.spawn("mcp-spans", move || collector.run(basin, &orders.end, &metrics))?;
         }
-        Ok(watching)
+        Ok(spans)
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
@@ -181,22 +227,16 @@ impl Watching {
 
     /// What the workers are given, in their order; `ask` takes a question to the control thread.
     pub(super) fn kits(
-        &mut self,
-        workers: usize,
+        &self,
+        outlets: Vec<Switch>,
         ask: &Arc<dyn Fn(Question) -> Result<(), Question> + Send + Sync>,
     ) -> Vec<Kit> {
-        let mut lines = self.lines.take().unwrap_or_default().into_iter();
-        let mut spans = self.spans.take().unwrap_or_default().into_iter();
-        let kit = |me: WorkerId| {
+        let kit = |(me, outlets): (WorkerId, Switch)| {
             let ask = ask.clone();
-            Kit {
-                meter: Meter::new(&self.metrics, me),
-                lines: lines.next(),
-                spans: spans.next(),
-                desk: Desk::new(Box::new(move |question| ask(question))),
-            }
+            let desk = Desk::new(Box::new(move |question| ask(question)));
+            Kit { meter: Meter::new(&self.metrics, me), desk, outlets }
         };
-        (0..workers).map(kit).collect()
+        outlets.into_iter().enumerate().map(kit).collect()
     }
 
     /// Lets the threads carry away what there is, for a while.
@@ -209,6 +249,21 @@ impl Watching {
             }
         }
     }
+}
+
+/// What every worker is told of its outlets; none for nobody = nothing goes out.
+fn switches(
+    workers: usize,
+    lines: Option<Vec<Outlet<Line>>>,
+    spans: Option<Vec<Outlet<Box<TraceReport>>>>,
+) -> Vec<Switch> {
+    let mut lines = lines.map(Vec::into_iter);
+    let mut spans = spans.map(Vec::into_iter);
+    let own = |_| Switch {
+        lines: lines.as_mut().map(Iterator::next),
+        spans: spans.as_mut().map(Iterator::next),
+    };
+    (0..workers).map(own).collect()
 }
 
 #[cfg(test)]

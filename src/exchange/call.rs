@@ -404,8 +404,8 @@ pub(super) fn mirror(
             let who = Who::fresh();
             let shaped = shape(&world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = shaped.await.map_err(|(error, _)| error)?;
-            if world.kit.meter.enabled() {
-                world.kit.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
+            if world.meter.enabled() {
+                world.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
             }
             let tool_call = method == Method::ToolsCall;
             let call = Call {

@@ -26,7 +26,7 @@ use crate::plan::BackendId;
 use crate::rt;
 use crate::telemetry::clock;
 use crate::telemetry::lines::{Line, Object, cut};
-use crate::telemetry::metrics::{AttemptKind, Lost, Outcome, Reason, ToolRow};
+use crate::telemetry::metrics::{AttemptKind, Lost, Outcome, PROXY, Reason, ToolRow};
 use crate::world::World;
 
 /// What kind of message it is.
@@ -144,7 +144,7 @@ impl Facts {
         });
         self.method.set(method);
         self.bytes_in.set(message.len());
-        if world.plan.watch.audit.is_some() || world.kit.spans.is_some() {
+        if world.plan.watch.audit.is_some() || world.spans.is_some() {
             let detail = Detail::of(world, message, envelope, context);
             let _ = self.detail.set(Rc::new(detail));
         }
@@ -166,10 +166,10 @@ impl Facts {
         envelope: &Envelope,
     ) {
         self.backend.set(Some(backend));
-        if self.method.get() == Method::ToolsCall && world.kit.meter.enabled() {
+        if self.method.get() == Method::ToolsCall && world.meter.enabled() {
             let raw = envelope.name.map_or(&b"\"\""[..], |span| span.of(message));
             // Without escapes the bytes are the name.
-            let known = world.kit.meter.known_tool(backend, &raw[1..raw.len() - 1]);
+            let known = world.meter.known_tool(backend, &raw[1..raw.len() - 1]);
             self.tool.set(Some(known.or_else(|| new_tool(world, backend, raw))));
         }
     }
@@ -181,7 +181,7 @@ impl Facts {
 
     /// A tool of the proxy's own is called.
     pub(super) fn own_tool(&self, world: &World, name: &str) {
-        self.tool.set(Some(world.kit.meter.tool(world.kit.meter.proxy(), name, || true)));
+        self.tool.set(Some(world.meter.tool(PROXY, name, || true)));
     }
 
     /// The call, so that its attempts are known in the end.
@@ -243,27 +243,26 @@ impl Facts {
 
     /// Accounts for the message, once, at the end of its exchange.
     pub(super) fn account(&self, world: &World, ends: &Ends<'_>) {
-        let kit = &world.kit;
         let detail = self.detail.get();
         let audits = world.plan.watch.audit.is_some();
-        if self.what.get() == What::None || !(kit.meter.enabled() || audits || detail.is_some()) {
+        if self.what.get() == What::None || !(world.meter.enabled() || audits || detail.is_some()) {
             return;
         }
         let total = rt::time::now().saturating_duration_since(self.began);
         // Without an end its client left before there was one.
         let (outcome, code) = self.ended.get().unwrap_or((Outcome::Error, None));
-        if kit.meter.enabled() {
+        if world.meter.enabled() {
             self.measure(world, total, outcome);
         }
-        if audits && let Some(out) = &kit.lines {
+        if audits && let Some(out) = &world.lines {
             let text = self.line(world, ends, total, outcome, code);
             let weight = text.len();
             if !out.put(Line { is_access: false, text }, weight) {
-                kit.meter.metrics().lose(Lost::Line, 1);
+                world.meter.metrics().lose(Lost::Line, 1);
             }
         }
         if let Some(detail) = detail
-            && let (Some(tracing), Some(out)) = (&detail.tracing, &kit.spans)
+            && let (Some(tracing), Some(out)) = (&detail.tracing, &world.spans)
         {
             let handle = self.handle.get().map(|handle| &**handle);
             let told = super::trace::Told {
@@ -282,7 +281,7 @@ impl Facts {
             if let Some(report) = report {
                 let spans = 1 + report.attempts.len() as u64;
                 if !out.put(report, spans as usize) {
-                    kit.meter.metrics().lose(Lost::Span, spans);
+                    world.meter.metrics().lose(Lost::Span, spans);
                 }
             }
         }
@@ -290,7 +289,7 @@ impl Facts {
 
     /// The line of an HTTP request in the access log.
     pub(super) fn access(&self, world: &World, head: &RequestHead, ends: &Ends<'_>, status: u16) {
-        let Some(out) = &world.kit.lines else { return };
+        let Some(out) = &world.lines else { return };
         let total = rt::time::now().saturating_duration_since(self.began);
         let method = format!("{:?}", head.method()).to_ascii_uppercase();
         let mut line = Object::new();
@@ -306,13 +305,13 @@ impl Facts {
         let text = line.finish();
         let weight = text.len();
         if !out.put(Line { is_access: true, text }, weight) {
-            world.kit.meter.metrics().lose(Lost::Line, 1);
+            world.meter.metrics().lose(Lost::Line, 1);
         }
     }
 
     fn measure(&self, world: &World, total: Duration, outcome: Outcome) {
-        let meter = &world.kit.meter;
-        let backend = self.backend.get().unwrap_or(meter.proxy());
+        let meter = &world.meter;
+        let backend = self.backend.get().unwrap_or(PROXY);
         if self.what.get() == What::OneWay {
             return;
         }
@@ -356,7 +355,8 @@ impl Facts {
         let detail = self.detail.get().map_or(&none, |detail| &**detail);
         let record = detail.record.get();
         let attempts = self.handle.get().map_or(0, |handle| handle.trail().attempts());
-        let backend = self.backend.get().map(|id| &*world.plan.backends[id].name);
+        let backend = self.backend.get().and_then(|id| world.plan.backends.get(id));
+        let backend = backend.map(|backend| &*backend.name);
         let own = detail.own_name.borrow();
         let mut line = Object::new();
         line.text("ts", Some(&clock::rfc3339(clock::unix_now().saturating_sub(total))))
@@ -408,7 +408,7 @@ impl Detail {
 /// The row of a tool that is called for the first time, or by an unusual spelling.
 fn new_tool(world: &World, backend: BackendId, raw: &[u8]) -> Option<ToolRow> {
     let name = jsonrpc::unquote(raw)?;
-    world.kit.meter.tool(backend, &name, || {
+    world.meter.tool(backend, &name, || {
         let catalog = world.catalog.borrow();
         let slice = catalog.slice(backend);
         slice.is_some_and(|slice| slice.tools.find(&name).is_some())

@@ -60,7 +60,7 @@ pub(super) async fn initialize(
             params.capabilities.get().into(),
             params.client_info.get().into(),
         )
-        .among(world.plan.backends.len())
+        .among(world.plan.backends.room())
     });
     let record = match record {
         Ok(record) => record,

@@ -48,7 +48,7 @@ impl Tracing {
         envelope: &Envelope,
         fields: Option<&(Vec<u8>, Vec<u8>)>,
     ) -> Option<Tracing> {
-        let ratio = world.plan.watch.trace_ratio.filter(|_| world.kit.spans.is_some())?;
+        let ratio = world.plan.watch.trace_ratio.filter(|_| world.spans.is_some())?;
         let mut random = [0; 32];
         if !world.random(&mut random) {
             return None;
@@ -143,7 +143,7 @@ impl Tracing {
             },
         };
         let traced = handle.and_then(|handle| handle.trail().trace());
-        let backend = told.backend.map(|id| &*world.plan.backends[id]);
+        let backend = told.backend.and_then(|id| world.plan.backends.get(id)).map(|b| &**b);
         let mut attempts = Vec::new();
         if let (Some(traced), Some(backend)) = (traced, backend) {
             let own = told.own_name.as_deref().or(target);

@@ -29,7 +29,7 @@ use super::template::Template;
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Span, walk};
 use crate::limits::LIST_ENTRIES_MAX;
-use crate::plan::{BackendId, BackendPlan, Plan};
+use crate::plan::{BackendId, BackendPlan, Plan, slot};
 
 /// The four lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -404,6 +404,15 @@ pub struct Slice {
     pub templates: Arc<List>,
     /// Its prompts.
     pub prompts: Arc<List>,
+    raw: Raw,
+}
+
+/// What a slice was made of: other rules make another one of it.
+#[derive(Clone, Debug)]
+struct Raw {
+    initialize: Arc<[u8]>,
+    /// By [`ListKind`].
+    pages: [Arc<[Vec<u8>]>; 4],
 }
 
 impl Slice {
@@ -447,6 +456,36 @@ impl Slice {
             resources: list(ListKind::Resources)?,
             templates: list(ListKind::Templates)?,
             prompts: list(ListKind::Prompts)?,
+            raw: Raw {
+                initialize: initialize_result.into(),
+                pages: ListKind::ALL.map(|kind| pages.of(kind).as_slice().into()),
+            },
+        })
+    }
+
+    /// The raw result of `initialize`.
+    pub fn initialize_result(&self) -> &[u8] {
+        &self.raw.initialize
+    }
+
+    /// The raw pages of one list.
+    pub fn pages(&self, kind: ListKind) -> &[Vec<u8>] {
+        &self.raw.pages[kind as usize]
+    }
+
+    /// The same as other rules of the backend shape it.
+    ///
+    /// # Errors
+    /// As [`Slice::build`].
+    pub fn shaped(&self, backend: &BackendPlan) -> Result<Slice> {
+        let list = |kind| List::build(backend, kind, self.pages(kind)).map(Arc::new);
+        Ok(Slice {
+            said: Changes::default(),
+            tools: list(ListKind::Tools)?,
+            resources: list(ListKind::Resources)?,
+            templates: list(ListKind::Templates)?,
+            prompts: list(ListKind::Prompts)?,
+            ..self.clone()
         })
     }
 
@@ -462,6 +501,7 @@ impl Slice {
     ) -> Result<Slice> {
         let list = Arc::new(List::build(backend, kind, pages)?);
         let mut slice = self.clone();
+        slice.raw.pages[kind as usize] = pages.into();
         match kind {
             ListKind::Tools => slice.tools = list,
             ListKind::Resources => slice.resources = list,
@@ -582,6 +622,8 @@ pub const CONFLICTS_KEPT_MAX: usize = 100;
 pub struct Catalog {
     /// In the order of the file.
     places: Vec<Place>,
+    /// By the places of backends in tables: where in `places`, plus 1; 0 = nowhere.
+    at: Rc<[u32]>,
     lists: [Merged; 4],
     capabilities: String,
     /// Reads whose URI the templates of more than one backend match.
@@ -590,6 +632,7 @@ pub struct Catalog {
 
 #[derive(Clone, Debug)]
 struct Place {
+    id: BackendId,
     name: Arc<str>,
     prefix: String,
     /// `None` = nobody knows what it offers (now).
@@ -616,6 +659,7 @@ impl Catalog {
     /// A catalogue of backends of which nothing is known yet.
     pub fn new(plan: &Plan) -> Catalog {
         let place = |backend: &Arc<BackendPlan>| Place {
+            id: backend.id,
             name: backend.name.clone(),
             // Of an unlisted one the prefix is no claim to any name.
             prefix: if backend.unlisted { String::new() } else { backend.prefix.clone() },
@@ -625,19 +669,54 @@ impl Catalog {
             unlisted: None,
         };
         let places: Vec<Place> = plan.backends.iter().map(place).collect();
+        let mut at = vec![0; plan.backends.room()];
+        for (index, place) in places.iter().enumerate() {
+            at[slot(place.id)] = index as u32 + 1;
+        }
         let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
-        let mut catalog =
-            Catalog { places, lists, capabilities: String::new(), contested: Cell::new(0) };
+        let (capabilities, contested) = (String::new(), Cell::new(0));
+        let mut catalog = Catalog { places, at: at.into(), lists, capabilities, contested };
         catalog.promise();
         catalog
     }
 
+    /// A catalogue of a plan some of whose backends are known already.
+    pub fn with(plan: &Plan, known: impl Iterator<Item = (BackendId, Arc<Slice>)>) -> Catalog {
+        let mut catalog = Catalog::new(plan);
+        for (backend, slice) in known {
+            if let Some(place) = catalog.at(backend).map(|at| &mut catalog.places[at])
+                && !place.is_private
+            {
+                let kept = if place.is_unlisted { &mut place.unlisted } else { &mut place.slice };
+                *kept = Some(slice);
+            }
+        }
+        catalog.lists = ListKind::ALL.map(|kind| Merged::render(kind, &catalog.places));
+        catalog.promise();
+        catalog
+    }
+
+    /// What clients of another catalogue see otherwise here.
+    pub fn changes_from(&self, other: &Catalog) -> Changes {
+        let differs = |kind| self.merged(kind).text != other.merged(kind).text;
+        Changes {
+            tools: differs(ListKind::Tools),
+            resources: differs(ListKind::Resources) || differs(ListKind::Templates),
+            prompts: differs(ListKind::Prompts),
+        }
+    }
+
+    /// Where a backend stands among the places.
+    fn at(&self, backend: BackendId) -> Option<usize> {
+        let at = (*self.at.get(slot(backend))? as usize).checked_sub(1)?;
+        (self.places[at].id == backend).then_some(at)
+    }
+
     /// Takes over what a backend offers now, or that nobody knows it; tells which merged lists
-    /// differ from before, compared byte by byte, or are said to.
-    ///
-    /// # Panics
-    /// When the plan has no such backend.
+    /// differ from before, compared byte by byte, or are said to. Of a backend that the plan has not
+    /// nothing is taken over.
     pub fn set(&mut self, backend: BackendId, slice: Option<Arc<Slice>>) -> Changes {
+        let Some(backend) = self.at(backend) else { return Changes::default() };
         if self.places[backend].is_private {
             return Changes::default();
         }
@@ -674,24 +753,21 @@ impl Catalog {
     }
 
     /// The same catalogue for somebody to whom some backends offer something else.
-    ///
-    /// # Panics
-    /// When the plan has no such backend.
     pub fn seen_with(&self, others: &[(BackendId, Arc<Slice>)]) -> Catalog {
         let mut places = self.places.clone();
         for (backend, slice) in others {
-            let place = &mut places[*backend];
+            let Some(place) = self.at(*backend).map(|at| &mut places[at]) else { continue };
             let kept = if place.is_unlisted { &mut place.unlisted } else { &mut place.slice };
             *kept = Some(slice.clone());
         }
         let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
-        let capabilities = self.capabilities.clone();
-        Catalog { places, lists, capabilities, contested: Cell::new(0) }
+        let (capabilities, at) = (self.capabilities.clone(), self.at.clone());
+        Catalog { places, at, lists, capabilities, contested: Cell::new(0) }
     }
 
     /// What a backend offers, as far as it is known.
     pub fn slice(&self, backend: BackendId) -> Option<&Arc<Slice>> {
-        let place = self.places.get(backend)?;
+        let place = &self.places[self.at(backend)?];
         place.slice.as_ref().or(place.unlisted.as_ref())
     }
 
@@ -784,41 +860,42 @@ impl Catalog {
     /// others may call theirs.
     pub fn owner_of_name(&self, kind: ListKind, name: &str) -> Option<BackendId> {
         debug_assert!(kind.prefixed());
-        self.places.iter().position(|place| {
+        let mut places = self.places.iter();
+        let owner = places.find(|place| {
             let slice = place.slice.as_ref().filter(|_| place.prefix.is_empty());
             slice.is_some_and(|slice| slice.list(kind).find(name).is_some())
-        })
+        });
+        owner.map(|place| place.id)
     }
 
     /// The backend that a resource belongs to: the first in the file that lists it, else the first
     /// one a template of which can expand to it.
     pub fn owner_of_uri(&self, uri: &str) -> Option<BackendId> {
-        let known = || {
-            let places = self.places.iter().enumerate();
-            places.filter_map(|(id, place)| Some((id, place.slice.as_ref()?)))
-        };
+        let known = || self.places.iter().filter_map(|place| Some((place, place.slice.as_ref()?)));
         let mut listed = known().filter(|(_, slice)| slice.resources.find(uri).is_some());
-        if let Some((id, _)) = listed.next() {
-            return Some(id);
+        if let Some((owner, _)) = listed.next() {
+            return Some(owner.id);
         }
         let mut matching = known().filter(|(_, slice)| slice.templates.expands_to(uri));
         let (owner, _) = matching.next()?;
         if let Some((rival, _)) = matching.next() {
             self.contested.set(self.contested.get() + 1);
             tracing::debug!(
-                owner = %self.places[owner].name,
-                rival = %self.places[rival].name,
+                owner = %owner.name,
+                rival = %rival.name,
                 "templates of two backends match a resource",
             );
         }
-        Some(owner)
+        Some(owner.id)
     }
 
     /// The first backend in the file that lists a template of exactly that text.
     pub fn owner_of_template(&self, text: &str) -> Option<BackendId> {
-        self.places.iter().position(|place| {
+        let mut places = self.places.iter();
+        let owner = places.find(|place| {
             place.slice.as_ref().is_some_and(|slice| slice.templates.find(text).is_some())
-        })
+        });
+        owner.map(|place| place.id)
     }
 
     /// Whether some backend has the server capability of that name, or may have it: see

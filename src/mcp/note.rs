@@ -20,7 +20,7 @@ pub fn shaped(
     }
     let shape = match envelope.method_name(&message).as_deref() {
         Some(logging::MESSAGE) => {
-            let message = logging::shaped(message, least, &plan.backends[backend])?;
+            let message = logging::shaped(message, least, plan.backends.get(backend)?)?;
             return Some(related(message, plan, backend));
         }
         Some(tasks::STATUS) => tasks::Shape::State,

@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use super::capable;
 use super::logging::Level;
 use super::revision::Revision;
-use crate::plan::{BackendId, WorkerId};
+use crate::plan::{BackendId, WorkerId, slot};
 
 /// Uses of a session within this time are noted once: a store for each would cost every call.
 const TOUCH_GRAIN_MS: u64 = 1000;
@@ -109,7 +109,7 @@ pub struct SessionRecord {
     authorization: ArcSwapOption<Authorization>,
     /// What kind of client it is: see [`capable::class`].
     pub class: Arc<str>,
-    /// By backend: how often its lists changed for this session.
+    /// By a backend's place: how often its lists changed for this session.
     changes: Box<[AtomicU32]>,
     /// Whether any of them did.
     changed: AtomicBool,
@@ -147,15 +147,22 @@ impl SessionRecord {
         }
     }
 
-    /// With room to note list changes of that many backends; without, none are.
-    pub fn among(mut self, backends: usize) -> SessionRecord {
-        self.changes = (0..backends).map(|_| AtomicU32::new(0)).collect();
+    /// With room to note list changes of the backends in that many places; those beyond share one
+    /// place. Without, none are.
+    pub fn among(mut self, places: usize) -> SessionRecord {
+        self.changes = (0..=places).map(|_| AtomicU32::new(0)).collect();
         self
+    }
+
+    /// What is noted of two backends in one place is noted of both: then a list is read anew that
+    /// need not be.
+    fn changes_of(&self, backend: BackendId) -> Option<&AtomicU32> {
+        self.changes.get(slot(backend)).or(self.changes.last())
     }
 
     /// A backend said in this session that its lists changed, so the session has a view of its own.
     pub fn lists_changed(&self, backend: BackendId) {
-        if let Some(changes) = self.changes.get(backend) {
+        if let Some(changes) = self.changes_of(backend) {
             changes.fetch_add(1, Ordering::AcqRel);
             self.changed.store(true, Ordering::Release);
         }
@@ -163,7 +170,7 @@ impl SessionRecord {
 
     /// How often [`SessionRecord::lists_changed`] was said of a backend.
     pub fn list_changes(&self, backend: BackendId) -> u32 {
-        self.changes.get(backend).map_or(0, |changes| changes.load(Ordering::Acquire))
+        self.changes_of(backend).map_or(0, |changes| changes.load(Ordering::Acquire))
     }
 
     /// Whether backends may show this session other lists than they show the proxy.

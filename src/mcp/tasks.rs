@@ -16,11 +16,11 @@ pub const STATUS: &str = "notifications/tasks/status";
 /// What stands before the ids of a backend's tasks. Of several backends without a prefix only the
 /// first keeps its ids bare: those of the others could not be told from them.
 pub fn prefix(plan: &Plan, backend: BackendId) -> String {
-    let own = &plan.backends[backend];
-    let bare = |other: BackendId| plan.backends[other].prefix.is_empty();
-    let first =
-        (0..plan.backends.len()).find(|other| bare(*other) && !plan.backends[*other].unlisted);
-    match own.prefix.is_empty() && first != Some(backend) {
+    // Of one that leaves nothing is told any more.
+    let Some(own) = plan.backends.get(backend) else { return String::new() };
+    let mut all = plan.backends.iter();
+    let first = all.find(|other| other.prefix.is_empty() && !other.unlisted);
+    match own.prefix.is_empty() && first.is_none_or(|first| first.id != backend) {
         true => format!("{}{}", own.name, plan.separator),
         false => own.prefix.clone(),
     }

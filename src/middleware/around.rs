@@ -72,6 +72,31 @@ impl Around {
     }
 }
 
+impl Around {
+    /// Goes on with the state of the rows that the same backend had before, as far as they are the
+    /// same: a breaker that is open stays so. Of a limit of calls at once the calls under way count
+    /// in any case.
+    pub fn go_on_with(&mut self, before: &Around) {
+        fn go_on<T: Clone + PartialEq>(row: &mut Option<T>, before: &Option<T>) {
+            if row == before {
+                row.clone_from(before);
+            }
+        }
+        go_on(&mut self.retry, &before.retry);
+        go_on(&mut self.rate, &before.rate);
+        go_on(&mut self.breaker, &before.breaker);
+        if let (Some(row), Some(before)) = (&mut self.concurrency, &before.concurrency) {
+            row.go_on_with(before);
+        }
+        if let (Some(row), Some(before)) = (&mut self.outlier, &before.outlier) {
+            match row == before {
+                true => row.clone_from(before),
+                false => row.move_to(before.ward()),
+            }
+        }
+    }
+}
+
 /// What an attempt's end says of the backend, and whether it may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {

@@ -57,6 +57,12 @@ impl Concurrency {
         Concurrency { max, queue, patience, shared: Arc::new(shared) }
     }
 
+    /// Counts on from a limit that was in force before, whatever its settings: the places that are
+    /// taken stay so, and who waits keeps his turn.
+    pub fn go_on_with(&mut self, before: &Concurrency) {
+        self.shared = before.shared.clone();
+    }
+
     /// Takes a place, unless all are taken or somebody waits for one already.
     pub fn take(&self) -> bool {
         self.oldest().is_none() && self.take_any()
@@ -67,6 +73,11 @@ impl Concurrency {
         let order = Ordering::SeqCst;
         let grown = |taken| (taken < self.max).then_some(taken + 1);
         self.shared.taken.0.fetch_update(order, order, grown).is_ok()
+    }
+
+    /// Takes a place, whatever the limit: it is in force no more.
+    pub fn take_beyond(&self) {
+        self.shared.taken.0.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Joins the queue; false = it is full.

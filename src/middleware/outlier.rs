@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 /// The settings of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -28,9 +30,10 @@ pub struct Settings {
 }
 
 /// All backends with outlier detection, as all workers see them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Ward {
-    beds: Box<[Bed]>,
+    /// Swapped by a reload; read when somebody is to be ejected.
+    beds: ArcSwap<Vec<Arc<Bed>>>,
 }
 
 #[derive(Debug, Default)]
@@ -50,9 +53,20 @@ struct Bed {
 const FACTOR_MAX: u32 = 10;
 
 impl Ward {
-    /// Room for that many backends.
-    pub fn new(backends: usize) -> Arc<Ward> {
-        Arc::new(Ward { beds: (0..backends).map(|_| Bed::default()).collect() })
+    /// Of these backends: theirs is this ward from now on.
+    pub fn of<'a>(all: impl Iterator<Item = &'a mut Outlier>) -> Arc<Ward> {
+        let ward = Arc::<Ward>::default();
+        let home = |outlier: &'a mut Outlier| {
+            outlier.ward = ward.clone();
+            outlier.bed.clone()
+        };
+        ward.beds.store(Arc::new(all.map(home).collect()));
+        ward
+    }
+
+    /// From now on its backends are these, and no others.
+    pub fn admit_all<'a>(&self, all: impl Iterator<Item = &'a Outlier>) {
+        self.beds.store(Arc::new(all.map(|outlier| outlier.bed.clone()).collect()));
     }
 }
 
@@ -61,7 +75,7 @@ impl Ward {
 pub struct Outlier {
     settings: Settings,
     ward: Arc<Ward>,
-    bed: usize,
+    bed: Arc<Bed>,
 }
 
 impl PartialEq for Outlier {
@@ -71,13 +85,23 @@ impl PartialEq for Outlier {
 }
 
 impl Outlier {
-    /// The backend in that bed of the ward.
-    pub fn new(settings: Settings, ward: &Arc<Ward>, bed: usize) -> Outlier {
-        Outlier { settings, ward: ward.clone(), bed }
+    /// Of a backend in no ward yet.
+    pub fn new(settings: Settings) -> Outlier {
+        Outlier { settings, ward: Arc::default(), bed: Arc::default() }
+    }
+
+    /// The ward that it is in.
+    pub fn ward(&self) -> &Arc<Ward> {
+        &self.ward
+    }
+
+    /// Moves into the ward of others.
+    pub fn move_to(&mut self, ward: &Arc<Ward>) {
+        self.ward = ward.clone();
     }
 
     fn bed(&self) -> &Bed {
-        &self.ward.beds[self.bed]
+        &self.bed
     }
 
     /// Asks for one call at `now`, a time since any fixed moment that is the same for all workers.
@@ -129,10 +153,10 @@ impl Outlier {
         if bed.until.compare_exchange(seen, end, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             return None;
         }
-        let ejected =
-            self.ward.beds.iter().filter(|bed| bed.until.load(Ordering::SeqCst) > micros).count();
+        let beds = self.ward.beds.load();
+        let ejected = beds.iter().filter(|bed| bed.until.load(Ordering::SeqCst) > micros).count();
         let percent = self.settings.max_percent as usize;
-        let allowed = (self.ward.beds.len() * percent / 100).max(usize::from(percent > 0));
+        let allowed = (beds.len() * percent / 100).max(usize::from(percent > 0));
         if ejected > allowed {
             let _ = bed.until.compare_exchange(end, seen, Ordering::SeqCst, Ordering::SeqCst);
             return None;
@@ -165,13 +189,38 @@ mod tests {
     };
     const S: Duration = Duration::from_secs(1);
 
+    fn ward(settings: Settings, backends: usize) -> Vec<Outlier> {
+        let mut all: Vec<Outlier> = (0..backends).map(|_| Outlier::new(settings)).collect();
+        Ward::of(all.iter_mut());
+        all
+    }
+
+    #[test]
+    fn a_ward_whose_backends_change_counts_those_that_are_there() {
+        let mut all = ward(SETTINGS, 2);
+        fail(&all[0], 5, S);
+        assert!(all[0].is_ejected(S));
+        assert_eq!(fail(&all[1], 5, S), None, "one of two is ejected already");
+        // Two more come.
+        let shared = all[0].ward().clone();
+        for _ in 0..2 {
+            let mut new = Outlier::new(SETTINGS);
+            new.move_to(&shared);
+            all.push(new);
+        }
+        shared.admit_all(all.iter());
+        assert!(all[0].is_ejected(S), "what was ejected stays so");
+        assert!(fail(&all[1], 1, S).is_some());
+        assert_eq!(fail(&all[3], 9, S), None);
+    }
+
     fn fail(outlier: &Outlier, times: u32, now: Duration) -> Option<Duration> {
         (0..times).filter_map(|_| outlier.failed(now)).next_back()
     }
 
     #[test]
     fn a_streak_ejects_and_a_success_ends_it() {
-        let outlier = Outlier::new(SETTINGS, &Ward::new(1), 0);
+        let outlier = ward(SETTINGS, 1).remove(0);
         assert_eq!(fail(&outlier, 4, S), None);
         outlier.succeeded();
         assert_eq!(fail(&outlier, 4, S), None);
@@ -184,7 +233,7 @@ mod tests {
     #[test]
     fn ejections_grow_and_decay() {
         let settings = Settings { interval: S, ..SETTINGS };
-        let outlier = Outlier::new(settings, &Ward::new(1), 0);
+        let outlier = ward(settings, 1).remove(0);
         let mut now = Duration::ZERO;
         let mut times = Vec::new();
         for _ in 0..12 {
@@ -202,10 +251,7 @@ mod tests {
         for (backends, percent, most) in
             [(1, 50, 1), (4, 50, 2), (5, 50, 2), (3, 10, 1), (3, 0, 0), (4, 100, 4)]
         {
-            let ward = Ward::new(backends);
-            let settings = Settings { max_percent: percent, ..SETTINGS };
-            let all: Vec<Outlier> =
-                (0..backends).map(|bed| Outlier::new(settings, &ward, bed)).collect();
+            let all = ward(Settings { max_percent: percent, ..SETTINGS }, backends);
             for outlier in &all {
                 fail(outlier, 20, S);
             }
@@ -217,8 +263,7 @@ mod tests {
     #[test]
     fn hours_of_chance_never_eject_too_many() {
         let mut dice = Dice(3);
-        let ward = Ward::new(6);
-        let all: Vec<Outlier> = (0..6).map(|bed| Outlier::new(SETTINGS, &ward, bed)).collect();
+        let all = ward(SETTINGS, 6);
         let mut now = S;
         let mut ejections = 0;
         for _ in 0..100_000 {

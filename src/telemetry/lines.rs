@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::metrics::{Lost, Metrics};
@@ -38,8 +38,8 @@ pub enum Place {
 /// What the writer is told.
 #[derive(Debug, Default)]
 pub struct Orders {
-    /// Open the file anew: it may have been moved away.
-    pub reopen: AtomicBool,
+    /// How often the files are to have been opened anew: they may have been moved away.
+    pub reopen: AtomicU64,
     /// Write what there is, and end.
     pub end: AtomicBool,
 }
@@ -72,10 +72,12 @@ impl Writer {
     /// Writes until the orders say to end, or no worker is left.
     pub fn run(mut self, mut basin: Basin<Line>, orders: &Arc<Orders>, metrics: &Metrics) {
         let (mut audit, mut access) = (Batch::default(), Batch::default());
+        let mut opened = orders.reopen.load(Ordering::Acquire);
         loop {
             // Looked at before: what was put in before the order is taken after it.
             let ends = orders.end.load(Ordering::Acquire) || basin.is_abandoned();
-            if orders.reopen.swap(false, Ordering::AcqRel) {
+            let wanted = orders.reopen.load(Ordering::Acquire);
+            if std::mem::replace(&mut opened, wanted) != wanted {
                 self.audit.reopen();
                 self.access.reopen();
             }

@@ -20,10 +20,22 @@ use metrics::Meter;
 pub struct Kit {
     /// Its counters.
     pub meter: Meter,
-    /// Where its lines go; `None` = nobody wants any.
-    pub lines: Option<Outlet<lines::Line>>,
-    /// Where its spans go; `None` = nobody traces.
-    pub spans: Option<Outlet<Box<trace::Report>>>,
     /// Where it asks.
     pub desk: Desk,
+    /// Where its lines and spans go at first.
+    pub outlets: Switch,
+}
+
+/// Where the lines of a worker go; `None` = nobody wants any.
+pub type Lines = Option<Outlet<lines::Line>>;
+/// Where its spans go; `None` = nobody traces.
+pub type Spans = Option<Outlet<Box<trace::Report>>>;
+
+/// Where lines and spans of a worker go from now on; `None` = where they went before.
+#[derive(Default)]
+pub struct Switch {
+    /// Lines.
+    pub lines: Option<Lines>,
+    /// Spans.
+    pub spans: Option<Spans>,
 }

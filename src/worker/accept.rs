@@ -16,11 +16,12 @@ use crate::limits;
 use crate::rt;
 use crate::rt::local::Event;
 use crate::rt::net::{Listener, Stream};
-use crate::world::World;
+
+use super::Stage;
 
 /// The door of a worker: counts who is in.
 pub(super) struct Door {
-    world: Rc<World>,
+    stage: Rc<Stage>,
     /// Connections of this worker.
     open: Cell<usize>,
     /// Connections of each address that is not loopback.
@@ -38,9 +39,9 @@ const DRAIN_GRACE: Duration = Duration::from_millis(500);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 impl Door {
-    pub(super) fn new(world: Rc<World>, connections_max: usize) -> Rc<Door> {
+    pub(super) fn new(stage: Rc<Stage>, connections_max: usize) -> Rc<Door> {
         Rc::new(Door {
-            world,
+            stage,
             open: Cell::new(0),
             addresses: RefCell::default(),
             connections_max,
@@ -57,7 +58,7 @@ impl Door {
     pub(super) async fn run(self: Rc<Door>, listener: Rc<Listener>) {
         let door = self.clone();
         rt::spawn("grace", async move {
-            door.world.draining.wait().await;
+            door.stage.lasting.draining.wait().await;
             rt::time::sleep(DRAIN_GRACE).await;
             door.grace_over.set();
         });
@@ -66,10 +67,10 @@ impl Door {
                 Ok((stream, peer)) => match self.enter(peer) {
                     Some(entry) => rt::spawn("connection", serve(entry, stream, peer)),
                     // Under TLS there is no answer without a handshake, which costs too much.
-                    None if self.world.plan.listen.tls.is_some() => drop(stream),
+                    None if self.stage.now().plan.listen.tls.is_some() => drop(stream),
                     None => rt::spawn("refusal", turn_away(stream, peer)),
                 },
-                Err(_) if self.world.draining.is_set() => return,
+                Err(_) if self.stage.lasting.draining.is_set() => return,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections; trying on");
                     rt::time::sleep(ACCEPT_PAUSE).await;
@@ -79,7 +80,7 @@ impl Door {
     }
 
     fn enter(self: &Rc<Door>, peer: SocketAddr) -> Option<Entry> {
-        let counts = &self.world.counts;
+        let counts = &self.stage.lasting.counts;
         if counts.connections.fetch_add(1, Ordering::AcqRel) >= self.connections_max {
             counts.connections.fetch_sub(1, Ordering::AcqRel);
             return None;
@@ -91,7 +92,7 @@ impl Door {
             let count = addresses.entry(peer.ip()).or_default();
             *count += 1;
             // The kernel spreads an address evenly, so each worker holds its share of the bound.
-            if *count > limits::CONNECTIONS_PER_ADDRESS_MAX.div_ceil(self.world.plan.workers) {
+            if *count > limits::CONNECTIONS_PER_ADDRESS_MAX.div_ceil(self.stage.lasting.workers) {
                 drop(addresses);
                 return None;
             }
@@ -110,7 +111,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let door = &self.door;
         door.open.set(door.open.get() - 1);
-        door.world.counts.connections.fetch_sub(1, Ordering::AcqRel);
+        door.stage.lasting.counts.connections.fetch_sub(1, Ordering::AcqRel);
         if !self.address.is_loopback() {
             let mut addresses = door.addresses.borrow_mut();
             if let Some(count) = addresses.get_mut(&self.address) {
@@ -125,19 +126,22 @@ impl Drop for Entry {
 
 /// Serves one connection to its end.
 async fn serve(entry: Entry, stream: Stream, peer: SocketAddr) {
-    let world = entry.door.world.clone();
+    let stage = entry.door.stage.clone();
     let mut connection = Connection::new(stream, peer);
-    if let Some(tls) = &world.plan.listen.tls
-        && let Err(fault) = Box::pin(connection.secure(tls.clone())).await
+    let tls = stage.now().plan.listen.tls.clone();
+    if let Some(tls) = tls
+        && let Err(fault) = Box::pin(connection.secure(tls)).await
     {
         tracing::debug!(%peer, %fault, "no TLS with a client");
         return;
     }
     loop {
         let Some(head) = connection.head_unless(entry.door.grace_over.wait()).await else { return };
-        if world.draining.is_set() {
+        if stage.lasting.draining.is_set() {
             connection.close_after();
         }
+        // The plan under which it is served to its end.
+        let world = stage.now();
         // On the heap for as long as it lasts: inside this task it would make every idle connection
         // as large as the largest exchange, some 25 KiB.
         if Box::pin(exchange(&world, &mut connection, &head)).await.is_err() {

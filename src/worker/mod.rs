@@ -5,7 +5,7 @@
 mod accept;
 pub mod orders;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -13,17 +13,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::backend::Backends;
 use crate::backend::health::Board;
-use crate::mcp::catalog::Catalog;
+use crate::backend::{Backends, Staged};
 use crate::plan::{Plan, WorkerId};
 use crate::rt;
 use crate::rt::mailbox::{self, Outbox};
 use crate::rt::net::Listener;
-use crate::telemetry::Kit;
-use crate::world::{Counts, World};
+use crate::telemetry::{Kit, Switch};
+use crate::world::{Counts, Lasting, World};
 use accept::Door;
-use orders::Mail;
+use orders::{Change, Mail};
 
 /// What a worker is given at its start.
 pub struct Seat {
@@ -83,45 +82,38 @@ async fn work(seat: Seat) -> io::Result<()> {
         }
     };
     // The world needs its backends, and a backend that changes needs the world.
-    let world: Rc<OnceCell<Weak<World>>> = Rc::default();
+    let lasting: Rc<OnceCell<Weak<Lasting>>> = Rc::default();
     let on_slice = {
-        let world = world.clone();
+        let lasting = lasting.clone();
         Box::new(move |backend, slice| {
-            let Some(world) = world.get().and_then(Weak::upgrade) else { return };
+            let lasting = lasting.get().and_then(Weak::upgrade);
+            let Some(world) = lasting.and_then(|lasting| lasting.current()) else { return };
             let changes = world.catalog.borrow_mut().set(backend, slice);
             world.catalog_changed();
-            // All workers see the same; one says it.
-            if world.me == 0 {
-                for conflict in world.catalog.borrow().new_conflicts() {
-                    tracing::warn!(%conflict, "two backends have the same");
-                }
-            }
+            tell_conflicts(&world);
             world.announce(changes);
         })
     };
     let backends = Backends::new(id, &plan, Rc::new(post_backend), board, on_slice);
-    let catalog = Catalog::new(&plan);
-    let this = Rc::new(World::new(
-        id,
-        plan.clone(),
-        catalog,
-        backends.clone(),
-        counts,
-        Rc::new(post_session),
-        kit,
-    ));
-    let _ = world.set(Rc::downgrade(&this));
+    let Kit { meter, desk, outlets } = kit;
+    let post = Rc::new(post_session);
+    let this = Lasting::new(id, plan.workers, backends.clone(), counts, post, meter, desk);
+    let _ = lasting.set(Rc::downgrade(&this));
     this.listen_to_backends();
+    let stage = Stage::new(this.clone(), plan, outlets);
 
     {
-        let world = this.clone();
+        let stage = stage.clone();
         rt::spawn("mail", async move {
-            let end = world.draining.clone();
+            let end = stage.lasting.draining.clone();
             let served = inbox.serve(move |from, mail| match mail {
-                Mail::Backend(mail) => world.backends.on_mail(from, mail),
-                Mail::Session(mail) => world.receive(from, mail),
-                Mail::Told(token, reply) => world.told(token, reply),
-                Mail::Drain => world.draining.set(),
+                Mail::Backend(mail) => stage.lasting.backends.on_mail(from, mail),
+                Mail::Session(mail) => stage.now().receive(from, mail),
+                Mail::Told(token, reply) => stage.now().told(token, reply),
+                Mail::Prepare(change, outlets) => stage.prepare(change, *outlets),
+                Mail::Commit => stage.commit(),
+                Mail::Abandon => stage.abandon(),
+                Mail::Drain => stage.lasting.draining.set(),
             });
             if let Err(error) = served.await {
                 // A worker that hears nothing is as good as dead, and the process ends with it.
@@ -135,20 +127,21 @@ async fn work(seat: Seat) -> io::Result<()> {
         rt::spawn("sweep", async move {
             loop {
                 rt::time::sleep(SWEEP_INTERVAL).await;
-                let Some(world) = world.upgrade() else { return };
+                let Some(world) = world.upgrade().and_then(|lasting| lasting.current()) else {
+                    return;
+                };
                 world.sweep(rt::time::now());
             }
         });
     }
-    this.listen_to_backends();
     backends.start();
-    let door = Door::new(this.clone(), connections_max);
+    let door = Door::new(stage.clone(), connections_max);
     rt::spawn("accept", door.clone().run(listener.clone()));
     ready(addr);
 
     this.draining.wait().await;
     listener.stop();
-    this.end_streams();
+    stage.now().end_streams();
     // A call of another worker may be under way at a child of ours: all leave before any backend
     // is stopped.
     let counts = this.counts.clone();
@@ -157,9 +150,66 @@ async fn work(seat: Seat) -> io::Result<()> {
             rt::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    if rt::time::timeout(plan.shutdown_timeout, connections).await.is_err() {
+    let patience = stage.now().plan.shutdown_timeout;
+    if rt::time::timeout(patience, connections).await.is_err() {
         tracing::warn!(open = door.open(), "connections are cut: the time to shut down is over");
     }
     backends.stop().await;
     Ok(())
+}
+
+/// All workers see the same; one says it.
+fn tell_conflicts(world: &World) {
+    if world.me == 0 {
+        for conflict in world.catalog.borrow().new_conflicts() {
+            tracing::warn!(%conflict, "two backends have the same");
+        }
+    }
+}
+
+/// The world in force, and the one that is to come.
+struct Stage {
+    lasting: Rc<Lasting>,
+    now: RefCell<Rc<World>>,
+    next: RefCell<Option<(Arc<Change>, Staged, Switch)>>,
+}
+
+impl Stage {
+    fn new(lasting: Rc<Lasting>, plan: Arc<Plan>, outlets: Switch) -> Rc<Stage> {
+        let now = RefCell::new(World::enter(&lasting, plan, outlets, None));
+        Rc::new(Stage { lasting, now, next: RefCell::default() })
+    }
+
+    /// What an exchange that begins now is served by.
+    fn now(&self) -> Rc<World> {
+        self.now.borrow().clone()
+    }
+
+    fn prepare(&self, change: Arc<Change>, outlets: Switch) {
+        self.abandon();
+        let staged = self.lasting.backends.stage(&change.plan);
+        change.is_ready();
+        *self.next.borrow_mut() = Some((change, staged, outlets));
+    }
+
+    fn abandon(&self) {
+        if let Some((_, staged, _)) = self.next.borrow_mut().take() {
+            self.lasting.backends.abandon(&staged);
+        }
+    }
+
+    /// Exchanges under way keep their world; those that begin from here on have the new one.
+    fn commit(&self) {
+        let Some((change, staged, outlets)) = self.next.borrow_mut().take() else { return };
+        self.lasting.meter.switch(change.table.clone());
+        self.lasting.backends.commit(staged);
+        let before = self.now();
+        let world = World::enter(&self.lasting, change.plan.clone(), outlets, Some(&before));
+        *self.now.borrow_mut() = world.clone();
+        let changes = world.catalog.borrow().changes_from(&before.catalog.borrow());
+        drop(before);
+        tell_conflicts(&world);
+        world.announce(changes);
+        change.is_done();
+    }
 }

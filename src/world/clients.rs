@@ -4,42 +4,48 @@
 
 use std::rc::{Rc, Weak};
 
-use super::World;
+use super::{Lasting, World};
 use crate::backend::Clients;
 use crate::mcp::catalog::Changes;
 use crate::mcp::session::SessionId;
 
 /// The clients of a world, for its backends.
-struct Hearers(Weak<World>);
+struct Hearers(Weak<Lasting>);
 
-impl World {
+impl Hearers {
+    fn world(&self) -> Option<Rc<World>> {
+        self.0.upgrade()?.current()
+    }
+}
+
+impl Lasting {
     /// From now on backends can reach clients.
-    pub fn listen_to_backends(self: &Rc<World>) {
+    pub fn listen_to_backends(self: &Rc<Lasting>) {
         self.backends.hear(Box::new(Hearers(Rc::downgrade(self))));
     }
 }
 
 impl Clients for Hearers {
     fn tell(&self, session: SessionId, message: Vec<u8>) {
-        if let Some(world) = self.0.upgrade() {
+        if let Some(world) = self.world() {
             world.tell(session, message.into());
         }
     }
 
     fn ask(&self, session: SessionId, message: Vec<u8>) -> bool {
-        let Some(world) = self.0.upgrade() else { return false };
+        let Some(world) = self.world() else { return false };
         // Where nobody reads just now, the backend would wait for who may never come back.
         world.is_listened(session) && world.say(session, message.into()) == Some(true)
     }
 
     fn lists_changed(&self, session: SessionId, changes: Changes) {
-        if let Some(world) = self.0.upgrade() {
+        if let Some(world) = self.world() {
             world.announce_to(session, changes);
         }
     }
 
     fn views_changed(&self, changes: Changes) {
-        if let Some(world) = self.0.upgrade() {
+        if let Some(world) = self.world() {
             world.announce_where(changes, |record| record.may_see_other_lists());
         }
     }

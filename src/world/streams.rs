@@ -266,7 +266,7 @@ impl World {
         id: EventId,
     ) -> Result<Option<Reader>> {
         let session = record.id;
-        if id.worker >= self.plan.workers {
+        if id.worker >= self.workers {
             return Ok(None);
         }
         let place = if id.worker == self.me {

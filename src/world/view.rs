@@ -63,7 +63,7 @@ impl World {
         {
             return catalog;
         }
-        let all = 0..self.plan.backends.len();
+        let all = self.plan.backends.iter().map(|backend| backend.id);
         let missing = |backend: &BackendId| self.backends.view_at_hand(*backend, record).is_none();
         let mut fetched: Vec<(BackendId, Option<Seen>)> = Vec::new();
         // A server may change its lists when it meets a client, and that while they are fetched: what is

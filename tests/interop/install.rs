@@ -33,6 +33,28 @@ pub(super) fn reference() -> Option<&'static Reference> {
     given("Python", REFERENCE.get_or_init(install_reference))
 }
 
+/// The interpreter that has the judges of what the proxy tells to the outside, and their script, or
+/// `None` as in [`node`].
+pub(super) fn judges() -> Option<&'static (PathBuf, PathBuf)> {
+    static JUDGES: OnceLock<Result<(PathBuf, PathBuf), String>> = OnceLock::new();
+    given("Python", JUDGES.get_or_init(install_judges))
+}
+
+/// Prometheus' own checker: of this machine, or out of Debian's package, which is unpacked and not
+/// installed. Other systems have no such package, so a test without it is no failure.
+pub(super) fn promtool() -> Result<PathBuf, String> {
+    if let Ok(found) = Command::new("promtool").arg("--version").output()
+        && found.status.success()
+    {
+        return Ok(PathBuf::from("promtool"));
+    }
+    let home = once("promtool", &[], "", |home| {
+        run(Command::new("apt-get").args(["download", "prometheus"]).current_dir(home))?;
+        run(Command::new("sh").args(["-c", "dpkg -x prometheus_*.deb ."]).current_dir(home))
+    })?;
+    Ok(home.join("usr/bin/promtool"))
+}
+
 /// The official conformance suite, or `None` as in [`node`].
 pub(super) fn suite() -> Option<&'static Suite> {
     static SUITE: OnceLock<Result<Suite, String>> = OnceLock::new();
@@ -110,6 +132,14 @@ fn install_python() -> Result<PathBuf, String> {
     let pins = sources().join("python/requirements.txt");
     let home = once("python", std::slice::from_ref(&pins), &version, |home| venv(home, &pins))?;
     Ok(home.join("bin/python"))
+}
+
+fn install_judges() -> Result<(PathBuf, PathBuf), String> {
+    let version = at_least("python3", (3, 10))?;
+    let from = sources().join("judges");
+    let pins = from.join("requirements.txt");
+    let home = once("judges", std::slice::from_ref(&pins), &version, |home| venv(home, &pins))?;
+    Ok((home.join("bin/python"), from.join("judge.py")))
 }
 
 fn install_reference() -> Result<Reference, String> {

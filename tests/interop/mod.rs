@@ -9,6 +9,7 @@ mod clients;
 mod compare;
 mod conformance;
 mod install;
+mod judges;
 mod run;
 
 use std::fs;

@@ -171,6 +171,9 @@ fn connection(stub: &Stub, stream: TcpStream) -> io::Result<()> {
         if !stub.options.tokens.is_empty() && request.target == "/mcp" {
             let shown = request.field("authorization").unwrap_or("none").to_owned();
             stub.note(&format!("authorization {} {shown}", request.method));
+            if let Some(payload) = echoed(&request.body) {
+                stub.note(&format!("echo {payload} {shown}"));
+            }
             if !stub.options.tokens.iter().any(|token| shown == format!("Bearer {token}")) {
                 plain(&stream, 401, None, &error("null", -32000, "Unauthorized"))?;
                 continue;
@@ -243,6 +246,13 @@ fn session<'a>(stub: &Stub, out: &TcpStream, request: &'a Request) -> io::Result
         return Ok(None);
     }
     Ok(Some(id))
+}
+
+/// What a call of `echo` is to say.
+fn echoed(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let params = (body["params"]["name"] == "echo").then_some(&body["params"])?;
+    params["arguments"]["payload"].as_str().map(str::to_owned)
 }
 
 fn post(stub: &Stub, out: &TcpStream, request: &Request, last: bool) -> io::Result<bool> {

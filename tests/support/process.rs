@@ -270,6 +270,20 @@ impl Proxy {
         self.stderr.text()
     }
 
+    /// Writes another configuration in the place of the one that [`Setup`] made: the same `[proxy]`
+    /// with these lines and tables, and these backends. Nobody is told.
+    pub(crate) fn rewrite(&self, proxy: &str, backends: &str) {
+        let setup =
+            Setup { proxy: proxy.to_owned(), backends: backends.to_owned(), ..Setup::default() };
+        self.rewrite_whole(&setup.text());
+    }
+
+    /// The same with all of the text.
+    pub(crate) fn rewrite_whole(&self, text: &str) {
+        let scratch = self._scratch.as_ref().expect("a configuration of its own");
+        std::fs::write(scratch.path().join("proxy.toml"), text).expect("configuration");
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         assert!(signal(name, self.pid() as i32), "the proxy is gone:\n{}", self.stderr());
     }
@@ -306,17 +320,21 @@ fn tail(text: &str) -> &str {
 }
 
 impl Setup {
-    pub(crate) fn start(self) -> Proxy {
-        let scratch = scratch();
-        let file = scratch.path().join("proxy.toml");
-        let config = format!(
+    /// Its configuration.
+    fn text(&self) -> String {
+        format!(
             "[proxy]\nname = \"test\"\nworkers = {}\nadmin_tools = \"{}\"\n{}\n{}",
             self.workers.unwrap_or(2),
             self.admin_tools.unwrap_or("off"),
             self.proxy,
             self.backends
-        );
-        std::fs::write(&file, config).expect("configuration");
+        )
+    }
+
+    pub(crate) fn start(self) -> Proxy {
+        let scratch = scratch();
+        let file = scratch.path().join("proxy.toml");
+        std::fs::write(&file, self.text()).expect("configuration");
         Proxy::spawn(Some(&file), &self.args, self.open_files, Some(scratch))
     }
 }

@@ -612,7 +612,7 @@ fn calls_are_bounded() {
         let fake = Fake::start(|_| None);
         let world = World::start(1, over_http(fake.port(), Isolation::Session));
         world.until_up().await;
-        let entry = world.workers[0].entries[0].clone();
+        let entry = world.workers[0].entries()[0].clone();
         entry.in_flight.set(limits::IN_FLIGHT_MAX);
         assert_eq!(kind(world.begin(0, &ask("echo")).await), Kind::Busy);
         entry.in_flight.set(0);

@@ -68,7 +68,7 @@ impl World {
                 tls: None,
             },
             watch: Default::default(),
-            backends: vec![Arc::new(backend)],
+            backends: crate::plan::Roster::new(vec![Arc::new(backend)]),
         });
         let (notes, inbox) = sync_channel(1024);
         let board = Board::new(workers, 1, Box::new(move |note| drop(notes.try_send(note))));

@@ -1,0 +1,450 @@
+//! Owns: putting another configuration in the place of the one in force, without a stop.
+//! Never: noticing that one is due (signals, files and requests come here by [`Handle::reload`]); what
+//! workers do with a plan (`worker`).
+//! Next: `admin`.
+//!
+//! Another configuration is compiled as at the start. Backends that are reached as before keep their
+//! numbers, and rows that say the same keep their state; the others get numbers that nobody has ever
+//! heard. Every worker is told to make ready; when all are, all are told to go over. Whatever stands
+//! in the way before that leaves everything as it was, and is told. One reload at a time, on the
+//! control thread: a second one waits.
+//!
+//! Two things cannot change in a process that listens: where it does, and on how many threads. The
+//! rest of a configuration that asks for that is put in force, and the keys are named.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::admin::Office;
+use super::banner;
+use super::compile;
+use super::config::{NamedBackend, ProxyConfig};
+use super::diagnose::{Diagnosis, Report};
+use super::jwks;
+use crate::auth::Scheme;
+use crate::limits;
+use crate::middleware::outlier::Outlier;
+use crate::plan::{self, BackendId, BackendPlan, Plan, slot};
+use crate::worker::orders::Change;
+
+/// What is to be put in force.
+#[derive(Debug)]
+#[expect(dead_code, reason = "backends at run time: their routes are to come in `admin`")]
+pub(super) enum Wanted {
+    /// The same files as they are now.
+    Again,
+    /// Another configuration.
+    Config(Box<ProxyConfig>),
+    /// The configuration in force with one backend more, until the process ends.
+    Add(Box<NamedBackend>),
+    /// The configuration in force without a backend, until the process ends.
+    Remove(String),
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Applied {
+    /// How many configurations have been in force, this one too: 1 = that of the start.
+    pub generation: u64,
+    /// Backends that are new.
+    pub added: Vec<String>,
+    /// Backends that leave.
+    pub removed: Vec<String>,
+    /// Backends that are reached in another way than before: they leave and come.
+    pub replaced: Vec<String>,
+    /// Backends that go on under other rules.
+    pub changed: Vec<String>,
+    /// Keys whose new values need a restart; the old ones stay in force.
+    pub needs_restart: Vec<String>,
+    /// What runs but deserves a look.
+    pub warnings: Vec<Diagnosis>,
+}
+
+/// Why a reload changed nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NotApplied {
+    /// The configuration has faults.
+    Faults(Report),
+    /// There is a backend of that name.
+    Taken(String),
+    /// There is no backend of that name.
+    Unknown(String),
+    /// The proxy could not go over to it; the text says why.
+    Failed(String),
+}
+
+impl fmt::Display for NotApplied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotApplied::Faults(report) => report.fmt(f),
+            NotApplied::Taken(name) => write!(f, "there is a backend {name:?} already"),
+            NotApplied::Unknown(name) => write!(f, "there is no backend {name:?}"),
+            NotApplied::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for NotApplied {}
+
+/// What is known of reloads so far.
+#[derive(Clone, Debug)]
+pub struct Reloads {
+    /// See [`Applied::generation`].
+    pub generation: u64,
+    /// Reloads that were put in force.
+    pub applied: u64,
+    /// Reloads that changed nothing.
+    pub failed: u64,
+    /// Why the last one changed nothing; `None` = it did what was wanted, or there was none.
+    pub last_error: Option<String>,
+    /// When the configuration in force was put there.
+    pub since: SystemTime,
+}
+
+impl Default for Reloads {
+    fn default() -> Reloads {
+        Reloads { generation: 1, applied: 0, failed: 0, last_error: None, since: SystemTime::now() }
+    }
+}
+
+/// Backends that were added and removed at run time: they outlast reloads, not the process.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Overlay {
+    added: Vec<NamedBackend>,
+    removed: BTreeSet<String>,
+}
+
+impl Overlay {
+    fn put_over(&self, config: &mut ProxyConfig) {
+        let own = |name: &str| self.added.iter().any(|added| added.table.name == name);
+        config.backends.retain(|backend| {
+            let name = backend.table.name.as_str();
+            !self.removed.contains(name) && !own(name)
+        });
+        config.backends.extend(self.added.iter().cloned());
+    }
+}
+
+/// Which numbers backends have had.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    /// By place: how often it was given away, and whether it is now.
+    places: Vec<(u32, bool)>,
+}
+
+impl Numbers {
+    /// Those of the first plan.
+    pub(super) fn of(plan: &Plan) -> Numbers {
+        let mut numbers = Numbers::default();
+        plan.backends.iter().for_each(|backend| numbers.take(backend.id));
+        numbers
+    }
+
+    fn take(&mut self, id: BackendId) {
+        if self.places.len() <= slot(id) {
+            self.places.resize(slot(id) + 1, (0, false));
+        }
+        self.places[slot(id)].1 = true;
+    }
+
+    /// A number that nobody has ever heard; none of `but`, which are about to be taken. `None` = all
+    /// places are taken.
+    fn fresh(&self, but: &[BackendId]) -> Option<BackendId> {
+        (0..limits::BACKENDS_MAX).find_map(|place| {
+            let (before, taken) = self.places.get(place).copied().unwrap_or_default();
+            let free = !taken && !but.iter().any(|id| slot(*id) == place);
+            free.then(|| plan::number(place, before))
+        })
+    }
+
+    /// Nobody has anything to do with that backend any more.
+    fn give_back(&mut self, id: BackendId) {
+        if let Some((before, taken)) = self.places.get_mut(slot(id)) {
+            (*before, *taken) = (before.wrapping_add(1), false);
+        }
+    }
+}
+
+impl Office<'_> {
+    /// Puts a configuration in force, or says why not. Blocks until all workers have gone over.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    pub(super) fn reload(&mut self, wanted: Wanted) -> Result<Applied, NotApplied> {
+        let outcome = self.try_reload(wanted);
+        match &outcome {
+            Ok(applied) => {
+                let Applied { generation, added, removed, replaced, changed, .. } = applied;
+                tracing::info!(
+                    generation,
+                    ?added,
+                    ?removed,
+                    ?replaced,
+                    ?changed,
+                    "configuration reloaded"
+                );
+                for warning in &applied.warnings {
+                    tracing::warn!("{warning}");
+                }
+                for key in &applied.needs_restart {
+                    tracing::warn!(
+                        key,
+                        "its new value needs a restart: the old one stays in force"
+                    );
+                }
+                self.shared.change(|state| {
+                    let reloads = &mut state.reloads;
+                    reloads.generation = *generation;
+                    reloads.applied += 1;
+                    reloads.last_error = None;
+                    reloads.since = SystemTime::now();
+                });
+            }
+            Err(why) => {
+                tracing::error!("configuration not reloaded, the old one stays in force: {why}");
+                self.shared.change(|state| {
+                    state.reloads.failed += 1;
+                    state.reloads.last_error = Some(why.to_string());
+                });
+            }
+        }
+        outcome
+    }
+
+    fn try_reload(&mut self, wanted: Wanted) -> Result<Applied, NotApplied> {
+        let mut overlay = self.overlay.clone();
+        let file = match wanted {
+            Wanted::Again => self.file.again().map_err(NotApplied::Faults)?,
+            Wanted::Config(config) => *config,
+            Wanted::Add(backend) => {
+                let name = &backend.table.name;
+                if self.config.backends.iter().any(|known| known.table.name == *name) {
+                    return Err(NotApplied::Taken(name.clone()));
+                }
+                overlay.added.push(*backend);
+                self.file.clone()
+            }
+            Wanted::Remove(name) => {
+                if !self.config.backends.iter().any(|known| known.table.name == name) {
+                    return Err(NotApplied::Unknown(name));
+                }
+                overlay.added.retain(|added| added.table.name != name);
+                overlay.removed.insert(name);
+                self.file.clone()
+            }
+        };
+        let mut config = file.clone();
+        let needs_restart = self.keep_what_cannot_change(&mut config);
+        overlay.put_over(&mut config);
+        let (plan, warnings) = self.compile(&config)?;
+        let mut applied = differences(&self.plan, &plan);
+        (applied.needs_restart, applied.warnings) = (needs_restart, warnings);
+        applied.generation = self.shared.lock().reloads.generation + 1;
+        self.go_over(plan, &config)?;
+        (self.file, self.config, self.overlay) = (file, config, overlay);
+        self.shared.on_applied(&self.config);
+        Ok(applied)
+    }
+
+    /// Puts back what a process that listens cannot change; the keys that were otherwise.
+    fn keep_what_cannot_change(&self, config: &mut ProxyConfig) -> Vec<String> {
+        let mut keys = Vec::new();
+        let (old, new) = (&self.config.proxy, &mut config.proxy);
+        if new.listen.host != old.listen.host {
+            keys.push("proxy.listen.host".to_owned());
+            new.listen.host.clone_from(&old.listen.host);
+        }
+        if new.listen.port.0 != old.listen.port.0 {
+            keys.push("proxy.listen.port".to_owned());
+            new.listen.port.0 = old.listen.port.0;
+        }
+        if new.workers.map(|workers| workers.0) != old.workers.map(|workers| workers.0) {
+            keys.push("proxy.workers".to_owned());
+        }
+        new.workers = old.workers;
+        if config.observability.json_logs != self.config.observability.json_logs {
+            keys.push("observability.json_logs".to_owned());
+            config.observability.json_logs = self.config.observability.json_logs;
+        }
+        keys
+    }
+
+    /// The plan of a configuration, with the numbers and the state of what goes on.
+    fn compile(&self, config: &ProxyConfig) -> Result<(Plan, Vec<Diagnosis>), NotApplied> {
+        let known: BTreeMap<&str, BackendId> =
+            self.plan.backends.iter().map(|backend| (&*backend.name, backend.id)).collect();
+        let mut fresh: BTreeMap<String, BackendId> = BTreeMap::new();
+        loop {
+            let mut report = Report::default();
+            let mut given: Vec<BackendId> = fresh.values().copied().collect();
+            let mut number = |name: &str| match (fresh.get(name), known.get(name)) {
+                (Some(id), _) => Some(*id),
+                (None, Some(id)) => Some(*id),
+                (None, None) => {
+                    let id = self.numbers.fresh(&given)?;
+                    given.push(id);
+                    Some(id)
+                }
+            };
+            let plan = compile::compile_numbered(config, &mut report, &mut number);
+            report.sort();
+            let Some(mut plan) = plan else { return Err(NotApplied::Faults(report)) };
+            // Reached in another way, it is another backend; its number may stand in other plans.
+            let mut others = 0;
+            for backend in &plan.backends {
+                let before = self.plan.backends.get(backend.id);
+                if before.is_some_and(|before| !before.is_reached_like(backend)) {
+                    let all: Vec<BackendId> =
+                        fresh.values().copied().chain(given.iter().copied()).collect();
+                    let Some(id) = self.numbers.fresh(&all) else {
+                        let why = "too many backends, those that just leave too: try again later";
+                        return Err(NotApplied::Failed(why.to_owned()));
+                    };
+                    fresh.insert(backend.name.to_string(), id);
+                    others += 1;
+                }
+            }
+            if others == 0 {
+                go_on_with(&self.plan, &mut plan);
+                return Ok((plan, report.warnings));
+            }
+        }
+    }
+
+    /// Makes all workers go over to a plan.
+    fn go_over(&mut self, plan: Plan, config: &ProxyConfig) -> Result<(), NotApplied> {
+        let failed = |why: String| NotApplied::Failed(why);
+        if let Some(Scheme::Jwt(jwt)) = scheme(&plan)
+            && !matches!(scheme(&self.plan), Some(Scheme::Jwt(old)) if Arc::ptr_eq(&old.shelf, &jwt.shelf))
+        {
+            jwks::start(&jwt.shelf).map_err(|e| failed(format!("cannot start a thread: {e}")))?;
+        }
+        let plan = Arc::new(plan);
+        let outlets = self.watching.follow((&self.plan, &self.config), (&plan, config));
+        let outlets = outlets.map_err(failed)?;
+        let is_new = |backend: &&Arc<BackendPlan>| self.plan.backends.get(backend.id).is_none();
+        for backend in plan.backends.iter().filter(is_new) {
+            self.board.open(backend.id);
+        }
+        // What leaves is counted as its own until it has left.
+        let leaves = self.plan.backends.iter().filter(|old| plan.backends.get(old.id).is_none());
+        let leaves: Vec<BackendId> = leaves.map(|backend| backend.id).collect();
+        let names = plan.backends.iter().map(|backend| (backend.id, backend.name.clone()));
+        let old = leaves.iter().filter_map(|id| self.plan.backends.get(*id));
+        let old = old.map(|backend| (backend.id, backend.name.clone()));
+        let table = self.metrics.switch(&names.chain(old).collect::<Vec<_>>());
+        let change = Arc::new(Change::new(plan.clone(), table));
+        if let Err(why) = self.crew.prepare(&change, outlets) {
+            let names = self.plan.backends.iter().map(|b| (b.id, b.name.clone()));
+            self.metrics.switch(&names.collect::<Vec<_>>());
+            return Err(failed(why));
+        }
+        // From here on there is no way back. Answers that were given under other rules are old.
+        self.outdate(&plan);
+        for backend in &plan.backends {
+            self.numbers.take(backend.id);
+        }
+        self.metrics.set_enabled(plan.watch.metrics);
+        self.crew.commit(&change);
+        self.outdate(&plan);
+        if let Some(outlier) = plan.backends.iter().find_map(|b| b.around.outlier.as_ref()) {
+            let all = plan.backends.iter().filter_map(|backend| backend.around.outlier.as_ref());
+            outlier.ward().admit_all(all);
+        }
+        self.leaving.extend(leaves);
+        self.plan = plan.clone();
+        self.shared.change(|state| {
+            let known = std::mem::take(&mut state.backends);
+            state.backends = plan
+                .backends
+                .iter()
+                .map(|backend| {
+                    let same = known.iter().find(|status| status.id == backend.id);
+                    same.cloned().unwrap_or_else(|| banner::starting(backend))
+                })
+                .collect();
+            state.tls = plan.listen.tls.is_some();
+        });
+        Ok(())
+    }
+
+    /// Of backends with other rules for lists and messages, what was kept is no answer any more.
+    fn outdate(&self, plan: &Plan) {
+        for backend in &plan.backends {
+            let before = self.plan.backends.get(backend.id);
+            if before.is_some_and(|before| before.chain != backend.chain) {
+                self.board.outdate(backend.id, true, true);
+            }
+        }
+    }
+
+    /// Gives the places of backends back that no worker has to do with any more.
+    pub(super) fn tidy(&mut self) {
+        let Office { leaving, board, numbers, .. } = self;
+        leaving.retain(|id| {
+            let gone = board.has_left(*id);
+            if gone {
+                numbers.give_back(*id);
+            }
+            !gone
+        });
+    }
+}
+
+fn scheme(plan: &Plan) -> Option<&Scheme> {
+    plan.access.as_ref()?.scheme.as_ref()
+}
+
+/// What differs between two plans.
+fn differences(old: &Plan, new: &Plan) -> Applied {
+    let mut applied = Applied::default();
+    let named = |plan: &Plan, name: &str| plan.backends.iter().any(|b| &*b.name == name);
+    for backend in &new.backends {
+        let name = backend.name.to_string();
+        match old.backends.get(backend.id) {
+            Some(before) if **before == **backend => {}
+            Some(_) => applied.changed.push(name),
+            None if named(old, &name) => applied.replaced.push(name),
+            None => applied.added.push(name),
+        }
+    }
+    let gone = old.backends.iter().filter(|backend| !named(new, &backend.name));
+    applied.removed = gone.map(|backend| backend.name.to_string()).collect();
+    applied
+}
+
+/// Goes on with the state of what is the same in both.
+fn go_on_with(old: &Plan, new: &mut Plan) {
+    if new.rate == old.rate {
+        new.rate.clone_from(&old.rate);
+    }
+    if let (Some(Scheme::Jwt(before)), Some(Scheme::Jwt(jwt))) =
+        (scheme(old), new.access.as_mut().and_then(|access| access.scheme.as_mut()))
+        && before.shelf.uri == jwt.shelf.uri
+    {
+        jwt.shelf = before.shelf.clone();
+    }
+    let ward = old.backends.iter().find_map(|b| b.around.outlier.as_ref()).map(Outlier::ward);
+    let go_on = |mut backend: Arc<BackendPlan>| {
+        let before = old.backends.get(backend.id);
+        if let Some(before) = before.filter(|before| ***before == *backend) {
+            return before.clone();
+        }
+        // Nobody else has it yet.
+        if let Some(plan) = Arc::get_mut(&mut backend) {
+            if let (Some(outlier), Some(ward)) = (&mut plan.around.outlier, ward) {
+                outlier.move_to(ward);
+            }
+            if let Some(before) = before {
+                plan.around.go_on_with(&before.around);
+                if plan.chain.mirror == before.chain.mirror {
+                    plan.chain.mirror.clone_from(&before.chain.mirror);
+                }
+            }
+        }
+        backend
+    };
+    new.backends = std::mem::take(&mut new.backends).into_all().into_iter().map(go_on).collect();
+}

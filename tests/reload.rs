@@ -1,0 +1,460 @@
+//! Another configuration without a stop: SIGHUP, what goes on, what comes, what leaves, what is told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::client::{Client, call_params, message};
+use crate::support::http;
+use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
+use crate::support::{wait_for, wait_until};
+
+/// How many reloads have been applied and refused.
+fn reloads(proxy: &Proxy) -> (u64, u64) {
+    let text = String::from_utf8(http::once(proxy.addr, "GET", "/admin/metrics", "").body).unwrap();
+    let of = |result: &str| {
+        let line = format!("mcp_proxy_config_reloads_total{{result=\"{result}\"}} ");
+        let count = text.lines().find_map(|l| l.strip_prefix(&line));
+        count.unwrap_or_else(|| panic!("no {line}: {text}")).parse().unwrap()
+    };
+    (of("applied"), of("refused"))
+}
+
+/// Puts this in force.
+fn reload(proxy: &Proxy, proxy_lines: &str, backends: &[String]) {
+    let (before, refused) = reloads(proxy);
+    proxy.rewrite(proxy_lines, &backends.concat());
+    proxy.signal("HUP");
+    wait_until("the reload", || {
+        let now = reloads(proxy);
+        assert_eq!(now.1, refused, "refused:\n{}", proxy.stderr());
+        now.0 > before
+    });
+}
+
+/// Tries to, in vain.
+fn refused(proxy: &Proxy, text: &str) {
+    let (applied, before) = reloads(proxy);
+    proxy.rewrite_whole(text);
+    proxy.signal("HUP");
+    wait_until("the refusal", || reloads(proxy).1 > before);
+    assert_eq!(reloads(proxy).0, applied);
+}
+
+fn unknown(client: &mut Client, tool: &str) {
+    let (code, text) = client.call(tool, "{}").error();
+    assert_eq!((code, text), (-32602, format!("Unknown tool: {tool}")));
+}
+
+#[test]
+fn backends_come_and_go_and_the_others_go_on() {
+    let scratch = scratch();
+    let (child, other) = (Journal::new(&scratch, "child"), Journal::new(&scratch, "other"));
+    let stub = HttpStub::start("web", &[]);
+    let pipe = stdio_backend("pipe", &["--journal", child.path()]);
+    let more = stdio_backend("more", &["--journal", other.path()]);
+    let web = stub.backend("web");
+    let proxy = Proxy::start(&[pipe.clone(), web.clone()]);
+    let mut clients: Vec<Client> = (0..6).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.wait_for_tools(&["pipe__echo", "web__echo"]);
+        unknown(client, "more__echo");
+    }
+    let listening = clients[0].listen();
+    let pid = child.pid();
+
+    reload(&proxy, "", &[more.clone(), pipe.clone(), web.clone()]);
+    listening.wait_for("notifications/tools/list_changed");
+    for client in &mut clients {
+        client.wait_for_tools(&["more__echo", "pipe__echo", "web__echo"]);
+        assert_eq!(client.call("more__echo", r#"{"payload":"a"}"#).said(), "a");
+        assert_eq!(client.call("web__echo", r#"{"payload":"b"}"#).said(), "b");
+    }
+    assert_eq!(clients[0].names("tools/list")[0], "more__echo", "in the order of the file");
+    let newcomer = other.life();
+
+    // It leaves: what is under way ends as it should, then its child.
+    let mut slow = clients[1].again();
+    slow.send(&message("7", "tools/call", &call_params("more__sleep", r#"{"ms":1500}"#)));
+    wait_until("the call", || {
+        let stats = clients[0].call("more__stats", "{}").said();
+        let stats: Value = serde_json::from_str(&stats).unwrap();
+        stats["executions"]["sleep"] == 1
+    });
+    reload(&proxy, "", &[pipe.clone(), web.clone()]);
+    listening.wait_for("notifications/tools/list_changed");
+    for client in &mut clients {
+        unknown(client, "more__echo");
+        assert!(!client.names("tools/list").iter().any(|name| name.starts_with("more__")));
+    }
+    assert!(newcomer.goes_on(), "stopped under a call");
+    let told = slow.told();
+    assert_eq!((told.json()["id"].as_u64(), told.said()), (Some(7), "slept".to_owned()));
+    wait_until("the end of its child", || !newcomer.goes_on());
+
+    // The same name, reached in another way.
+    let now = stub.backend("pipe");
+    reload(&proxy, "", &[now, web.clone()]);
+    for client in &mut clients {
+        let told = client.call_until_well("pipe__stats", "{}");
+        let stats: Value = serde_json::from_str(&told.said()).unwrap();
+        assert_ne!(stats["pid"], pid);
+    }
+    wait_until("the end of the child", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert_eq!((child.count("start "), other.count("start ")), (1, 1));
+
+    // And back: a place that was given back serves another one.
+    for _ in 0..5 {
+        reload(&proxy, "", std::slice::from_ref(&pipe));
+        clients[0].call_until_well("pipe__echo", r#"{"payload":"c"}"#);
+        unknown(&mut clients[0], "web__echo");
+        reload(&proxy, "", std::slice::from_ref(&web));
+        clients[0].call_until_well("web__echo", r#"{"payload":"d"}"#);
+        unknown(&mut clients[0], "pipe__echo");
+    }
+}
+
+#[test]
+fn rules_change_and_what_is_open_stays() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "child");
+    let stub = HttpStub::start("web", &["--annotated"]);
+    let pipe = stdio_backend("pipe", &["--journal", journal.path()]);
+    let web = stub.backend("web");
+    let cache = "[backends.cache]\ntool_ttl_seconds = 600\ntools = [\"*\", \"reads\"]\n";
+    let proxy = Proxy::start(&[pipe.clone(), web.clone() + cache]);
+    let mut client = proxy.client_seeing(&["pipe__echo", "web__reads"]);
+    let first = client.call("web__reads", r#"{"key":"a"}"#).said();
+    let life = journal.life();
+    let sessions = stub_sessions(&stub);
+    let listening = client.listen();
+
+    // Timeouts are no reason to forget what was kept; filters and names show at once.
+    let rules = "hide_tools = [\"echo\"]\ntimeout = { seconds = 20 }\n";
+    let aliased = "aliases = [{ from = \"stats\", to = \"state\" }]\nprefix = \"x\"\n";
+    let later = web.clone() + aliased + cache;
+    reload(&proxy, "", &[pipe.clone() + rules, later]);
+    listening.wait_for("notifications/tools/list_changed");
+    let names = client.names("tools/list");
+    let has = |name: &str| names.iter().any(|known| known == name);
+    assert!(!has("pipe__echo") && has("pipe__sleep") && has("x__state") && !has("x__stats"));
+    assert!(!names.iter().any(|name| name.starts_with("web__")), "{names:?}");
+    unknown(&mut client, "pipe__echo");
+    unknown(&mut client, "web__reads");
+    client.call("x__state", "{}").said();
+    // Its rules for messages are others: what they kept before is no answer any more.
+    assert_ne!(client.call("x__reads", r#"{"key":"a"}"#).said(), first);
+    assert_eq!((journal.count("start "), life.goes_on()), (1, true));
+    assert_eq!(stub_sessions(&stub), sessions, "no session was opened anew");
+
+    reload(&proxy, "", &[pipe, web + cache]);
+    listening.wait_for("notifications/tools/list_changed");
+    assert_eq!(client.call("pipe__echo", r#"{"payload":"e"}"#).said(), "e");
+    assert_eq!((journal.count("start "), life.goes_on()), (1, true));
+}
+
+fn stub_sessions(stub: &HttpStub) -> Value {
+    let body = http::once(stub.addr, "GET", "/control/stats", "").body;
+    let stats: Value = serde_json::from_slice(&body).expect("JSON");
+    stats["executions"]["initialize"].clone()
+}
+
+#[test]
+fn what_has_not_changed_keeps_its_answers_and_its_breaker() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "kept");
+    let kept = stdio_backend("kept", &["--annotated", "--journal", journal.path()])
+        + "[backends.cache]\ntool_ttl_seconds = 600\n";
+    let failing = stdio_backend("failing", &["--annotated"])
+        + "[backends.circuit_breaker]\nminimum_calls = 2\nwait_duration_seconds = 600\n";
+    let limited = stdio_backend("limited", &[])
+        + "[backends.rate_limit]\nrequests = 2\nperiod_seconds = 600\n";
+    let proxy = Proxy::start(&[kept.clone(), failing.clone(), limited.clone()]);
+    let mut client = proxy.client_seeing(&["kept__reads", "failing__reads", "limited__echo"]);
+    let first = client.call("kept__reads", r#"{"key":"a"}"#).said();
+    for _ in 0..2 {
+        let told = client.call("failing__reads", r#"{"key":"b","fails":9,"how":"internal"}"#);
+        assert_eq!(told.error().0, -32603);
+        client.call("limited__echo", r#"{"payload":"x"}"#).said();
+    }
+    let resting = |client: &mut Client| client.call("failing__reads", r#"{"key":"c"}"#).error().0;
+    let limit = |client: &mut Client| client.call("limited__echo", "{}").error().0;
+    assert_eq!((resting(&mut client), limit(&mut client)), (-32013, -32011));
+
+    // One comes in front of them, and a rule beside the breaker changes.
+    let extra = stdio_backend("extra", &[]);
+    let changed = failing.clone() + "[backends.timeout]\nseconds = 5\n";
+    reload(&proxy, "", &[extra, kept.clone(), changed, limited.clone()]);
+    for mut client in [client.again(), client.again(), proxy.client(), proxy.client()] {
+        client.wait_for_tools(&["extra__echo"]);
+        assert_eq!((resting(&mut client), limit(&mut client)), (-32013, -32011));
+        assert_eq!(client.call("kept__reads", r#"{"key":"a"}"#).said(), first);
+    }
+    assert_eq!(journal.count("unsteady a "), 1);
+
+    // Another breaker, another limit: they begin anew.
+    let other = failing.replace("minimum_calls = 2", "minimum_calls = 3");
+    let more = limited.replace("requests = 2", "requests = 3");
+    reload(&proxy, "", &[kept, other, more]);
+    client.call("failing__reads", r#"{"key":"c"}"#).said();
+    client.call("limited__echo", r#"{"payload":"y"}"#).said();
+}
+
+#[test]
+fn a_file_with_faults_changes_nothing_and_says_why() {
+    let pipe = stdio_backend("pipe", &[]);
+    let proxy = Proxy::start(std::slice::from_ref(&pipe));
+    let mut client = proxy.client_seeing(&["pipe__echo"]);
+    let health = || {
+        let body = http::once(proxy.addr, "GET", "/admin/health", "").body;
+        serde_json::from_slice::<Value>(&body).unwrap()["config"].clone()
+    };
+    assert_eq!(health()["generation"], 1);
+    refused(&proxy, "[proxy]\nname = \"test\"\nnonsense = 1\n[proxy\n");
+    refused(&proxy, &format!("[proxy]\nname = \"test\"\nseperator = \"_\"\n{pipe}"));
+    let error = health()["last_error"].as_str().expect("an error").to_owned();
+    assert!(error.contains("proxy.toml:3:1: proxy.seperator: unknown key"), "{error}");
+    assert!(error.contains("did you mean `separator`?"), "{error}");
+    assert!(proxy.stderr().contains("the old one stays in force"));
+    assert_eq!(client.call("pipe__echo", r#"{"payload":"a"}"#).said(), "a");
+    assert_eq!(health()["generation"], 1);
+
+    reload(&proxy, "", &[pipe, stdio_backend("more", &[])]);
+    assert_eq!(health(), serde_json::json!({ "generation": 2, "last_error": null }));
+    client.wait_for_tools(&["more__echo", "pipe__echo"]);
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_the_rest_is_applied() {
+    let pipe = stdio_backend("pipe", &[]);
+    let proxy = Proxy::start(std::slice::from_ref(&pipe));
+    let mut client = proxy.client_seeing(&["pipe__echo"]);
+    let whole = format!("[proxy]\nname = \"renamed\"\nworkers = 1\n{pipe}");
+    proxy.rewrite_whole(&whole);
+    proxy.signal("HUP");
+    wait_until("the reload", || reloads(&proxy).0 == 1);
+    assert!(proxy.stderr().contains("needs a restart"), "{}", proxy.stderr());
+    assert!(proxy.stderr().contains("proxy.workers"));
+    assert_eq!(client.call("pipe__echo", r#"{"payload":"a"}"#).said(), "a");
+    assert_eq!(proxy.client().hello["serverInfo"]["name"], "renamed");
+}
+
+#[test]
+fn tokens_and_roles_switch_and_sessions_go_on() {
+    let pipe = stdio_backend("pipe", &[]);
+    let auth = |tokens: &str, allow: &str| {
+        format!(
+            "[auth]\ntype = \"bearer\"\ntokens = [{tokens}]\n[[auth.scoped_tokens]]\n\
+             token = \"scoped-token-0123456789\"\nname = \"ann\"\nallow_tools = [{allow}]\n\
+             [security]\nadmin_token = \"admin-token-0123456789\"\n"
+        )
+    };
+    let (one, two) = ("one-token-0123456789", "two-token-0123456789");
+    let backends = [pipe];
+    let setup = Setup {
+        backends: backends.concat(),
+        proxy: auth(&format!("\"{one}\""), "\"pipe__echo\""),
+        ..Setup::default()
+    };
+    let proxy = setup.start();
+    let switch = |lines: &str| {
+        proxy.rewrite(lines, &backends.concat());
+        let before = proxy.stderr().matches("configuration reloaded").count();
+        proxy.signal("HUP");
+        wait_until("the reload", || {
+            proxy.stderr().matches("configuration reloaded").count() > before
+        });
+    };
+    let mut ann = Client::connect_as(proxy.addr, "scoped-token-0123456789");
+    ann.wait_for_tools(&["pipe__echo"]);
+    assert_eq!(ann.names("tools/list"), ["pipe__echo"]);
+    unknown(&mut ann, "pipe__stats");
+    let mut first = Client::connect_as(proxy.addr, one);
+    let listening = ann.listen();
+
+    switch(&auth(&format!("\"{two}\""), "\"pipe__stats\""));
+    assert_eq!(ann.names("tools/list"), ["pipe__stats"]);
+    unknown(&mut ann, "pipe__echo");
+    ann.call("pipe__stats", "{}").said();
+    assert!(listening.so_far().iter().all(|event| !event.data.contains("\"id\"")));
+    let told = first.post(&message("1", "tools/list", "{}"));
+    assert_eq!(told.status, 401, "{told:?}");
+    Client::connect_as(proxy.addr, two).call("pipe__echo", r#"{"payload":"b"}"#).said();
+
+    // Without [auth] a session of one of its callers is nobody's.
+    switch("");
+    assert_eq!(ann.post(&message("2", "tools/list", "{}")).status, 404);
+    proxy.client().call("pipe__echo", r#"{"payload":"c"}"#).said();
+}
+
+/// Under load, with a hundred reloads that add, remove and change: what has not changed loses no
+/// call and no session.
+#[test]
+fn a_hundred_reloads_under_load_cost_no_call() {
+    let stub = HttpStub::start("web", &[]);
+    let fixed = [stdio_backend("pipe", &[]), stub.backend("web")];
+    let proxy = Proxy::start(&fixed);
+    proxy.client_seeing(&["pipe__echo", "web__echo"]);
+    let (over, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let callers: Vec<_> = (0..32)
+        .map(|n| {
+            let (over, calls, mut client) = (over.clone(), calls.clone(), proxy.client());
+            std::thread::spawn(move || {
+                let session = client.session.clone();
+                while !over.load(Ordering::Relaxed) {
+                    for tool in ["pipe__echo", "web__echo"] {
+                        let payload = format!("{n} {}", calls.fetch_add(1, Ordering::Relaxed));
+                        let arguments = format!(r#"{{"payload":"{payload}"}}"#);
+                        assert_eq!(client.call(tool, &arguments).said(), payload);
+                    }
+                    client.names("tools/list");
+                }
+                assert_eq!(client.session, session);
+            })
+        })
+        .collect();
+    let extra = stub.backend("extra");
+    let began = Instant::now();
+    for round in 0..100 {
+        let mut backends = fixed.to_vec();
+        match round % 4 {
+            0 => backends.insert(0, extra.clone()),
+            1 => backends.push(extra.clone() + "hide_tools = [\"echo\"]\n"),
+            2 => backends.push(stdio_backend("child", &[])),
+            _ => backends.push(stdio_backend("extra", &[])),
+        }
+        reload(&proxy, "", &backends);
+    }
+    let time = began.elapsed();
+    wait_until("a last round of calls", || {
+        let before = calls.load(Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(50));
+        calls.load(Ordering::Relaxed) > before
+    });
+    over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.join().expect("a caller");
+    }
+    eprintln!("100 reloads in {time:?} beside {} calls", calls.load(Ordering::Relaxed));
+    // What left has left, its children too.
+    reload(&proxy, "", &fixed);
+    let children = || {
+        let tasks = format!("/proc/{}/task", proxy.pid());
+        let tasks = std::fs::read_dir(tasks).expect("tasks");
+        let mut count = 0;
+        for task in tasks.flatten() {
+            let children = std::fs::read_to_string(task.path().join("children"));
+            count += children.unwrap_or_default().split_whitespace().count();
+        }
+        count
+    };
+    wait_for("one child", || (children() == 1).then_some(()));
+}
+
+#[test]
+fn logs_go_where_the_new_file_says() {
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    let audit = |name: &str| {
+        let path = crate::support::quote(path(name).to_str().unwrap());
+        format!("[observability.audit]\npath = {path}\n")
+    };
+    let lines = |name: &str, tool: &str| {
+        let text = std::fs::read_to_string(path(name)).unwrap_or_default();
+        text.lines().filter(|line| line.contains(&format!("\"target\":\"{tool}\""))).count()
+    };
+    let backends = [stdio_backend("pipe", &[])];
+    let proxy = Proxy::start(&backends);
+    let mut client = proxy.client_seeing(&["pipe__echo"]);
+    let listening = client.listen();
+    client.call("pipe__echo", "{}");
+    reload(&proxy, &audit("one"), &backends);
+    client.call("pipe__echo", "{}");
+    wait_until("a line in the first file", || lines("one", "pipe__echo") == 1);
+    reload(&proxy, &audit("two"), &backends);
+    client.call("pipe__stats", "{}");
+    wait_until("a line in the second file", || lines("two", "pipe__stats") == 1);
+    assert_eq!((lines("one", "pipe__stats"), lines("two", "pipe__echo")), (0, 0));
+    // Of two files one cannot be opened: nothing changes.
+    let whole =
+        |lines: &str| format!("[proxy]\nname = \"test\"\nworkers = 2\n{lines}\n{}", backends[0]);
+    refused(&proxy, &whole("[observability.audit]\npath = \"/no/such/folder/x\"\n"));
+    client.call("pipe__raw", "{}");
+    wait_until("a line in the second file", || lines("two", "pipe__raw") == 1);
+    // The level of the log.
+    assert!(!proxy.stderr().contains("DEBUG"));
+    reload(&proxy, "[observability]\nlog_level = \"debug\"\n", &backends);
+    let more = [backends[0].clone(), stdio_backend("more", &[])];
+    reload(&proxy, "[observability]\nlog_level = \"debug\"\n", &more);
+    wait_until("a line of that level", || proxy.stderr().contains("DEBUG"));
+    drop(listening);
+}
+
+/// A place in the queue outlasts the limit that it waits for.
+#[test]
+fn who_waits_for_a_place_goes_on_under_the_new_limit() {
+    let pipe = |max: usize| match max {
+        0 => stdio_backend("pipe", &[]),
+        _ => {
+            let queue = "queue_timeout_seconds = 600\n[backends.timeout]\nseconds = 600\n";
+            stdio_backend("pipe", &[])
+                + &format!("[backends.concurrency]\nmax_concurrent = {max}\n{queue}")
+        }
+    };
+    for later in [8, 0] {
+        let proxy = Proxy::start(&[pipe(1)]);
+        let client = proxy.client_seeing(&["pipe__echo"]);
+        let mut hung: Vec<Client> = (0..8).map(|_| client.again()).collect();
+        // Each is a call of its own, on connections of both workers.
+        for (n, client) in hung.iter_mut().enumerate() {
+            let params = call_params("pipe__sleep", r#"{"ms":1000}"#);
+            client.send(&message(&n.to_string(), "tools/call", &params));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let began = Instant::now();
+        reload(&proxy, "", &[pipe(later)]);
+        for client in &mut hung {
+            assert_eq!(client.told().said(), "slept");
+        }
+        // One after the other they would take eight seconds.
+        assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    }
+}
+
+/// What listens in the request era hears of changes too, on whichever worker it is.
+#[test]
+fn listeners_without_a_session_are_told() {
+    let (pipe, more) = (stdio_backend("pipe", &[]), stdio_backend("more", &[]));
+    let proxy = Proxy::start(std::slice::from_ref(&pipe));
+    proxy.client_seeing(&["pipe__echo"]);
+    let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"test","version":"0"}}"#;
+    let params = format!(r#"{{"notifications":{{"toolsListChanged":true}},{meta}}}"#);
+    let body = message("\"l\"", "subscriptions/listen", &params);
+    let mut streams: Vec<_> = (0..4)
+        .map(|_| {
+            let mut conn = http::Conn::open(proxy.addr);
+            let lines = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: subscriptions/listen\r\n\
+                 Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n";
+            let head = format!(
+                "POST /mcp HTTP/1.1\r\nHost: {}\r\n{lines}Content-Length: {}\r\n\r\n{body}",
+                proxy.addr,
+                body.len()
+            );
+            conn.send(head.as_bytes());
+            assert_eq!(conn.head().status, 200);
+            let mut events = http::Events::default();
+            let first = conn.event(&mut events).expect("an acknowledgement");
+            assert!(first.data.contains("acknowledged"), "{first:?}");
+            (conn, events)
+        })
+        .collect();
+    for backends in [&[pipe.clone(), more][..], &[pipe]] {
+        reload(&proxy, "", backends);
+        for (conn, events) in &mut streams {
+            let event = conn.event(events).expect("a change");
+            assert!(event.data.contains("notifications/tools/list_changed"), "{event:?}");
+        }
+    }
+}
