@@ -1,20 +1,14 @@
 //! Heads, bodies and event streams, as `area/case/size`; httparse and a plain copy are the
 //! baselines: the one for what another parser costs, the other for what touching the bytes costs.
 
+#[allow(dead_code, reason = "the pieces are measured elsewhere")]
+mod support;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mcp_proxy::http::body::{Decoder, LAST_CHUNK, write_chunk};
 use mcp_proxy::http::{Framing, RequestHead, ResponseHead, request_head, sse};
 use std::hint::black_box;
-
-/// What an MCP client sends.
-const CALL: &[u8] = b"POST /mcp HTTP/1.1\r\nHost: localhost:8080\r\n\
-    Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n\
-    MCP-Protocol-Version: 2025-11-25\r\nMcp-Session-Id: 5c8a7b90d1e24f3b8a6c5d4e3f2a1b0c\r\n\
-    User-Agent: node\r\nAccept-Language: *\r\nSec-Fetch-Mode: cors\r\n\
-    Accept-Encoding: gzip, deflate\r\nContent-Length: 205\r\n\r\n";
-/// What a backend answers.
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
-    Date: Tue, 24 Nov 2026 18:00:00 GMT\r\nContent-Length: 210\r\n\r\n";
+use support::{ANSWER_HEAD as ANSWER, CALL_HEAD as CALL};
 
 /// A head near its bounds: many fields, long values.
 fn large() -> Vec<u8> {

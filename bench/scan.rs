@@ -5,44 +5,19 @@
 //! Cases are `area/case/size`. Baselines: `memcpy` is the floor of anything that touches each byte;
 //! `serde_json` and `simd_json` build the tree that the scanner does without.
 
+#[allow(dead_code, reason = "the pieces are measured elsewhere")]
+mod support;
+
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mcp_proxy::jsonrpc::{Watch, scan};
 use mcp_proxy::mcp::catalog::{List, ListKind};
-use mcp_proxy::plan::{BackendPlan, Isolation, RestartPlan, StdioPlan, TransportPlan};
+use support::{backend, call, rows, tools};
 
 const SIZES: [(&str, usize); 4] =
     [("200B", 200), ("4KiB", 4 << 10), ("64KiB", 64 << 10), ("1MiB", 1 << 20)];
-
-/// A tools/call with one long text of prose: mostly plain, some escapes, some other scripts.
-fn call(bytes: usize) -> Vec<u8> {
-    let head = r#"{"jsonrpc":"2.0","id":1234,"method":"tools/call","params":{"name":"files__write","arguments":{"path":"/tmp/a.txt","text":""#;
-    let tail = r#"","mode":420},"_meta":{"progressToken":1234}}}"#;
-    let text = r#"The quick brown fox jumps over the lazy dog, \"twice\", für 3 €.\n"#;
-    let mut message = head.to_owned();
-    while message.len() + tail.len() + text.len() <= bytes {
-        message.push_str(text);
-    }
-    message.push_str(tail);
-    message.into_bytes()
-}
-
-/// A result of many small values: structure rather than text.
-fn rows(bytes: usize) -> Vec<u8> {
-    let mut message = String::from(r#"{"jsonrpc":"2.0","id":1234,"result":{"structuredContent":["#);
-    let mut row = 0;
-    while message.len() < bytes.saturating_sub(64) {
-        let comma = if row > 0 { "," } else { "" };
-        message
-            .push_str(&format!(r#"{comma}{{"id":{row},"ok":true,"x":-0.25,"name":"row {row}"}}"#));
-        row += 1;
-    }
-    message.push_str("],\"isError\":false}}");
-    message.into_bytes()
-}
 
 fn messages(criterion: &mut Criterion) {
     for (case, make) in [("text", call as fn(usize) -> Vec<u8>), ("rows", rows)] {
@@ -89,42 +64,10 @@ fn messages(criterion: &mut Criterion) {
     }
 }
 
-fn backend() -> Arc<BackendPlan> {
-    Arc::new(BackendPlan {
-        id: 0,
-        name: "files".into(),
-        prefix: "files__".into(),
-        transport: TransportPlan::Stdio(StdioPlan {
-            command: "true".into(),
-            args: Vec::new(),
-            env: Vec::new(),
-            cwd: None,
-            children_max: 1,
-            idle_stop: Duration::from_secs(1),
-        }),
-        protocol: mcp_proxy::plan::Protocol::Auto,
-        isolation: Isolation::Shared,
-        startup_timeout: Duration::from_secs(1),
-        restart: RestartPlan {
-            initial: Duration::from_secs(1),
-            max: Duration::from_secs(1),
-            give_up_after: None,
-        },
-        call_timeout: Duration::from_secs(1),
-        request_timeout: Duration::from_secs(1),
-        chain: Default::default(),
-        around: Default::default(),
-        unlisted: false,
-    })
-}
-
 /// Building a list of 200 tools, against parsing and writing it with simd-json.
 fn lists(criterion: &mut Criterion) {
-    let tools: Vec<_> = (0..200)
-        .map(|n| format!(r#"{{"name":"tool_{n}","description":"Does the thing number {n}, and says so at some length.","inputSchema":{{"type":"object","properties":{{"path":{{"type":"string","description":"Where"}},"limit":{{"type":"integer","minimum":1}}}},"required":["path"]}},"annotations":{{"readOnlyHint":true}}}}"#))
-        .collect();
-    let page = format!(r#"{{"tools":[{}]}}"#, tools.join(",")).into_bytes();
-    let backend = backend();
+    let page = tools(200);
+    let backend = backend(0, "files__");
     let mut group = criterion.benchmark_group("list");
     group.throughput(Throughput::Bytes(page.len() as u64));
     let pages = vec![page.clone()];

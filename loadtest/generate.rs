@@ -1,400 +1,362 @@
-//! Owns: the clients. Each connection is a closed loop of `tools/call` in a session of its own;
-//! all of them run on one thread, and latency is what a client sees.
-//! Never: an answer taken on trust. Each is checked for its status, its id, its length, and the
-//! caller's own tag in the result: an answer that belongs to another caller is an error here.
+//! Owns: the clients of a job: all connections on one thread, closed loop or at a fixed rate, and
+//! the latencies that they see.
+//! Never: one connection's failure made the others'.
+//! Next: `pace`, the fixed rate; `client`, one connection.
 
-use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::io;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::Args;
-use memchr::memmem;
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token};
-use serde_json::json;
+use mio::{Events, Poll};
 
+use crate::Result;
+use crate::client::{Client, Means, State, Turn};
 use crate::histogram::Histogram;
-use crate::{Result, wire};
+use crate::job::{Fault, Figures, Job, Kind, Method, Word};
+use crate::pace::{Pace, TIMER};
+use crate::request::Template;
 
-/// What to send.
-#[derive(Args)]
-pub(crate) struct Load {
-    #[arg(long)]
-    pub(crate) to: SocketAddr,
-    #[arg(long)]
-    pub(crate) tool: String,
-    #[arg(long)]
-    pub(crate) connections: usize,
-    #[arg(long)]
-    pub(crate) size: usize,
-    #[arg(long)]
-    pub(crate) warmup_ms: u64,
-    #[arg(long)]
-    pub(crate) measure_ms: u64,
-}
-
-/// Without any answer for this long the run has failed.
+/// A request without an answer for this long has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a request body, the longest name of a tool included.
-const REQUEST_BYTES: usize = 200;
-/// Digits of ids, which are tags too: the number of the connection, then of the call.
-pub(crate) const TAG_DIGITS: usize = 10;
-const CALLS_PER_CONNECTION: u64 = 10_000_000;
+/// In a tolerant job, where a server may be restarted and asked again meanwhile.
+const LONG_PATIENCE: Duration = Duration::from_secs(45);
+/// At a fixed rate: after the end, what was due may still be answered.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Between a failure and the next request of its connection, in a tolerant job.
+const REST: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_secs(1);
 
-/// Where a connection stands.
 #[derive(Clone, Copy, PartialEq)]
-enum State {
-    Initializing,
-    Initialized,
-    /// Ready; waits until all others are.
-    Ready,
-    Calling,
+enum Phase {
+    Setup,
+    Warmup,
+    Measure,
     Ending,
-    Done,
 }
 
-struct Client {
-    number: usize,
-    stream: TcpStream,
-    state: State,
-    session: Option<String>,
-    bytes: Vec<u8>,
-    filled: usize,
-    /// The request to send, and how much of it is sent.
-    request: Vec<u8>,
-    sent: usize,
-    /// Where the two copies of the tag stand in `request`.
-    tags: [usize; 2],
-    calls: u64,
-    started: Instant,
-    /// The server announced that it closes the connection.
-    reconnect: bool,
+struct Load<'a> {
+    means: Means<'a>,
+    poll: Poll,
+    clients: Vec<Client>,
+    pace: Option<Pace>,
+    /// Templates in the order in which they are used.
+    order: Vec<usize>,
+    made: usize,
+    phase: Phase,
+    /// When the phase began.
+    since: Instant,
+    begun: Instant,
+    open: usize,
+    unready: usize,
+    latency: Histogram,
+    service: Histogram,
+    figures: Figures,
+    resting: Vec<(Instant, usize)>,
+    /// The same moment on both clocks.
+    epoch: (Instant, SystemTime),
 }
 
-/// Runs the load. `begin` and `end` on stdout frame the time in which requests are counted.
-pub(crate) fn run(load: &Load) -> Result<()> {
-    let mut poll = Poll::new()?;
-    let mut events = Events::with_capacity(1024);
-    let mut clients = Vec::new();
-    for number in 0..load.connections {
-        clients.push(Client::new(number, load, &poll)?);
+/// Runs the job that is told on stdin.
+pub(crate) fn run(job: &Job) -> Result<()> {
+    let poll = Poll::new()?;
+    let mut templates = Vec::new();
+    for call in &job.calls {
+        let tools = if call.method == Method::List { 1 } else { job.tools.len() };
+        templates.extend((0..tools).map(|tool| Template::new(job, call, tool)));
     }
-    let mut histogram = Histogram::new();
-    let (mut errors, mut first_error) = (0_u64, String::new());
-    let (mut open, mut ready) = (clients.len(), 0);
-    let mut clock: Option<(Instant, Instant)> = None;
-    let mut phase = 0;
-    let mut elapsed = Duration::ZERO;
-    let mut last_answer = Instant::now();
-
-    while open > 0 {
-        let now = Instant::now();
-        if now.duration_since(last_answer) > PATIENCE {
-            errors += open as u64;
-            let _ = write!(first_error, "no answer for {PATIENCE:?}, {open} connections open");
-            break;
-        }
-        if let Some((begin, end)) = clock {
-            if phase == 0 && now >= begin {
-                println!("begin");
-                clock = Some((now, now + Duration::from_millis(load.measure_ms)));
-                phase = 1;
-            } else if phase == 1 && now >= end {
-                println!("end");
-                elapsed = now - begin;
-                phase = 2;
-            }
-        }
-        // Not asleep past the marks: with one connection that is stuck they would be late.
-        poll.poll(&mut events, Some(Duration::from_millis(20)))?;
-        for event in &events {
-            let client = &mut clients[event.token().0];
-            if client.state == State::Done {
-                continue;
-            }
-            match client.turn(load, &poll) {
-                Ok(Turn::Waits) => {}
-                Ok(Turn::Ready) => {
-                    last_answer = Instant::now();
-                    ready += 1;
-                }
-                Ok(Turn::Answered) => {
-                    last_answer = Instant::now();
-                    if phase == 1 {
-                        histogram.add((last_answer - client.started).as_nanos() as u64);
-                    }
-                    if phase < 2 {
-                        client.call(load);
-                    } else {
-                        client.end(load);
-                    }
-                    client.flush(load, &poll)?;
-                }
-                Ok(Turn::Ended) => open -= 1,
-                Err(error) => {
-                    errors += 1;
-                    if first_error.is_empty() {
-                        first_error = format!("connection {}: {error}", client.number);
-                    }
-                    ready += usize::from(client.state < State::Calling);
-                    client.state = State::Done;
-                    open -= 1;
-                }
-            }
-        }
-        if ready == clients.len() && clock.is_none() {
-            let begin = Instant::now() + Duration::from_millis(load.warmup_ms);
-            clock = Some((begin, begin));
-            for client in clients.iter_mut().filter(|client| client.state == State::Ready) {
-                client.call(load);
-                client.flush(load, &poll)?;
-            }
-        }
+    let means = Means { job, templates: &templates, registry: poll.registry().try_clone()? };
+    let now = Instant::now();
+    let mut load = Load {
+        clients: Vec::new(),
+        pace: job.rate.map(|rate| Pace::new(rate, &poll)).transpose()?,
+        order: order(job),
+        made: 0,
+        phase: Phase::Setup,
+        since: now,
+        begun: now,
+        open: job.connections,
+        unready: 0,
+        latency: Histogram::new(),
+        service: Histogram::new(),
+        figures: Figures::default(),
+        resting: Vec::new(),
+        epoch: (now, SystemTime::now()),
+        means,
+        poll,
+    };
+    for number in 0..job.connections {
+        let client = Client::new(number, &load.means)?;
+        load.unready += usize::from(client.state != State::Ready);
+        load.clients.push(client);
     }
-    println!(
-        "{}",
-        json!({
-            "requests": histogram.total(),
-            "seconds": elapsed.as_secs_f64(),
-            "errors": errors,
-            "first_error": first_error,
-            "p50": histogram.micros(0.5),
-            "p90": histogram.micros(0.9),
-            "p99": histogram.micros(0.99),
-        })
-    );
+    load.work()?;
+    load.figures.latency = load.latency.parts();
+    load.figures.service = load.service.parts();
+    Word::Done(load.figures).say()?;
     Ok(())
 }
 
-impl PartialOrd for State {
-    fn partial_cmp(&self, other: &State) -> Option<std::cmp::Ordering> {
-        (*self as u8).partial_cmp(&(*other as u8))
+/// Each template as often as its call's share says, well mixed and always the same way.
+fn order(job: &Job) -> Vec<usize> {
+    let mut order = Vec::new();
+    let mut template = 0;
+    for call in &job.calls {
+        let tools = if call.method == Method::List { 1 } else { job.tools.len() };
+        for _ in 0..tools {
+            let times =
+                if call.method == Method::List { call.share * job.tools.len() } else { call.share };
+            order.extend(std::iter::repeat_n(template, times));
+            template += 1;
+        }
     }
+    let mut seed = 0x2545_f491_u64;
+    for last in (1..order.len()).rev() {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(last, (seed >> 33) as usize % (last + 1));
+    }
+    order
 }
 
-/// What came of an event.
-enum Turn {
-    Waits,
-    Ready,
-    Answered,
-    Ended,
-}
-
-impl Client {
-    fn new(number: usize, load: &Load, poll: &Poll) -> io::Result<Client> {
-        let stream = connect(number, load, poll)?;
-        let request = wire::request(&load.to.to_string(), None, wire::INITIALIZE);
-        Ok(Client {
-            number,
-            stream,
-            state: State::Initializing,
-            session: None,
-            bytes: vec![0; load.size + 4096],
-            filled: 0,
-            request,
-            sent: 0,
-            tags: [0; 2],
-            calls: 0,
-            started: Instant::now(),
-            reconnect: false,
-        })
-    }
-
-    /// Sends what waits, reads what came.
-    fn turn(&mut self, load: &Load, poll: &Poll) -> std::result::Result<Turn, String> {
-        self.flush(load, poll).map_err(|e| format!("write: {e}"))?;
-        loop {
-            if self.filled == self.bytes.len() {
-                self.bytes.resize(self.filled * 2, 0);
-            }
-            let room = self.bytes.len() - self.filled;
-            let n = match self.stream.read(&mut self.bytes[self.filled..]) {
-                Ok(0) => return Err("closed by the server".into()),
-                Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Waits),
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                    return Ok(Turn::Waits);
+impl Load<'_> {
+    fn work(&mut self) -> Result<()> {
+        let mut events = Events::with_capacity(1024);
+        let mut ticked = Instant::now();
+        while self.open > 0 {
+            let now = Instant::now();
+            self.advance(now)?;
+            self.send_what_is_due(now)?;
+            // Not asleep past the marks: with one connection that is stuck they would be late.
+            self.poll.poll(&mut events, Some(Duration::from_millis(20)))?;
+            for event in &events {
+                if event.token() != TIMER {
+                    self.turn(event.token().0)?;
                 }
-                Err(error) => return Err(format!("read: {error}")),
-            };
-            self.filled += n;
-            if let Some(turn) = self.response(load)? {
-                return Ok(turn);
             }
-            if n < room {
-                return Ok(Turn::Waits);
-            }
-        }
-    }
-
-    /// Takes a response if it is whole.
-    fn response(&mut self, load: &Load) -> std::result::Result<Option<Turn>, String> {
-        let bytes = &self.bytes[..self.filled];
-        let Some(head) = wire::head(bytes) else { return Ok(None) };
-        let rest = &bytes[head.len..];
-        let collected;
-        let (len, body) = match head.body {
-            Some(len) if rest.len() < len => return Ok(None),
-            Some(len) => (len, &rest[..len]),
-            None if head.chunked => match wire::chunked(rest) {
-                None => return Ok(None),
-                Some((len, body)) => {
-                    collected = body;
-                    (len, &collected[..])
+            let now = Instant::now();
+            self.wake_the_resting(now)?;
+            if now - ticked >= TICK {
+                ticked = now;
+                self.find_the_hung(now)?;
+                if self.means.job.tolerant {
+                    let Figures { requests, errors, .. } = self.figures;
+                    Word::Tick { requests, errors }.say()?;
                 }
-            },
-            None => (0, &rest[..0]),
-        };
-        if rest.len() > len {
-            return Err("bytes behind the answer".into());
-        }
-        let status = wire::status(bytes);
-        let turn = match self.state {
-            State::Initializing => {
-                if status != 200 || memmem::find(body, b"\"protocolVersion\"").is_none() {
-                    return Err(complaint("initialize", status, body));
-                }
-                let id = head.session.ok_or("no session")?;
-                self.session = Some(String::from_utf8_lossy(&bytes[id.0..id.1]).into_owned());
-                let authority = load.to.to_string();
-                self.request =
-                    wire::request(&authority, self.session.as_deref(), wire::INITIALIZED);
-                self.sent = 0;
-                self.state = State::Initialized;
-                None
-            }
-            State::Initialized if status == 202 => {
-                self.prepare(load);
-                self.state = State::Ready;
-                Some(Turn::Ready)
-            }
-            State::Initialized => return Err(complaint("initialized", status, body)),
-            State::Calling => {
-                self.check(load, status, body)?;
-                Some(Turn::Answered)
-            }
-            State::Ending => {
-                self.state = State::Done;
-                Some(Turn::Ended)
-            }
-            State::Ready | State::Done => {
-                return Err(complaint("an answer to nothing", status, body));
-            }
-        };
-        self.filled = 0;
-        self.reconnect |= head.close;
-        Ok(Some(match turn {
-            Some(turn) => turn,
-            None => return self.sent_next(),
-        }))
-    }
-
-    /// The next step of the handshake is to be sent at once.
-    fn sent_next(&mut self) -> std::result::Result<Option<Turn>, String> {
-        if self.reconnect {
-            return Err("closed in the handshake".into());
-        }
-        let n = self.stream.write(&self.request).map_err(|e| e.to_string())?;
-        self.sent = n;
-        Ok(Some(Turn::Waits))
-    }
-
-    /// The request of all calls, in which only the tag changes.
-    fn prepare(&mut self, load: &Load) {
-        let tag = "0".repeat(TAG_DIGITS);
-        let body = |pad: usize| {
-            format!(
-                r#"{{"jsonrpc":"2.0","id":{tag},"method":"tools/call","params":{{"name":"{}","arguments":{{"tag":"{tag}","size":{},"pad":"{}"}}}}}}"#,
-                load.tool,
-                load.size,
-                "p".repeat(pad),
-            )
-        };
-        let pad = REQUEST_BYTES.saturating_sub(body(0).len());
-        let authority = load.to.to_string();
-        self.request = wire::request(&authority, self.session.as_deref(), &body(pad));
-        let mut found = memmem::find_iter(&self.request, tag.as_bytes());
-        self.tags = [(); 2].map(|()| found.next().expect("two tags"));
-        self.sent = self.request.len();
-    }
-
-    fn tag(&self) -> [u8; TAG_DIGITS] {
-        // Never a leading zero, which is no JSON number.
-        let tag = (self.number as u64 + 100) * CALLS_PER_CONNECTION + self.calls;
-        let mut digits = [0; TAG_DIGITS];
-        digits.copy_from_slice(itoa::Buffer::new().format(tag).as_bytes());
-        digits
-    }
-
-    /// Makes the next call ready to send.
-    fn call(&mut self, _load: &Load) {
-        self.calls += 1;
-        let tag = self.tag();
-        for at in self.tags {
-            self.request[at..at + TAG_DIGITS].copy_from_slice(&tag);
-        }
-        self.sent = 0;
-        self.state = State::Calling;
-        self.started = Instant::now();
-    }
-
-    fn end(&mut self, load: &Load) {
-        let session = self.session.as_deref().unwrap_or_default();
-        self.request = format!(
-            "DELETE /mcp HTTP/1.1\r\nHost: {}\r\nMcp-Session-Id: {session}\r\n\r\n",
-            load.to
-        )
-        .into_bytes();
-        self.sent = 0;
-        self.state = State::Ending;
-    }
-
-    /// Sends what waits of the request, on a new connection where the last one ended.
-    fn flush(&mut self, load: &Load, poll: &Poll) -> io::Result<()> {
-        if self.reconnect && self.sent == 0 {
-            self.stream = connect(self.number, load, poll)?;
-            self.reconnect = false;
-            return Ok(()); // writable once it is connected
-        }
-        while self.sent < self.request.len() {
-            match self.stream.write(&self.request[self.sent..]) {
-                Ok(n) => self.sent += n,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected
-                    ) =>
-                {
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    fn check(&self, load: &Load, status: u16, body: &[u8]) -> std::result::Result<(), String> {
-        let tag = self.tag();
-        let start = &body[..body.len().min(128)];
-        let twice = memmem::find_iter(start, &tag).count() == 2;
-        if status == 200 && body.len() == load.size && twice && body.ends_with(b"\"}]}}") {
+    /// From one phase to the next when its time has come.
+    fn advance(&mut self, now: Instant) -> Result<()> {
+        let job = self.means.job;
+        let length = |ms| Duration::from_millis(ms);
+        match self.phase {
+            Phase::Setup if self.unready == 0 => {
+                self.enter(Phase::Warmup, now);
+                if let Some(pace) = &mut self.pace {
+                    pace.begin(now);
+                }
+                for number in 0..self.clients.len() {
+                    if self.clients[number].state == State::Ready {
+                        self.next(number)?;
+                    }
+                }
+            }
+            Phase::Warmup if now - self.since >= length(job.warmup_ms) => {
+                Word::Begin.say()?;
+                self.enter(Phase::Measure, now);
+                self.begun = now;
+            }
+            Phase::Measure if now - self.since >= length(job.measure_ms) => {
+                Word::End.say()?;
+                self.figures.seconds = (now - self.begun).as_secs_f64();
+                self.enter(Phase::Ending, now);
+                if let Some(pace) = &mut self.pace {
+                    pace.end(now);
+                }
+                for (_, number) in std::mem::take(&mut self.resting) {
+                    self.clients[number].state = State::Done;
+                    self.open -= 1;
+                }
+            }
+            Phase::Ending if self.pace.is_some() && now - self.since >= DRAIN => {
+                let waiting = self.pace.as_ref().map_or(0, Pace::waiting);
+                if waiting > 0 {
+                    let rate = job.rate.unwrap_or_default();
+                    self.error(
+                        waiting as u64,
+                        format!(
+                            "{waiting} requests were due and not sent {DRAIN:?} after the end: \
+                             {rate} per second is more than it can do"
+                        ),
+                    );
+                    self.open = 0;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, phase: Phase, now: Instant) {
+        self.phase = phase;
+        self.since = now;
+    }
+
+    fn error(&mut self, count: u64, text: String) {
+        self.figures.errors += count;
+        if self.figures.first_error.is_empty() {
+            self.figures.first_error = text;
+        }
+    }
+
+    /// What a connection that is ready does next.
+    fn next(&mut self, number: usize) -> io::Result<()> {
+        if let Some(pace) = &mut self.pace {
+            pace.free(number);
             return Ok(());
         }
-        let tag = String::from_utf8_lossy(&tag).into_owned();
-        Err(complaint(&format!("call {tag}"), status, body))
+        if self.phase != Phase::Ending {
+            return self.call(number, Instant::now());
+        }
+        self.end(number)
     }
-}
 
-fn complaint(what: &str, status: u16, body: &[u8]) -> String {
-    let start = String::from_utf8_lossy(&body[..body.len().min(160)]);
-    format!("{what}: status {status}, {} bytes: {start}", body.len())
-}
+    fn end(&mut self, number: usize) -> io::Result<()> {
+        if self.clients[number].end(&self.means) {
+            self.open -= 1;
+        }
+        self.flush(number)
+    }
 
-fn connect(number: usize, load: &Load, poll: &Poll) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(load.to)?;
-    stream.set_nodelay(true)?;
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    poll.registry().register(&mut stream, Token(number), interest)?;
-    Ok(stream)
+    fn call(&mut self, number: usize, due: Instant) -> io::Result<()> {
+        let template = self.order[self.made % self.order.len()];
+        self.made += 1;
+        self.clients[number].call(due, template, &self.means);
+        self.flush(number)
+    }
+
+    fn flush(&mut self, number: usize) -> io::Result<()> {
+        match self.clients[number].flush(&self.means) {
+            Ok(()) => Ok(()),
+            Err(error) => self.failed(number, Kind::Lost, format!("write: {error}")),
+        }
+    }
+
+    /// At a fixed rate.
+    fn send_what_is_due(&mut self, now: Instant) -> io::Result<()> {
+        let Some(pace) = &mut self.pace else { return Ok(()) };
+        pace.turn(now)?;
+        while let Some((number, due)) = self.pace.as_mut().and_then(Pace::next) {
+            self.call(number, due)?;
+        }
+        let free: Vec<usize> = self.pace.as_mut().map_or(vec![], |pace| pace.release().collect());
+        for number in free {
+            self.end(number)?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, number: usize) -> io::Result<()> {
+        let client = &mut self.clients[number];
+        if matches!(client.state, State::Done | State::Resting) {
+            return Ok(());
+        }
+        match client.turn(&self.means) {
+            Ok(Turn::Waits) => Ok(()),
+            Ok(Turn::Ready) => {
+                self.unready -= 1;
+                // Before all are ready nobody begins; after that only a late one does.
+                if self.phase == Phase::Setup { Ok(()) } else { self.next(number) }
+            }
+            Ok(Turn::Answered) => {
+                self.answered(number);
+                self.next(number)
+            }
+            Ok(Turn::Ended) => {
+                self.open -= 1;
+                Ok(())
+            }
+            Err((kind, text)) => self.failed(number, kind, text),
+        }
+    }
+
+    fn answered(&mut self, number: usize) {
+        let client = &mut self.clients[number];
+        client.state = State::Ready;
+        let now = Instant::now();
+        // At a fixed rate what was due in the time counts, else what was answered in it.
+        let counts = match self.pace {
+            Some(_) => {
+                let ended = self.phase == Phase::Ending && client.due >= self.since;
+                matches!(self.phase, Phase::Measure | Phase::Ending)
+                    && client.due >= self.begun
+                    && !ended
+            }
+            None => self.phase == Phase::Measure,
+        };
+        if counts {
+            self.figures.requests += 1;
+            self.latency.add((now - client.due).as_nanos() as u64);
+            self.service.add((now - client.started).as_nanos() as u64);
+        }
+    }
+
+    fn failed(&mut self, number: usize, kind: Kind, text: String) -> io::Result<()> {
+        let state = self.clients[number].state;
+        let template = &self.means.templates[self.clients[number].template];
+        self.error(1, format!("connection {number}: {text}"));
+        let calling = state == State::Calling && self.phase != Phase::Ending;
+        if self.means.job.tolerant {
+            let (started, now) = (self.clients[number].started, Instant::now());
+            let (sent, failed) = (self.millis(started), self.millis(now));
+            Word::Fault(Fault { kind, text, tool: template.tool, sent, failed }).say()?;
+            if calling {
+                self.clients[number].rest();
+                self.resting.push((now + REST, number));
+                return Ok(());
+            }
+        }
+        if matches!(state, State::Initializing | State::Initialized) {
+            self.unready -= 1;
+        }
+        self.clients[number].state = State::Done;
+        self.open -= 1;
+        Ok(())
+    }
+
+    /// Milliseconds since 1970.
+    fn millis(&self, at: Instant) -> u64 {
+        let (instant, system) = self.epoch;
+        let system = system.duration_since(UNIX_EPOCH).unwrap_or_default();
+        (system + at.saturating_duration_since(instant)).as_millis() as u64
+    }
+
+    fn wake_the_resting(&mut self, now: Instant) -> io::Result<()> {
+        while let Some(&(until, number)) = self.resting.first() {
+            if until > now {
+                break;
+            }
+            self.resting.remove(0);
+            self.clients[number].revive(&self.means)?;
+            self.next(number)?;
+        }
+        Ok(())
+    }
+
+    fn find_the_hung(&mut self, now: Instant) -> io::Result<()> {
+        let patience = if self.means.job.tolerant { LONG_PATIENCE } else { PATIENCE };
+        for number in 0..self.clients.len() {
+            let client = &self.clients[number];
+            let since = match client.state {
+                State::Calling => client.started,
+                State::Initializing | State::Initialized => self.since,
+                State::Ending => client.started.max(self.since),
+                _ => continue,
+            };
+            if now - since > patience {
+                self.failed(number, Kind::Hung, format!("no answer for {patience:?}"))?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,64 +1,150 @@
-//! Owns: the backend of the measurement, an MCP server that costs next to nothing.
-//! Never: a parser; it knows what the clients of this harness and the proxy send. One thread.
+//! Owns: the server of the measurement, an MCP server that costs next to nothing, and its stdio.
+//! Never: a parser; it looks for the few members that clients of this harness send, wherever a
+//! gateway has put them. One thread.
+//! Next: `stub_http`.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
+use clap::Args;
 use memchr::memmem;
-use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token};
 
-use crate::generate::TAG_DIGITS;
-use crate::wire;
+use crate::request::{CONTENT, END, END_COMPLETE, ENVELOPE, PREFIX, filling, letter};
 
-/// Answers to JSON-RPC messages, made once per size of result.
-struct Answers {
-    padding: HashMap<usize, Vec<u8>>,
+/// How the server behaves.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Port of the loopback address; 0 lets the system choose. Written to stdout.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Tools in its list; the first one is `echo`.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) tools: usize,
+    /// Speaks 2026-07-28 (requests that stand alone), not 2025-11-25 (sessions).
+    #[arg(long)]
+    pub(crate) modern: bool,
+    /// Every so many milliseconds it stands still.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) stall_every_ms: u64,
+    /// For so long.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) stall_ms: u64,
+    /// Speaks on stdin and stdout.
+    #[arg(long)]
+    pub(crate) stdio: bool,
 }
 
-const INITIALIZE: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"stub","version":"1.0.0"}}"#;
-const TOOLS: &str = r#"{"tools":[{"name":"echo","description":"Answers with as many bytes as it is asked for.","inputSchema":{"type":"object","properties":{"tag":{"type":"string"},"size":{"type":"integer"},"pad":{"type":"string"}}},"annotations":{"readOnlyHint":true}}]}"#;
-const PREFIX: &str = r#"{"jsonrpc":"2.0","id":"#;
-const CONTENT: &str = r#","result":{"content":[{"type":"text","text":""#;
-const END: &str = r#""}]}}"#;
+/// What one message is answered with.
+#[derive(Default)]
+pub(crate) struct Reply {
+    /// JSON-RPC messages, and where each ends. None for a notification.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) ends: Vec<usize>,
+    /// Asked for as an event stream.
+    pub(crate) events: bool,
+    /// A session begins with it.
+    pub(crate) opens: bool,
+    pub(crate) delay: Option<Duration>,
+}
+
+/// What it says, made once.
+pub(crate) struct Answers {
+    modern: bool,
+    initialize: String,
+    discover: String,
+    tools: String,
+}
+
+const CALL: &[u8] = b"\"tools/call\"";
+const NO_METHOD: &str = r#","error":{"code":-32601,"message":"Method not found"}}"#;
+const NO_SESSIONS: &str = r#","error":{"code":-32022,"message":"Unsupported protocol version","data":{"supported":["2026-07-28"],"requested":"2025-11-25"}}}"#;
 
 impl Answers {
-    fn new() -> Answers {
-        Answers { padding: HashMap::new() }
+    pub(crate) fn new(options: &Options) -> Answers {
+        let era = if options.modern { r#","resultType":"complete""# } else { "" };
+        let kept = if options.modern { r#","ttlMs":60000,"cacheScope":"public""# } else { "" };
+        let mut tools = String::from(
+            r#"{"name":"echo","description":"Answers with as many bytes as it is asked for.","inputSchema":{"type":"object","properties":{"tag":{"type":"string"},"size":{"type":"integer"},"sse":{"type":"integer"},"progress":{"type":"integer"},"delay":{"type":"integer"},"pad":{"type":"string"}}},"annotations":{"readOnlyHint":true}}"#,
+        );
+        for number in 1..options.tools {
+            tools += &format!(
+                r#",{{"name":"tool_{number}","description":"One of many, described as tools are described: what it does, when to use it, and what it never does.","inputSchema":{{"type":"object","properties":{{"path":{{"type":"string","description":"Where to look."}},"limit":{{"type":"integer","minimum":1}}}},"required":["path"]}}}}"#
+            );
+        }
+        Answers {
+            modern: options.modern,
+            initialize: r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"stub","version":"1.0.0"}}"#.into(),
+            discover: r#"{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":60000,"cacheScope":"public","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"stub","version":"1.0.0"}}}"#.into(),
+            tools: format!(r#"{{"tools":[{tools}]{kept}{era}}}"#),
+        }
     }
 
-    /// Appends the answer to `message` to `out`; nothing for a notification.
-    fn to(&mut self, message: &[u8], out: &mut Vec<u8>) {
-        let Some(id) = value(message, b"\"id\":") else { return };
+    /// Puts the answer to `message` into `reply`.
+    pub(crate) fn to(&mut self, message: &[u8], reply: &mut Reply) {
+        reply.bytes.clear();
+        reply.ends.clear();
+        (reply.events, reply.opens, reply.delay) = (false, false, None);
         let method = value(message, b"\"method\":").unwrap_or_default();
-        out.extend_from_slice(PREFIX.as_bytes());
-        out.extend_from_slice(id);
+        let Some(id) = value(message, b"\"id\":").filter(|_| !method.is_empty()) else { return };
+        if method == CALL {
+            self.call(message, id, reply);
+            reply.ends.push(reply.bytes.len());
+            return;
+        }
+        reply.bytes.extend_from_slice(PREFIX.as_bytes());
+        reply.bytes.extend_from_slice(id);
         let result = match method {
-            b"\"tools/call\"" => {
-                // The caller's tag comes back in the result, so that it can tell its own answer.
-                let tag = value(message, b"\"tag\":").unwrap_or(b"\"\"");
-                let size = value(message, b"\"size\":").and_then(|n| std::str::from_utf8(n).ok());
-                let size = size.and_then(|n| n.parse().ok()).unwrap_or(0);
-                out.extend_from_slice(CONTENT.as_bytes());
-                out.extend_from_slice(&tag[1..tag.len() - 1]);
-                // As the client sees it: on a shared channel the id here is the proxy's own.
-                let frame = PREFIX.len() + CONTENT.len() + END.len() + TAG_DIGITS + tag.len() - 2;
-                let padding = self.padding.entry(size).or_insert_with(|| vec![b'x'; size]);
-                out.extend_from_slice(&padding[..size.saturating_sub(frame)]);
-                out.extend_from_slice(END.as_bytes());
-                return;
+            b"\"initialize\"" if self.modern => Err(NO_SESSIONS),
+            b"\"initialize\"" => {
+                reply.opens = true;
+                Ok(self.initialize.as_str())
             }
-            b"\"initialize\"" => INITIALIZE,
-            b"\"tools/list\"" => TOOLS,
-            b"\"ping\"" => "{}",
-            _ => {
-                out.extend_from_slice(br#","error":{"code":-32601,"message":"Method not found"}}"#);
-                return;
-            }
+            b"\"server/discover\"" if self.modern => Ok(self.discover.as_str()),
+            b"\"tools/list\"" => Ok(self.tools.as_str()),
+            b"\"ping\"" => Ok("{}"),
+            _ => Err(NO_METHOD),
         };
-        out.extend_from_slice(b",\"result\":");
-        out.extend_from_slice(result.as_bytes());
-        out.push(b'}');
+        match result {
+            Err(error) => reply.bytes.extend_from_slice(error.as_bytes()),
+            Ok(result) => {
+                reply.bytes.extend_from_slice(b",\"result\":");
+                reply.bytes.extend_from_slice(result.as_bytes());
+                reply.bytes.push(b'}');
+            }
+        }
+        reply.ends.push(reply.bytes.len());
+    }
+
+    fn call(&self, message: &[u8], id: &[u8], reply: &mut Reply) {
+        let number = |key: &[u8]| {
+            let digits = value(message, key).and_then(|n| std::str::from_utf8(n).ok());
+            digits.and_then(|digits| digits.parse().ok()).unwrap_or(0_usize)
+        };
+        reply.events = number(b"\"sse\":") > 0;
+        let delay = number(b"\"delay\":");
+        reply.delay = (delay > 0).then(|| Duration::from_millis(delay as u64));
+        let token = value(message, b"\"progressToken\":").unwrap_or(b"0");
+        for step in 1..=number(b"\"progress\":") {
+            let start =
+                br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"#;
+            reply.bytes.extend_from_slice(start);
+            reply.bytes.extend_from_slice(token);
+            reply.bytes.extend_from_slice(format!(r#","progress":{step}}}}}"#).as_bytes());
+            reply.ends.push(reply.bytes.len());
+        }
+        // The caller's tag comes back at both ends of the text, so that it can tell its own answer.
+        let tag = value(message, b"\"tag\":").unwrap_or(b"\"\"");
+        let tag = &tag[1..tag.len() - 1];
+        let modern = memmem::find(message, ENVELOPE.as_bytes()).is_some();
+        reply.bytes.extend_from_slice(PREFIX.as_bytes());
+        reply.bytes.extend_from_slice(id);
+        reply.bytes.extend_from_slice(CONTENT.as_bytes());
+        reply.bytes.extend_from_slice(tag);
+        let filling = filling(number(b"\"size\":"));
+        reply.bytes.resize(reply.bytes.len() + filling, letter(tag));
+        reply.bytes.extend_from_slice(tag);
+        let end = if modern { END_COMPLETE } else { END };
+        reply.bytes.extend_from_slice(end.as_bytes());
     }
 }
 
@@ -74,9 +160,10 @@ fn value<'a>(message: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// One JSON-RPC message a line.
-pub(crate) fn stdio() -> io::Result<()> {
-    let (mut stdin, mut stdout) = (io::stdin().lock(), io::stdout().lock());
-    let mut answers = Answers::new();
+pub(crate) fn stdio(options: &Options) -> io::Result<()> {
+    let (mut stdin, stdout) = (io::stdin().lock(), io::stdout());
+    let mut answers = Answers::new(options);
+    let mut reply = Reply::default();
     let (mut bytes, mut filled) = (vec![0; 256 * 1024], 0);
     let mut out = Vec::new();
     loop {
@@ -89,151 +176,36 @@ pub(crate) fn stdio() -> io::Result<()> {
         }
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', &bytes[..filled]) {
-            let before = out.len();
-            answers.to(&bytes[start..end], &mut out);
-            if out.len() > before {
-                out.push(b'\n');
-            }
+            answers.to(&bytes[start..end], &mut reply);
             start = end + 1;
+            if let Some(delay) = reply.delay {
+                let mut late = Vec::new();
+                lines(&reply, &mut late);
+                std::thread::spawn(move || {
+                    std::thread::sleep(delay);
+                    // Nobody is there to be told.
+                    let _ = io::stdout().write_all(&late).and_then(|()| io::stdout().flush());
+                });
+            } else {
+                lines(&reply, &mut out);
+            }
         }
         bytes.copy_within(start..filled, 0);
         filled -= start;
-        stdout.write_all(&out)?;
-        stdout.flush()?;
+        if !out.is_empty() {
+            let mut stdout = stdout.lock();
+            stdout.write_all(&out)?;
+            stdout.flush()?;
+        }
         out.clear();
     }
 }
 
-/// One client of the HTTP stub.
-struct Connection {
-    stream: TcpStream,
-    bytes: Vec<u8>,
-    filled: usize,
-    out: Vec<u8>,
-    written: usize,
-}
-
-/// Streamable HTTP with JSON answers; 405 to GET, as servers without a stream of their own.
-pub(crate) fn http() -> io::Result<()> {
-    let mut poll = Poll::new()?;
-    let mut events = Events::with_capacity(1024);
-    // std's backlog of 128 would be too short for 256 clients at once.
-    let mut listener = listener()?;
-    println!("{}", listener.local_addr()?.port());
-    let accept = Token(usize::MAX - 1);
-    poll.registry().register(&mut listener, accept, Interest::READABLE)?;
-    let mut connections: HashMap<usize, Connection> = HashMap::new();
-    let (mut next, mut sessions) = (0, 0);
-    let mut answers = Answers::new();
-    let mut body = Vec::new();
-    loop {
-        poll.poll(&mut events, None)?;
-        for event in &events {
-            if event.token() == accept {
-                while let Ok((mut stream, _)) = listener.accept() {
-                    stream.set_nodelay(true)?;
-                    let interest = Interest::READABLE | Interest::WRITABLE;
-                    poll.registry().register(&mut stream, Token(next), interest)?;
-                    let (bytes, out) = (vec![0; 4096], Vec::new());
-                    let connection = Connection { stream, bytes, filled: 0, out, written: 0 };
-                    connections.insert(next, connection);
-                    next += 1;
-                }
-                continue;
-            }
-            let Some(connection) = connections.get_mut(&event.token().0) else { continue };
-            let ok = (!event.is_readable()
-                || connection.read(&mut answers, &mut body, &mut sessions))
-                && connection.write();
-            if !ok {
-                connections.remove(&event.token().0);
-            }
-        }
-    }
-}
-
-fn listener() -> io::Result<TcpListener> {
-    // mio listens with a backlog of 1024.
-    TcpListener::bind("127.0.0.1:0".parse().expect("an address"))
-}
-
-impl Connection {
-    /// Reads and answers what is there; false = closed.
-    fn read(&mut self, answers: &mut Answers, body: &mut Vec<u8>, sessions: &mut u64) -> bool {
-        loop {
-            if self.filled == self.bytes.len() {
-                self.bytes.resize(self.filled * 2, 0);
-            }
-            let room = self.bytes.len() - self.filled;
-            let n = match self.stream.read(&mut self.bytes[self.filled..]) {
-                Ok(0) => return false,
-                Ok(n) => n,
-                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
-            };
-            self.filled += n;
-            let mut start = 0;
-            while let Some(len) = self.answer(start, answers, body, sessions) {
-                start += len;
-            }
-            self.bytes.copy_within(start..self.filled, 0);
-            self.filled -= start;
-            // A short read has emptied the socket: epoll tells of more (epoll(7), Q9).
-            if n < room {
-                return true;
-            }
-        }
-    }
-
-    /// Answers the request at `start`, if it is whole: its length.
-    fn answer(
-        &mut self,
-        start: usize,
-        answers: &mut Answers,
-        body: &mut Vec<u8>,
-        sessions: &mut u64,
-    ) -> Option<usize> {
-        let bytes = &self.bytes[start..self.filled];
-        let head = wire::head(bytes)?;
-        let len = head.len + head.body.unwrap_or(0);
-        let message = bytes.get(head.len..len)?;
-        body.clear();
-        match bytes[0] {
-            b'P' => answers.to(message, body),
-            b'D' => {
-                self.out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-                return Some(len);
-            }
-            _ => {
-                self.out.extend_from_slice(b"HTTP/1.1 405 Method Not Allowed\r\nAllow: POST, DELETE\r\nContent-Length: 0\r\n\r\n");
-                return Some(len);
-            }
-        }
-        if body.is_empty() {
-            self.out.extend_from_slice(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n");
-            return Some(len);
-        }
-        self.out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n");
-        if head.session.is_none() {
-            *sessions += 1;
-            let _ = write!(self.out, "Mcp-Session-Id: stub-{sessions}\r\n");
-        }
-        self.out.extend_from_slice(b"Content-Length: ");
-        self.out.extend_from_slice(itoa::Buffer::new().format(body.len()).as_bytes());
-        self.out.extend_from_slice(b"\r\n\r\n");
-        self.out.extend_from_slice(body);
-        Some(len)
-    }
-
-    /// Writes what waits; false = closed.
-    fn write(&mut self) -> bool {
-        while self.written < self.out.len() {
-            match self.stream.write(&self.out[self.written..]) {
-                Ok(n) => self.written += n,
-                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
-            }
-        }
-        self.out.clear();
-        self.written = 0;
-        true
+fn lines(reply: &Reply, out: &mut Vec<u8>) {
+    let mut start = 0;
+    for &end in &reply.ends {
+        out.extend_from_slice(&reply.bytes[start..end]);
+        out.push(b'\n');
+        start = end;
     }
 }

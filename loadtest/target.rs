@@ -1,395 +1,313 @@
-//! Owns: what is measured, as processes: the backend, nginx, the proxy; and what they consume.
-//! Never: a tuning for one that the other is denied.
+//! Owns: a row as something that runs: where it is, whose CPU it takes, what its tool is called.
+//! Never: a row that is measured before a call has reached the server behind it.
+//! Next: `nginx`, `plain`, `proxy`, how each is started.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde_json::Value;
 
-use crate::report::Sample;
-use crate::{Result, wire};
+use crate::job::{Call, Era, Job, Method, Place};
+use crate::process::{self, Running};
+use crate::proxy::{self, Behind};
+use crate::request::{self, Template};
+use crate::scenario::{Row, Scenario};
+use crate::wire::Line;
+use crate::{Result, nginx};
 
-/// A child process that does not outlive its owner.
-struct Running(Child);
-
-impl Running {
-    /// Starts it so that it ends with this process, however that ends, where `setpriv` exists.
-    fn start(
-        program: &OsStr,
-        configure: impl FnOnce(&mut Command) -> &mut Command,
-    ) -> Result<Running> {
-        let guarded = Command::new("setpriv").arg("--version").stdout(Stdio::null()).status();
-        let mut command = match guarded {
-            Ok(status) if status.success() => {
-                let mut command = Command::new("setpriv");
-                command.args(["--pdeathsig", "TERM"]).arg(program);
-                command
-            }
-            _ => Command::new(program),
-        };
-        configure(&mut command).stdin(Stdio::null());
-        Ok(Running(command.spawn().map_err(|e| format!("{}: {e}", program.display()))?))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Asked first: nginx that is killed leaves its workers, the proxy its last words.
-        let pid = self.0.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The stub over HTTP.
+/// The server of the measurement, over HTTP.
 pub(crate) struct Backend {
-    child: Running,
-    addr: String,
+    child: Option<Running>,
+    pub(crate) addr: SocketAddr,
 }
 
 impl Backend {
-    pub(crate) fn start() -> Result<Backend> {
-        let me = std::env::current_exe()?;
-        let mut child =
-            Running::start(me.as_ref(), |command| command.arg("stub-http").stdout(Stdio::piped()))?;
-        let mut line = String::new();
-        BufReader::new(child.0.stdout.take().expect("piped")).read_line(&mut line)?;
-        Ok(Backend { child, addr: format!("127.0.0.1:{}", line.trim()) })
+    /// Starts it as the scenario wants it; on this port, or one that is free.
+    pub(crate) fn start(scenario: &Scenario, port: u16) -> Result<Backend> {
+        let mut args = vec![format!("--port={port}"), format!("--tools={}", scenario.tools)];
+        args.push(format!("--stall-every-ms={}", scenario.stall_every_ms));
+        args.push(format!("--stall-ms={}", scenario.stall_ms));
+        args.extend((scenario.behind() == Era::Request).then(|| "--modern".to_owned()));
+        let (child, addr) = announced(Running::again(|command| {
+            command.arg("stub").args(&args).stdout(Stdio::piped())
+        })?)?;
+        Ok(Backend { child: Some(child), addr })
+    }
+
+    /// One that somebody else has started, with `loadtest stub`.
+    pub(crate) fn at(addr: SocketAddr) -> Backend {
+        Backend { child: None, addr }
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        match &self.child {
+            Some(child) => vec![child.pid()],
+            None => process::listeners(self.addr.port()),
+        }
     }
 }
 
-/// What stands between the clients and the backend.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Kind {
-    Direct,
-    Nginx,
-    ProxyHttp,
-    ProxyStdio,
+/// A child that writes its port to stdout.
+fn announced(mut child: Running) -> Result<(Running, SocketAddr)> {
+    let mut line = String::new();
+    let stdout = child.0.stdout.take().ok_or("stdout is not a pipe")?;
+    BufReader::new(stdout).read_line(&mut line)?;
+    let port = line.trim().parse().map_err(|_| "a child has found no port")?;
+    Ok((child, ([127, 0, 0, 1], port).into()))
 }
 
+/// A gateway that somebody else has started: `--target NAME=URL`.
+#[derive(Clone, Debug)]
+pub(crate) struct Foreign {
+    pub(crate) name: String,
+    addr: SocketAddr,
+    host: String,
+    path: String,
+    bearer: Option<String>,
+}
+
+impl Foreign {
+    pub(crate) fn parse(text: &str) -> Result<Foreign> {
+        let usage = || format!("--target {text}: expected NAME=http://HOST[:PORT][/PATH]");
+        let (name, url) = text.split_once('=').ok_or_else(usage)?;
+        if url.starts_with("https://") {
+            return Err(format!("--target {text}: https is not spoken here; give it http").into());
+        }
+        let rest = url.strip_prefix("http://").filter(|_| !name.is_empty()).ok_or_else(usage)?;
+        let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+        let full = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+        let mut found = full.to_socket_addrs().map_err(|e| format!("--target {text}: {e}"))?;
+        let addr = found.next().ok_or_else(usage)?;
+        let (name, host, path) = (name.to_owned(), host.to_owned(), path.to_owned());
+        Ok(Foreign { name, addr, host, path, bearer: None })
+    }
+
+    /// The token of `--bearer NAME=TOKEN`, if it is for this one.
+    pub(crate) fn show(&mut self, bearers: &[(String, String)]) {
+        let ours = bearers.iter().find(|(name, _)| *name == self.name);
+        self.bearer = ours.map(|(_, token)| token.clone());
+    }
+}
+
+/// What rows are started from.
+pub(crate) struct Ground<'a> {
+    pub(crate) proxy: &'a Path,
+    pub(crate) backend: &'a Backend,
+    pub(crate) scratch: &'a Path,
+}
+
+/// A row that runs.
 pub(crate) struct Target {
-    kind: Kind,
-    workers: usize,
-    /// Absent for the bare backend.
-    child: Option<Running>,
-    /// Whose CPU time is this target's.
-    pids: Vec<u32>,
-    addr: String,
-    tool: &'static str,
+    /// What it is called in tables: its kind, and its workers where it has any.
+    pub(crate) label: String,
+    /// None for a gateway of somebody else.
+    pub(crate) row: Option<Row>,
+    pub(crate) workers: usize,
+    /// Whose CPU time and memory are this target's; empty where that is unknown.
+    pub(crate) pids: Vec<u32>,
+    place: Place,
+    tools: Vec<String>,
+    _child: Option<Running>,
 }
 
 impl Target {
-    pub(crate) fn direct(backend: &Backend) -> Target {
-        Target {
-            kind: Kind::Direct,
-            workers: 1,
-            child: None,
-            pids: vec![backend.child.0.id()],
-            addr: backend.addr.clone(),
-            tool: "echo",
-        }
-    }
-
-    /// Starts nginx or the proxy, and waits until calls reach the backend.
+    /// Starts a row of a scenario, and waits until calls reach the server.
     pub(crate) fn start(
-        kind: Kind,
+        row: Row,
         workers: usize,
-        proxy: &Path,
-        backend: &Backend,
-        scratch: &Path,
+        scenario: &Scenario,
+        ground: &Ground<'_>,
     ) -> Result<Target> {
-        let target = match kind {
-            Kind::Direct => Target::direct(backend),
-            Kind::Nginx => start_nginx(workers, backend, scratch)?,
-            Kind::ProxyHttp | Kind::ProxyStdio => {
-                start_proxy(kind, workers, proxy, backend, scratch)?
+        let addr = ground.backend.addr;
+        let proxy = |behind: Behind, rules: bool| {
+            let (more, own) = if rules { (&*scenario.proxy, &*scenario.backend) } else { ("", "") };
+            let (era, tools) = (scenario.behind(), scenario.tools);
+            let backend = proxy::backend("stub", &behind, era, tools, own)?;
+            let file = ground.scratch.join(format!("{}-{row:?}-{workers}.toml", scenario.name));
+            proxy::start(ground.proxy, workers, more, &backend, &file)
+        };
+        let (label, child, addr) = match row {
+            Row::Direct => ("direct", None, addr),
+            Row::Nginx => {
+                let (child, addr) =
+                    nginx::start(workers, scenario.connections, addr, ground.scratch)?;
+                ("nginx", Some(child), addr)
+            }
+            Row::Hyper => {
+                let (child, addr) = announced(Running::again(|command| {
+                    let args = [addr.to_string(), workers.to_string()];
+                    command.arg("plain").args(args).stdout(Stdio::piped())
+                })?)?;
+                ("hyper", Some(child), addr)
+            }
+            Row::Proxy => {
+                let (child, addr) = proxy(Behind::Http(addr), true)?;
+                ("mcp-proxy", Some(child), addr)
+            }
+            Row::Plain => {
+                let (child, addr) = proxy(Behind::Http(addr), false)?;
+                ("mcp-proxy plain", Some(child), addr)
+            }
+            Row::Stdio => {
+                let (child, addr) = proxy(Behind::Stdio, true)?;
+                ("mcp-proxy stdio", Some(child), addr)
             }
         };
-        target.wait_until_ready()?;
+        let label = match row {
+            Row::Direct => label.to_owned(),
+            _ => format!("{label}, {workers}"),
+        };
+        let place = Place {
+            addr,
+            host: addr.to_string(),
+            path: "/mcp".into(),
+            bearer: scenario.bearer.clone(),
+        };
+        let pids = match &child {
+            None => ground.backend.pids(),
+            Some(child) => vec![child.pid()],
+        };
+        let mut target =
+            Target { label, row: Some(row), workers, pids, place, tools: vec![], _child: child };
+        target.wait_until_ready(scenario.era, 1)?;
+        if row == Row::Nginx {
+            // The master does nothing.
+            target.pids = process::children(target.pids[0]);
+            if target.pids.len() != workers {
+                return Err(format!("nginx has {} workers", target.pids.len()).into());
+            }
+        }
         Ok(target)
     }
 
-    pub(crate) fn row(&self) -> String {
-        match self.kind {
-            Kind::Direct => "direct".into(),
-            Kind::Nginx => format!("nginx {}", self.workers),
-            Kind::ProxyHttp => format!("mcp-proxy {}", self.workers),
-            Kind::ProxyStdio => format!("mcp-proxy {} stdio", self.workers),
-        }
+    /// The row of a gateway that runs already.
+    pub(crate) fn foreign(foreign: &Foreign, scenario: &Scenario) -> Result<Target> {
+        let Foreign { name, addr, host, path, bearer } = foreign.clone();
+        let bearer = bearer.or(scenario.bearer.clone());
+        let local = addr.ip().is_loopback();
+        let pids = if local { process::listeners(addr.port()) } else { Vec::new() };
+        let place = Place { addr, host, path, bearer };
+        let mut target =
+            Target { label: name, row: None, workers: 1, pids, place, tools: vec![], _child: None };
+        target.wait_until_ready(scenario.era, 1)?;
+        Ok(target)
     }
 
-    fn wait_until_ready(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
-        loop {
-            let listed = wire::once(&self.addr, None, wire::INITIALIZE).and_then(|(session, _)| {
-                wire::once(&self.addr, session.as_deref(), wire::INITIALIZED)?;
-                wire::once(&self.addr, session.as_deref(), list)
-            });
-            let quoted = format!("\"{}\"", self.tool);
-            match listed {
-                Ok((_, body)) if String::from_utf8_lossy(&body).contains(&quoted) => return Ok(()),
-                other if Instant::now() > deadline => {
-                    let what = other.map(|(_, body)| String::from_utf8_lossy(&body).into_owned());
-                    return Err(format!("{} does not come up: {what:?}", self.row()).into());
-                }
-                _ => std::thread::sleep(Duration::from_millis(50)),
-            }
-        }
-    }
-
-    /// Runs the clients against it, in a process of their own.
-    pub(crate) fn load(
-        &self,
-        connections: usize,
-        size: usize,
-        duration: Duration,
-    ) -> Result<Sample> {
-        let me = std::env::current_exe()?;
-        let mut clients = Running::start(me.as_ref(), |command| {
-            command
-                .args(["generate", "--to", &self.addr, "--tool", self.tool])
-                .args(["--connections", &connections.to_string(), "--size", &size.to_string()])
-                .args(["--warmup-ms", "150", "--measure-ms", &duration.as_millis().to_string()])
-                .stdout(Stdio::piped())
-        })?;
-        let mut lines = BufReader::new(clients.0.stdout.take().expect("piped")).lines();
-        let (mut cpu, mut seen, mut json) = ([Duration::ZERO; 2], 0, None);
-        while let Some(line) = lines.next().transpose()? {
-            match line.as_str() {
-                "begin" => cpu[0] = self.cpu()?,
-                "end" => cpu[1] = self.cpu()?,
-                _ => json = Some(line),
-            }
-            seen += 1;
-        }
-        let json = json.ok_or_else(|| format!("{}: the clients failed", self.row()))?;
-        let clients: Clients = serde_json::from_str(&json)?;
-        if seen < 3 {
-            return Err(format!("{}: {}", self.row(), clients.first_error).into());
-        }
-        let per_request = (cpu[1] - cpu[0]).as_secs_f64() * 1e6 / clients.requests.max(1) as f64;
-        Ok(Sample {
-            requests_per_second: clients.requests as f64 / clients.seconds.max(1e-9),
-            p50: clients.p50,
-            p90: clients.p90,
-            p99: clients.p99,
-            cpu_micros: per_request,
-            rss_mib: self.rss_mib()?,
-            errors: clients.errors,
-            first_error: clients.first_error,
-        })
-    }
-
-    /// CPU time of all its threads so far.
-    fn cpu(&self) -> Result<Duration> {
-        let mut total = Duration::ZERO;
-        for pid in &self.pids {
-            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-                total += thread_cpu(&task?.path());
-            }
-        }
-        Ok(total)
-    }
-
-    fn rss_mib(&self) -> Result<f64> {
-        let mut kib = 0.0;
-        for pid in &self.pids {
-            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            kib += line
-                .and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok())
-                .ok_or("no VmRSS")?;
-        }
-        Ok(kib / 1024.0)
-    }
-}
-
-/// What the generator tells at its end.
-#[derive(Deserialize)]
-struct Clients {
-    requests: u64,
-    seconds: f64,
-    errors: u64,
-    first_error: String,
-    p50: f64,
-    p90: f64,
-    p99: f64,
-}
-
-/// Exact in nanoseconds where the kernel keeps schedstat, else in ticks of 10 ms. A thread that
-/// has just ended counts nothing.
-fn thread_cpu(task: &Path) -> Duration {
-    let first = |text: String| text.split_whitespace().next()?.parse().ok();
-    if let Some(nanoseconds) = fs::read_to_string(task.join("schedstat")).ok().and_then(first) {
-        return Duration::from_nanos(nanoseconds);
-    }
-    let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
-    // Behind the name, which may hold anything: utime and stime are the fields 14 and 15.
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
-}
-
-pub(crate) fn nginx_is_installed() -> bool {
-    let version = Command::new("nginx").arg("-v").stderr(Stdio::null()).status();
-    version.is_ok_and(|status| status.success())
-}
-
-/// nginx as a plain reverse proxy, tuned for this: connections to the backend are kept and never
-/// run out, nothing is logged or spilled to disk, each worker has its own listener. Buffers of
-/// 64 KiB cost it a quarter less than 16 KiB for results of that size, and nothing for small
-/// ones; without buffering it needs half as much again.
-fn start_nginx(workers: usize, backend: &Backend, scratch: &Path) -> Result<Target> {
-    let folder = scratch.join(format!("nginx-{workers}"));
-    fs::create_dir_all(&folder)?;
-    // nginx cannot take port 0.
-    let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let at = |name: &str| folder.join(name).display().to_string();
-    let config = format!(
-        "daemon off;
-worker_processes {workers};
-{user}
-pid {pid};
-error_log {log} error;
-events {{ worker_connections 4096; multi_accept on; }}
-http {{
-    access_log off;
-    server_tokens off;
-    tcp_nodelay on;
-    keepalive_timeout 75s;
-    keepalive_requests 100000000;
-    client_body_buffer_size 64k;
-    client_body_temp_path {body};
-    proxy_temp_path {temp};
-    fastcgi_temp_path {temp}; uwsgi_temp_path {temp}; scgi_temp_path {temp};
-    upstream stub {{
-        server {backend};
-        keepalive 512;
-        keepalive_requests 100000000;
-        keepalive_timeout 75s;
-    }}
-    server {{
-        listen {addr} reuseport backlog=4096;
-        location / {{
-            proxy_pass http://stub;
-            proxy_http_version 1.1;
-            proxy_set_header Connection \"\";
-            proxy_buffer_size 16k;
-            proxy_buffers 4 64k;
-            proxy_busy_buffers_size 128k;
-            proxy_max_temp_file_size 0;
-        }}
-    }}
-}}
-",
-        user = if is_root() { "user root;" } else { "" },
-        pid = at("pid"),
-        log = at("error.log"),
-        body = at("body"),
-        temp = at("temp"),
-        backend = backend.addr,
-    );
-    fs::write(folder.join("nginx.conf"), config)?;
-    let child = Running::start("nginx".as_ref(), |command| {
-        command
-            .args(["-p", &at(""), "-c", &at("nginx.conf")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-    })?;
-    let mut target = Target {
-        kind: Kind::Nginx,
-        workers,
-        pids: Vec::new(),
-        child: Some(child),
-        addr: addr.to_string(),
-        tool: "echo",
-    };
-    target.wait_until_ready()?;
-    let master = target.child.as_ref().map(|child| child.0.id()).expect("just started");
-    let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children"))?;
-    target.pids = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
-    if target.pids.len() != workers {
-        return Err(format!("nginx has the processes {children:?}, not {workers} workers").into());
-    }
-    Ok(target)
-}
-
-fn is_root() -> bool {
-    fs::read_to_string("/proc/self/status")
-        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")))
-}
-
-fn start_proxy(
-    kind: Kind,
-    workers: usize,
-    proxy: &Path,
-    backend: &Backend,
-    scratch: &Path,
-) -> Result<Target> {
-    let how = match kind {
-        Kind::ProxyStdio => {
-            let me = std::env::current_exe()?;
-            format!("transport = \"stdio\"\ncommand = {me:?}\nargs = [\"stub-stdio\"]\n")
-        }
-        _ => format!("transport = \"http\"\nurl = \"http://{}/mcp\"\n", backend.addr),
-    };
-    let config = format!(
-        "[proxy]\nname = \"loadtest\"\nworkers = {workers}\n[proxy.listen]\nhost = \"127.0.0.1\"\nport = 0\n\
-         [[backends]]\nname = \"stub\"\n{how}"
-    );
-    let file: PathBuf = scratch.join(format!("proxy-{workers}-{}.toml", kind as u8));
-    fs::write(&file, config)?;
-    let mut child = Running::start(proxy.as_os_str(), |command| {
-        command.arg("-c").arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped())
-    })?;
-    let (sender, found) = mpsc::channel();
-    let streams = [
-        Box::new(child.0.stdout.take().expect("piped")) as Box<dyn Read + Send>,
-        Box::new(child.0.stderr.take().expect("piped")),
-    ];
-    for stream in streams {
-        let sender = sender.clone();
-        std::thread::spawn(move || {
-            // To its end, or the proxy would block.
-            for line in BufReader::new(stream).lines().map_while(std::result::Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-    }
-    drop(sender);
-    let mut said = String::new();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let Ok(line) = found.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        else {
-            return Err(format!("the proxy told no address:\n{said}").into());
+    /// mcp-proxy that somebody has started, with several backends.
+    pub(crate) fn started(child: Running, addr: SocketAddr, tools: usize) -> Result<Target> {
+        let place = Place { addr, host: addr.to_string(), path: "/mcp".into(), bearer: None };
+        let mut target = Target {
+            label: "mcp-proxy".into(),
+            row: Some(Row::Proxy),
+            workers: 1,
+            pids: vec![child.pid()],
+            place,
+            tools: vec![],
+            _child: Some(child),
         };
-        if let Some((_, rest)) =
-            line.split_once("http://127.0.0.1:").filter(|_| !line.contains(&backend.addr))
-        {
-            let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-            return Ok(Target {
-                kind,
-                workers,
-                pids: vec![child.0.id()],
-                child: Some(child),
-                addr: format!("127.0.0.1:{port}"),
-                tool: "stub__echo",
-            });
-        }
-        said += &line;
-        said.push('\n');
+        target.wait_until_ready(Era::Session, tools)?;
+        Ok(target)
     }
+
+    /// What its clients are told to do.
+    pub(crate) fn job(&self, scenario: &Scenario, warmup: Duration, measure: Duration) -> Job {
+        Job {
+            place: self.place.clone(),
+            era: scenario.era,
+            connections: scenario.connections,
+            sessions: scenario.sessions_each(),
+            calls: scenario.calls.iter().filter(|call| call.share > 0).cloned().collect(),
+            tools: self.tools.clone(),
+            listed: scenario.tools,
+            rate: scenario.rate,
+            warmup_ms: warmup.as_millis() as u64,
+            measure_ms: measure.as_millis() as u64,
+            tolerant: false,
+        }
+    }
+
+    pub(crate) fn tools(&self) -> &[String] {
+        &self.tools
+    }
+
+    /// Until so many tools called `echo` are listed, behind whatever prefix, and the first one
+    /// answers.
+    fn wait_until_ready(&mut self, era: Era, count: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.look(era, count) {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(format!("{} does not come up: {error}", self.label).into());
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn look(&mut self, era: Era, count: usize) -> Result<()> {
+        let mut line = Line::new(self.place.addr);
+        let mut session = None;
+        if era == Era::Session {
+            let hello = line.ask(&request::whole(&self.place, None, request::INITIALIZE))?;
+            session = Some(
+                hello
+                    .session
+                    .ok_or_else(|| format!("initialize: status {}, no session", hello.status))?,
+            );
+            line.ask(&request::whole(&self.place, session.as_deref(), request::INITIALIZED))?;
+        }
+        let mut ask = |call: Call, tools: &[String]| -> Result<(Template, Vec<u8>)> {
+            let job = Job {
+                place: self.place.clone(),
+                era,
+                connections: 1,
+                sessions: 1,
+                calls: vec![],
+                tools: tools.to_vec(),
+                listed: 0,
+                rate: None,
+                warmup_ms: 0,
+                measure_ms: 0,
+                tolerant: false,
+            };
+            let template = Template::new(&job, &call, 0);
+            let tag = request::tag(0, 1);
+            let mut bytes = Vec::new();
+            template.write(session.as_deref(), &tag, &mut bytes);
+            let answer = line.ask(&bytes)?;
+            template.judge(&tag, &answer).map_err(|(_, text)| text)?;
+            Ok((template, answer.body))
+        };
+        let list = Call { method: Method::List, ..Call::default() };
+        let (_, body) = ask(list, &[String::new()])?;
+        self.tools = echoes(&body);
+        if self.tools.len() < count {
+            return Err(format!(
+                "{} tools called echo are listed, not {count}; is the stub behind it?",
+                self.tools.len()
+            )
+            .into());
+        }
+        ask(Call::default(), &self.tools)?;
+        if let Some(session) = session {
+            line.ask(&request::bare("DELETE", &self.place, &session))?;
+        }
+        Ok(())
+    }
+}
+
+/// The tools of a list whose own name is `echo`.
+fn echoes(body: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(body);
+    // As JSON, or as the last event of a stream.
+    let mut events = text.lines().filter_map(|line| line.strip_prefix("data:"));
+    let json = events.next_back().unwrap_or(&text);
+    let list: Value = serde_json::from_str(json.trim()).unwrap_or_default();
+    let tools = list["result"]["tools"].as_array().cloned().unwrap_or_default();
+    let names = tools.iter().filter_map(|tool| tool["name"].as_str());
+    names.filter(|name| name.ends_with("echo")).map(str::to_owned).collect()
 }

@@ -330,6 +330,19 @@ pub const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
 /// The banner waits this long for backends that are in their first start.
 pub const BANNER_WAIT: Duration = Duration::from_secs(2);
 
+/// A service manager that does not listen is not waited for longer.
+pub const NOTIFY_WAIT: Duration = Duration::from_secs(1);
+
+/// How often the files of the configuration are looked at.
+pub const WATCH_TICK: Duration = Duration::from_millis(250);
+/// A file that has changed is read when it has rested for this long: longer than an editor needs to
+/// write it, and than the clock of any file system is coarse.
+pub const WATCH_REST: Duration = Duration::from_millis(500);
+/// What never rests is read after this time.
+pub const WATCH_PATIENCE: Duration = Duration::from_secs(5);
+const _: () = assert!(WATCH_TICK.as_millis() < WATCH_REST.as_millis());
+const _: () = assert!(WATCH_REST.as_millis() * 4 < WATCH_PATIENCE.as_millis());
+
 /// Bytes of a configuration file.
 pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of a file that holds one secret, or PEM certificates.

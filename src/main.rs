@@ -7,9 +7,13 @@ use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use mcp_proxy::control::notify::Manager;
 use mcp_proxy::control::{self, Handle, Options};
 use mcp_proxy::rt::{Driver, signals};
 use mcp_proxy::{Proxy, ProxyConfig, limits};
@@ -55,6 +59,20 @@ struct Arguments {
 enum Command {
     /// A small MCP server on standard input and output, to try things with
     DemoServer,
+    /// About the configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// A script that completes this command line in a shell; to be put where that shell looks
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum ConfigCommand {
+    /// The JSON Schema of the configuration file, for editors
+    Schema,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -67,8 +85,20 @@ enum DriverName {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::DemoServer) = arguments.command {
-        return mcp_proxy::demo::serve_stdio();
+    match arguments.command {
+        None => {}
+        Some(Command::DemoServer) => return mcp_proxy::demo::serve_stdio(),
+        Some(Command::Config(ConfigCommand::Schema)) => {
+            say(&ProxyConfig::schema());
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            let command = &mut Arguments::command();
+            clap_complete::generate(shell, command, env!("CARGO_PKG_NAME"), &mut script);
+            say(&String::from_utf8_lossy(&script));
+            return ExitCode::SUCCESS;
+        }
     }
     // Before any thread starts: one that does not block them would die of them.
     if let Err(error) = signals::block() {
@@ -130,19 +160,40 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         DriverName::Ring => Some(Driver::Ring),
         DriverName::Epoll => Some(Driver::Epoll),
     };
+    let manager = Arc::new(Manager::from_env());
     let proxy = Proxy::start(config, Options { driver }).map_err(|error| error.to_string())?;
     let handle = proxy.handle();
     handle.on_reload(move |config| set_level(config.log_level()));
-    obey_signals(handle.clone()).map_err(|error| format!("cannot start a thread: {error}"))?;
+    manager.ready(&format!("serving at {}", handle.url()));
+    obey_signals(handle.clone(), manager.clone())
+        .map_err(|error| format!("cannot start a thread: {error}"))?;
     say(&control::greeting(&name, &handle.url()));
     handle.wait_settled(limits::BANNER_WAIT);
-    say(&control::status(&handle.backends()));
+    let backends = handle.backends();
+    say(&control::status(&backends));
+    manager.status(&control::standing(&handle.url(), &backends));
     handle.wait().map_err(|error| error.to_string())
+}
+
+/// Reads the configuration again for each word that is sent, on a thread of its own, so that no other
+/// signal waits. What comes of it is in the log; the service manager hears when it is done.
+fn reloads(handle: Handle, manager: Arc<Manager>) -> std::io::Result<SyncSender<()>> {
+    let (wanted, words) = sync_channel(1);
+    let obey = move || {
+        for () in words {
+            manager.reloading();
+            let _ = handle.reload_now();
+            manager.ready(&control::standing(&handle.url(), &handle.backends()));
+        }
+    };
+    std::thread::Builder::new().name("mcp-reload".to_owned()).spawn(obey)?;
+    Ok(wanted)
 }
 
 /// The first SIGTERM or SIGINT ends the proxy in good order, the second at once; children then die
 /// of their parent's death.
-fn obey_signals(handle: Handle) -> std::io::Result<()> {
+fn obey_signals(handle: Handle, manager: Arc<Manager>) -> std::io::Result<()> {
+    let reload = reloads(handle.clone(), manager.clone())?;
     let obey = move || {
         let mut ending: Option<Instant> = None;
         loop {
@@ -150,6 +201,7 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
                 Ok(signals::Signal::Terminate | signals::Signal::Interrupt) => match ending {
                     None => {
                         ending = Some(Instant::now());
+                        manager.stopping();
                         handle.shutdown();
                     }
                     // One order may arrive twice: timeout(1) tells the process and its group.
@@ -160,8 +212,8 @@ fn obey_signals(handle: Handle) -> std::io::Result<()> {
                     }
                 },
                 Ok(signals::Signal::User1) => handle.reopen_logs(),
-                // What comes of it is in the log.
-                Ok(signals::Signal::HangUp) => drop(handle.reload_now()),
+                // One that waits is as good as two.
+                Ok(signals::Signal::HangUp) => drop(reload.try_send(())),
                 Err(error) => {
                     tracing::error!("signals are no longer taken: {error}");
                     return;
@@ -232,8 +284,6 @@ fn log_level(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

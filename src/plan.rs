@@ -274,6 +274,16 @@ impl BackendPlan {
     pub fn forwards(&self) -> bool {
         matches!(&self.transport, TransportPlan::Http(http) if http.forward_auth)
     }
+
+    /// Whether answers of it are kept.
+    pub fn caches(&self) -> bool {
+        self.chain.reuse.as_ref().is_some_and(|reuse| reuse.cache.is_some())
+    }
+
+    /// Whether calls of it run together.
+    pub fn merges(&self) -> bool {
+        self.chain.reuse.as_ref().is_some_and(|reuse| reuse.coalesce.is_some())
+    }
 }
 
 /// `protocol`.

@@ -138,6 +138,8 @@ pub struct World {
     pub own_tools: OnceCell<Box<[(String, String)]>>,
     /// The catalogues of sessions that see other lists than the proxy.
     views: view::Views,
+    /// Set when another plan has other rules about who may call: who listens has to come again.
+    pub dismissed: Event,
     lasting: Rc<Lasting>,
 }
 
@@ -268,6 +270,7 @@ impl World {
             spans,
             own_tools: OnceCell::new(),
             views: view::Views::default(),
+            dismissed: Event::new(),
             lasting: lasting.clone(),
         });
         *lasting.current.borrow_mut() = Rc::downgrade(&world);
@@ -278,6 +281,22 @@ impl World {
     /// at which it ends.
     pub fn latest(self: &Rc<World>) -> Rc<World> {
         self.lasting.current().unwrap_or_else(|| self.clone())
+    }
+
+    /// Tells backends again which log messages the sessions of this worker want.
+    pub fn repeat_levels(&self) {
+        let owned = self.owned.borrow();
+        let records = owned.values().map(|owned| owned.record.clone());
+        let records: Vec<_> = records.filter(|record| record.level().is_some()).collect();
+        drop(owned);
+        if !records.is_empty() {
+            let backends = self.backends.clone();
+            rt::spawn("levels", async move {
+                for record in records {
+                    backends.set_level(&record).await;
+                }
+            });
+        }
     }
 
     /// What outlasts this plan.
@@ -340,7 +359,9 @@ impl World {
     pub async fn session(&self, id: SessionId) -> Result<Arc<SessionRecord>> {
         let missing = || Error::new(Kind::SessionNotFound);
         if id.owner() == self.me {
-            return self.owned.borrow().get(&id).map(|o| o.record.clone()).ok_or_else(missing);
+            let record = self.owned.borrow().get(&id).map(|owned| owned.record.clone());
+            // Deleted by way of another worker, whose mail has not come yet.
+            return record.filter(|record| !record.ended()).ok_or_else(missing);
         }
         if id.owner() >= self.workers {
             return Err(missing());

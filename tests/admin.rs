@@ -145,7 +145,7 @@ fn the_configuration_is_shown_without_secrets_and_others_are_judged() {
 #[test]
 fn what_is_not_there_is_said_in_json_and_the_description_is_true() {
     let proxy = Proxy::start(&[stdio_backend("pipe", &[])]);
-    for path in ["", "nothing", "backends/x", "backends/", "sessions/a/b"] {
+    for path in ["", "nothing", "cache", "backends/", "sessions/a/b"] {
         let answer = get(&proxy, path);
         assert_eq!((answer.status, &answer.json()["error"]), (404, &json!("not_found")), "{path}");
         assert!(answer.json()["message"].is_string());
@@ -177,7 +177,7 @@ fn what_is_not_there_is_said_in_json_and_the_description_is_true() {
             }
         }
     }
-    assert_eq!(operations, 8);
+    assert_eq!(operations, 13);
 }
 
 #[test]

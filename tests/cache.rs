@@ -4,12 +4,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
+use crate::metrics::Page;
 use crate::modern::Caller;
 use crate::support::client::{Client, Told, call_params, message};
+use crate::support::http::once;
 use crate::support::process::{
     HttpStub, Journal, Proxy, Setup, scratch, sse_backend, stdio_backend,
 };
-use crate::support::{quote, wait_until};
+use crate::support::{quote, wait_for, wait_until};
 
 /// The same stub behind each transport, with these keys.
 struct World {
@@ -75,6 +79,78 @@ fn an_answer_is_kept_for_every_worker_under_what_makes_calls_the_same() {
         // Another tool of the same arguments is another call.
         clients[0].call(&format!("{backend}__adds"), r#"{"key":"a","n":1}"#).said();
         assert_eq!(journal.count("unsteady a "), 4, "{backend}");
+    }
+}
+
+#[test]
+fn its_use_is_seen_and_it_can_be_cleared() {
+    let audit = scratch();
+    let file = audit.path().join("audit");
+    let keys = format!("[observability]\naudit = {{ path = {} }}\n", quote(file.to_str().unwrap()));
+    let world = world(&format!("{MERGE}{keys}"), CACHE);
+    let rows = || once(world.proxy.addr, "GET", "/admin/cache/stats", "").json();
+    let row = |name: &str| {
+        let rows = rows();
+        rows.as_array().unwrap().iter().find(|row| row["backend"] == name).unwrap().clone()
+    };
+    assert_eq!(rows().as_array().unwrap().len(), 3);
+    for (backend, journal) in &world.journals {
+        assert_eq!(row(backend)["hit_rate"], 0.0);
+        let mut client = world.proxy.client();
+        let reads = format!("{backend}__reads");
+        for _ in 0..4 {
+            client.call(&reads, r#"{"key":"a"}"#).said();
+        }
+        // It says that it writes: what comes of it is nobody else's.
+        client.call(&format!("{backend}__writes"), r#"{"key":"w"}"#).said();
+        // Resources are not cached here, nor are lists.
+        client.ask("resources/list", "{}").result();
+        let row = row(backend);
+        assert_eq!((&row["hits"], &row["misses"]), (&json!(3), &json!(1)), "{row}");
+        assert_eq!((&row["hit_rate"], &row["entry_count"]), (&json!(0.75), &json!(1)), "{row}");
+        assert!(row["bytes"].as_u64().unwrap() > 20, "{row}");
+        let page = Page::of(&world.proxy);
+        let labels = [("backend", *backend)];
+        for (result, count) in [("hit", 3.0), ("miss", 1.0), ("bypass", 1.0)] {
+            let labels = [labels[0], ("result", result)];
+            assert_eq!(page.get("mcp_proxy_cache_requests_total", &labels), count, "{result}");
+        }
+        assert_eq!(page.get("mcp_proxy_cache_entries", &labels), 1.0);
+        assert!(page.get("mcp_proxy_cache_bytes", &labels) > 20.0);
+        let mut clients: Vec<Client> = (0..4).map(|_| world.proxy.client()).collect();
+        begin(&mut clients, journal, &reads, r#"{"key":"m","ms":1500}"#, "unsteady m ");
+        answers(clients.iter_mut().enumerate());
+        let merged = Page::of(&world.proxy).get("mcp_proxy_coalesced_total", &labels);
+        assert_eq!(merged, 3.0, "{backend}");
+    }
+    let lines = wait_for("the lines of the audit log", || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let lines: Vec<Value> =
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let calls = lines.iter().filter(|line| line["method"] == "tools/call").count();
+        (calls == 3 * 9).then_some(lines)
+    });
+    let used = |value: Value| {
+        lines.iter().filter(|line| line["cache"] == value && line["backend"] == "pipe").count()
+    };
+    // Of those that ran together all had missed it.
+    assert_eq!((used("hit".into()), used("miss".into()), used("bypass".into())), (3, 5, 1));
+
+    let cleared = once(world.proxy.addr, "POST", "/admin/cache/clear", "");
+    assert_eq!(
+        (cleared.status, cleared.json()),
+        (200, json!({"cleared": ["pipe", "json", "old"]}))
+    );
+    for (backend, journal) in &world.journals {
+        assert_eq!((&row(backend)["entry_count"], &row(backend)["bytes"]), (&json!(0), &json!(0)));
+        // On every worker.
+        let first = world.proxy.client().call(&format!("{backend}__reads"), r#"{"key":"a"}"#);
+        assert!(first.said().starts_with("2 "), "{backend}");
+        breathe();
+        for _ in 0..8 {
+            world.proxy.client().call(&format!("{backend}__reads"), r#"{"key":"a"}"#).said();
+        }
+        assert_eq!(journal.count("unsteady a "), 2, "{backend}");
     }
 }
 

@@ -24,6 +24,26 @@ fn version_and_usage() {
 }
 
 #[test]
+fn completions_for_every_shell() {
+    for (shell, mark) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef mcp-proxy"),
+        ("fish", "complete -c mcp-proxy"),
+        ("elvish", "edit:completion"),
+        ("powershell", "Register-ArgumentCompleter"),
+    ] {
+        let (code, said) = run(&["completions", shell]);
+        assert_eq!(code, Some(0), "{said}");
+        for part in [mark, "demo-server", "from-mcp-json", "schema"] {
+            assert!(said.contains(part), "{shell}: no {part:?} in\n{said}");
+        }
+    }
+    assert_eq!(run(&["completions", "no-such-shell"]).0, Some(2));
+    assert_eq!(run(&["completions"]).0, Some(2));
+    assert_eq!(run(&["config"]).0, Some(2));
+}
+
+#[test]
 fn check_tells_all_faults_at_once_with_their_places() {
     let scratch = scratch();
     let file = scratch.path().join("proxy.toml");

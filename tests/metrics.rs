@@ -185,6 +185,39 @@ fn requests_are_counted_by_backend_method_and_outcome() {
     assert!(later < cpu + 600.0);
 }
 
+/// Dashboards and alerts name them: every one is there from the start, in a proxy that has done
+/// nothing, with what it is.
+#[test]
+fn every_family_is_there_from_the_start() {
+    let proxy = Proxy::start(&[stdio_backend("pipe", &[])]);
+    let page = Page::of(&proxy);
+    for (kind, names) in [
+        (
+            "counter",
+            "requests_total tool_calls_total attempts_total refused_total ejections_total \
+             cache_requests_total coalesced_total child_restarts_total config_reloads_total \
+             worker_busy_seconds_total telemetry_lost_total",
+        ),
+        ("histogram", "request_duration_seconds overhead_seconds"),
+        (
+            "gauge",
+            "backend_up backend_in_flight backend_connections breaker_state cache_entries \
+             cache_bytes sessions connections streams config_last_reload_timestamp_seconds \
+             build_info",
+        ),
+    ] {
+        for name in names.split_whitespace() {
+            let name = format!("mcp_proxy_{name}");
+            assert_eq!(page.kinds.get(&name).map(String::as_str), Some(kind), "{name}");
+        }
+    }
+    assert!(page.get("mcp_proxy_config_last_reload_timestamp_seconds", &[]) > 1e9);
+    for result in ["applied", "refused"] {
+        let rows = &page.samples["mcp_proxy_config_reloads_total"];
+        assert!(rows.iter().any(|(row, count)| row["result"] == result && *count == 0.0));
+    }
+}
+
 #[test]
 fn refusals_are_counted_by_their_reason() {
     let web = HttpStub::start("web", &["--annotated"]);

@@ -278,7 +278,8 @@ fn tokens_and_roles_switch_and_sessions_go_on() {
     assert_eq!(ann.names("tools/list"), ["pipe__stats"]);
     unknown(&mut ann, "pipe__echo");
     ann.call("pipe__stats", "{}").said();
-    assert!(listening.so_far().iter().all(|event| !event.data.contains("\"id\"")));
+    // Who listens has to show his token again.
+    listening.until_end();
     let told = first.post(&message("1", "tools/list", "{}"));
     assert_eq!(told.status, 401, "{told:?}");
     Client::connect_as(proxy.addr, two).call("pipe__echo", r#"{"payload":"b"}"#).said();
@@ -390,6 +391,37 @@ fn logs_go_where_the_new_file_says() {
     reload(&proxy, "[observability]\nlog_level = \"debug\"\n", &more);
     wait_until("a line of that level", || proxy.stderr().contains("DEBUG"));
     drop(listening);
+}
+
+/// What leaves has so long to finish its calls, and no longer.
+#[test]
+fn calls_that_outlast_the_time_to_leave_are_cut() {
+    let stub = HttpStub::start("web", &[]);
+    let going = [stub.backend("web"), stdio_backend("pipe", &[])];
+    let stays = [stdio_backend("stays", &[])];
+    let short = "shutdown_timeout_seconds = 1";
+    let all = [going.concat(), stays[0].clone()];
+    let setup = Setup { backends: all.concat(), proxy: short.into(), ..Setup::default() };
+    let proxy = setup.start();
+    let client = proxy.client_seeing(&["web__hang", "pipe__hang", "stays__echo"]);
+    let mut hung: Vec<Client> = (0..8).map(|_| client.again()).collect();
+    for (n, client) in hung.iter_mut().enumerate() {
+        let tool = ["web__hang", "pipe__hang"][n % 2];
+        client.send(&message(&n.to_string(), "tools/call", &call_params(tool, "{}")));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    reload(&proxy, short, &stays);
+    for client in &mut hung {
+        let (code, text) = client.told().error();
+        assert!(code == -32010 && text.starts_with("Backend "), "{code} {text}");
+    }
+    // Its series go with it.
+    let series = |name: &str| {
+        let page = http::once(proxy.addr, "GET", "/admin/metrics", "").body;
+        String::from_utf8(page).unwrap().contains(&format!("backend=\"{name}\""))
+    };
+    wait_until("the end of its series", || !series("web") && !series("pipe"));
+    assert!(series("stays"));
 }
 
 /// A place in the queue outlasts the limit that it waits for.

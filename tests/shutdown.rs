@@ -1,6 +1,7 @@
 //! The end: SIGTERM drains, a second one ends at once, and nothing is left behind, not even by
 //! kill -9.
 
+use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -41,6 +42,66 @@ fn sigterm_and_sigint_finish_calls_end_streams_and_stop_children() {
         // Sessions at HTTP backends are ended, too.
         other.wait_count("delete", 1);
     }
+}
+
+#[test]
+fn under_load_every_call_that_a_backend_hears_is_answered() {
+    let scratch = scratch();
+    let journals = [Journal::new(&scratch, "pipe"), Journal::new(&scratch, "web")];
+    let args = |n: usize| ["--annotated", "--journal", journals[n].path()];
+    let web = HttpStub::start("web", &args(1));
+    let mut proxy = Proxy::start(&[stdio_backend("pipe", &args(0)), web.backend("web")]);
+    let client = proxy.client_seeing(&["pipe__reads", "web__reads"]);
+    let listening = client.listen();
+    let child = journals[0].life();
+    // Each caller goes on until its connection is closed.
+    let callers: Vec<_> = (0..16)
+        .map(|n| {
+            let mut client = proxy.client();
+            std::thread::spawn(move || {
+                let tool = ["pipe__reads", "web__reads"][n % 2];
+                let mut answered = Vec::new();
+                for call in 0.. {
+                    let key = format!("k{n}-{call}");
+                    let arguments = format!(r#"{{"key":"{key}","ms":5}}"#);
+                    let params = call_params(tool, &arguments);
+                    if !client.try_send(&message(&call.to_string(), "tools/call", &params)) {
+                        break;
+                    }
+                    // One that is turned away was heard by nobody.
+                    let Some(told) = client.try_told().filter(|told| told.status == 200) else {
+                        break;
+                    };
+                    // Whole, its own, and no error: not even while the proxy ends.
+                    assert_eq!(told.json()["id"], call, "{told:?}");
+                    assert!(told.said().contains(&format!("{key:?}")), "{told:?}");
+                    answered.push(key);
+                }
+                answered
+            })
+        })
+        .collect();
+    for journal in &journals {
+        journal.wait_count("unsteady ", 100);
+    }
+    proxy.signal("TERM");
+    let status = proxy.wait();
+    assert_eq!(status.code(), Some(0), "{}", proxy.stderr());
+    listening.until_end();
+    assert!(!child.goes_on());
+    assert_eq!(journals[0].last("end of"), "stdin");
+    let mut answered = BTreeSet::new();
+    for caller in callers {
+        answered.extend(caller.join().expect("a caller"));
+    }
+    let heard: BTreeSet<String> = journals
+        .iter()
+        .flat_map(Journal::lines)
+        .filter_map(|line| Some(line.strip_prefix("unsteady ")?.split(' ').next()?.to_owned()))
+        .collect();
+    assert!(answered.len() >= 200, "{}", answered.len());
+    let lost: Vec<&String> = heard.difference(&answered).collect();
+    assert!(lost.is_empty(), "{lost:?} of {} were heard and not answered", heard.len());
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::support::{DEADLINE, quote, wait_for};
 struct World {
     proxy: Proxy,
     authority: Authority,
-    _scratch: TempDir,
+    scratch: TempDir,
 }
 
 fn write(scratch: &TempDir, name: &str, text: &str) -> String {
@@ -39,7 +39,7 @@ fn world(clients: Option<&Authority>, backends: &str) -> World {
         tls += &format!("client_ca = {}\n", write(&scratch, "clients.pem", &clients.pem));
     }
     let proxy = Setup { backends: backends.to_owned(), proxy: tls, ..Setup::default() }.start();
-    World { proxy, authority, _scratch: scratch }
+    World { proxy, authority, scratch }
 }
 
 fn client_config(trusted: &Authority, own: Option<&Identity>) -> Arc<ClientConfig> {
@@ -261,4 +261,34 @@ fn the_files_are_checked() {
         let (well, said) = check(&lines);
         assert!(!well && said.contains(expected), "{lines}\n{said}");
     }
+}
+
+/// Certificates run out: another one is put in its place without a stop.
+#[test]
+fn a_new_certificate_is_shown_to_new_connections() {
+    let mut world = world(None, &stdio_backend("pipe", &[]));
+    let old = client_config(&world.authority, None);
+    let ping = message("1", "ping", "{}");
+    let mut before = Secure::open(world.proxy.addr, &old);
+    assert!(before.ask("", &ping).unwrap().0.starts_with("HTTP/1.1 4"), "no session");
+    let next = Authority::new();
+    let own = next.identity(&["localhost"]);
+    write(&world.scratch, "c.pem", &own.cert);
+    // Half of a change is none: the key is not this certificate's.
+    world.proxy.signal("HUP");
+    wait_for("the refusal", || {
+        world.proxy.stderr().contains("the old one stays in force").then_some(())
+    });
+    Secure::open(world.proxy.addr, &old).ask("", &ping).unwrap();
+    write(&world.scratch, "k.pem", &own.key);
+    world.proxy.signal("HUP");
+    wait_for("the reload", || {
+        world.proxy.stderr().contains("configuration reloaded").then_some(())
+    });
+    Secure::open(world.proxy.addr, &client_config(&next, None)).ask("", &ping).unwrap();
+    let fault = Secure::open(world.proxy.addr, &old).ask("", &ping).unwrap_err();
+    assert_eq!(fault.kind(), ErrorKind::InvalidData, "{fault}");
+    // Who is connected stays so.
+    before.ask("", &ping).unwrap();
+    world.authority = next;
 }

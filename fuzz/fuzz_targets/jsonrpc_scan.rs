@@ -10,14 +10,12 @@ use libfuzzer_sys::fuzz_target;
 use mcp_proxy::jsonrpc::{
     Envelope, Kind, ScanFault, Shape, Span, Watch, scan, shape, splice, unescaped,
 };
+use mcp_proxy_fuzz::{Members, is_private};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 fuzz_target!(|input: (Vec<u8>, &[u8])| {
     let (splits, message) = input;
-    // serde_json has no opinion on its own: it takes an object with this key for one of its raw
-    // values, and then refuses or rewrites it.
-    if message.windows(20).any(|window| window == b"serde_json::private:") {
+    if is_private(message) {
         return;
     }
     let theirs = serde_json::from_slice::<Value>(message);
@@ -151,32 +149,6 @@ fn duplicates(text: &str) -> bool {
             twice(params, &["name", "uri", "arguments", "_meta", "progressToken", "requestId"])
                 || under(params, "_meta").iter().any(|meta| twice(meta, &["progressToken"]))
         })
-}
-
-/// All members of an object, as they stand there.
-struct Members(Vec<(String, Box<RawValue>)>);
-
-impl<'de> serde::Deserialize<'de> for Members {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
-        struct All;
-        impl<'de> serde::de::Visitor<'de> for All {
-            type Value = Members;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> Result<Members, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(All)
-    }
 }
 
 /// Law 3.

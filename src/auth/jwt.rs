@@ -50,15 +50,18 @@ pub struct Mapping {
 
 /// A token that looks right, but is not verified.
 #[derive(Debug)]
-pub(super) struct Claimed {
-    pub(super) algorithm: Algorithm,
-    pub(super) kid: Option<String>,
+pub struct Claimed {
+    /// What it says it is signed with: one that is accepted.
+    pub algorithm: Algorithm,
+    /// The key that it names.
+    pub kid: Option<String>,
     /// What of the token is signed.
-    pub(super) signed: Range<usize>,
-    pub(super) signature: Vec<u8>,
+    pub signed: Range<usize>,
+    /// The signature of that.
+    pub signature: Vec<u8>,
     claims: Map<String, Value>,
     /// Seconds since 1970, from which on it is worth nothing.
-    pub(super) ends: u64,
+    pub ends: u64,
 }
 
 impl Jwt {
@@ -66,7 +69,7 @@ impl Jwt {
     ///
     /// # Errors
     /// Why it cannot be good.
-    pub(super) fn read(&self, token: &[u8], now: u64) -> Result<Claimed, &'static str> {
+    pub fn read(&self, token: &[u8], now: u64) -> Result<Claimed, &'static str> {
         let token = std::str::from_utf8(token).map_err(|_| "not ASCII")?;
         let mut parts = token.split('.');
         let (Some(head), Some(body), Some(signature), None) =
@@ -139,7 +142,10 @@ impl Jwt {
     }
 
     /// What a verified token makes of its bearer.
-    pub(super) fn caller(&self, token: &Claimed) -> Result<Caller, Refused> {
+    ///
+    /// # Errors
+    /// It names nobody, or lacks a scope or a role.
+    pub fn caller(&self, token: &Claimed) -> Result<Caller, Refused> {
         let claims = &token.claims;
         let principal = principal(claims).ok_or(Refused::BadToken("no subject"))?;
         let scopes: Vec<&str> =

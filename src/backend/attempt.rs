@@ -68,7 +68,7 @@ impl Guard {
         entry.in_flight.set(calls + 1);
         backends.board.set_in_flight(backends.me, entry.id, calls + 1);
         let now = Instant::now();
-        let deadline = backends.clock.arm(&call.handle, now, call.timeout);
+        let deadline = backends.clock.arm_for(Some(entry.id), &call.handle, now, call.timeout);
         let trail = call.handle.trail();
         trail.begin(now);
         let span = match trail.trace() {
@@ -100,6 +100,11 @@ impl Guard {
             Ok(value) => Ok(value),
             Err(Ended::Failed(failure)) => {
                 self.backends.failed(&self.entry, failure.kind);
+                self.note(failure.kind);
+                Err(failure.error(self.entry.name()))
+            }
+            Err(Ended::Stopped(Stop::Expired)) if self.entry.closing.is_set() => {
+                let failure = Failure::new(Kind::Lost, "it has left the configuration");
                 self.note(failure.kind);
                 Err(failure.error(self.entry.name()))
             }

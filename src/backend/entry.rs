@@ -69,6 +69,9 @@ pub(super) struct Live {
     pub(super) wire: Wire,
     /// Its end has begun, or that of the proxy.
     pub(super) closing: Event,
+    /// Lists wait for its first start: it was there when the proxy began. One that comes later is
+    /// announced when it is up.
+    pub(super) is_awaited: Cell<bool>,
     /// Its plan is in force; before that, it only takes mail.
     pub(super) is_in_force: Cell<bool>,
 }
@@ -83,9 +86,8 @@ impl Deref for Entry {
 
 /// What depends on how it is reached.
 pub(super) enum Wire {
-    /// In a box: it has twice as much as a child.
     Http(Box<Http>),
-    Stdio(Channels),
+    Stdio(Box<Channels>),
 }
 
 /// A backend over HTTP.
@@ -128,9 +130,10 @@ impl Entry {
                     streams: RefCell::new(AHashMap::new()),
                     asides: Asides::default(),
                 })),
-                TransportPlan::Stdio(_) => Wire::Stdio(Channels::new()),
+                TransportPlan::Stdio(_) => Wire::Stdio(Box::new(Channels::new())),
             },
             closing: Event::new(),
+            is_awaited: Cell::new(false),
             is_in_force: Cell::new(false),
         };
         Entry {

@@ -6,10 +6,10 @@ use memchr::memchr;
 
 /// A line grew over its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
+pub struct TooLong;
 
 /// Cuts lines. Bytes are read straight behind [`Lines::buffer`]; what is cut is not copied.
-pub(super) struct Lines {
+pub struct Lines {
     bytes: Vec<u8>,
     /// Start of the line that is not yet whole.
     start: usize,
@@ -20,12 +20,12 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Of lines of at most `max` bytes, without their end.
-    pub(super) fn new(max: usize) -> Lines {
+    pub fn new(max: usize) -> Lines {
         Lines { bytes: Vec::new(), start: 0, searched: 0, max }
     }
 
     /// The buffer to read more behind, to be given back with [`Lines::restore`].
-    pub(super) fn buffer(&mut self) -> Vec<u8> {
+    pub fn buffer(&mut self) -> Vec<u8> {
         if self.start > 0 {
             self.bytes.drain(..self.start);
             self.searched -= self.start;
@@ -35,12 +35,16 @@ impl Lines {
     }
 
     /// Gives the buffer back, longer than it was or not.
-    pub(super) fn restore(&mut self, bytes: Vec<u8>) {
+    pub fn restore(&mut self, bytes: Vec<u8>) {
         self.bytes = bytes;
     }
 
-    /// The next whole line, without LF or CR LF. Empty lines are skipped.
-    pub(super) fn next(&mut self) -> Result<Option<&[u8]>, TooLong> {
+    /// The next whole line, without LF or CR LF; `None` when more bytes are needed. Empty lines are
+    /// skipped.
+    ///
+    /// # Errors
+    /// A line over its bound, whole or not: what follows can no longer be told apart.
+    pub fn cut(&mut self) -> Result<Option<&[u8]>, TooLong> {
         loop {
             let Some(at) = memchr(b'\n', &self.bytes[self.searched..]) else {
                 self.searched = self.bytes.len();
@@ -68,7 +72,7 @@ impl Lines {
     }
 
     /// Takes what is there as if it were a line, and forgets it.
-    pub(super) fn rest(&mut self) -> Vec<u8> {
+    pub fn rest(&mut self) -> Vec<u8> {
         let rest = self.bytes.split_off(self.start);
         self.bytes.clear();
         (self.start, self.searched) = (0, 0);
@@ -76,7 +80,7 @@ impl Lines {
     }
 
     /// Gives memory back after a long line.
-    pub(super) fn shrink(&mut self, keep: usize) {
+    pub fn shrink(&mut self, keep: usize) {
         if self.bytes.is_empty() && self.bytes.capacity() > keep {
             self.bytes = Vec::new();
         }
@@ -87,7 +91,7 @@ impl Lines {
 mod tests {
     use super::*;
 
-    fn cut(input: &[u8], sizes: impl Iterator<Item = usize>) -> Vec<Vec<u8>> {
+    fn lines(input: &[u8], sizes: impl Iterator<Item = usize>) -> Vec<Vec<u8>> {
         let mut lines = Lines::new(1000);
         let (mut found, mut input) = (Vec::new(), input);
         for size in sizes {
@@ -96,7 +100,7 @@ mod tests {
             let mut buffer = lines.buffer();
             buffer.extend_from_slice(piece);
             lines.restore(buffer);
-            while let Some(line) = lines.next().unwrap() {
+            while let Some(line) = lines.cut().unwrap() {
                 found.push(line.to_vec());
             }
         }
@@ -107,13 +111,13 @@ mod tests {
     #[test]
     fn any_split_gives_the_same_lines() {
         let text = b"a\nbc\r\n\n\r\n{\"x\":1}\nlast one\n";
-        let whole = cut(text, std::iter::once(text.len()));
+        let whole = lines(text, std::iter::once(text.len()));
         assert_eq!(whole, [&b"a"[..], b"bc", b"{\"x\":1}", b"last one"]);
         for size in 1..text.len() {
-            assert_eq!(cut(text, std::iter::repeat_n(size, text.len())), whole, "by {size}");
+            assert_eq!(lines(text, std::iter::repeat_n(size, text.len())), whole, "by {size}");
         }
         for first in 0..text.len() {
-            assert_eq!(cut(text, [first, text.len()].into_iter()), whole, "at {first}");
+            assert_eq!(lines(text, [first, text.len()].into_iter()), whole, "at {first}");
         }
     }
 
@@ -121,24 +125,24 @@ mod tests {
     fn lines_are_bounded() {
         let mut lines = Lines::new(4);
         lines.restore(b"1234\r\n1234".to_vec());
-        assert_eq!(lines.next(), Ok(Some(&b"1234"[..])));
-        assert_eq!(lines.next(), Ok(None));
+        assert_eq!(lines.cut(), Ok(Some(&b"1234"[..])));
+        assert_eq!(lines.cut(), Ok(None));
         let mut buffer = lines.buffer();
         assert_eq!(buffer, b"1234");
         buffer.extend_from_slice(b"56");
         lines.restore(buffer);
-        assert_eq!(lines.next(), Err(TooLong));
+        assert_eq!(lines.cut(), Err(TooLong));
         lines.restore(b"12345\n".to_vec());
-        assert_eq!(Lines { start: 0, searched: 0, ..lines }.next(), Err(TooLong));
+        assert_eq!(Lines { start: 0, searched: 0, ..lines }.cut(), Err(TooLong));
     }
 
     #[test]
     fn what_has_no_end_can_be_taken() {
         let mut lines = Lines::new(4);
         lines.restore(b"a\nbcd".to_vec());
-        assert_eq!(lines.next(), Ok(Some(&b"a"[..])));
-        assert_eq!(lines.next(), Ok(None));
+        assert_eq!(lines.cut(), Ok(Some(&b"a"[..])));
+        assert_eq!(lines.cut(), Ok(None));
         assert_eq!(lines.rest(), b"bcd");
-        assert_eq!(lines.next(), Ok(None));
+        assert_eq!(lines.cut(), Ok(None));
     }
 }

@@ -21,6 +21,7 @@ use super::failure::Failure;
 use super::trail::Trail;
 use crate::limits;
 use crate::mcp::session::Authorization;
+use crate::plan::BackendId;
 
 /// Why a wait ended without what it waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -362,9 +363,13 @@ impl std::fmt::Debug for CallHandle {
     }
 }
 
+/// A call with a deadline, and the backend that it is at.
+type Armed = (Option<BackendId>, Rc<CallHandle>);
+
 /// The deadlines of one worker.
 pub(super) struct Clock {
-    slots: RefCell<Vec<Option<Rc<CallHandle>>>>,
+    /// With the backend that is called, if its end ends the call.
+    slots: RefCell<Vec<Option<Armed>>>,
     free: RefCell<Vec<usize>>,
     armed: Cell<usize>,
     /// Rung when the first deadline is armed.
@@ -397,6 +402,17 @@ impl Clock {
         now: Instant,
         limit: Duration,
     ) -> Deadline {
+        self.arm_for(None, handle, now, limit)
+    }
+
+    /// As [`Clock::arm`], for a call of a backend.
+    pub(super) fn arm_for(
+        self: &Rc<Clock>,
+        backend: Option<BackendId>,
+        handle: &Rc<CallHandle>,
+        now: Instant,
+        limit: Duration,
+    ) -> Deadline {
         handle.deadline.set(now.checked_add(limit));
         let slot = self.free.borrow_mut().pop();
         let mut slots = self.slots.borrow_mut();
@@ -404,7 +420,7 @@ impl Clock {
             slots.push(None);
             slots.len() - 1
         });
-        slots[slot] = Some(handle.clone());
+        slots[slot] = Some((backend, handle.clone()));
         if self.armed.replace(self.armed.get() + 1) == 0 {
             self.now.set(now);
             self.bell.ring(1);
@@ -421,8 +437,17 @@ impl Clock {
     /// Expires what is due.
     pub(super) fn tick(&self, now: Instant) {
         self.now.set(now);
-        for handle in self.slots.borrow().iter().flatten() {
+        for (_, handle) in self.slots.borrow().iter().flatten() {
             if !handle.expired.get() && handle.deadline.get().is_some_and(|at| at <= now) {
+                handle.expire();
+            }
+        }
+    }
+
+    /// Expires all calls of a backend.
+    pub(super) fn end_calls_of(&self, backend: BackendId) {
+        for (of, handle) in self.slots.borrow().iter().flatten() {
+            if *of == Some(backend) {
                 handle.expire();
             }
         }

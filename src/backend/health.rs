@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::mcp::revision::Era;
+use crate::middleware::reuse::Use;
 use crate::plan::{BackendId, RestartPlan, WorkerId, slot};
 
 /// Where a backend is in its life.
@@ -123,6 +124,7 @@ struct Share {
 struct Cached {
     hits: AtomicU64,
     misses: AtomicU64,
+    bypassed: AtomicU64,
     merged: AtomicU64,
     entries: AtomicU64,
     bytes: AtomicU64,
@@ -137,6 +139,8 @@ pub struct CacheStats {
     pub hits: u64,
     /// Calls that might have been.
     pub misses: u64,
+    /// Calls that never are.
+    pub bypassed: u64,
     /// Calls that ran together with another one.
     pub merged: u64,
     /// Answers kept: every worker keeps all, so the most that one has.
@@ -185,8 +189,8 @@ impl Row {
             for count in [in_flight, children, idle] {
                 count.store(0, Ordering::Relaxed);
             }
-            let Cached { hits, misses, merged, entries, bytes, age } = cache;
-            for count in [success, hits, misses, merged, entries, bytes, age] {
+            let Cached { hits, misses, bypassed, merged, entries, bytes, age } = cache;
+            for count in [success, hits, misses, bypassed, merged, entries, bytes, age] {
                 count.store(0, Ordering::Relaxed);
             }
         }
@@ -294,6 +298,7 @@ impl Board {
         CacheStats {
             hits: sum(|cache| &cache.hits),
             misses: sum(|cache| &cache.misses),
+            bypassed: sum(|cache| &cache.bypassed),
             merged: sum(|cache| &cache.merged),
             entries: most(|cache| &cache.entries),
             bytes: most(|cache| &cache.bytes),
@@ -333,9 +338,13 @@ impl Board {
         self.the(id).age.asks.load(Ordering::Acquire)
     }
 
-    pub(super) fn count_cache(&self, worker: WorkerId, id: BackendId, hit: bool) {
+    pub(super) fn count_cache(&self, worker: WorkerId, id: BackendId, used: Use) {
         let cache = &self.share(worker, id).cache;
-        raise(if hit { &cache.hits } else { &cache.misses });
+        raise(match used {
+            Use::Hit => &cache.hits,
+            Use::Miss => &cache.misses,
+            Use::Bypass => &cache.bypassed,
+        });
     }
 
     pub(super) fn count_merged(&self, worker: WorkerId, id: BackendId) {
@@ -491,12 +500,14 @@ mod tests {
     #[test]
     fn caches_are_counted_and_cleared() {
         let board = Board::new(2, 2, Box::new(|_| {}));
-        board.count_cache(0, 1, true);
-        board.count_cache(1, 1, false);
+        board.count_cache(0, 1, Use::Hit);
+        board.count_cache(1, 1, Use::Miss);
+        board.count_cache(1, 1, Use::Bypass);
         board.count_merged(1, 1);
         board.set_cache(0, 1, 3, 300);
         board.set_cache(1, 1, 4, 400);
-        let stats = CacheStats { hits: 1, misses: 1, merged: 1, entries: 4, bytes: 400 };
+        let stats =
+            CacheStats { hits: 1, misses: 1, bypassed: 1, merged: 1, entries: 4, bytes: 400 };
         assert_eq!((board.cache(0), board.cache(1)), (CacheStats::default(), stats));
         let (tools, resources) = (board.age(1, false), board.age(1, true));
         board.outdate(1, false, true);

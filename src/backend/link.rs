@@ -455,7 +455,7 @@ impl Link {
                 }
             }
             loop {
-                match lines.next() {
+                match lines.cut() {
                     Ok(Some(line)) => self.line(line),
                     Ok(None) => break,
                     Err(_) => {

@@ -8,6 +8,7 @@
 //! one place: a client session's by the worker that owns that session, the proxy's own by the
 //! backend's owner.
 
+pub mod frame;
 pub mod health;
 
 mod address;
@@ -22,7 +23,6 @@ mod entry;
 mod era;
 mod failure;
 mod flight;
-mod frame;
 mod handle;
 mod hear;
 mod hearing;
@@ -87,7 +87,7 @@ use crate::mcp::capable;
 use crate::mcp::catalog::{Changes, List, ListKind, Slice};
 use crate::mcp::revision::Era;
 use crate::mcp::session::{SessionId, SessionRecord};
-use crate::middleware::reuse::{Held, Reusable};
+use crate::middleware::reuse::{Held, Reusable, Use};
 use crate::plan::{BackendId, Isolation, Plan, TransportPlan, WorkerId};
 use crate::rt;
 use crate::rt::local::{Event, OneSender, Sender};
@@ -407,9 +407,12 @@ impl Backends {
 
     /// The answer that is kept for such a call of a backend, if there is one.
     pub fn held(&self, backend: BackendId, reusable: &Reusable) -> Option<Held> {
-        let held = shelf::find(self, &*self.entry(backend)?, reusable);
-        self.board.count_cache(self.me, backend, held.is_some());
-        held
+        shelf::find(self, &*self.entry(backend)?, reusable)
+    }
+
+    /// The cache of a backend did this for a call.
+    pub fn count_cache(&self, backend: BackendId, used: Use) {
+        self.board.count_cache(self.me, backend, used);
     }
 
     /// The session that stands for a caller without one where what backends show depends on what
@@ -515,9 +518,10 @@ impl Backends {
         self.views_version.get()
     }
 
-    /// Whether a backend's first start has ended, well or not.
+    /// Whether a backend's first start has ended, well or not, or nothing waits for it.
     pub fn is_settled(&self, backend: BackendId) -> bool {
-        self.entry(backend).is_none_or(|entry| entry.settled.is_set())
+        let entry = self.entry(backend);
+        entry.is_none_or(|entry| entry.settled.is_set() || !entry.is_awaited.get())
     }
 
     /// Waits until a backend's first start has ended, well or not. Safe to drop.
@@ -545,10 +549,11 @@ impl Backends {
         }
     }
 
-    /// Waits until every backend's first start has ended, well or not; each is bounded by its
-    /// `startup_timeout`. Safe to drop.
+    /// Waits until the first start of every backend that the proxy began with has ended, well or not;
+    /// each is bounded by its `startup_timeout`. Safe to drop.
     pub async fn settled(&self) {
-        for entry in self.entries().iter().filter(|entry| !entry.plan.unlisted) {
+        let awaited = |entry: &&Rc<Entry>| !entry.plan.unlisted && entry.is_awaited.get();
+        for entry in self.entries().iter().filter(awaited) {
             entry.settled.wait().await;
         }
     }

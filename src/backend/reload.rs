@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Wire};
 use super::health::State;
+use super::relay::changed;
 use super::{Backends, around, left, leg, supervise, views};
 use crate::error::Result;
-use crate::limits;
-use crate::plan::{BackendId, Plan, slot};
+use crate::plan::{BackendId, Isolation, Plan, slot};
 use crate::rt;
 
 /// The backends of a worker, by place and in order.
@@ -39,6 +39,7 @@ impl Table {
             .collect();
         for entry in &all {
             entry.is_in_force.set(true);
+            entry.is_awaited.set(true);
             table.put(entry);
         }
         *table.all.borrow_mut() = all.into();
@@ -94,6 +95,11 @@ impl Backends {
         self.table.all.borrow().clone()
     }
 
+    /// All that are known, those that are to come too.
+    pub(super) fn known(&self) -> Vec<Rc<Entry>> {
+        self.table.at.borrow().iter().flatten().cloned().collect()
+    }
+
     /// Prepares the backends of a plan: from now on those that come take mail.
     pub fn stage(&self, plan: &Arc<Plan>) -> Staged {
         let new = plan.backends.iter().filter(|backend| self.entry(backend.id).is_none());
@@ -109,8 +115,11 @@ impl Backends {
     }
 
     /// The prepared plan is in force from now on. What each backend offers, as far as it is known, is
-    /// in [`Backends::offers`] then.
-    pub fn commit(self: &Rc<Self>, staged: Staged) {
+    /// in [`Backends::offers`] then. Whether a backend came that sessions share: it has to hear of
+    /// their levels.
+    pub fn commit(self: &Rc<Self>, staged: Staged) -> bool {
+        let shared = |entry: &Rc<Entry>| entry.plan.isolation == Isolation::Shared;
+        let is_shared = staged.new.iter().any(shared);
         let plan = staged.plan;
         let before = self.entries();
         let mut all = Vec::with_capacity(plan.backends.len());
@@ -148,6 +157,7 @@ impl Backends {
                 rt::spawn("backend that leaves", self.clone().see_off(entry, patience));
             }
         }
+        is_shared
     }
 
     /// What each backend of the plan offers, as far as it is known.
@@ -165,7 +175,7 @@ impl Backends {
     fn follow_rules(self: &Rc<Self>, old: &Rc<Entry>, new: &Rc<Entry>) {
         if old.plan.chain != new.plan.chain || old.plan.prefix != new.plan.prefix {
             // What clients of some kind see was shaped by the old ones.
-            views::drop_all(self, new, 0);
+            views::drop_all(self, new, changed::ANY);
         }
         around::follow_rules(self, old, new);
         if new.owner == self.me {
@@ -205,10 +215,12 @@ impl Backends {
         entry.subscribed.forget(|_| true);
         entry.bell.ring(supervise::STOP);
         entry.channels().end_all();
+        self.clock.end_calls_of(entry.id);
         leg::end_all(self, std::slice::from_ref(entry)).await;
-        let patience = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER + Duration::from_secs(2);
-        let end = Instant::now() + patience;
-        while (entry.supervised.get() || entry.channels().alive() > 0) && Instant::now() < end {
+        // Each has a limit of its own. The place is not given back before: what still writes there
+        // would write over another one.
+        let open = || entry.supervised.get() || entry.channels().alive() > 0;
+        while open() || entry.in_flight.get() > 0 {
             rt::time::sleep(LOOK).await;
         }
         if let Wire::Http(http) = &entry.wire {

@@ -59,7 +59,7 @@ pub(super) async fn drain(name: Arc<str>, mut output: Output, ended: std::rc::Rc
         let over = !matches!(read, Ok(length) if length > 0);
         let now = Instant::now();
         loop {
-            match lines.next() {
+            match lines.cut() {
                 Ok(Some(line)) => log(&name, &mut allowance, line, now),
                 Ok(None) => break,
                 Err(_) => {

@@ -319,7 +319,13 @@ impl Supervisor {
         while !self.entry.closing.is_set() {
             self.follow_rules();
             let began = Instant::now();
-            let failure = match self.open(lost).await {
+            let entry = self.entry.clone();
+            // What is open by then has other holders, or is dropped with the opening.
+            let opened = match race(Box::pin(self.open(lost)), entry.closing.wait()).await {
+                Either::Left(opened) => opened,
+                Either::Right(()) => return,
+            };
+            let failure = match opened {
                 Ok(channel) => {
                     lost = None;
                     self.speak(false);

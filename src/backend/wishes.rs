@@ -422,7 +422,8 @@ fn open(entry: &Entry, session: Option<&Arc<SessionRecord>>) -> Option<Channel> 
 /// A session has set its level: tells it to the channels that have their home here.
 async fn level_here(backends: Rc<Backends>, session: Arc<SessionRecord>) {
     let mut waits = Vec::new();
-    for entry in &*backends.entries() {
+    // One that is about to come may have its home here too.
+    for entry in &backends.known() {
         let own = match entry.plan.isolation {
             Isolation::Session if session.id.owner() == backends.me => Some(session.clone()),
             Isolation::Shared if entry.owner == backends.me && !session.ended() => {

@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::added;
 use super::config::ProxyConfig;
 use super::crew::Crew;
 use super::diagnose::Diagnosis;
-use super::reload::{Numbers, Overlay};
+use super::reload::{self, Applied, NotApplied, Numbers, Overlay};
 use super::scrape::{self, Admitted, Sources, children};
+use super::watch_file::Watcher;
 use super::watching::Watching;
 use super::{BackendStatus, Shared};
 use crate::backend::health::{Board, State};
@@ -38,8 +40,9 @@ pub(super) struct Office<'a> {
     pub(super) plan: Arc<Plan>,
     pub(super) numbers: Numbers,
     /// Backends that leave.
-    pub(super) leaving: Vec<BackendId>,
+    pub(super) leaving: Vec<(BackendId, Arc<str>)>,
     pub(super) crew: Crew,
+    pub(super) watcher: Watcher,
     pub(super) watching: Watching,
     pub(super) board: Arc<Board>,
     pub(super) counts: Arc<Counts>,
@@ -82,6 +85,27 @@ const ROUTES: &[Route] = &[
         serve: |office, _| json(200, &office.backends()),
     },
     Route {
+        method: "POST",
+        path: "backends",
+        summary: "Adds a backend over HTTP until the proxy ends: an object with the keys of [[backends]]",
+        answers: &[
+            (201, "It is accepted, and comes up like any other"),
+            (400, "The body is not UTF-8"),
+            (409, "There is a backend of that name"),
+            (422, "It has faults, or asks for what requests may not"),
+        ],
+        media: (Some(JSON), JSON),
+        serve: |office, visit| office.add(visit.body),
+    },
+    Route {
+        method: "DELETE",
+        path: "backends/{id}",
+        summary: "Takes a backend out until the proxy ends",
+        answers: &[(200, "It has gone; calls under way may end"), (404, "There is none")],
+        media: (None, JSON),
+        serve: |office, visit| office.remove(visit.id),
+    },
+    Route {
         method: "GET",
         path: "health",
         summary: "Whether all backends are well",
@@ -96,6 +120,26 @@ const ROUTES: &[Route] = &[
         answers: &[(200, "What was asked for"), (404, "Metrics are off")],
         media: (None, "text/plain"),
         serve: |office, _| office.metrics(),
+    },
+    Route {
+        method: "GET",
+        path: "cache/stats",
+        summary: "What the caches of backends did and hold",
+        answers: FOUND,
+        media: (None, JSON),
+        serve: |office, _| json(200, &office.caches()),
+    },
+    Route {
+        method: "POST",
+        path: "cache/clear",
+        summary: "Empties all caches",
+        answers: &[(200, "No call is answered with what they held")],
+        media: (None, JSON),
+        serve: |office, _| {
+            office.board.clear_caches();
+            let names: Vec<&str> = office.cached().map(|backend| &*backend.name).collect();
+            json(200, &json!({ "cleared": names }))
+        },
     },
     Route {
         method: "GET",
@@ -115,6 +159,17 @@ const ROUTES: &[Route] = &[
         answers: &[(200, "The faults and warnings")],
         media: (Some("application/toml"), JSON),
         serve: |_, visit| validate(visit.body),
+    },
+    Route {
+        method: "POST",
+        path: "reload",
+        summary: "Reads the files of the configuration again and puts them in force",
+        answers: &[(200, "They are in force"), (422, "They have faults: nothing has changed")],
+        media: (None, JSON),
+        serve: |office, _| match office.reload(reload::Wanted::Again) {
+            Ok(applied) => json(200, &told(&applied)),
+            Err(why) => not_applied(&why),
+        },
     },
     Route {
         method: "GET",
@@ -159,7 +214,8 @@ impl Office<'_> {
     pub(super) fn answer(&mut self, wanted: Wanted) -> Reply {
         match wanted {
             Wanted::Page { method, path, body } => self.page(method, &path, &body),
-            Wanted::Tool(name) => match name.as_str() {
+            Wanted::Tool { name, arguments } => match name {
+                "add_backend" => self.add_by_tool(&arguments),
                 "list_backends" => Reply::Said(self.backends().to_string()),
                 "health_check" => Reply::Said(self.health().to_string()),
                 "config" => Reply::Said(json!({ "toml": self.config.effective() }).to_string()),
@@ -236,6 +292,53 @@ impl Office<'_> {
         })
     }
 
+    /// `POST backends`.
+    fn add(&mut self, body: &[u8]) -> Reply {
+        let Ok(text) = std::str::from_utf8(body) else { return not_text() };
+        let outcome = added::read(text).map_err(NotApplied::Faults).and_then(|backend| {
+            let name = backend.name().to_owned();
+            Ok((name, self.reload(reload::Wanted::Add(Box::new(backend)))?))
+        });
+        match outcome {
+            Ok((name, applied)) => {
+                let mut said = told(&applied);
+                said["name"] = json!(name);
+                json(201, &said)
+            }
+            Err(why) => not_applied(&why),
+        }
+    }
+
+    /// The tool `add_backend`, which takes less than the route does.
+    fn add_by_tool(&mut self, arguments: &[u8]) -> Reply {
+        let parsed: Option<serde_json::Map<String, Value>> = serde_json::from_slice(arguments).ok();
+        let Some(arguments) = parsed else {
+            return Reply::Declined("accepted: an object with name and url".to_owned());
+        };
+        if let Some(key) = arguments.keys().find(|key| !matches!(key.as_str(), "name" | "url")) {
+            return Reply::Declined(format!("found {key:?}, accepted: name, url"));
+        }
+        let outcome = added::read(&Value::Object(arguments).to_string())
+            .map_err(NotApplied::Faults)
+            .and_then(|backend| {
+                let name = backend.name().to_owned();
+                let applied = self.reload(reload::Wanted::Add(Box::new(backend)))?;
+                Ok(json!({ "name": name, "generation": applied.generation }))
+            });
+        match outcome {
+            Ok(said) => Reply::Said(said.to_string()),
+            Err(why) => Reply::Declined(why.to_string()),
+        }
+    }
+
+    /// `DELETE backends/{name}`.
+    fn remove(&mut self, name: &str) -> Reply {
+        match self.reload(reload::Wanted::Remove(name.to_owned())) {
+            Ok(applied) => json(200, &told(&applied)),
+            Err(why) => not_applied(&why),
+        }
+    }
+
     fn health(&self) -> Value {
         let reloads = self.shared.lock().reloads.clone();
         let is_ill = |backend: &&Arc<BackendPlan>| self.board.state(backend.id) != State::Up;
@@ -246,6 +349,27 @@ impl Office<'_> {
             "unhealthy_backends": ill,
             "config": { "generation": reloads.generation, "last_error": reloads.last_error },
         })
+    }
+
+    /// Backends that have a cache.
+    fn cached(&self) -> impl Iterator<Item = &Arc<BackendPlan>> {
+        self.plan.backends.iter().filter(|backend| backend.caches())
+    }
+
+    fn caches(&self) -> Value {
+        let row = |backend: &Arc<BackendPlan>| {
+            let stats = self.board.cache(backend.id);
+            let asked = stats.hits + stats.misses;
+            json!({
+                "backend": &*backend.name,
+                "hits": stats.hits,
+                "misses": stats.misses,
+                "hit_rate": if asked == 0 { 0.0 } else { stats.hits as f64 / asked as f64 },
+                "entry_count": stats.entries,
+                "bytes": stats.bytes,
+            })
+        };
+        self.cached().map(row).collect()
     }
 
     fn metrics(&mut self) -> Reply {
@@ -266,15 +390,40 @@ impl Office<'_> {
     }
 }
 
-/// `POST config/validate`.
-fn validate(body: &[u8]) -> Reply {
-    let Ok(text) = std::str::from_utf8(body) else {
-        return Reply::Page(Page::error(400, "bad_body", "the body is not UTF-8"));
+/// What a change of the configuration did.
+fn told(applied: &Applied) -> Value {
+    json!({
+        "generation": applied.generation,
+        "added": applied.added,
+        "removed": applied.removed,
+        "replaced": applied.replaced,
+        "changed": applied.changed,
+        "needs_restart": applied.needs_restart,
+        "warnings": rows(&applied.warnings),
+    })
+}
+
+/// Why there was no change.
+fn not_applied(why: &NotApplied) -> Reply {
+    let (status, word) = match why {
+        NotApplied::Faults(_) => (422, "invalid"),
+        NotApplied::Taken(_) => (409, "conflict"),
+        NotApplied::Unknown(_) => (404, "not_found"),
+        NotApplied::Failed(_) => (503, "busy"),
     };
-    let (faults, warnings) = match ProxyConfig::parse(text) {
-        Ok(config) => (Vec::new(), config.warnings()),
-        Err(report) => (report.faults, report.warnings),
-    };
+    let mut said = json!({ "error": word, "message": why.to_string() });
+    if let NotApplied::Faults(report) = why {
+        said["faults"] = rows(&report.faults);
+        said["warnings"] = rows(&report.warnings);
+    }
+    json(status, &said)
+}
+
+fn not_text() -> Reply {
+    Reply::Page(Page::error(400, "bad_body", "the body is not UTF-8"))
+}
+
+fn rows(of: &[Diagnosis]) -> Value {
     let row = |diagnosis: &Diagnosis| {
         json!({
             "line": diagnosis.place.line,
@@ -283,7 +432,16 @@ fn validate(body: &[u8]) -> Reply {
             "message": diagnosis.message,
         })
     };
-    let rows = |of: &[Diagnosis]| of.iter().map(row).collect::<Vec<Value>>();
+    of.iter().map(row).collect()
+}
+
+/// `POST config/validate`.
+fn validate(body: &[u8]) -> Reply {
+    let Ok(text) = std::str::from_utf8(body) else { return not_text() };
+    let (faults, warnings) = match ProxyConfig::parse(text) {
+        Ok(config) => (Vec::new(), config.warnings()),
+        Err(report) => (report.faults, report.warnings),
+    };
     let verdict = json!({
         "ok": faults.is_empty(),
         "faults": rows(&faults),

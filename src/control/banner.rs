@@ -58,6 +58,12 @@ pub fn status(backends: &[BackendStatus]) -> String {
     out
 }
 
+/// All of it in one line, for a service manager.
+pub fn standing(url: &str, backends: &[BackendStatus]) -> String {
+    let up = backends.iter().filter(|backend| backend.state == State::Up).count();
+    format!("serving at {url}, {up} of {} backends up", backends.len())
+}
+
 /// What `--check` says of a configuration without faults.
 pub fn summary(file: &str, config: &ProxyConfig) -> String {
     let listen = &config.proxy.listen;
@@ -109,7 +115,7 @@ fn client_name(name: &str) -> String {
 }
 
 /// Text of others, without what could write elsewhere on a terminal.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -17,6 +17,7 @@ use toml::de::DeTable;
 use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
+use super::schema::{self, Schema};
 use super::setting::{
     AdminToolsKey, Args, AuditKey, AuthKind, Count, EnvValue, Fraction, GiveUp, Glob, Inherit,
     IsolationKey, KeyDoc, Millis, Node, ProtocolKey, Reader, ScopeKey, Seconds, Secret, Setting,
@@ -51,6 +52,10 @@ macro_rules! tables {
             fn default() -> Self { $table { $($key: $default,)* } }
         }
 
+        impl Schema for $table {
+            fn schema() -> serde_json::Value { schema::table(&<$table as Setting>::keys()) }
+        }
+
         impl Setting for $table {
             const IS_TABLE: bool = true;
             fn accepts() -> String { "a table".to_owned() }
@@ -79,10 +84,10 @@ macro_rules! tables {
             fn write_table(&self, path: &str, brackets: (&str, &str), out: &mut String) {
                 out.push_str(&format!("\n{}{path}{}\n", brackets.0, brackets.1));
                 $(if let Some(text) = self.$key.show() {
-                    let key = stringify!($key);
+                    let key = plain(stringify!($key));
                     out.push_str(&format!("{key} = {}\n", masked(key, text)));
                 })*
-                $(self.$key.write_table(&join(path, stringify!($key)), ("[", "]"), out);)*
+                $(self.$key.write_table(&join(path, plain(stringify!($key))), ("[", "]"), out);)*
             }
             fn keys() -> Vec<KeyDoc> {
                 let table = $table::default();
@@ -93,6 +98,7 @@ macro_rules! tables {
                     accepts: <$kind as Setting>::accepts(),
                     default: table.$key.show(),
                     needed: needs.contains(&plain(stringify!($key))),
+                    schema: <$kind as Schema>::schema,
                     table: <$kind as Setting>::keys,
                 },)*]
             }
@@ -132,6 +138,9 @@ tables! {
         workers: Option<Count<1, 512>> = None;
         /// After SIGTERM, calls in flight may go on for this long.
         shutdown_timeout_seconds: Seconds<0, 86_400> = Seconds(limits::SHUTDOWN_TIMEOUT);
+        /// Whether this file is read again when it changes, and with it the files that it names: an
+        /// mcp.json, secrets, certificates. SIGHUP makes the proxy do so in any case.
+        hot_reload: bool = true;
         /// Client sessions at most; beyond it a new one is answered with 503.
         max_sessions: Count<1, 10_000_000> = Count(limits::SESSIONS_MAX as u64);
         /// A client session without a request or an open stream for this long ends.
@@ -722,6 +731,26 @@ impl ProxyConfig {
         files
     }
 
+    /// All files that it depends on, those of secrets and certificates too; none if `hot_reload` is
+    /// off or it was not read from a file.
+    pub(super) fn watched(&self) -> Vec<PathBuf> {
+        if !self.proxy.hot_reload || self.origin.is_none() {
+            return Vec::new();
+        }
+        let mut files = self.files();
+        files.extend_from_slice(self.spots.files());
+        if let Some(tls) = &self.proxy.listen.tls {
+            let named = [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()];
+            files.extend(named.into_iter().flatten().map(|file| self.folder.join(file)));
+        }
+        for backend in &self.backends {
+            let tls = &backend.table.tls;
+            let named = [&tls.ca, &tls.cert, &tls.key].into_iter().flatten();
+            files.extend(named.map(|file| backend.folder.join(file)));
+        }
+        files
+    }
+
     /// Reads and checks a text; relative paths in it start at the working directory.
     ///
     /// Errors: all faults of the text at once, each with its place in `proxy.toml`.
@@ -780,6 +809,7 @@ impl ProxyConfig {
         self.proxy.write_table("proxy", brackets, &mut out);
         self.auth.write_table("auth", brackets, &mut out);
         self.security.write_table("security", brackets, &mut out);
+        self.performance.write_table("performance", brackets, &mut out);
         self.observability.write_table("observability", brackets, &mut out);
         for backend in &self.backends {
             backend.table.write_table("backends", ("[[", "]]"), &mut out);
@@ -800,6 +830,11 @@ impl ProxyConfig {
     /// `proxy.name`.
     pub fn name(&self) -> &str {
         &self.proxy.name
+    }
+
+    /// The JSON Schema (2020-12) of the file, as text that ends with a line break.
+    pub fn schema() -> String {
+        format!("{:#}\n", schema::file())
     }
 
     /// What runs but deserves a look.
@@ -848,7 +883,12 @@ impl ProxyConfig {
 
 /// Reads a text as far as it can be understood; every fault goes to the report. `None` if not even
 /// its tables can be told apart.
-fn read(name: &str, text: &str, world: &World, report: &mut Report) -> Option<ProxyConfig> {
+pub(super) fn read(
+    name: &str,
+    text: &str,
+    world: &World,
+    report: &mut Report,
+) -> Option<ProxyConfig> {
     let source = Source::new(name, text);
     let mut config = ProxyConfig::empty(name);
     let (document, broken) = DeTable::parse_recoverable(text);
@@ -938,10 +978,10 @@ fn whole_file_fault(name: &str, message: String) -> Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn world() -> World {
+    pub(in super::super) fn world() -> World {
         World {
             folder: PathBuf::new(),
             var: Rc::new(|name| match name {
@@ -1052,6 +1092,13 @@ mod tests {
             [proxy]
             name = "p"
             rate_limit = { requests = 5 }
+            [auth]
+            type = "jwt"
+            issuer = "https://i"
+            audience = "a"
+            jwks_uri = "https://i/keys"
+            [performance]
+            coalesce_requests = true
             [observability]
             audit = { path = "/var/log/audit", include_arguments = true }
             [observability.tracing.headers]
@@ -1078,7 +1125,10 @@ mod tests {
         assert!(!shown.contains("s3cret") && !shown.contains("value"), "{shown}");
         for part in [
             "\nrequests = 5\n",
+            "\ntype = \"jwt\"\n",
+            "\n[performance]\ncoalesce_requests = true\n",
             "\nport = 8080\n",
+            "\n[performance]\ncoalesce_requests = false\n",
             "\n[[backends.aliases]]\n",
             "\nfailure_rate_threshold = 0.5\n",
             "\nurl = \"http://h/mcp?***\"\n",
@@ -1152,7 +1202,7 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             ("bind = 1", "proxy.bind: unknown key, the right one is proxy.listen.host and"),
             ("port = 1", "proxy.port: unknown key here, it belongs into [proxy.listen]"),
             ("command = 1", "proxy.command: unknown key here, it belongs into [[backends]]"),
-            ("hot_reload = true", "proxy.hot_reload: unknown key, accepted: name, version, sep"),
+            ("no_such_thing = true", "proxy.no_such_thing: unknown key, accepted: name, ver"),
             ("[auth]", "auth.type: missing, and there is no default"),
             ("[servers]", "servers: unknown key, the right one is [[backends]]"),
             ("[backends]", "backends: found a table, accepted: an array of tables"),
@@ -1241,12 +1291,12 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
     // proxy.toml is the manual: it must show every key, with the default that the code has and the
     // words that the code's documentation has.
 
-    const SHIPPED: &str = include_str!("../../proxy.toml");
+    pub(in super::super) const SHIPPED: &str = include_str!("../../proxy.toml");
 
     /// Settings that are commented out, put in.
-    fn with_all_settings(text: &str) -> String {
+    pub(in super::super) fn with_all_settings(text: &str) -> String {
         let is_setting = |line: &&str| {
-            line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c != ' '))
+            line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c| !matches!(c, ' ' | ':')))
         };
         let lines = text.lines().map(|line| if is_setting(&line) { &line[1..] } else { line });
         lines.collect::<Vec<_>>().join("\n")

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A place in a file.
@@ -167,6 +168,8 @@ pub(super) fn whole_file(name: &str) -> Place {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Spots {
     places: HashMap<String, Spot>,
+    /// Files that were read for values.
+    files: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -179,6 +182,21 @@ impl Spots {
     /// Notes a key that was set.
     pub(super) fn set(&mut self, path: &str, key: Place, value: Place) {
         self.places.insert(path.to_owned(), Spot { key, value });
+    }
+
+    /// Takes in what another source sets, under paths that this one does not have.
+    pub(super) fn extend(&mut self, other: &Spots) {
+        self.places.extend(other.places.iter().map(|(path, spot)| (path.clone(), spot.clone())));
+    }
+
+    /// Notes a file that was read for a value.
+    pub(super) fn read(&mut self, file: PathBuf) {
+        self.files.push(file);
+    }
+
+    /// Those files.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Whether the file sets this key.

@@ -150,7 +150,7 @@ fn backend(
 }
 
 /// The whole text as nodes that know where they stand.
-fn parse(source: &Source<'_>) -> Result<Node, (Place, String)> {
+pub(super) fn parse(source: &Source<'_>) -> Result<Node, (Place, String)> {
     // Editors on other systems begin files with a byte order mark.
     let json = source.text.trim_start_matches('\u{feff}');
     let raw: &RawValue = serde_json::from_str(json).map_err(|error| {

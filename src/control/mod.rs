@@ -7,6 +7,7 @@
 //! block or be futures under any executor.
 
 mod access;
+mod added;
 mod admin;
 mod banner;
 mod compile;
@@ -15,10 +16,13 @@ mod crew;
 pub mod diagnose;
 mod import;
 mod jwks;
+pub mod notify;
 pub mod reload;
 mod rules;
+mod schema;
 mod scrape;
 mod setting;
+mod watch_file;
 mod watching;
 
 use std::collections::VecDeque;
@@ -33,12 +37,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use admin::Office;
-pub use banner::{greeting, status, summary};
+pub use banner::{greeting, standing, status, summary};
 use config::ProxyConfig;
 use crew::{Crew, Work};
 use diagnose::Report;
 use reload::{Applied, NotApplied, Numbers, Overlay, Reloads, Wanted};
 use scrape::Admitted;
+use watch_file::Watcher;
 use watching::Watching;
 
 use crate::auth::Scheme;
@@ -452,8 +457,9 @@ fn control(
     config: ProxyConfig,
     options: Options,
     work: Work,
-    shared: &Shared,
+    shared: &Arc<Shared>,
 ) -> Result<(), ProxyError> {
+    let used = watch_file::contents(config.watched());
     let mut report = Report::default();
     let Some(plan) = compile::compile(&config, &mut report).map(Arc::new) else {
         return Err(ProxyError::Config(report));
@@ -492,6 +498,9 @@ fn control(
     let (watching, outlets) =
         Watching::start(&plan, &config, &shared.lines).map_err(ProxyError::Start)?;
     let kits = watching.kits(outlets, &ask);
+    let handle = Handle(shared.clone());
+    let watcher = Watcher::start(move || drop(handle.order(Wanted::Again)))
+        .map_err(|error| ProxyError::Start(format!("cannot start a thread: {error}")))?;
     let (crew, addr) = Crew::start(&plan, driver, connections_max, &board, &counts, kits, work)
         .map_err(ProxyError::Start)?;
     tracing::info!("listening on {addr}");
@@ -500,6 +509,7 @@ fn control(
         state.tls = plan.listen.tls.is_some();
         state.phase = Phase::Serving;
     });
+    watcher.watch(used);
     let office = Office {
         file: config.clone(),
         config,
@@ -513,6 +523,7 @@ fn control(
         shared,
         admitted: Admitted::default(),
         crew,
+        watcher,
         watching,
     };
     let mut news = News { inbox, office };
@@ -892,6 +903,7 @@ mod tests {
             leaving: Vec::new(),
             plan: Arc::new(plan),
             crew: Crew::none(),
+            watcher: Watcher::default(),
             board: board.clone(),
             counts: Default::default(),
             metrics: crate::telemetry::metrics::Metrics::new(true, 2, Vec::new(), &["other"]),
@@ -923,6 +935,31 @@ mod tests {
         let backends = shared.lock().backends.clone();
         assert_eq!((backends[0].state, backends[0].tools), (Health::Starting, 0));
         assert_eq!(backends[0].detail.as_deref(), Some("why"));
+    }
+
+    #[test]
+    fn what_a_process_that_listens_cannot_change_is_named_and_the_rest_applied() {
+        let proxy = Proxy::start(any_port(), EPOLL).unwrap();
+        let handle = proxy.handle();
+        let addr = handle.addr();
+        let port = if addr.port() == 4242 { 4243 } else { 4242 };
+        let other = config(&format!("listen = {{ host = '::1', port = {port} }}"));
+        let mut other = other;
+        other.proxy.workers = any_port().proxy.workers.map(|_| super::setting::Count(3));
+        other.proxy.name = "other".to_owned();
+        let applied = block_on(handle.reload_with(other)).unwrap();
+        let keys = ["proxy.listen.host", "proxy.listen.port", "proxy.workers"];
+        assert_eq!(applied.needs_restart, keys);
+        assert_eq!((applied.generation, handle.reloads().applied), (2, 1));
+        assert_eq!((handle.addr(), handle.backends().len()), (addr, 2));
+        std::net::TcpStream::connect(addr).unwrap();
+        // Nothing has been read from a file that could be read again.
+        let Err(NotApplied::Faults(report)) = handle.reload_now() else { panic!("reloaded") };
+        assert!(report.to_string().contains("not read from a file"), "{report}");
+        assert_eq!((handle.reloads().generation, handle.reloads().failed), (2, 1));
+        handle.shutdown();
+        assert_eq!(handle.wait(), Ok(()));
+        assert!(matches!(block_on(handle.reload()), Err(NotApplied::Failed(_))));
     }
 
     #[test]

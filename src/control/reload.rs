@@ -14,15 +14,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::added::Added;
 use super::admin::Office;
 use super::banner;
 use super::compile;
-use super::config::{NamedBackend, ProxyConfig};
+use super::config::ProxyConfig;
 use super::diagnose::{Diagnosis, Report};
 use super::jwks;
+use super::watch_file::{self, Contents};
 use crate::auth::Scheme;
 use crate::limits;
 use crate::middleware::outlier::Outlier;
@@ -31,14 +34,13 @@ use crate::worker::orders::Change;
 
 /// What is to be put in force.
 #[derive(Debug)]
-#[expect(dead_code, reason = "backends at run time: their routes are to come in `admin`")]
 pub(super) enum Wanted {
     /// The same files as they are now.
     Again,
     /// Another configuration.
     Config(Box<ProxyConfig>),
     /// The configuration in force with one backend more, until the process ends.
-    Add(Box<NamedBackend>),
+    Add(Box<Added>),
     /// The configuration in force without a backend, until the process ends.
     Remove(String),
 }
@@ -112,18 +114,18 @@ impl Default for Reloads {
 /// Backends that were added and removed at run time: they outlast reloads, not the process.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
-    added: Vec<NamedBackend>,
+    added: Vec<Added>,
     removed: BTreeSet<String>,
 }
 
 impl Overlay {
     fn put_over(&self, config: &mut ProxyConfig) {
-        let own = |name: &str| self.added.iter().any(|added| added.table.name == name);
+        let own = |name: &str| self.added.iter().any(|added| added.name() == name);
         config.backends.retain(|backend| {
             let name = backend.table.name.as_str();
             !self.removed.contains(name) && !own(name)
         });
-        config.backends.extend(self.added.iter().cloned());
+        self.added.iter().for_each(|added| added.put_into(config));
     }
 }
 
@@ -173,7 +175,12 @@ impl Office<'_> {
     /// # Errors
     /// Nothing has changed.
     pub(super) fn reload(&mut self, wanted: Wanted) -> Result<Applied, NotApplied> {
+        // What is wrong with a request is told to whoever made it, and is no fault of the file.
+        let by_request = matches!(wanted, Wanted::Add(_) | Wanted::Remove(_));
+        // Before they are read: what comes between is a change.
+        let used = watch_file::contents(self.config.watched());
         let outcome = self.try_reload(wanted);
+        self.watch(used);
         match &outcome {
             Ok(applied) => {
                 let Applied { generation, added, removed, replaced, changed, .. } = applied;
@@ -197,11 +204,14 @@ impl Office<'_> {
                 self.shared.change(|state| {
                     let reloads = &mut state.reloads;
                     reloads.generation = *generation;
-                    reloads.applied += 1;
-                    reloads.last_error = None;
                     reloads.since = SystemTime::now();
+                    if !by_request {
+                        reloads.applied += 1;
+                        reloads.last_error = None;
+                    }
                 });
             }
+            Err(why) if by_request => tracing::warn!("a request changes nothing: {why}"),
             Err(why) => {
                 tracing::error!("configuration not reloaded, the old one stays in force: {why}");
                 self.shared.change(|state| {
@@ -213,15 +223,29 @@ impl Office<'_> {
         outcome
     }
 
+    /// Watches the files of the configuration in force; of those that are known, `used` is what was
+    /// in them.
+    fn watch(&self, used: Contents) {
+        let known = |path: &Path| used.iter().find(|(known, _)| known == path);
+        let (old, new): (Vec<PathBuf>, Vec<PathBuf>) =
+            self.config.watched().into_iter().partition(|path| known(path).is_some());
+        let mut all = watch_file::contents(new);
+        all.extend(old.iter().filter_map(|path| known(path)).cloned());
+        self.watcher.watch(all);
+    }
+
     fn try_reload(&mut self, wanted: Wanted) -> Result<Applied, NotApplied> {
+        if self.shared.lock().shutdown_wanted {
+            return Err(NotApplied::Failed("the proxy is ending".to_owned()));
+        }
         let mut overlay = self.overlay.clone();
         let file = match wanted {
             Wanted::Again => self.file.again().map_err(NotApplied::Faults)?,
             Wanted::Config(config) => *config,
             Wanted::Add(backend) => {
-                let name = &backend.table.name;
-                if self.config.backends.iter().any(|known| known.table.name == *name) {
-                    return Err(NotApplied::Taken(name.clone()));
+                let name = backend.name();
+                if self.config.backends.iter().any(|known| known.table.name == name) {
+                    return Err(NotApplied::Taken(name.to_owned()));
                 }
                 overlay.added.push(*backend);
                 self.file.clone()
@@ -230,15 +254,18 @@ impl Office<'_> {
                 if !self.config.backends.iter().any(|known| known.table.name == name) {
                     return Err(NotApplied::Unknown(name));
                 }
-                overlay.added.retain(|added| added.table.name != name);
-                overlay.removed.insert(name);
+                overlay.added.retain(|added| added.name() != name);
+                // One that was only added may come by the file later.
+                if self.file.backends.iter().any(|known| known.table.name == name) {
+                    overlay.removed.insert(name);
+                }
                 self.file.clone()
             }
         };
         let mut config = file.clone();
         let needs_restart = self.keep_what_cannot_change(&mut config);
         overlay.put_over(&mut config);
-        let (plan, warnings) = self.compile(&config)?;
+        let (plan, warnings) = next_plan(&self.plan, &self.numbers, &config)?;
         let mut applied = differences(&self.plan, &plan);
         (applied.needs_restart, applied.warnings) = (needs_restart, warnings);
         applied.generation = self.shared.lock().reloads.generation + 1;
@@ -271,48 +298,6 @@ impl Office<'_> {
         keys
     }
 
-    /// The plan of a configuration, with the numbers and the state of what goes on.
-    fn compile(&self, config: &ProxyConfig) -> Result<(Plan, Vec<Diagnosis>), NotApplied> {
-        let known: BTreeMap<&str, BackendId> =
-            self.plan.backends.iter().map(|backend| (&*backend.name, backend.id)).collect();
-        let mut fresh: BTreeMap<String, BackendId> = BTreeMap::new();
-        loop {
-            let mut report = Report::default();
-            let mut given: Vec<BackendId> = fresh.values().copied().collect();
-            let mut number = |name: &str| match (fresh.get(name), known.get(name)) {
-                (Some(id), _) => Some(*id),
-                (None, Some(id)) => Some(*id),
-                (None, None) => {
-                    let id = self.numbers.fresh(&given)?;
-                    given.push(id);
-                    Some(id)
-                }
-            };
-            let plan = compile::compile_numbered(config, &mut report, &mut number);
-            report.sort();
-            let Some(mut plan) = plan else { return Err(NotApplied::Faults(report)) };
-            // Reached in another way, it is another backend; its number may stand in other plans.
-            let mut others = 0;
-            for backend in &plan.backends {
-                let before = self.plan.backends.get(backend.id);
-                if before.is_some_and(|before| !before.is_reached_like(backend)) {
-                    let all: Vec<BackendId> =
-                        fresh.values().copied().chain(given.iter().copied()).collect();
-                    let Some(id) = self.numbers.fresh(&all) else {
-                        let why = "too many backends, those that just leave too: try again later";
-                        return Err(NotApplied::Failed(why.to_owned()));
-                    };
-                    fresh.insert(backend.name.to_string(), id);
-                    others += 1;
-                }
-            }
-            if others == 0 {
-                go_on_with(&self.plan, &mut plan);
-                return Ok((plan, report.warnings));
-            }
-        }
-    }
-
     /// Makes all workers go over to a plan.
     fn go_over(&mut self, plan: Plan, config: &ProxyConfig) -> Result<(), NotApplied> {
         let failed = |why: String| NotApplied::Failed(why);
@@ -330,15 +315,15 @@ impl Office<'_> {
         }
         // What leaves is counted as its own until it has left.
         let leaves = self.plan.backends.iter().filter(|old| plan.backends.get(old.id).is_none());
-        let leaves: Vec<BackendId> = leaves.map(|backend| backend.id).collect();
-        let names = plan.backends.iter().map(|backend| (backend.id, backend.name.clone()));
-        let old = leaves.iter().filter_map(|id| self.plan.backends.get(*id));
-        let old = old.map(|backend| (backend.id, backend.name.clone()));
-        let table = self.metrics.switch(&names.chain(old).collect::<Vec<_>>());
-        let change = Arc::new(Change::new(plan.clone(), table));
+        let leaves: Vec<_> = leaves.map(named).collect();
+        let leaving = self.leaving.iter().chain(&leaves).cloned();
+        let names: Vec<_> = plan.backends.iter().map(named).chain(leaving).collect();
+        let table = self.metrics.switch(&names);
+        let access = |config: &ProxyConfig| (config.auth.clone(), config.security.clone());
+        let is_other_access = access(&self.config) != access(config);
+        let change = Arc::new(Change::new(plan.clone(), table, is_other_access));
         if let Err(why) = self.crew.prepare(&change, outlets) {
-            let names = self.plan.backends.iter().map(|b| (b.id, b.name.clone()));
-            self.metrics.switch(&names.collect::<Vec<_>>());
+            self.count_what_is_there();
             return Err(failed(why));
         }
         // From here on there is no way back. Answers that were given under other rules are old.
@@ -383,14 +368,74 @@ impl Office<'_> {
     /// Gives the places of backends back that no worker has to do with any more.
     pub(super) fn tidy(&mut self) {
         let Office { leaving, board, numbers, .. } = self;
-        leaving.retain(|id| {
+        let before = leaving.len();
+        leaving.retain(|(id, _)| {
             let gone = board.has_left(*id);
             if gone {
                 numbers.give_back(*id);
             }
             !gone
         });
+        if leaving.len() != before {
+            self.count_what_is_there();
+        }
     }
+
+    /// Metrics show the backends of the plan, and those that leave.
+    fn count_what_is_there(&self) {
+        let names = self.plan.backends.iter().map(named).chain(self.leaving.iter().cloned());
+        self.metrics.switch(&names.collect::<Vec<_>>());
+    }
+}
+
+/// The plan of a configuration, with the numbers and the state of what goes on.
+fn next_plan(
+    old: &Plan,
+    numbers: &Numbers,
+    config: &ProxyConfig,
+) -> Result<(Plan, Vec<Diagnosis>), NotApplied> {
+    let known: BTreeMap<&str, BackendId> =
+        old.backends.iter().map(|backend| (&*backend.name, backend.id)).collect();
+    let mut fresh: BTreeMap<String, BackendId> = BTreeMap::new();
+    loop {
+        let mut report = Report::default();
+        let mut given: Vec<BackendId> = fresh.values().copied().collect();
+        let mut number = |name: &str| match (fresh.get(name), known.get(name)) {
+            (Some(id), _) => Some(*id),
+            (None, Some(id)) => Some(*id),
+            (None, None) => {
+                let id = numbers.fresh(&given)?;
+                given.push(id);
+                Some(id)
+            }
+        };
+        let plan = compile::compile_numbered(config, &mut report, &mut number);
+        report.sort();
+        let Some(mut plan) = plan else { return Err(NotApplied::Faults(report)) };
+        // Reached in another way, it is another backend; its number may stand in other plans.
+        let mut others = 0;
+        for backend in &plan.backends {
+            let before = old.backends.get(backend.id);
+            if before.is_some_and(|before| !before.is_reached_like(backend)) {
+                let all: Vec<BackendId> =
+                    fresh.values().copied().chain(given.iter().copied()).collect();
+                let Some(id) = numbers.fresh(&all) else {
+                    let why = "too many backends, those that just leave too: try again later";
+                    return Err(NotApplied::Failed(why.to_owned()));
+                };
+                fresh.insert(backend.name.to_string(), id);
+                others += 1;
+            }
+        }
+        if others == 0 {
+            go_on_with(old, &mut plan);
+            return Ok((plan, report.warnings));
+        }
+    }
+}
+
+fn named(backend: &Arc<BackendPlan>) -> (BackendId, Arc<str>) {
+    (backend.id, backend.name.clone())
 }
 
 fn scheme(plan: &Plan) -> Option<&Scheme> {
@@ -447,4 +492,139 @@ fn go_on_with(old: &Plan, new: &mut Plan) {
         backend
     };
     new.backends = std::mem::take(&mut new.backends).into_all().into_iter().map(go_on).collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::added;
+
+    #[test]
+    fn no_number_is_given_twice() {
+        let mut numbers = Numbers::default();
+        let mut given = BTreeSet::new();
+        for _ in 0..100 {
+            let one = numbers.fresh(&[]).unwrap();
+            let two = numbers.fresh(&[one]).unwrap();
+            assert_ne!(slot(one), slot(two));
+            assert!(given.insert(one) && given.insert(two), "{one} {two}");
+            assert!(slot(one) < 2 && slot(two) < 2, "places are used again");
+            [one, two].into_iter().for_each(|id| numbers.take(id));
+            assert!(slot(numbers.fresh(&[]).unwrap()) == 2);
+            [one, two].into_iter().for_each(|id| numbers.give_back(id));
+        }
+        for _ in 0..limits::BACKENDS_MAX {
+            let id = numbers.fresh(&[]).unwrap();
+            numbers.take(id);
+        }
+        assert_eq!(numbers.fresh(&[]), None);
+        numbers.give_back(plan::number(7, 0));
+        assert_eq!(numbers.fresh(&[]).map(slot), Some(7));
+    }
+
+    const HEAD: &str = "[proxy]\nname='p'\nworkers=2\n";
+
+    fn backend(name: &str, args: &str, rules: &str) -> String {
+        format!(
+            "[[backends]]\nname='{name}'\ntransport='stdio'\ncommand='true'\nargs=['{args}']\n\
+             {rules}\n"
+        )
+    }
+
+    fn first(text: &str) -> (Plan, Numbers) {
+        let config = ProxyConfig::parse(&format!("{HEAD}{text}")).unwrap();
+        let plan = compile::compile(&config, &mut Report::default()).unwrap();
+        let numbers = Numbers::of(&plan);
+        (plan, numbers)
+    }
+
+    fn next(old: &Plan, numbers: &mut Numbers, text: &str) -> (Plan, Applied) {
+        let config = ProxyConfig::parse(&format!("{HEAD}{text}")).unwrap();
+        let (plan, _) = next_plan(old, numbers, &config).unwrap();
+        plan.backends.iter().for_each(|backend| numbers.take(backend.id));
+        let applied = differences(old, &plan);
+        (plan, applied)
+    }
+
+    fn find<'p>(plan: &'p Plan, name: &str) -> &'p Arc<BackendPlan> {
+        plan.backends.iter().find(|backend| &*backend.name == name).unwrap()
+    }
+
+    #[test]
+    fn what_is_the_same_goes_on_and_what_is_not_has_another_number() {
+        let same = backend("same", "x", "circuit_breaker={}");
+        let rules = |seconds: u32| {
+            backend(
+                "rules",
+                "x",
+                &format!("timeout={{seconds={seconds}}}\nrate_limit={{requests=1}}"),
+            )
+        };
+        let moved = |args: &str| backend("moved", args, "");
+        let gone = backend("gone", "x", "");
+        let (old, mut numbers) = first(&[same.clone(), rules(1), moved("x"), gone].concat());
+        let limit = |plan: &Plan, at: u64| {
+            let rate = find(plan, "rules").around.rate.clone().unwrap();
+            rate.admit(std::time::Duration::from_micros(at))
+        };
+        assert!(limit(&old, 1).is_ok());
+
+        let (new, applied) = next(
+            &old,
+            &mut numbers,
+            &[backend("come", "x", ""), moved("y"), rules(2), same.clone()].concat(),
+        );
+        assert!(Arc::ptr_eq(find(&old, "same"), find(&new, "same")));
+        assert_eq!(find(&old, "rules").id, find(&new, "rules").id);
+        assert!(limit(&new, 2).is_err(), "its limit counts on");
+        assert_ne!(find(&old, "moved").id, find(&new, "moved").id);
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(applied.added, names(&["come"]));
+        assert_eq!(applied.replaced, names(&["moved"]));
+        assert_eq!(applied.changed, names(&["rules"]));
+        assert_eq!(applied.removed, names(&["gone"]));
+        let places: BTreeSet<usize> =
+            old.backends.iter().chain(&new.backends).map(|backend| slot(backend.id)).collect();
+        assert_eq!(places.len(), 6, "none has the place of one that is still there");
+    }
+
+    #[test]
+    fn references_follow_the_numbers() {
+        let copy = |args: &str| backend("copy", args, "mirror_of='main'");
+        let main = |args: &str| backend("main", args, "");
+        let (mut plan, mut numbers) = first(&[main("x"), copy("x")].concat());
+        for (a, b) in [("x", "y"), ("y", "y"), ("z", "z")] {
+            plan = next(&plan, &mut numbers, &[copy(b), main(a)].concat()).0;
+            let mirrors = &find(&plan, "main").chain.mirror.as_ref().unwrap().0;
+            let heard: Vec<_> = mirrors.iter().map(|(id, _)| *id).collect();
+            assert_eq!(heard, [find(&plan, "copy").id]);
+        }
+    }
+
+    #[test]
+    fn what_is_added_and_removed_at_run_time_lies_over_the_file() {
+        let file = ProxyConfig::parse(&format!(
+            "{HEAD}{}{}",
+            backend("one", "x", ""),
+            backend("two", "x", "")
+        ))
+        .unwrap();
+        let mut overlay = Overlay::default();
+        let names = |overlay: &Overlay| {
+            let mut config = file.clone();
+            overlay.put_over(&mut config);
+            config.backends.iter().map(|b| b.table.name.clone()).collect::<Vec<_>>().join(" ")
+        };
+        let added = |name: &str| {
+            added::read(&format!(r#"{{"name":"{name}","url":"http://127.0.0.1:1/"}}"#)).unwrap()
+        };
+        overlay.added.push(added("three"));
+        assert_eq!(names(&overlay), "one two three");
+        overlay.removed.insert("one".into());
+        assert_eq!(names(&overlay), "two three");
+        // Removed, and added again as another one.
+        overlay.added.push(added("one"));
+        assert_eq!(names(&overlay), "two three one");
+    }
 }

@@ -7,9 +7,10 @@ use std::fs;
 use std::sync::atomic::Ordering;
 
 use super::reload::Reloads;
-use crate::backend::health::{Board, State};
+use crate::backend::health::{Board, CacheStats, State};
 use crate::limits;
 use crate::middleware::breaker;
+use crate::middleware::reuse::Use;
 use crate::plan::{BackendPlan, Plan, TransportPlan};
 use crate::telemetry::metrics::{Lost, Metrics, Outcome};
 use crate::telemetry::prometheus::Text;
@@ -136,6 +137,7 @@ fn backends(text: &mut Text, plan: &Plan, board: &Board) {
     each(text, "ejections_total", "counter", "How often it was ejected.", &|backend| {
         Some(backend.around.outlier.as_ref()?.ejections() as f64)
     });
+    caches(text, plan, board);
     text.family("backend_connections", "gauge", "Connections to it; of a child, children.");
     for backend in &plan.backends {
         let states: &[(&str, u32)] = match &backend.transport {
@@ -148,6 +150,34 @@ fn backends(text: &mut Text, plan: &Plan, board: &Board) {
         for (state, count) in states {
             text.sample(&[("backend", &backend.name), ("state", state)], count);
         }
+    }
+}
+
+/// What caches did and hold, of the backends that have one; calls that ran together.
+fn caches(text: &mut Text, plan: &Plan, board: &Board) {
+    let cached = || plan.backends.iter().filter(|backend| backend.caches());
+    text.family("cache_requests_total", "counter", "Calls of a kind that a cache is for.");
+    for backend in cached() {
+        let stats = board.cache(backend.id);
+        let counts = [stats.hits, stats.misses, stats.bypassed];
+        for (result, count) in Use::NAMES.iter().zip(counts) {
+            text.sample(&[("backend", &backend.name), ("result", result)], count);
+        }
+    }
+    type Held = fn(&CacheStats) -> u64;
+    let held: [(&str, &str, Held); 2] = [
+        ("cache_entries", "Answers that are kept.", |stats| stats.entries),
+        ("cache_bytes", "Their bytes.", |stats| stats.bytes),
+    ];
+    for (name, help, value) in held {
+        text.family(name, "gauge", help);
+        for backend in cached() {
+            text.sample(&[("backend", &backend.name)], value(&board.cache(backend.id)));
+        }
+    }
+    text.family("coalesced_total", "counter", "Calls that ran together with another one.");
+    for backend in plan.backends.iter().filter(|backend| backend.merges()) {
+        text.sample(&[("backend", &backend.name)], board.cache(backend.id).merged);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Owns: how one value of a configuration is read: kinds of values, variables in texts, secrets.
 //! Never: which keys there are (`config`), nor what they mean together (`compile`).
-//! Next: `import`, for servers that an `mcp.json` names.
+//! Next: `schema`, which tells editors. Then `import`, for servers that an `mcp.json` names.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::config::{MOVED, Root, World, read_bounded};
 use super::diagnose::{Report, Source, Spots, nearest};
+use super::schema::{self, Schema};
 use crate::auth::keys::Algorithm;
 use crate::jsonrpc::quote;
 use crate::limits;
@@ -288,21 +289,20 @@ fn is_variable(name: &str) -> bool {
 pub(super) struct KeyDoc {
     pub(super) name: &'static str,
     /// Its documentation, a line each, with the blank that follows the slashes.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the manual is compared in tests"))]
     pub(super) manual: &'static [&'static str],
     #[cfg_attr(not(test), expect(dead_code, reason = "the manual is compared in tests"))]
     pub(super) accepts: String,
     /// As TOML; `None` = there is none, or it depends.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the manual is compared in tests"))]
     pub(super) default: Option<String>,
-    #[cfg_attr(not(test), expect(dead_code, reason = "the manual is compared in tests"))]
     pub(super) needed: bool,
+    /// What its value may look like.
+    pub(super) schema: fn() -> serde_json::Value,
     /// The keys of the table that it holds.
     pub(super) table: fn() -> Vec<KeyDoc>,
 }
 
 /// A kind of value.
-pub(super) trait Setting: Sized {
+pub(super) trait Setting: Schema + Sized {
     /// Whether faults must not quote it.
     const SECRET: bool = false;
     /// Whether it is a table of its own.
@@ -693,6 +693,7 @@ impl Setting for Secret {
             return reader.expand(text, node.offset, path).map(Secret);
         };
         let file = reader.world.folder.join(reader.expand(file, node.offset, path)?);
+        reader.spots.read(file.clone());
         let read = read_bounded(&file, limits::SECRET_BYTES_MAX)
             .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned()));
         match read {
@@ -878,6 +879,10 @@ macro_rules! choices {
         $(#[doc = $about])+
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(super) enum $name { $($(#[doc = $doc])+ $variant,)* }
+
+        impl Schema for $name {
+            fn schema() -> serde_json::Value { schema::words(&[$($word),*]) }
+        }
 
         impl Setting for $name {
             fn accepts() -> String { [$(concat!("\"", $word, "\"")),*].join(" or ") }

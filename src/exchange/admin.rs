@@ -84,7 +84,7 @@ async fn page(
         Ok(Reply::Page(page)) => page,
         Ok(Reply::Sessions) => sessions(world).await,
         Ok(Reply::EndSession(id)) => end_session(world, &id).await,
-        Ok(Reply::Said(_) | Reply::NoTool) => {
+        Ok(Reply::Said(_) | Reply::Declined(_) | Reply::NoTool) => {
             Page::error(500, "internal", "the control plane answered something else")
         }
         Err(error) => {

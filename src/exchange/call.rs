@@ -21,7 +21,7 @@ use crate::mcp::method::Method;
 use crate::mcp::name::Target;
 use crate::mcp::session::SessionRecord;
 use crate::mcp::tasks;
-use crate::middleware::reuse::{Held, Reusable};
+use crate::middleware::reuse::{Held, Reusable, Use};
 use crate::middleware::{Copy, Known, Request, Row};
 use crate::plan::{BackendId, BackendPlan};
 use crate::rt;
@@ -69,6 +69,9 @@ pub(super) async fn call(
         let view = view.as_deref();
         let shaped = shape(world, &who, plan, view, method, &mut message, &mut envelope);
         let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
+        // What a backend says to one token is for nobody else.
+        let used = shaped.used.map(|used| if plan.forwards() { Use::Bypass } else { used });
+        ask.facts.cache(world, backend, used);
         if let Some(held) = shaped.held {
             let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
             let replies = Replies::ready(held.to(id), backend);
@@ -80,7 +83,6 @@ pub(super) async fn call(
                 mirror(&world, Some(record.clone()), None, method, copy);
             }
         };
-        // What a backend says to one token is for nobody else.
         match shaped.reusable.filter(|_| !plan.forwards()) {
             None => mirrors(),
             // Of calls that run together a mirror hears one.
@@ -375,6 +377,8 @@ pub(super) struct Shaped {
     pub(super) held: Option<Held>,
     /// What may be done with its answer.
     pub(super) reusable: Option<Box<Reusable>>,
+    /// What the cache did, if there is one for such calls.
+    pub(super) used: Option<Use>,
 }
 
 /// Sends a copy of a request to another backend. Nobody waits for it, and nothing that becomes of
@@ -512,5 +516,7 @@ pub(super) async fn shape(
     }
     let hints = request.hints();
     let Request { own, copies, held, reusable, .. } = request;
-    Ok(Shaped { own, hints, copies, held, reusable })
+    let reuse = plan.chain.reuse.as_ref();
+    let used = reuse.and_then(|reuse| reuse.used(what, held.as_ref(), reusable.as_deref()));
+    Ok(Shaped { own, hints, copies, held, reusable, used })
 }

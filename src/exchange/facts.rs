@@ -22,6 +22,7 @@ use crate::jsonrpc::{self, Envelope, Kind as MessageKind, walk};
 use crate::limits;
 use crate::mcp::method::Method;
 use crate::mcp::session::SessionRecord;
+use crate::middleware::reuse::Use;
 use crate::plan::BackendId;
 use crate::rt;
 use crate::telemetry::clock;
@@ -52,6 +53,7 @@ pub(super) struct Facts {
     reason: Cell<Option<Reason>>,
     bytes_in: Cell<usize>,
     modern: Cell<bool>,
+    used: Cell<Option<Use>>,
     handle: OnceCell<Rc<CallHandle>>,
     pub(super) detail: OnceCell<Rc<Detail>>,
 }
@@ -92,6 +94,7 @@ impl Facts {
             reason: Cell::new(None),
             bytes_in: Cell::new(0),
             modern: Cell::new(false),
+            used: Cell::new(None),
             handle: OnceCell::new(),
             detail: OnceCell::new(),
         }
@@ -109,6 +112,7 @@ impl Facts {
             reason: self.reason.clone(),
             bytes_in: self.bytes_in.clone(),
             modern: self.modern.clone(),
+            used: self.used.clone(),
             handle: self.handle.clone(),
             detail: self.detail.clone(),
         }
@@ -171,6 +175,14 @@ impl Facts {
             // Without escapes the bytes are the name.
             let known = world.meter.known_tool(backend, &raw[1..raw.len() - 1]);
             self.tool.set(Some(known.or_else(|| new_tool(world, backend, raw))));
+        }
+    }
+
+    /// The cache of its backend did this for it; `None` = there is none for such calls.
+    pub(super) fn cache(&self, world: &World, backend: BackendId, used: Option<Use>) {
+        self.used.set(used);
+        if let Some(used) = used {
+            world.backends.count_cache(backend, used);
         }
     }
 
@@ -373,7 +385,7 @@ impl Facts {
             .number("code", code.map(i64::from))
             .millis("duration_ms", total)
             .number("attempts", Some(attempts.into()))
-            .text("cache", None)
+            .text("cache", self.used.get().map(Use::as_str))
             .number("bytes_in", Some(self.bytes_in.get() as i64))
             .number("bytes_out", Some(ends.bytes_out as i64));
         if world.plan.watch.audit.as_ref().is_some_and(|audit| audit.arguments) {

@@ -103,14 +103,14 @@ pub(super) async fn post(
         Method::PromptsList => ListKind::Prompts,
         Method::Discover => {
             world.settled().await;
-            let answer = offer::discover(world, ask, &asked.id);
+            let answer = offer::discover(&world.latest(), ask, &asked.id);
             ask.facts.well();
             return connection.answer(200, &with(JSON, &ask.cors), &answer).await;
         }
         Method::Listen => return listen::listen(world, connection, ask, asked).await,
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => {
-            if let Some(tool) = own::called(world, ask, method, &asked.message, &asked.envelope) {
-                let outcome = Box::pin(own::call(world, ask, tool, &asked.id)).await;
+            if let Some(own) = own::called(world, ask, method, &asked.message, &asked.envelope) {
+                let outcome = Box::pin(own::call(world, ask, own, &asked.id)).await;
                 return relay::own(connection, ask, outcome).await;
             }
             return forward::forward(world, connection, ask, head, asked).await;
@@ -126,7 +126,8 @@ pub(super) async fn post(
         return fail(connection, ask, &error, &asked.id).await;
     }
     world.settled().await;
-    let answer = offer::list(world, &asked.caller, ask, list, &asked.id).await;
+    // What is told now must not be older than what was announced meanwhile.
+    let answer = offer::list(&world.latest(), &asked.caller, ask, list, &asked.id).await;
     ask.facts.well();
     connection.answer(200, &with(JSON, &ask.cors), &answer).await
 }

@@ -50,7 +50,14 @@ const CONFIG: Tool = Tool {
     title: "Show configuration",
     about: "The configuration that is in force, as TOML, without secrets.",
 };
-const TOOLS: [Tool; 4] = [LIST_BACKENDS, HEALTH_CHECK, SESSION_COUNT, CONFIG];
+const ADD_BACKEND: Tool = Tool {
+    name: "add_backend",
+    title: "Add a backend",
+    about: "Puts one more MCP server, reached over HTTP, behind this proxy, until the proxy ends. \
+            Its tools appear under its name once it is up.",
+};
+/// The last one changes something.
+const TOOLS: [Tool; 5] = [LIST_BACKENDS, HEALTH_CHECK, SESSION_COUNT, CONFIG, ADD_BACKEND];
 
 impl Tool {
     /// JSON Schema of what it says.
@@ -88,24 +95,51 @@ impl Tool {
                 "unhealthy_backends": { "type": "array", "items": { "type": "string" } },
                 "config": { "type": "object" },
             })),
+            ADD_BACKEND => object(json!({
+                "name": { "type": "string" },
+                "generation": { "type": "integer" },
+            })),
             SESSION_COUNT => object(json!({ "sessions": { "type": "integer" } })),
             _ => object(json!({ "toml": { "type": "string" } })),
         }
     }
 
+    /// JSON Schema of its arguments.
+    fn input(self) -> Value {
+        match self {
+            ADD_BACKEND => json!({
+                "type": "object",
+                "properties": {
+                    "name": {
+                        "type": "string",
+                        "description": "What it is called here: letters, digits, _ - .",
+                    },
+                    "url": {
+                        "type": "string",
+                        "description": "Its MCP endpoint, http or https.",
+                    },
+                },
+                "required": ["name", "url"],
+                "additionalProperties": false,
+            }),
+            _ => json!({ "type": "object", "additionalProperties": false }),
+        }
+    }
+
     fn entry(self, prefix: &str) -> Value {
+        let reads = self != ADD_BACKEND;
         json!({
             "name": format!("{prefix}{}", self.name),
             "title": self.title,
             "description": self.about,
-            "inputSchema": { "type": "object", "additionalProperties": false },
+            "inputSchema": self.input(),
             "outputSchema": self.output(),
             "annotations": {
                 "title": self.title,
-                "readOnlyHint": true,
+                "readOnlyHint": reads,
                 "destructiveHint": false,
-                "idempotentHint": true,
-                "openWorldHint": false,
+                "idempotentHint": reads,
+                "openWorldHint": !reads,
             },
         })
     }
@@ -114,6 +148,15 @@ impl Tool {
 /// Whether whoever asks may know of them.
 fn are_shown(world: &World, ask: &Ask) -> bool {
     world.plan.watch.admin_tools != AdminTools::Off && is_admin(world, ask)
+}
+
+/// Those that there are.
+fn tools(world: &World) -> &'static [Tool] {
+    match world.plan.watch.admin_tools {
+        AdminTools::Off => &[],
+        AdminTools::Read => &TOOLS[..TOOLS.len() - 1],
+        AdminTools::Full => &TOOLS,
+    }
 }
 
 fn prefix(world: &World) -> String {
@@ -131,14 +174,14 @@ pub(super) fn list(world: &World, ask: &Ask, end: &[u8], answer: &mut Vec<u8>) {
     if !are_shown(world, ask) || !answer.ends_with(end) {
         return;
     }
-    let tools = world.own_tools.get_or_init(|| {
+    let entries = world.own_tools.get_or_init(|| {
         let prefix = prefix(world);
         let entry =
-            |tool: Tool| (format!("{prefix}{}", tool.name), tool.entry(&prefix).to_string());
-        TOOLS.map(entry).into()
+            |tool: &Tool| (format!("{prefix}{}", tool.name), tool.entry(&prefix).to_string());
+        tools(world).iter().map(entry).collect()
     });
     answer.truncate(answer.len() - end.len());
-    for (_, entry) in tools.iter().filter(|(name, _)| !is_taken(world, name)) {
+    for (_, entry) in entries.iter().filter(|(name, _)| !is_taken(world, name)) {
         if !answer.ends_with(b"[") {
             answer.push(b',');
         }
@@ -158,14 +201,21 @@ pub(super) fn capabilities<'c>(world: &World, ask: &Ask, promised: &'c str) -> C
     Cow::Owned(format!("{{\"tools\":{{\"listChanged\":true}}{comma}{rest}"))
 }
 
-/// The tool of the proxy's own that a message calls, if it is one, and for this caller.
+/// A call of one of them.
+pub(super) struct Called {
+    tool: Tool,
+    /// As they were sent.
+    arguments: Vec<u8>,
+}
+
+/// The call of a tool of the proxy's own that a message is, if it is one, and for this caller.
 pub(super) fn called(
     world: &World,
     ask: &Ask,
     method: Method,
     message: &[u8],
     envelope: &Envelope,
-) -> Option<Tool> {
+) -> Option<Called> {
     let raw = envelope.name?.of(message);
     // Nearly all names end here.
     if method != Method::ToolsCall || !raw.starts_with(b"\"proxy") || !are_shown(world, ask) {
@@ -173,20 +223,29 @@ pub(super) fn called(
     }
     let name = jsonrpc::unquote(raw)?;
     let own = name.strip_prefix(prefix(world).as_str())?;
-    TOOLS.into_iter().find(|tool| tool.name == own).filter(|_| !is_taken(world, &name))
+    let tool = tools(world).iter().find(|tool| tool.name == own)?;
+    let arguments = envelope.arguments.map_or(&b""[..], |span| span.of(message));
+    (!is_taken(world, &name)).then(|| Called { tool: *tool, arguments: arguments.to_vec() })
 }
 
 /// Calls one of them.
-pub(super) async fn call(world: &Rc<World>, ask: &Ask, tool: Tool, id: &[u8]) -> Outcome {
-    ask.facts.own_tool(world, tool.name);
-    match say(world, tool).await {
+pub(super) async fn call(world: &Rc<World>, ask: &Ask, called: Called, id: &[u8]) -> Outcome {
+    ask.facts.own_tool(world, called.tool.name);
+    match say(world, called).await {
         Ok(said) => {
-            let text = match &said["toml"] {
-                Value::String(toml) => toml.clone(),
-                _ => format!("{said:#}"),
+            let text = match &said {
+                Ok(said) => match &said["toml"] {
+                    Value::String(toml) => toml.clone(),
+                    _ => format!("{said:#}"),
+                },
+                Err(why) => why.clone(),
             };
             let content = json!([{ "type": "text", "text": text }]);
-            let result = json!({ "content": content, "structuredContent": said }).to_string();
+            let result = match said {
+                Ok(said) => json!({ "content": content, "structuredContent": said }),
+                Err(_) => json!({ "content": content, "isError": true }),
+            };
+            let result = result.to_string();
             let mut answer = Vec::with_capacity(result.len() + 64);
             jsonrpc::result(&mut answer, id, result.as_bytes());
             Outcome::Answer(answer)
@@ -195,13 +254,16 @@ pub(super) async fn call(world: &Rc<World>, ask: &Ask, tool: Tool, id: &[u8]) ->
     }
 }
 
-async fn say(world: &World, tool: Tool) -> Result<Value> {
+/// What a tool says, or in words why it did not do what it was asked for.
+async fn say(world: &World, called: Called) -> Result<std::result::Result<Value, String>> {
+    let Called { tool, arguments } = called;
     if tool == SESSION_COUNT {
-        return Ok(json!({ "sessions": world.counts.sessions.load(Ordering::Relaxed) }));
+        return Ok(Ok(json!({ "sessions": world.counts.sessions.load(Ordering::Relaxed) })));
     }
     let wrong = || Error::new(Kind::Internal).cause("the control plane has no such tool");
-    match world.ask_control(Wanted::Tool(tool.name.to_owned())).await? {
-        Reply::Said(text) => serde_json::from_str(&text).map_err(|_| wrong()),
+    match world.ask_control(Wanted::Tool { name: tool.name, arguments }).await? {
+        Reply::Said(text) => serde_json::from_str(&text).map(Ok).map_err(|_| wrong()),
+        Reply::Declined(why) => Ok(Err(why)),
         _ => Err(wrong()),
     }
 }

@@ -174,8 +174,8 @@ pub(super) async fn perform(
             return Outcome::Answer(answer);
         }
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {
-            if let Some(name) = own::called(world, ask, method, &message, &envelope) {
-                return Box::pin(own::call(world, ask, name, &id)).await;
+            if let Some(own) = own::called(world, ask, method, &message, &envelope) {
+                return Box::pin(own::call(world, ask, own, &id)).await;
             }
             let task = envelope.task && method == Method::ToolsCall;
             return match call(world, ask, record, method, message, envelope, &id).await {
@@ -224,6 +224,8 @@ pub(super) async fn perform(
     match cursor(&message, &envelope) {
         Ok(()) => {
             world.settled().await;
+            // What is told now must not be older than what was announced meanwhile.
+            let world = &world.latest();
             let mut result = Box::pin(world.list(record, list)).await;
             if world.forwards {
                 let viewer = Viewer::Session(record);

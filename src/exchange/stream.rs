@@ -52,7 +52,8 @@ pub(super) async fn listen(
     connection.begin_with(200, &lines, None, &first).await?;
     loop {
         let wait = rt::time::timeout(limits::SSE_COMMENT_INTERVAL, reader.next());
-        match rt::race(wait, connection.closed()).await {
+        let end = rt::race(connection.closed(), world.dismissed.wait());
+        match rt::race(wait, end).await {
             rt::Either::Left(Ok(Some(messages))) => {
                 let mut events = Vec::new();
                 for (number, message) in &messages {
@@ -64,8 +65,10 @@ pub(super) async fn listen(
                 record.touch(rt::time::now());
                 connection.chunk(sse::COMMENT.to_vec()).await?;
             }
-            rt::Either::Left(Ok(None)) => return connection.finish().await,
-            rt::Either::Right(()) => {
+            rt::Either::Left(Ok(None)) | rt::Either::Right(rt::Either::Right(())) => {
+                return connection.finish().await;
+            }
+            rt::Either::Right(rt::Either::Left(())) => {
                 connection.abort();
                 return Ok(());
             }

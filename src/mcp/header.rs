@@ -91,25 +91,36 @@ pub fn accepted<'a>(fields: impl Iterator<Item = &'a [u8]> + Clone) -> (bool, bo
     (accepts(fields.clone(), "application", "json"), accepts(fields, "text", "event-stream"))
 }
 
-/// Whether the media ranges of one or more `Accept` fields take `kind/sub`.
-///
-/// Weights are read only for `q=0`, which refuses.
+/// Whether the media ranges of one or more `Accept` fields take `kind/sub`: of those that it falls
+/// under, the most specific one decides. Weights are read only for `q=0`, which refuses.
 fn accepts<'a>(fields: impl Iterator<Item = &'a [u8]>, kind: &str, sub: &str) -> bool {
     let mut fields = fields.peekable();
     if fields.peek().is_none() {
         return true;
     }
-    fields.filter_map(|field| std::str::from_utf8(field).ok()).flat_map(|f| f.split(',')).any(
-        |range| {
-            let mut parts = range.split(';').map(str::trim);
-            let media = parts.next().unwrap_or("");
-            let Some((left, right)) = media.split_once('/') else { return false };
-            let taken = (left == "*" && right == "*")
-                || (left.eq_ignore_ascii_case(kind)
-                    && (right == "*" || right.eq_ignore_ascii_case(sub)));
-            taken && !parts.any(|p| matches!(p, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-        },
-    )
+    // How specific the best range is, and whether it takes.
+    let mut best: Option<(u8, bool)> = None;
+    for range in fields.filter_map(|f| std::str::from_utf8(f).ok()).flat_map(|f| f.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or("");
+        let Some((left, right)) = media.split_once('/') else { continue };
+        let specific = match (left, right) {
+            ("*", "*") => 0,
+            _ if !left.eq_ignore_ascii_case(kind) => continue,
+            (_, "*") => 1,
+            _ if right.eq_ignore_ascii_case(sub) => 2,
+            _ => continue,
+        };
+        best = best.max(Some((specific, !parts.any(is_refusal))));
+    }
+    best.is_some_and(|(_, taken)| taken)
+}
+
+/// Whether a parameter of a media range is the weight 0 (RFC 9110 §12.4.2).
+fn is_refusal(parameter: &str) -> bool {
+    parameter.split_once('=').is_some_and(|(name, value)| {
+        name.eq_ignore_ascii_case("q") && matches!(value, "0" | "0." | "0.0" | "0.00" | "0.000")
+    })
 }
 
 /// Whether a `Content-Type` is JSON in UTF-8 (or says no charset).
@@ -183,7 +194,10 @@ mod tests {
             ("application/json, text/event-stream", (true, true)),
             ("text/event-stream,application/json", (true, true)),
             ("application/json", (true, false)),
-            ("text/event-stream;q=0, */*", (true, true)),
+            ("text/event-stream;q=0, */*", (true, false)),
+            ("*/*;q=0, application/json", (true, false)),
+            ("text/*;Q=0., */*", (true, false)),
+            ("text/*;q=0.001", (false, true)),
         ] {
             assert_eq!(accepted(one(field)), both, "{field}");
         }

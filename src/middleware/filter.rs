@@ -119,11 +119,17 @@ impl Row for Filter {
     }
 }
 
-/// A URI without percent-encoding and dot segments, its scheme in lower case (RFC 3986 §6.2.2).
+/// A URI without percent-encoding and dot segments, its scheme in lower case (RFC 3986 §6.2.2), and
+/// with slashes for backslashes, which some servers read so: the same for all its spellings.
 pub fn plain(uri: &str) -> Cow<'_, str> {
-    let scheme = uri.find(':').map_or("", |end| &uri[..end]);
-    let dotted = uri.split(['/', '\\']).any(|segment| matches!(segment, "." | ".."));
-    if !uri.contains('%') && !dotted && !scheme.bytes().any(|b| b.is_ascii_uppercase()) {
+    // What has another character before its colon is a path with a colon in it.
+    let scheme = |text: &str| {
+        let of_scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+        text.find(':').filter(|end| text.bytes().take(*end).all(of_scheme)).unwrap_or(0)
+    };
+    let dotted = uri.split('/').any(|segment| matches!(segment, "." | ".."));
+    let upper = uri[..scheme(uri)].bytes().any(|b| b.is_ascii_uppercase());
+    if !uri.contains(['%', '\\']) && !dotted && !upper {
         return Cow::Borrowed(uri);
     }
     let mut bytes = Vec::with_capacity(uri.len());
@@ -141,15 +147,18 @@ pub fn plain(uri: &str) -> Cow<'_, str> {
             }
         }
     }
-    bytes[..scheme.len().min(uri.len())].make_ascii_lowercase();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let start = match text.find("://") {
-        Some(at) => at + 3,
-        None => text.find(':').map_or(0, |at| at + 1),
+    let text = String::from_utf8_lossy(&bytes).replace('\\', "/");
+    // Only now: a scheme may be encoded as well. And only directly behind it stands an authority:
+    // `://` in a query must not hide the path before it.
+    let end = scheme(&text);
+    let start = match &text[end..] {
+        rest if rest.starts_with("://") => end + 3,
+        rest if rest.starts_with(':') => end + 1,
+        _ => end,
     };
     let (head, path) = text.split_at(start);
     let mut kept: Vec<&str> = Vec::new();
-    for (index, segment) in path.split(['/', '\\']).enumerate() {
+    for (index, segment) in path.split('/').enumerate() {
         match segment {
             "." => {}
             // The authority, or the empty segment before the first slash, is no place to leave.
@@ -158,7 +167,10 @@ pub fn plain(uri: &str) -> Cow<'_, str> {
             _ => kept.push(segment),
         }
     }
-    Cow::Owned(format!("{head}{}", kept.join("/")))
+    let mut shown = format!("{head}{}", kept.join("/"));
+    let end = scheme(&shown);
+    shown[..end].make_ascii_lowercase();
+    Cow::Owned(shown)
 }
 
 #[cfg(test)]
@@ -231,6 +243,27 @@ mod tests {
         }
         assert_eq!(plain("memo://a/../../b"), "memo://a/b");
         assert_eq!(plain("urn:a:%41"), "urn:a:A");
+    }
+
+    /// A scheme that was itself percent-encoded ended the exchange in a panic, `://` in a query hid
+    /// the path before it, and a backslash became a slash only if something else was odd.
+    #[test]
+    fn every_spelling_has_one_plain_form() {
+        for (uri, expected) in [
+            ("%46%49%4c%45:", "file:"),
+            ("%66ile:///%70ub/../etc", "file:///etc"),
+            ("FILE%3a///a", "file:///a"),
+            ("file:/pub/../etc/passwd?x=://", "file:/etc/passwd?x=://"),
+            ("file:/pub/../etc/passwd%3fx%3d%3a//", "file:/etc/passwd?x=://"),
+            ("pub/../../etc/a:b", "pub/etc/a:b"),
+            ("file:///etc\\passwd", "file:///etc/passwd"),
+            ("file:///C:\\a\\..\\b", "file:///C:/b"),
+        ] {
+            assert_eq!(plain(uri), expected, "{uri}");
+        }
+        let expose = Rule::Expose(Patterns(vec![Pattern::parse("file:/pub/*").unwrap()]));
+        assert!(expose.shows_uri("file:/pub/a"));
+        assert!(!expose.shows_uri("file:/pub/../etc/passwd?x=://"));
     }
 
     #[test]

@@ -99,6 +99,27 @@ pub struct Reusable {
     pub repeatable: bool,
 }
 
+/// What the cache of a backend did for a call of a kind that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It had the answer.
+    Hit,
+    /// It might have had it.
+    Miss,
+    /// It was not asked: what comes of the call is its caller's alone.
+    Bypass,
+}
+
+impl Use {
+    /// Their words, in the order of their numbers.
+    pub const NAMES: &'static [&'static str] = &["hit", "miss", "bypass"];
+
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        Use::NAMES[self as usize]
+    }
+}
+
 impl Row for Reuse {
     const CALLS: bool = true;
 
@@ -111,6 +132,26 @@ impl Row for Reuse {
 }
 
 impl Reuse {
+    /// What the cache did for a call that went through this row; `None` = it is for no such calls.
+    pub fn used(
+        &self,
+        what: ListKind,
+        held: Option<&Held>,
+        reusable: Option<&Reusable>,
+    ) -> Option<Use> {
+        let cache = self.cache.as_ref()?;
+        match what {
+            ListKind::Tools => cache.tool_ttl?,
+            ListKind::Resources => cache.resource_ttl?,
+            _ => return None,
+        };
+        Some(match (held, reusable.and_then(|reusable| reusable.ttl)) {
+            (Some(_), _) => Use::Hit,
+            (None, Some(_)) => Use::Miss,
+            (None, None) => Use::Bypass,
+        })
+    }
+
     /// What may be done with the answer to this request; `None` = nothing.
     fn judge(&self, ask: &Request<'_>) -> Option<Reusable> {
         let hints = ask.hints();

@@ -30,8 +30,13 @@ pub enum Wanted {
         /// Its body, bounded.
         body: Vec<u8>,
     },
-    /// What a tool of the proxy's own says, by its own name.
-    Tool(String),
+    /// What a tool of the proxy's own says.
+    Tool {
+        /// Its own name.
+        name: &'static str,
+        /// Of the call, checked; empty = there were none.
+        arguments: Vec<u8>,
+    },
 }
 
 /// The control plane's answer.
@@ -41,6 +46,8 @@ pub enum Reply {
     Page(Page),
     /// What a tool says: a JSON object, as text.
     Said(String),
+    /// Why a tool did not do what it was asked for, in words for whoever called it.
+    Declined(String),
     /// The tool does not exist.
     NoTool,
     /// The workers know: a list of the sessions.

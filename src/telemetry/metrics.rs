@@ -607,14 +607,25 @@ impl Meter {
         if let Some(row) = self.known_tool(backend, name.as_bytes()) {
             return Some(row);
         }
-        let row = self.named.get();
-        let slot = self.mine().tools.get(row as usize)?;
         if !exists() {
             return None;
         }
         let number = self.table.borrow().block(backend).number;
-        let _ = slot.name.set((number, name.into()));
-        self.named.set(row + 1);
+        let named = &self.mine().tools[..self.named.get() as usize];
+        let is_it = |slot: &ToolSlot| {
+            slot.name.get().is_some_and(|(of, known)| *of == number && **known == *name)
+        };
+        // An earlier backend of that name may have had it.
+        let row = match named.iter().position(is_it) {
+            Some(row) => row as u32,
+            None => {
+                let row = self.named.get();
+                let slot = self.mine().tools.get(row as usize)?;
+                let _ = slot.name.set((number, name.into()));
+                self.named.set(row + 1);
+                row
+            }
+        };
         let mut tools = self.tools.borrow_mut();
         let at = row_of(backend);
         if tools.len() <= at {

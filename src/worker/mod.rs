@@ -202,12 +202,18 @@ impl Stage {
     fn commit(&self) {
         let Some((change, staged, outlets)) = self.next.borrow_mut().take() else { return };
         self.lasting.meter.switch(change.table.clone());
-        self.lasting.backends.commit(staged);
+        let comes_shared = self.lasting.backends.commit(staged);
         let before = self.now();
         let world = World::enter(&self.lasting, change.plan.clone(), outlets, Some(&before));
         *self.now.borrow_mut() = world.clone();
         let changes = world.catalog.borrow().changes_from(&before.catalog.borrow());
+        if change.is_other_access {
+            before.dismissed.set();
+        }
         drop(before);
+        if comes_shared {
+            world.repeat_levels();
+        }
         tell_conflicts(&world);
         world.announce(changes);
         change.is_done();

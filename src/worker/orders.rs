@@ -18,6 +18,8 @@ pub struct Change {
     pub plan: Arc<Plan>,
     /// Which backend counts where.
     pub table: Arc<Table>,
+    /// Who may call, or what, is another matter than before.
+    pub is_other_access: bool,
     /// Workers that are ready, and those that have gone over to it.
     ready: AtomicUsize,
     done: AtomicUsize,
@@ -25,8 +27,14 @@ pub struct Change {
 
 impl Change {
     /// To that plan.
-    pub fn new(plan: Arc<Plan>, table: Arc<Table>) -> Change {
-        Change { plan, table, ready: AtomicUsize::new(0), done: AtomicUsize::new(0) }
+    pub fn new(plan: Arc<Plan>, table: Arc<Table>, is_other_access: bool) -> Change {
+        Change {
+            plan,
+            table,
+            is_other_access,
+            ready: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+        }
     }
 
     /// One worker more is ready.

@@ -158,6 +158,11 @@ impl Client {
 
     /// Sends one body, without waiting for its answer.
     pub(crate) fn send(&mut self, body: &str) {
+        assert!(self.try_send(body), "send");
+    }
+
+    /// The same; false when the other side is gone.
+    pub(crate) fn try_send(&mut self, body: &str) -> bool {
         let head = format!(
             "POST /mcp HTTP/1.1\r\n{}{ACCEPT}{JSON}Content-Length: {}\r\n\r\n",
             self.lines(),
@@ -165,7 +170,7 @@ impl Client {
         );
         let mut request = head.into_bytes();
         request.extend_from_slice(body.as_bytes());
-        self.conn.send(&request);
+        self.conn.try_send(&request).is_ok()
     }
 
     fn rest_of(&mut self, head: &Head) -> Told {
@@ -205,6 +210,12 @@ impl Client {
     pub(crate) fn told(&mut self) -> Told {
         let head = self.conn.head();
         self.rest_of(&head)
+    }
+
+    /// The same; `None` when the connection has ended instead.
+    pub(crate) fn try_told(&mut self) -> Option<Told> {
+        let head = self.conn.try_head()?;
+        Some(self.rest_of(&head))
     }
 
     /// Sends one body and waits for the answer.

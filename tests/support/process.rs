@@ -63,21 +63,30 @@ pub(crate) fn scratch() -> TempDir {
 /// The stub's executable, built by `cargo test` as an example of this package.
 pub(crate) fn stub_path() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let own = std::env::current_exe().expect("own path");
-        let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
-        let path = profile.join("examples/stub-server");
-        let advice = "build it with `cargo build --example stub-server`; `cargo test` does";
-        let modified = |path: &Path| path.metadata().and_then(|meta| meta.modified());
-        let built = modified(&path).unwrap_or_else(|_| panic!("{}: {advice}", path.display()));
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stub");
-        for source in std::fs::read_dir(sources).expect("tests/stub") {
-            let source = source.expect("entry").path();
-            let changed = modified(&source).expect("modified");
-            assert!(changed <= built, "{} is newer than the stub: {advice}", source.display());
-        }
-        path.into_os_string().into_string().expect("UTF-8")
-    })
+    PATH.get_or_init(|| example("stub-server", "tests/stub"))
+}
+
+/// The load harness, likewise.
+pub(crate) fn loadtest_path() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| example("loadtest", "loadtest"))
+}
+
+/// An example's executable, which must not be older than its sources.
+fn example(name: &str, folder: &str) -> String {
+    let own = std::env::current_exe().expect("own path");
+    let profile = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
+    let path = profile.join("examples").join(name);
+    let advice = format!("build it with `cargo build --example {name}`; `cargo test` does");
+    let modified = |path: &Path| path.metadata().and_then(|meta| meta.modified());
+    let built = modified(&path).unwrap_or_else(|_| panic!("{}: {advice}", path.display()));
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    for source in std::fs::read_dir(sources).expect("sources") {
+        let source = source.expect("entry").path();
+        let changed = modified(&source).expect("modified");
+        assert!(changed <= built, "{} is newer than {name}: {advice}", source.display());
+    }
+    path.into_os_string().into_string().expect("UTF-8")
 }
 
 /// A process with its group; both end with it.
@@ -177,6 +186,8 @@ pub(crate) struct Setup {
     pub(crate) workers: Option<usize>,
     /// A limit of open files other than that of this process: `$(ulimit -Hn)` = as many as allowed.
     pub(crate) open_files: Option<&'static str>,
+    /// A variable of its environment.
+    pub(crate) variable: Option<(&'static str, String)>,
 }
 
 /// The real binary on a port that the kernel chose.
@@ -198,18 +209,19 @@ impl Proxy {
 
     /// With a configuration file as it is, from the directory of the repository.
     pub(crate) fn start_file(file: &Path, args: &[String]) -> Proxy {
-        Proxy::spawn(Some(file), args, None, None)
+        Proxy::spawn(Some(file), args, None, None, None)
     }
 
     /// Without a configuration file.
     pub(crate) fn start_args(args: &[String]) -> Proxy {
-        Proxy::spawn(None, args, None, None)
+        Proxy::spawn(None, args, None, None, None)
     }
 
     fn spawn(
         file: Option<&Path>,
         args: &[String],
         open_files: Option<&str>,
+        variable: Option<(&str, String)>,
         scratch: Option<TempDir>,
     ) -> Proxy {
         let mut command = Command::new("sh");
@@ -224,6 +236,7 @@ impl Proxy {
             command.args(["--listen", "127.0.0.1:0"]);
         }
         command.current_dir(env!("CARGO_MANIFEST_DIR")).env("MCP_PROXY_TEST_PRIVATE", "private");
+        command.envs(variable);
         // So that the whole suite can be run on another driver.
         if let (Ok(driver), false) =
             (std::env::var("MCP_PROXY_TEST_DRIVER"), args.iter().any(|arg| arg == "--driver"))
@@ -335,7 +348,7 @@ impl Setup {
         let scratch = scratch();
         let file = scratch.path().join("proxy.toml");
         std::fs::write(&file, self.text()).expect("configuration");
-        Proxy::spawn(Some(&file), &self.args, self.open_files, Some(scratch))
+        Proxy::spawn(Some(&file), &self.args, self.open_files, self.variable, Some(scratch))
     }
 }
 

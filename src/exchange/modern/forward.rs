@@ -21,7 +21,7 @@ use crate::mcp::method::Method;
 use crate::mcp::mirrored::{self, Mirrored};
 use crate::mcp::name::Target;
 use crate::mcp::revision::MODERN;
-use crate::middleware::reuse::Reusable;
+use crate::middleware::reuse::{Reusable, Use};
 use crate::plan::BackendId;
 use crate::rt::{self, Either};
 use crate::world::World;
@@ -166,6 +166,9 @@ async fn begin(
             };
             let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
+            let for_itself = plan.forwards() || alike.is_none();
+            let used = shaped.used.map(|used| if for_itself { Use::Bypass } else { used });
+            ask.facts.cache(world, backend, used);
             if let Some(held) = shaped.held {
                 return Ok(Replies::ready(held.to(&id), backend));
             }

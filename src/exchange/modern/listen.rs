@@ -137,7 +137,8 @@ pub(super) async fn listen(
     connection.begin_with(200, &with(EVENTS, &ask.cors), None, &first).await?;
     loop {
         let news = rt::race(heard.recv(), ear.changed());
-        let end = rt::race(connection.closed(), world.draining.wait());
+        let over = rt::race(world.draining.wait(), world.dismissed.wait());
+        let end = rt::race(connection.closed(), over);
         let wait = rt::race(rt::time::timeout(limits::SSE_COMMENT_INTERVAL, news), end).await;
         let messages = match wait {
             Either::Left(Ok(Either::Left(Some(heard)))) if may_hear_of(ask, &heard) => {
@@ -155,7 +156,7 @@ pub(super) async fn listen(
                 connection.abort();
                 return Ok(());
             }
-            Either::Right(Either::Right(())) => {
+            Either::Right(Either::Right(_)) => {
                 let mut last = Vec::new();
                 sse::write(&mut last, None, &stream.end(world));
                 return connection.finish_with(&last).await;

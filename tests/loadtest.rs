@@ -1,0 +1,346 @@
+//! The load harness, as people run it: what it says of a gateway is worth nothing before this holds.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::support::process::{loadtest_path, scratch, signal};
+use crate::support::wait_until;
+
+#[path = "../loadtest/histogram.rs"]
+mod histogram;
+
+use histogram::Histogram;
+
+/// Runs it with the proxy of this build, in a process group of its own, to its end.
+fn run(folder: &Path, scenarios: &str, args: &[&str]) -> Output {
+    let file = folder.join("scenarios.toml");
+    std::fs::write(&file, scenarios).unwrap();
+    let mut command = Command::new(loadtest_path());
+    command.args(["--proxy", env!("CARGO_BIN_EXE_mcp-proxy"), "--rounds", "1"]);
+    command.arg("--scenarios").arg(&file);
+    command.arg("--json").arg(folder.join("out.json")).args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let child = command.spawn().unwrap();
+    let group = -(child.id() as i32);
+    let output = child.wait_with_output().unwrap();
+    // With a backend of its own group, which ends with the proxy, there is nobody left.
+    wait_until("all processes of the load harness to end", || !signal("0", group));
+    output
+}
+
+fn said(output: &Output) -> String {
+    format!(
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn figures(folder: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(folder.join("out.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn percentiles_are_those_of_the_sorted_values() {
+    let mut histogram = Histogram::new();
+    let (mut half, mut other) = (Histogram::new(), Histogram::new());
+    let mut values = Vec::new();
+    let mut seed = 7_u64;
+    for step in 0..20_000_u64 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // From nanoseconds to a minute, evenly over the octaves.
+        let value = (seed >> 20) >> (seed % 44);
+        values.push(value);
+        histogram.add(value);
+        if step % 3 == 0 { half.add(value) } else { other.add(value) }
+    }
+    values.sort_unstable();
+    for share in [0.001, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0] {
+        let rank = ((values.len() as f64 * share).ceil() as usize).max(1);
+        let exact = values[rank - 1] as f64 / 1000.0;
+        let told = histogram.micros(share);
+        assert!((told - exact).abs() <= exact * 0.016 + 0.001, "{share}: {told}, not {exact}");
+    }
+    assert_eq!(histogram.most_micros(), *values.last().unwrap() as f64 / 1000.0);
+    half.merge(&other);
+    assert_eq!((half.total(), half.parts()), (histogram.total(), histogram.parts()));
+    let again = Histogram::of_parts(&histogram.parts());
+    assert_eq!(again.parts(), histogram.parts());
+
+    let mut extremes = Histogram::new();
+    assert_eq!(extremes.micros(0.5), 0.0, "nothing was counted");
+    extremes.add(0);
+    extremes.add(u64::MAX);
+    assert_eq!(extremes.micros(0.5), 0.0);
+    assert!((extremes.micros(1.0) / (u64::MAX as f64 / 1000.0) - 1.0).abs() < 0.016);
+}
+
+const KINDS: &str = r#"
+[[scenarios]]
+name = "mixed"
+title = "All kinds of calls <&>"
+connections = 6
+sessions = 20
+tools = 30
+rows = ["direct", "hyper", "proxy", "stdio"]
+calls = [
+    { share = 3 },
+    { result_bytes = 65536 },
+    { argument_bytes = 65536 },
+    { answer = "sse" },
+    { answer = "sse", progress = 3 },
+    { delay_ms = 3 },
+    { method = "tools/list" },
+]
+
+[[scenarios]]
+name = "modern"
+connections = 3
+era = "request"
+rows = ["direct", "hyper", "proxy", "stdio"]
+calls = [{}, { answer = "sse", progress = 2 }, { method = "tools/list" }]
+
+[[scenarios]]
+name = "bridge"
+connections = 3
+backend_era = "request"
+rows = ["proxy", "plain"]
+bearer = "0123456789abcdef"
+proxy = '''
+[auth]
+type = "bearer"
+tokens = ["0123456789abcdef"]
+'''
+backend = '''
+[backends.timeout]
+seconds = 30
+'''
+
+[[scenarios]]
+name = "sessions"
+connections = 40
+idle = "sessions"
+rows = ["proxy"]
+
+[[scenarios]]
+name = "connections"
+connections = 40
+idle = "connections"
+rows = ["proxy"]
+
+[[scenarios]]
+name = "streams"
+connections = 40
+idle = "streams"
+rows = ["proxy"]
+"#;
+
+#[test]
+fn all_kinds_of_calls_are_measured_and_reported() {
+    let scratch = scratch();
+    let output = run(scratch.path(), KINDS, &["--seconds", "0.3"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let figures = figures(scratch.path());
+    let scenarios = figures["scenarios"].as_array().unwrap();
+    assert_eq!(scenarios.len(), 6, "{}", said(&output));
+    for part in scenarios {
+        let name = part["scenario"]["name"].as_str().unwrap();
+        let rows = part["rows"].as_array().unwrap();
+        let expected = part["scenario"]["rows"].as_array().unwrap().len();
+        assert_eq!(rows.len(), expected, "{name}: {}", said(&output));
+        for row in rows {
+            assert_eq!(row["errors"], 0, "{name}: {row}");
+            if part["scenario"]["idle"].is_null() {
+                let load = &row["load"];
+                assert!(load["requests"].as_u64().unwrap() > 0, "{name}: {row}");
+                let at = |key: &str| load[key]["median"].as_f64().unwrap();
+                assert!(at("p50_us") <= at("p90_us") && at("p99_us") <= at("p999_us"), "{load}");
+                assert!(at("p999_us") <= at("most_us") && at("cpu_us_per_request") > 0.0, "{load}");
+                assert!(!load["curve"].as_array().unwrap().is_empty(), "{load}");
+            } else {
+                assert_eq!(row["held"]["count"], 40);
+                assert!(row["held"]["held_mib"].as_f64().unwrap() > 0.0, "{row}");
+            }
+        }
+    }
+    let ratio = &scenarios[0]["rows"][3]["load"]["cpu_ratios"];
+    let to: Vec<&str> =
+        ratio.as_array().unwrap().iter().map(|r| r["to"].as_str().unwrap()).collect();
+    assert_eq!(to, ["hyper", "http"]);
+
+    let page = std::fs::read_to_string(scratch.path().join("out.html")).unwrap();
+    for reference in ["http:", "https:", "src=", "href=", "@import", "url(", "<script"] {
+        assert!(!page.contains(reference), "the report refers to something: {reference}");
+    }
+    assert!(page.contains("All kinds of calls &lt;&amp;&gt;") && page.contains("<svg"));
+    assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    assert_eq!(page.matches("<table").count(), page.matches("</table>").count());
+}
+
+/// A server that stands still half of the time. A client that waits for its answer sees one slow
+/// request in each stall; whoever would have asked meanwhile sees the rest of it.
+#[test]
+fn a_fixed_rate_sees_stalls_whole() {
+    let scenario = r#"
+[[scenarios]]
+name = "stalls"
+connections = 1
+rate = 200.0
+stall_ms = 300
+stall_every_ms = 300
+rows = ["direct"]
+"#;
+    let scratch = scratch();
+    let output = run(scratch.path(), scenario, &["--seconds", "3"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let figures = figures(scratch.path());
+    let load = &figures["scenarios"][0]["rows"][0]["load"];
+    let at = |key: &str| load[key]["median"].as_f64().unwrap();
+    // None is left out because the server was slow.
+    assert!(load["requests"].as_u64().unwrap() >= 590, "{load}");
+    assert!(at("p90_us") > 100_000.0, "a third of a stall at least: {load}");
+    assert!(at("p90_us") > 5.0 * at("service_p90_us"), "{load}");
+}
+
+#[test]
+fn faults_of_scenarios_and_arguments_are_told_before_anything_starts() {
+    let scratch = scratch();
+    let refused = |scenarios: &str, args: &[&str]| {
+        let output = run(scratch.path(), scenarios, args);
+        assert!(!output.status.success(), "{}", said(&output));
+        assert!(!scratch.path().join("out.json").exists());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let text = refused("[[scenarios]]\nname = \"a\"\nconections = 3\n", &[]);
+    assert!(text.contains("scenarios.toml") && text.contains("conections"), "{text}");
+    assert!(text.contains("line 3"), "{text}");
+    let several = "[[scenarios]]\nname = \"a b\"\nconnections = 0\ncalls = [{ result_bytes = 10 }]\n\
+                   [[scenarios]]\nname = \"c\"\nrate = -1.0\n[[scenarios]]\nname = \"c\"\n";
+    let text = refused(several, &[]);
+    for part in ["a name has", "connections = 0", "result_bytes = 10", "rate = -1;", "twice"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let good = "[[scenarios]]\nname = \"good\"\n";
+    assert!(refused(good, &["--scenario", "bad"]).contains("there are good"));
+    assert!(refused(good, &["--rows", "prxy"]).contains("there are direct, nginx"));
+    assert!(refused(good, &["--target", "gw=https://h/"]).contains("https is not spoken"));
+    assert!(refused(good, &["--target", "gw=http://127.0.0.1:1/mcp"]).contains("--stub"));
+    assert!(refused(good, &["--soak", "20x"]).contains("20m"));
+}
+
+/// The stub as people start it for a gateway of their own.
+struct Stub(Child);
+
+impl Drop for Stub {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn stub() -> (Stub, SocketAddr) {
+    let mut command = Command::new(loadtest_path());
+    command.arg("stub").stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut stub = Stub(command.spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(stub.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (stub, ([127, 0, 0, 1], line.trim().parse().unwrap()).into())
+}
+
+/// A gateway that passes bytes on, and lets `change` at those of the server.
+fn gateway(server: SocketAddr, change: fn(&mut [u8], usize)) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((client, _)) = listener.accept() {
+            let back = TcpStream::connect(server).unwrap();
+            let (from, to) = (client.try_clone().unwrap(), back.try_clone().unwrap());
+            std::thread::spawn(move || pass(from, to, |_, _| {}));
+            std::thread::spawn(move || pass(back, client, change));
+        }
+    });
+    addr
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, change: impl Fn(&mut [u8], usize)) {
+    let mut room = [0; 4096];
+    for turn in 0.. {
+        match from.read(&mut room) {
+            Ok(n @ 1..) => {
+                change(&mut room[..n], turn);
+                if to.write_all(&room[..n]).is_err() {
+                    break;
+                }
+            }
+            _ => break,
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+const OWN_GATEWAY: &str = "[[scenarios]]\nname = \"own\"\nconnections = 2\nrows = [\"direct\"]\n";
+
+#[test]
+fn a_gateway_of_somebody_else_is_a_row() {
+    let (_stub, server) = stub();
+    let addr = gateway(server, |_, _| {});
+    let scratch = scratch();
+    let (target, server) = (format!("mine=http://{addr}/mcp"), server.to_string());
+    let output = run(
+        scratch.path(),
+        OWN_GATEWAY,
+        &["--seconds", "0.3", "--target", &target, "--stub", &server],
+    );
+    assert!(output.status.success(), "{}", said(&output));
+    let figures = figures(scratch.path());
+    let rows = figures["scenarios"][0]["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["row"].as_str().unwrap()).collect();
+    assert_eq!(names, ["direct", "mine"]);
+    for row in rows {
+        assert!(row["load"]["requests"].as_u64().unwrap() > 0, "{row}");
+        // Whose port it is was found out.
+        assert!(row["load"]["cpu_us_per_request"]["median"].as_f64().unwrap() > 0.0, "{row}");
+    }
+}
+
+/// One digit of one answer in fifty is another one.
+#[test]
+fn a_wrong_answer_is_not_taken_for_a_right_one() {
+    let (_stub, server) = stub();
+    let addr = gateway(server, |bytes, turn| {
+        if turn % 50 == 49 {
+            let at = bytes.len() - 6;
+            bytes[at] = if bytes[at] == b'7' { b'8' } else { b'7' };
+        }
+    });
+    let scratch = scratch();
+    let (target, server) = (format!("liar=http://{addr}/mcp"), server.to_string());
+    let output = run(
+        scratch.path(),
+        OWN_GATEWAY,
+        &["--seconds", "0.3", "--target", &target, "--stub", &server],
+    );
+    let text = said(&output);
+    assert!(!output.status.success(), "{text}");
+    assert!(text.contains("another result"), "{text}");
+}
+
+#[test]
+fn a_soak_finds_restarts_excused_and_nothing_else() {
+    let scratch = scratch();
+    let args = ["--soak", "8s", "--restart-every", "2s", "--rate", "100"];
+    let output = run(scratch.path(), "[[scenarios]]\nname = \"none\"\n", &args);
+    let figures = figures(scratch.path());
+    let soak = &figures["soak"];
+    assert_eq!(soak["unexplained"], 0, "{}", said(&output));
+    assert!(soak["requests"].as_u64().unwrap() > 100, "{soak}");
+    assert!(!soak["restarts"].as_array().unwrap().is_empty(), "{soak}");
+    assert!(soak["memory"].as_array().unwrap().len() > 3, "{soak}");
+    let page = std::fs::read_to_string(scratch.path().join("out.html")).unwrap();
+    assert!(page.contains("Resident memory"));
+}
