@@ -232,8 +232,13 @@ pub const INPUT_ROUNDS_MAX: u32 = 32;
 pub const PARKED_MAX: usize = 256;
 /// Of one principal.
 pub const PARKED_PER_PRINCIPAL_MAX: usize = 64;
+/// A session that stands for callers without one has a stream of its own at its backend; its first call
+/// waits so long for the word whether there is one. Servers answer at once, or never.
+pub const STREAM_OPEN_WAIT: Duration = Duration::from_secs(1);
 /// What a backend asks within this time it asks its caller together.
 pub const ASK_TOGETHER: Duration = Duration::from_millis(20);
+/// Messages that a backend sends while its call is parked, and that wait for its caller to come back.
+pub const MISSED_MAX: usize = 16;
 /// Messages of a call that was parked which wait for its caller; further progress is dropped.
 pub const PIECES_MAX: usize = 64;
 /// Kinds of clients, told apart by their capabilities, whose view of one backend is kept; the least

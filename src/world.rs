@@ -431,6 +431,15 @@ impl World {
 
     /// Ends sessions that nobody used for too long, and forgets ended ones of other workers.
     pub fn sweep(&self, now: Instant) {
+        // A session with a call under way is in use, whichever worker has the call.
+        for (session, _) in self.in_flight.borrow().values() {
+            let known = self.known.borrow();
+            let owned = self.owned.borrow();
+            let record = owned.get(session).map(|owned| &owned.record);
+            if let Some(record) = record.or_else(|| known.get(session)) {
+                record.touch(now);
+            }
+        }
         let idle = self.plan.session_idle;
         let dead: Vec<SessionId> = self
             .owned

@@ -454,6 +454,24 @@ fn changed_roots_are_told_to_all_backend_sessions_of_the_client() {
     }
 }
 
+/// A server that meets a client which can do something may add tools and say so at once. The first
+/// list was read while the proxy looked at the lists anew for that word, was taken for outdated, and
+/// the client was shown what a client is shown that can do nothing.
+#[test]
+fn the_first_list_is_right_where_a_server_changes_it_when_it_meets_its_client() {
+    let backends = ["a", "b"]
+        .map(|name| stdio_backend(name, &["--asks", "--restless"]) + "isolation = \"session\"\n");
+    let proxy = Proxy::start(&backends);
+    proxy.client_seeing(&["a__ask", "b__ask"]);
+    for _ in 0..6 {
+        let mut client = Client::connect_with(proxy.addr, "2025-11-25", ALL);
+        let tools = client.names("tools/list");
+        for tool in ["a__gated", "b__gated"] {
+            assert!(tools.iter().any(|name| name == tool), "{tools:?}");
+        }
+    }
+}
+
 #[test]
 fn a_client_that_listens_hears_its_own_backend_sessions() {
     let scratch = scratch();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::metrics::Page;
+use crate::modern::Caller;
 use crate::support::client::{Client, Told, call_params, message};
 use crate::support::http::once;
 use crate::support::process::{
@@ -488,5 +489,56 @@ fn with_both_a_burst_runs_once_and_later_calls_not_at_all() {
             client.call(&tool, r#"{"key":"a","ms":1500}"#).said();
         }
         assert_eq!(journal.count("unsteady a "), 1, "{backend}");
+    }
+}
+
+/// Callers without sessions, before servers with sessions and without.
+#[test]
+fn callers_without_sessions_share_answers_too() {
+    let scratch = scratch();
+    let journals = ["old", "new", "pipe"].map(|name| Journal::new(&scratch, name));
+    let path = |n: usize| journals[n].path();
+    let old = HttpStub::start("old", &["--annotated", "--journal", path(0)]);
+    let new = HttpStub::start("new", &["--modern", "--annotated", "--journal", path(1)]);
+    let pipe = stdio_backend("pipe", &["--modern", "--annotated", "--journal", path(2)]);
+    let backends = [old.backend("old") + CACHE, new.backend("new") + CACHE, pipe + CACHE];
+    let proxy = Setup { backends: backends.concat(), proxy: MERGE.into(), ..Setup::default() };
+    let proxy = proxy.start();
+    let tools = ["old__reads", "new__reads", "pipe__reads"];
+    Caller::seeing(&proxy, &tools);
+    let caller = |capabilities: &str| {
+        let mut caller = Caller::new(&proxy);
+        caller.capabilities = capabilities.into();
+        caller
+    };
+    for (tool, journal) in tools.iter().zip(&journals) {
+        let first = caller("{}").call(tool, r#"{"key":"a","n":1}"#);
+        breathe();
+        for _ in 0..6 {
+            // `call` checks that each has its own id.
+            let told = caller("{ }").call(tool, r#"{ "n": 1, "key": "a" }"#);
+            assert_eq!(told.said(), first.said(), "{tool}");
+            assert_eq!(told.result()["resultType"], "complete");
+        }
+        assert_eq!(journal.count("unsteady a "), 1, "{tool}");
+        // What a server says may depend on what its client can do.
+        let other = caller(r#"{"roots":{}}"#).call(tool, r#"{"key":"a","n":1}"#).said();
+        assert_ne!(other, first.said());
+        breathe();
+        let again = caller(r#"{ "roots": { } }"#).call(tool, r#"{"key":"a","n":1}"#).said();
+        assert_eq!(again, other);
+        assert_eq!(journal.count("unsteady a "), 2, "{tool}");
+        // And on what it speaks.
+        assert_ne!(proxy.client().call(tool, r#"{"key":"a","n":1}"#).said(), first.said());
+        assert_eq!(journal.count("unsteady a "), 3, "{tool}");
+        // Identical calls at the same time run once.
+        let slow = r#"{"key":"slow","ms":700}"#;
+        let said: BTreeSet<String> = std::thread::scope(|scope| {
+            let calls: Vec<_> =
+                (0..6).map(|_| scope.spawn(|| caller("{}").call(tool, slow).said())).collect();
+            calls.into_iter().map(|call| call.join().expect("a call")).collect()
+        });
+        assert_eq!(said.len(), 1, "{tool}: {said:?}");
+        assert_eq!(journal.count("unsteady slow "), 1, "{tool}");
     }
 }

@@ -18,6 +18,7 @@ struct Modern {
 }
 
 const BOTH: [&str; 2] = ["web", "pipe"];
+const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 
 fn modern(keys: &str) -> Modern {
     let scratch = scratch();
@@ -347,6 +348,103 @@ fn what_a_backend_with_sessions_asks_for_becomes_a_result_and_the_call_goes_on()
 }
 
 #[test]
+fn what_is_asked_beside_the_stream_of_a_call_is_asked_in_the_only_call() {
+    let world = legacy("");
+    let tool = "web__ask_many";
+    let all = json!({ "questions": [form("Name?"), roots()], "get": true }).to_string();
+    // So often that each worker opens its session, and that the caller comes back to either.
+    for _ in 0..4 {
+        let told = world.caller(ALL).call(tool, &all);
+        let (keys, state) = asked(&told.result());
+        let methods: Vec<&str> = keys.iter().map(|(method, _)| method.as_str()).collect();
+        assert_eq!(methods, ["elicitation/create", "roots/list"]);
+        let given = json!({ &keys[0].1: { "action": "decline" }, &keys[1].1: { "roots": [] } });
+        let said = world.back(ALL, "", tool, &state, &given).0.said();
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(said[0]["result"], json!({ "action": "decline" }));
+        assert_eq!(said[1]["result"], json!({ "roots": [] }));
+    }
+    // Log messages there are of the only call too, if it wants any.
+    let log =
+        r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#;
+    let arguments = json!({ "questions": [roots()], "get": true, "first": log }).to_string();
+    let mut caller = world.caller(ALL);
+    caller.meta = format!(r#","{LOG_LEVEL}":"info""#);
+    let told = caller.call(tool, &arguments);
+    asked(&told.result());
+    assert!(told.before.len() == 1 && told.before[0].contains(r#""logger":"web""#), "{told:?}");
+}
+
+#[test]
+fn what_is_asked_beside_calls_is_never_guessed_and_never_left_open() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "web");
+    let web = HttpStub::start("web", &["--asks", "--journal", journal.path()]);
+    // So that all calls are made in one session.
+    let proxy =
+        Setup { backends: web.backend("web"), workers: Some(1), ..Setup::default() }.start();
+    let mut first = Caller::seeing(&proxy, &["web__ask_many"]);
+    let mut second = Caller::new(&proxy);
+    first.capabilities = ALL.into();
+    second.capabilities = ALL.into();
+    let body = first.body("tools/call", r#""name":"web__hang","arguments":{}"#);
+    first.send(&lines("tools/call", "web__hang"), &body);
+    journal.wait_count("call hang", 1);
+    let beside = json!({ "questions": [roots()], "get": true }).to_string();
+    let told = second.call("web__ask_many", &beside);
+    assert!(told.said().contains("-32601"), "{told:?}");
+    // On the stream of its own call nothing needs to be guessed.
+    let (keys, state) = asked(&second.call("web__ask_many", &questions(&[roots()])).result());
+    let mut answered = Caller::new(&proxy);
+    answered.capabilities = ALL.into();
+    let params = format!(
+        r#""name":"web__ask_many","arguments":{{}},"requestState":{},"inputResponses":{}"#,
+        quote(&state),
+        json!({ &keys[0].1: { "roots": [] } })
+    );
+    let told = answered.ask_about("tools/call", "web__ask_many", &params);
+    assert!(told.said().contains(r#""roots":[]"#), "{told:?}");
+    drop(first);
+    journal.wait_count("cancelled", 1);
+    wait_until("a question", || {
+        second.call("web__ask_many", &beside).result()["resultType"] == "input_required"
+    });
+
+    // Where no call is in flight at all nobody can be asked.
+    let mut other = Caller::new(&proxy);
+    other.capabilities = r#"{"roots":{}}"#.into();
+    let late = r#"{"id":"77","get":true,"late_ms":300,"method":"roots/list","and_leave":true}"#;
+    assert_eq!(other.call("web__ask", late).said(), "left");
+    journal.wait_count(r#"response {"jsonrpc":"2.0","id":77,"error":{"code":-32601"#, 1);
+}
+
+#[test]
+fn what_is_told_while_a_call_is_parked_waits_for_its_caller() {
+    let world = legacy("");
+    let arguments = json!({ "questions": [roots()], "meanwhile": 3 }).to_string();
+    for (name, journal) in BOTH.iter().zip(&world.journals) {
+        let tool = format!("{name}__ask_many");
+        let mut caller = world.caller(ALL);
+        caller.meta = r#","progressToken":"before""#.into();
+        let (keys, state) = asked(&caller.call(&tool, &arguments).result());
+        journal.wait_count("meanwhile", 3);
+        // Nothing tells when the proxy has read it.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let meta = format!(r#","progressToken":9,"{LOG_LEVEL}":"info""#);
+        let given = json!({ &keys[0].1: { "roots": [] } });
+        let told = world.back(ALL, &meta, &tool, &state, &given).0;
+        let progress: Vec<&String> =
+            told.before.iter().filter(|text| text.contains("notifications/progress")).collect();
+        // Of what is over only the last word counts.
+        assert_eq!(progress.len(), 2, "{told:?}");
+        assert!(progress[0].contains(r#""progressToken":9,"progress":7"#), "{told:?}");
+        assert!(progress[1].contains(r#""progressToken":9,"progress":1"#), "{told:?}");
+        let logs = told.before.iter().filter(|text| text.contains("meanwhile"));
+        assert!(logs.count() > 0, "{told:?}");
+    }
+}
+
+#[test]
 fn a_state_is_good_once_and_for_what_it_was_given_for() {
     let world = legacy("");
     for name in BOTH {
@@ -413,7 +511,7 @@ fn callers_are_asked_what_they_can_do_and_do_not_cross() {
 
 #[test]
 fn a_caller_that_does_not_come_back_costs_its_backend_an_error() {
-    let world = legacy("session_idle_seconds = 3\n");
+    let world = legacy("session_idle_seconds = 1\n");
     for (name, journal) in BOTH.iter().zip(&world.journals) {
         let tool = format!("{name}__ask");
         let arguments = r#"{"id":"11","stubborn":true,"method":"roots/list"}"#;
@@ -423,6 +521,41 @@ fn a_caller_that_does_not_come_back_costs_its_backend_an_error() {
         let given = json!({ &keys[0].1: {} });
         let told = world.back(ALL, "", &tool, &state, &given).0;
         assert_eq!(told.error().0, -32602, "{told:?}");
+    }
+}
+
+/// What stands for the caller ended for being idle while its call was under way, or, with the least
+/// time there is, while it was just being used: uses within a second are noted once.
+#[test]
+fn a_call_may_take_longer_than_a_session_may_be_idle() {
+    let world = legacy("session_idle_seconds = 1\n");
+    std::thread::scope(|scope| {
+        for name in BOTH {
+            for capabilities in ["{}", ALL] {
+                let mut caller = world.caller(capabilities);
+                scope.spawn(move || {
+                    let told = caller.call(&format!("{name}__sleep"), r#"{"ms":4000}"#);
+                    assert!(told.json()["result"].is_object(), "{name} {capabilities}: {told:?}");
+                });
+                // And one of a session's own.
+                let mut client = Client::connect_with(world.proxy.addr, "2025-11-25", capabilities);
+                scope.spawn(move || {
+                    let told = client.call(&format!("{name}__sleep"), r#"{"ms":4000}"#);
+                    assert!(told.json()["result"].is_object(), "{name} {capabilities}: {told:?}");
+                });
+            }
+        }
+    });
+    let mut caller = world.caller("{}");
+    for _ in 0..25 {
+        for name in BOTH {
+            caller.call(&format!("{name}__echo"), r#"{"payload":"x"}"#).result();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(90));
+    }
+    // Nothing of it was given up on the way.
+    for (name, journal) in BOTH.iter().zip(&world.journals) {
+        assert_eq!(journal.count("cancelled"), 0, "{name}");
     }
 }
 

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::modern::Caller;
 use crate::support::client::{Client, Told, message};
 use crate::support::process::{HttpStub, Journal, Proxy, scratch, stdio_backend};
 use crate::support::wait_until;
@@ -195,4 +196,31 @@ fn a_child_of_ones_own_and_a_session_that_all_share() {
         }
     }
     assert_eq!((world.web.count("level alert"), world.web.count("level info")), (1, 1));
+}
+
+#[test]
+fn the_level_of_a_caller_without_a_session_is_told_to_backends_that_have_them() {
+    let world = world("isolation = \"session\"\n", "");
+    let mut caller = Caller::new(&world.proxy);
+    // Of another kind each, so that another session stands for it.
+    for (name, journal, capabilities) in
+        [("pipe", &world.pipe, "{}"), ("web", &world.web, r#"{"roots":{}}"#)]
+    {
+        caller.capabilities = capabilities.into();
+        let before = journal.count("level ");
+        for (level, heard, told) in
+            [("error", 4, "error"), ("debug", 8, "debug"), ("warning", 5, "debug")]
+        {
+            caller.meta = format!(r#","io.modelcontextprotocol/logLevel":"{level}""#);
+            let answer = caller.call(&format!("{name}__log"), r#"{"text":"t"}"#);
+            assert_eq!(answer.said(), "logged");
+            assert_eq!(answer.before.len(), heard, "{name} {level}: {answer:?}");
+            assert!(
+                answer.before.iter().all(|text| text.contains(&format!("\"logger\":\"{name}\"")))
+            );
+            assert_eq!(journal.last("level "), told);
+        }
+        // On either worker it may be another session.
+        assert!(journal.count("level ") > before && journal.count("level ") <= before + 4);
+    }
 }

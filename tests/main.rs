@@ -49,6 +49,7 @@ mod shutdown;
 mod sse_backend;
 mod subscriptions;
 mod support;
+mod swaps;
 mod tasks;
 mod tls;
 mod tls_listener;

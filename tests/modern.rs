@@ -171,7 +171,7 @@ impl Listening {
     }
 
     /// The next message with this method.
-    fn wait_for(&mut self, method: &str) -> Value {
+    pub(crate) fn wait_for(&mut self, method: &str) -> Value {
         loop {
             let message = self.next().expect("a message before the end");
             if message["method"] == method {
@@ -475,23 +475,42 @@ fn progress_and_log_messages_come_as_they_were_asked_for() {
             assert_eq!(told.said(), "n");
         }
     }
-    // Whose a log message is cannot be told on a channel that all share.
-    for (meta, heard) in [
-        (String::new(), &[][..]),
-        (format!(r#","{META}logLevel":"warning""#), &["warning"][..]),
-        (format!(r#","{META}logLevel":"debug""#), &["debug", "warning"][..]),
-    ] {
-        caller.meta = meta;
-        let told = caller.call("web__log", "{}");
+    let heard = |caller: &mut Caller, backend: &str, meta: &str| -> Vec<Value> {
+        caller.meta = meta.to_owned();
+        let told = caller.call(&format!("{backend}__log"), "{}");
         assert_eq!(told.said(), "logged");
-        let levels: Vec<Value> = told
-            .before
-            .iter()
-            .map(|text| serde_json::from_str::<Value>(text).unwrap()["params"]["level"].clone())
-            .collect();
-        assert_eq!(levels, heard, "{told:?}");
-        assert_eq!(told.as_events, !heard.is_empty());
+        assert_eq!(told.as_events, !told.before.is_empty());
+        let levels = told.before.iter().map(|text| {
+            let message: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(message["params"]["logger"], backend, "{text}");
+            message["params"]["level"].clone()
+        });
+        levels.collect()
+    };
+    let debug = format!(r#","{META}logLevel":"debug""#);
+    for backend in ["web", "pipe"] {
+        for (meta, wanted) in [
+            ("", &[][..]),
+            (&format!(r#","{META}logLevel":"warning""#), &["warning"][..]),
+            (&debug, &["debug", "warning"][..]),
+        ] {
+            assert_eq!(heard(&mut caller, backend, meta), wanted, "{backend} {meta}");
+        }
     }
+    // On the channel that all share a message names no call. Those that want none are not meant;
+    // between two that want some it is not guessed.
+    let mut busy = Caller::new(&world.proxy);
+    let hang = |busy: &mut Caller, count| {
+        let body = busy.body("tools/call", r#""name":"pipe__hang","arguments":{}"#);
+        busy.send(&lines("tools/call", "pipe__hang"), &body);
+        world.journals[1].wait_count("call hang", count);
+    };
+    hang(&mut busy, 1);
+    assert_eq!(heard(&mut caller, "pipe", &debug).len(), 2);
+    let mut other = Caller::new(&world.proxy);
+    other.meta = debug.clone();
+    hang(&mut other, 2);
+    assert_eq!(heard(&mut caller, "pipe", &debug).len(), 0);
     caller.meta = format!(r#","{META}logLevel":"loud""#);
     assert_eq!(caller.call("web__log", "{}").error().0, -32602);
 }

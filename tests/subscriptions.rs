@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::modern::Caller;
 use crate::support::client::{Client, Listening};
 use crate::support::process::{HttpStub, Journal, Proxy, scratch, stdio_backend};
 use crate::support::wait_until;
@@ -234,4 +235,131 @@ fn over_http_updates_come_on_the_streams_of_ones_own_session() {
         touch(&mut other, "web", &uri(1));
         heard[1].so_far().iter().any(|event| event.data.contains(&uri(1)))
     });
+}
+
+/// Callers without sessions before servers with sessions, each in its own way of the two.
+#[test]
+fn callers_without_sessions_hear_of_backends_that_have_them() {
+    let mut world = world("", "");
+    for (backend, journal) in &world.journals {
+        let uri = |path: &str| format!("stub://{backend}/{path}");
+        let (fixed, item, nothing) = (uri("fixed"), uri("item/1"), uri("nothing"));
+        let filter = |uris: &[&String]| json!({ "resourceSubscriptions": uris }).to_string();
+        // So many that each worker has some.
+        let mut listeners = Vec::new();
+        for _ in 0..4 {
+            let caller = Caller::new(&world.proxy);
+            let (agreed, first) = caller.listen(&filter(&[&fixed, &nothing]));
+            assert_eq!(agreed, json!({ "resourceSubscriptions": [fixed] }), "{backend}");
+            let (agreed, second) = caller.listen(&filter(&[&item]));
+            assert_eq!(agreed, json!({ "resourceSubscriptions": [item] }), "{backend}");
+            listeners.push((first, second));
+        }
+        let mut other = Caller::new(&world.proxy);
+        let mut touch = |uri: &str| {
+            let arguments = json!({ "uri": uri }).to_string();
+            other.call(&format!("{backend}__touch"), &arguments).result();
+        };
+        let next = |listening: &mut crate::modern::Listening| {
+            let update = listening.wait_for("notifications/resources/updated");
+            update["params"]["uri"].as_str().expect("uri").to_owned()
+        };
+        touch(&uri("elsewhere"));
+        touch(&item);
+        touch(&fixed);
+        for (first, second) in &mut listeners {
+            assert_eq!(next(first), fixed);
+            assert_eq!(next(second), item);
+        }
+        // Who leaves takes nothing from others, and the last one takes it back.
+        let last = listeners.pop().expect("a listener").0;
+        drop(listeners);
+        journal.wait_count(&format!("unsubscribe {item}"), 1);
+        let mut last = last;
+        touch(&item);
+        touch(&fixed);
+        assert_eq!(next(&mut last), fixed);
+        // The channel is opened anew: what changed meanwhile is not known, and what comes is heard.
+        let before = journal.count(&format!("subscribe {fixed}"));
+        if *backend == "web" {
+            world.stub.forget();
+        } else {
+            world.proxy.client().call("pipe__crash", "{}").error();
+        }
+        journal.wait_count(&format!("subscribe {fixed}"), before + 1);
+        assert_eq!(next(&mut last), fixed);
+        wait_until("an update that was told now", || {
+            let told = Caller::new(&world.proxy)
+                .call(&format!("{backend}__touch"), &json!({ "uri": fixed }).to_string());
+            told.json()["result"].is_object()
+        });
+        assert_eq!(next(&mut last), fixed);
+        drop(last);
+        journal.wait_count(&format!("unsubscribe {fixed}"), 1);
+    }
+    // A server that is of the other era now is listened to in that way.
+    let caller = Caller::new(&world.proxy);
+    let fixed = "stub://web/fixed";
+    let (agreed, mut listening) =
+        caller.listen(r#"{"resourceSubscriptions":["stub://web/fixed"]}"#);
+    assert_eq!(agreed, json!({ "resourceSubscriptions": [fixed] }));
+    world.stub = world.stub.restart("web", &["--modern"]);
+    let update = listening.wait_for("notifications/resources/updated");
+    assert_eq!(update["params"]["uri"], fixed);
+    wait_until("an update in the request era", || {
+        let told = Caller::new(&world.proxy).call("web__touch", r#"{"uri":"stub://web/fixed"}"#);
+        told.json()["result"].is_object()
+    });
+    loop {
+        let update = listening.wait_for("notifications/resources/updated");
+        // As the stub tells it in that era.
+        if update["params"]["x"] == 1.0 {
+            break;
+        }
+    }
+}
+
+#[test]
+fn sessions_hear_of_backends_without() {
+    let scratch = scratch();
+    let journals = ["web", "pipe"].map(|name| Journal::new(&scratch, name));
+    let web = HttpStub::start("web", &["--modern", "--journal", journals[0].path()]);
+    let pipe = stdio_backend("pipe", &["--modern", "--journal", journals[1].path()]);
+    let proxy = Proxy::start(&[web.backend("web"), pipe]);
+    proxy.client_seeing(&["web__touch", "pipe__touch"]);
+    for (backend, journal) in ["web", "pipe"].iter().zip(&journals) {
+        let uri = |path: &str| format!("stub://{backend}/{path}");
+        let (fixed, item) = (uri("fixed"), uri("item/1"));
+        let mut clients: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
+        assert_eq!(clients[0].hello["capabilities"]["resources"]["subscribe"], true);
+        let heard: Vec<Listening> = clients.iter().map(Client::listen).collect();
+        for client in &mut clients {
+            ask(client, "subscribe", &item);
+            ask(client, "subscribe", &fixed);
+        }
+        let mut other = proxy.client();
+        touch(&mut other, backend, &uri("elsewhere"));
+        touch(&mut other, backend, &item);
+        touch(&mut other, backend, &fixed);
+        for heard in &heard {
+            // While one request takes the place of the other, both may tell.
+            assert!(until(heard, &fixed).iter().all(|uri| *uri == item));
+            assert!(!heard.so_far().iter().any(|event| event.data.contains("subscriptionId")));
+        }
+        for client in &mut clients {
+            ask(client, "unsubscribe", &item);
+        }
+        touch(&mut other, backend, &item);
+        touch(&mut other, backend, &fixed);
+        for heard in &heard {
+            assert_eq!(until(heard, &fixed), [""; 0]);
+        }
+        // With the session its listening ends.
+        let open = |journal: &Journal| journal.count("listening") - journal.count("deaf");
+        if *backend == "web" {
+            let before = open(journal);
+            clients[0].delete();
+            wait_until("the end of its request", || open(journal) < before);
+        }
+    }
 }

@@ -7,7 +7,7 @@
 //! its session; and where a server gets the client's own Authorization, for each of those. Each worker
 //! has its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +34,33 @@ struct Key {
 
 /// See the head of this file.
 #[derive(Default)]
-pub(super) struct Bridges(RefCell<AHashMap<Key, Arc<SessionRecord>>>);
+pub(super) struct Bridges(RefCell<AHashMap<Key, Bridge>>);
+
+#[derive(Clone)]
+struct Bridge {
+    record: Arc<SessionRecord>,
+    uses: Rc<Cell<usize>>,
+}
+
+/// A use of such a session, which does not end for want of any meanwhile.
+pub(super) struct InUse {
+    pub(super) record: Arc<SessionRecord>,
+    uses: Rc<Cell<usize>>,
+}
+
+impl Bridge {
+    fn hold(&self) -> InUse {
+        self.uses.set(self.uses.get() + 1);
+        InUse { record: self.record.clone(), uses: self.uses.clone() }
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.uses.set(self.uses.get() - 1);
+        self.record.touch(Instant::now());
+    }
+}
 
 impl Bridges {
     /// The session of a key, made if need be, and the one that made room for it.
@@ -43,30 +69,34 @@ impl Bridges {
         key: Key,
         now: Instant,
         make: impl FnOnce() -> Result<SessionRecord, Failure>,
-    ) -> Result<(Arc<SessionRecord>, Option<Arc<SessionRecord>>), Failure> {
+    ) -> Result<(InUse, Option<Arc<SessionRecord>>), Failure> {
         let mut all = self.0.borrow_mut();
-        if let Some(record) = all.get(&key) {
-            record.touch(now);
-            return Ok((record.clone(), None));
+        if let Some(bridge) = all.get(&key) {
+            bridge.record.touch(now);
+            return Ok((bridge.hold(), None));
         }
-        let record = Arc::new(make()?);
-        let full = all.len() >= limits::BRIDGES_MAX;
-        let oldest = full
-            .then(|| all.iter().max_by_key(|(_, record)| record.idle(now)))
-            .flatten()
-            .map(|(key, _)| key.clone());
-        let evicted = oldest.and_then(|key| all.remove(&key));
-        all.insert(key, record.clone());
-        Ok((record, evicted))
+        let mut evicted = None;
+        if all.len() >= limits::BRIDGES_MAX {
+            let idle = all.iter().filter(|(_, bridge)| bridge.uses.get() == 0);
+            let oldest = idle.max_by_key(|(_, bridge)| bridge.record.idle(now));
+            let oldest = oldest.map(|(key, _)| key.clone()).ok_or_else(|| {
+                Failure::new(Kind::Busy, "too many callers without sessions at a time")
+            })?;
+            evicted = all.remove(&oldest).map(|bridge| bridge.record);
+        }
+        let bridge = Bridge { record: Arc::new(make()?), uses: Rc::default() };
+        let use_of_it = bridge.hold();
+        all.insert(key, bridge);
+        Ok((use_of_it, evicted))
     }
 
     /// Takes out those that nobody used for longer than `idle`.
     fn over(&self, now: Instant, idle: Duration) -> Vec<Arc<SessionRecord>> {
         let mut over = Vec::new();
-        self.0.borrow_mut().retain(|_, record| {
-            let keep = record.idle(now) <= idle;
+        self.0.borrow_mut().retain(|_, bridge| {
+            let keep = bridge.uses.get() > 0 || bridge.record.idle(now) <= idle;
             if !keep {
-                over.push(record.clone());
+                over.push(bridge.record.clone());
             }
             keep
         });
@@ -74,7 +104,7 @@ impl Bridges {
     }
 }
 
-/// The session that stands for `caller` at backends of the session era.
+/// The session that stands for `caller` at backends of the session era, in use.
 ///
 /// # Errors
 /// What would be kept of it is too large.
@@ -82,7 +112,7 @@ pub(super) fn record(
     backends: &Rc<Backends>,
     entry: &Entry,
     caller: &Caller,
-) -> Result<Arc<SessionRecord>, Failure> {
+) -> Result<InUse, Failure> {
     let authorization = caller.authorization.as_ref().filter(|_| entry.plan.forwards());
     stand_in(backends, caller, authorization)
 }
@@ -92,7 +122,7 @@ pub(super) fn stand_in(
     backends: &Rc<Backends>,
     caller: &Caller,
     authorization: Option<&Arc<Authorization>>,
-) -> Result<Arc<SessionRecord>, Failure> {
+) -> Result<InUse, Failure> {
     if caller.capabilities.len() + caller.client.len() > limits::CALLER_BYTES_MAX {
         return Err(Failure::new(Kind::Busy, "the caller's capabilities are too large to keep"));
     }
@@ -108,7 +138,7 @@ pub(super) fn stand_in(
         client: caller.client.clone(),
         shown,
     };
-    let (record, evicted) = backends.bridges.of(key, Instant::now(), || {
+    let (in_use, evicted) = backends.bridges.of(key, Instant::now(), || {
         let mut random = [0; 16];
         SystemRandom::new()
             .fill(&mut random)
@@ -118,12 +148,16 @@ pub(super) fn stand_in(
         let can = caller.capabilities.clone();
         let record = SessionRecord::new(id, Revision::NEWEST, who, can, client);
         record.show(authorization);
+        if !record.class.is_empty() {
+            // What its callers can be asked is asked on a stream of its own, too.
+            backends.attended.borrow_mut().insert(record.id);
+        }
         Ok(record)
     })?;
     if let Some(evicted) = evicted {
         end(backends, &evicted);
     }
-    Ok(record)
+    Ok(in_use)
 }
 
 fn end(backends: &Rc<Backends>, record: &Arc<SessionRecord>) {
@@ -133,10 +167,10 @@ fn end(backends: &Rc<Backends>, record: &Arc<SessionRecord>) {
 
 /// Ends those that nobody used for too long.
 pub(super) fn sweep(backends: &Rc<Backends>, now: Instant) {
-    for record in backends.bridges.0.borrow().values() {
+    for bridge in backends.bridges.0.borrow().values() {
         // Its caller may be about to come back with an answer.
-        if backends.asks.has_open(record.id) {
-            record.touch(now);
+        if backends.asks.has_open(bridge.record.id) {
+            bridge.record.touch(now);
         }
     }
     for record in backends.bridges.over(now, backends.plan.borrow().session_idle) {
@@ -177,7 +211,7 @@ mod tests {
             let id = SessionId::mint(0, random);
             Ok(SessionRecord::new(id, Revision::NEWEST, principal, "{}".into(), "{}".into()))
         };
-        bridges.of(key, now, make).unwrap().0.id
+        bridges.of(key, now, make).unwrap().0.record.id
     }
 
     #[test]

@@ -12,6 +12,7 @@ use ahash::AHashMap;
 
 use super::address::Addresses;
 use super::around::Waiter;
+use super::aside::Asides;
 use super::bell::Bell;
 use super::leg::Slot;
 use super::link::Link;
@@ -19,6 +20,7 @@ use super::listen::Listening;
 use super::pool::Pool;
 use super::shelf::Shelf;
 use super::stdio::Channels;
+use super::subscribed::Subscribed;
 use super::views::Views;
 use super::wishes::Wishes;
 use crate::http::ClientConnection;
@@ -26,7 +28,7 @@ use crate::mcp::catalog::Slice;
 use crate::mcp::revision::Era;
 use crate::mcp::session::SessionId;
 use crate::plan::{BackendId, BackendPlan, HttpPlan, TransportPlan, WorkerId, slot};
-use crate::rt::local::Event;
+use crate::rt::local::{Event, Notify};
 
 /// A backend on one worker, under the rules of one plan. A reload that changes rules makes another
 /// one, with the same [`Live`]: what was begun goes on under the rules under which it was.
@@ -52,12 +54,16 @@ pub(super) struct Live {
     pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
     /// What it speaks, as its supervisor found out.
     pub(super) era: Cell<Era>,
+    /// Rung when that is another than before.
+    pub(super) era_changed: Notify,
     /// Its supervisor lives; of use on the owner alone.
     pub(super) supervised: Cell<bool>,
     /// Its supervisor's, of use on the owner alone.
     pub(super) bell: Bell,
     /// What sessions want of it, as far as this worker keeps that.
     pub(super) wishes: Wishes,
+    /// What sessions hear of it while it is of the request era.
+    pub(super) subscribed: Subscribed,
     /// What it shows to others.
     pub(super) views: Views,
     pub(super) wire: Wire,
@@ -80,8 +86,8 @@ impl Deref for Entry {
 
 /// What depends on how it is reached.
 pub(super) enum Wire {
-    Http(Http),
-    Stdio(Channels),
+    Http(Box<Http>),
+    Stdio(Box<Channels>),
 }
 
 /// A backend over HTTP.
@@ -96,6 +102,8 @@ pub(super) struct Http {
     pub(super) channels: Channels,
     /// Streams of sessions that this worker owns and whose clients listen.
     pub(super) streams: RefCell<AHashMap<SessionId, Listening>>,
+    /// Calls of callers without sessions that may be asked something.
+    pub(super) asides: Asides,
 }
 
 impl Entry {
@@ -106,20 +114,23 @@ impl Entry {
             settled: Event::new(),
             waiters: RefCell::default(),
             era: Cell::default(),
+            era_changed: Notify::new(),
+            subscribed: Subscribed::default(),
             supervised: Cell::new(false),
             bell: Bell::new(),
             wishes: Wishes::default(),
             views: Views::default(),
             wire: match &plan.transport {
-                TransportPlan::Http(http) => Wire::Http(Http {
+                TransportPlan::Http(http) => Wire::Http(Box::new(Http {
                     pool: Pool::new(http.connections_max),
                     addresses: Addresses::new(&http.host, http.port),
                     legs: RefCell::new(AHashMap::new()),
                     is_sse: Cell::new(http.sse.only),
                     channels: Channels::new(),
                     streams: RefCell::new(AHashMap::new()),
-                }),
-                TransportPlan::Stdio(_) => Wire::Stdio(Channels::new()),
+                    asides: Asides::default(),
+                })),
+                TransportPlan::Stdio(_) => Wire::Stdio(Box::new(Channels::new())),
             },
             closing: Event::new(),
             is_awaited: Cell::new(false),
@@ -132,6 +143,15 @@ impl Entry {
             shelf: shelf(plan),
             live: Rc::new(live),
         }
+    }
+
+    /// It was found out what it speaks; true if that is another than before.
+    pub(super) fn speaks(&self, era: Era) -> bool {
+        let changed = self.era.replace(era) != era;
+        if changed {
+            self.era_changed.notify_all();
+        }
+        changed
     }
 
     /// The same backend under other rules; what it offers is shaped anew.

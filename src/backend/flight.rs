@@ -16,7 +16,7 @@ use super::entry::Entry;
 use super::handle::CallHandle;
 use super::names::Own;
 use super::shelf::{self, Moment};
-use super::{BackendMail, Backends, Call, Kept, Replies, Reply, left, stopped};
+use super::{BackendMail, Backends, Call, Caller, Kept, Replies, Reply, left, stopped};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Kind as Message, Span};
 use crate::limits;
@@ -80,6 +80,8 @@ pub struct Sent {
     id: Span,
     progress_token: Option<Span>,
     timeout: Duration,
+    /// Of a caller without a session, which nobody can ask anything then.
+    modern: Option<Box<Caller>>,
 }
 
 /// What became of a call.
@@ -208,6 +210,7 @@ pub(super) async fn call(
         id: call.id,
         progress_token: call.progress_token,
         timeout: call.timeout,
+        modern: call.modern.as_ref().map(|caller| Box::new(Caller::clone(caller))),
     };
     if owner == backends.me {
         join(backends, owner, token, reusable, sent);
@@ -394,8 +397,7 @@ async fn run(
         timeout: sent.timeout,
         // Its id is one caller's, who may be gone and have used it again.
         again: true,
-        // What stands alone never comes here.
-        modern: None,
+        modern: sent.modern.map(|caller| Rc::new(*caller)),
         handle,
     };
     let failed = |error: Error| Landed::Failed(Fault::of(&error));

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::bell::Bell;
+use super::bridge::InUse;
 use super::failure::Failure;
 use super::trail::Trail;
 use crate::limits;
@@ -74,6 +75,8 @@ pub struct CallHandle {
     left: Cell<Duration>,
     /// Nobody listens to what its backend asks.
     deaf: bool,
+    /// The session that stands for its caller, if that has none.
+    kept: OnceCell<InUse>,
 }
 
 impl CallHandle {
@@ -97,6 +100,7 @@ impl CallHandle {
             asks: Cell::new(0),
             left: Cell::new(Duration::ZERO),
             deaf: false,
+            kept: OnceCell::new(),
         }
     }
 
@@ -138,6 +142,12 @@ impl CallHandle {
     /// The backend is to get this Authorization with the call.
     pub fn forward(&self, authorization: Arc<Authorization>) {
         let _ = self.authorization.set(authorization);
+    }
+
+    /// A session that must not end before the call.
+    pub(super) fn keep(&self, session: InUse) {
+        // A second attempt of a call uses the same one.
+        let _ = self.kept.set(session);
     }
 
     /// The Authorization to send with the call, if it is the caller's own.

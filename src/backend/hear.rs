@@ -17,7 +17,7 @@ use super::http::Request;
 use super::leg::Leg;
 use super::names::Raw;
 use super::own::{self, Said};
-use super::{Backends, Call, Caller, Reply, Wire, era, line, modern, supervise};
+use super::{Backends, Call, Caller, Reply, Wire, era, line, listeners, modern, supervise};
 use crate::jsonrpc;
 use crate::limits;
 use crate::mcp::envelope;
@@ -67,10 +67,8 @@ impl Backends {
     /// Whether a backend tells of changed resources.
     pub fn can_subscribe(&self, backend: BackendId) -> bool {
         let Some(entry) = self.entry(backend) else { return false };
-        let able = |slice: &Rc<Entry>| {
-            slice.slice.borrow().as_ref().is_some_and(|slice| slice.can_subscribe())
-        };
-        entry.era.get().is_modern() && able(&entry)
+        let slice = entry.slice.borrow();
+        slice.as_ref().is_some_and(|slice| slice.can_subscribe())
     }
 
     /// Listens for changes of resources on behalf of `caller`, until the value is dropped or nobody
@@ -82,28 +80,61 @@ impl Backends {
         uris: &[String],
         out: Sender<Heard>,
     ) -> Subscription {
-        let mut list = b"[".to_vec();
-        for uri in uris {
-            if list.len() > 1 {
-                list.push(b',');
+        let stop = Rc::new(Event::new());
+        let Some(entry) = self.entry(backend) else {
+            // Nothing will be heard of it.
+            let _ = out.try_send(Heard::Agreed(Vec::new()));
+            return Subscription(stop);
+        };
+        let (backends, caller, uris) = (self.clone(), caller.clone(), uris.to_vec());
+        let stopped = stop.clone();
+        rt::spawn("client that listens", async move {
+            loop {
+                // A server that is another one now is listened to in another way.
+                let era = entry.era_changed.notified();
+                if entry.era.get().is_modern() {
+                    let _listening = client(&backends, &entry, &caller, &uris, out.clone());
+                    let over = race(stopped.wait(), entry.closing.wait());
+                    if let Either::Right(_) = race(era, over).await {
+                        return;
+                    }
+                    continue;
+                }
+                let attending = listeners::attend(&backends, &entry, &caller, &uris, &out);
+                let over = race(stopped.wait(), entry.closing.wait());
+                let ended = race(era, over);
+                match race(Box::pin(attending), ended).await {
+                    Either::Right(Either::Left(())) => {}
+                    Either::Left(()) | Either::Right(Either::Right(_)) => return,
+                }
             }
-            jsonrpc::quote(uri, &mut list);
-        }
-        list.push(b']');
-        let filter = envelope::rebuilt(b"{}", &[], &[("resourceSubscriptions", &list)]);
-        let with = envelope::members(&caller.capabilities, &caller.client, None);
-        let meta = envelope::rebuilt(b"{}", &[], &with);
-        let params = [("_meta", &meta[..]), ("notifications", &filter[..])];
-        let params = envelope::rebuilt(b"{}", &[], &params);
-        match self.entry(backend) {
-            Some(entry) => keep(self, &entry, params, Ear::Client(out)),
-            None => {
-                // Nothing will be heard of it.
-                let _ = out.try_send(Heard::Agreed(Vec::new()));
-                Subscription(Rc::new(Event::new()))
-            }
-        }
+        });
+        Subscription(stop)
     }
+}
+
+/// Listens for changes of resources at a backend of the request era.
+pub(super) fn client(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    caller: &Caller,
+    uris: &[String],
+    out: Sender<Heard>,
+) -> Subscription {
+    let mut list = b"[".to_vec();
+    for uri in uris {
+        if list.len() > 1 {
+            list.push(b',');
+        }
+        jsonrpc::quote(uri, &mut list);
+    }
+    list.push(b']');
+    let filter = envelope::rebuilt(b"{}", &[], &[("resourceSubscriptions", &list)]);
+    let with = envelope::members(&caller.capabilities, &caller.client, None);
+    let meta = envelope::rebuilt(b"{}", &[], &with);
+    let params = [("_meta", &meta[..]), ("notifications", &filter[..])];
+    let params = envelope::rebuilt(b"{}", &[], &params);
+    keep(backends, entry, params, Ear::Client(out))
 }
 
 /// Listens for changed lists, until the value is dropped.
@@ -193,7 +224,7 @@ async fn stream(
         let reply = match &mut wire {
             Wire::Http(http) => http.next().await,
             Wire::Line(line) => line.next().await,
-            Wire::Crossed(_) => return End::Refused,
+            Wire::Crossed(_) | Wire::Aside(_) => return End::Refused,
         };
         match reply {
             Ok(Reply::Notification(message)) => {

@@ -43,8 +43,10 @@ pub(super) async fn call(
     let session = call.session.filter(|_| entry.plan.isolation == Isolation::Session);
     let owner = session.as_ref().map_or(entry.owner, |session| session.id.owner());
     let id = backends.number();
-    // In a child that all share nobody can tell which of the callers without sessions is asked.
-    let deaf = call.handle.is_deaf() || call.modern.is_some() && session.is_none();
+    // In a child that all share nobody can tell which of the callers without sessions is asked; one of
+    // their own era asks nothing.
+    let nobodys = call.modern.is_some() && session.is_none() && !entry.era.get().is_modern();
+    let deaf = call.handle.is_deaf() || nobodys;
     let behind = Behind::call(deaf);
     let place = if owner == backends.me {
         let key = session.as_ref().map(|session| session.id);

@@ -27,7 +27,7 @@ use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span};
 use crate::limits;
 use crate::mcp::catalog::Can;
-use crate::mcp::envelope::subscription;
+use crate::mcp::envelope::{key, member, subscription};
 use crate::plan::WorkerId;
 use crate::rt::child::{Input, Output};
 use crate::rt::local::Event;
@@ -48,10 +48,19 @@ pub(super) struct Waiter {
     behind: Behind,
     /// Its caller has no session: others may use the same child.
     alone: bool,
+    /// It asks for log messages (2026-07-28: what does not gets none).
+    logs: bool,
     /// Its place in the order of calls.
     turn: u64,
     /// The child has asked its client something.
     asked: bool,
+}
+
+/// A call that nobody waits for any more.
+struct Ghost {
+    id: u64,
+    until: Instant,
+    logs: bool,
 }
 
 /// Who is behind a request.
@@ -73,7 +82,7 @@ impl Behind {
 
 impl Waiter {
     pub(super) fn new(route: Route, own: Own, behind: Behind) -> Waiter {
-        Waiter { route, own, behind, alone: false, turn: 0, asked: false }
+        Waiter { route, own, behind, alone: false, logs: false, turn: 0, asked: false }
     }
 
     /// Of a caller without a session: what names no call is its own only where there is no other.
@@ -137,7 +146,7 @@ pub(super) struct Link {
     waiting: RefCell<AHashMap<u64, Waiter>>,
     /// Calls of clients that nobody waits for any more, and that the child may still be busy with:
     /// until when that is believed.
-    ghosts: RefCell<VecDeque<(u64, Instant)>>,
+    ghosts: RefCell<VecDeque<Ghost>>,
     queue: RefCell<Vec<u8>>,
     /// Bytes taken from the queue and not yet taken by the child.
     writing: Cell<usize>,
@@ -228,6 +237,7 @@ impl Link {
         }
         self.push(message, id)?;
         self.last_used.set(now);
+        waiter.logs = self.outside.is_modern() && asks_for_logs(message);
         waiter.turn = self.turns.get() + 1;
         self.turns.set(waiter.turn);
         self.waiting.borrow_mut().insert(id, waiter);
@@ -251,7 +261,8 @@ impl Link {
             if ghosts.len() >= limits::GHOSTS_MAX {
                 ghosts.pop_front();
             }
-            ghosts.push_back((id, Instant::now() + limits::CALL_TIMEOUT));
+            let until = Instant::now() + limits::CALL_TIMEOUT;
+            ghosts.push_back(Ghost { id, until, logs: waiter.logs });
         }
         if waiter.asked {
             self.outside.over(id);
@@ -259,18 +270,20 @@ impl Link {
     }
 
     /// The only call that the child can be talking about, if a client is behind it; `None` if there
-    /// are several, or none.
-    fn only_call(&self) -> Option<(u64, Route)> {
+    /// are several, or none. `logs`: of those alone that ask for log messages.
+    fn only_call(&self, logs: bool) -> Option<(u64, Route)> {
         let mut ghosts = self.ghosts.borrow_mut();
         if !ghosts.is_empty() {
             let now = Instant::now();
-            ghosts.retain(|(_, until)| *until > now);
-            if !ghosts.is_empty() {
+            ghosts.retain(|ghost| ghost.until > now);
+            if ghosts.iter().any(|ghost| ghost.logs || !logs) {
                 return None;
             }
         }
         let waiting = self.waiting.borrow();
-        let mut calls = waiting.iter().filter(|(_, waiter)| waiter.behind != Behind::Proxy);
+        let mut calls = waiting
+            .iter()
+            .filter(|(_, waiter)| waiter.behind != Behind::Proxy && (waiter.logs || !logs));
         let (id, waiter) = calls.next()?;
         let only = calls.next().is_none() && waiter.behind == Behind::Client;
         only.then(|| (*id, waiter.route.clone()))
@@ -498,7 +511,7 @@ impl Link {
                     .and_then(|number| Some((number, self.waiting.borrow_mut().remove(&number)?)));
                 // Unknown: cancelled, timed out, or never asked. It belongs to nobody.
                 let Some((number, waiter)) = waiter else {
-                    self.ghosts.borrow_mut().retain(|(ghost, _)| Some(*ghost) != number);
+                    self.ghosts.borrow_mut().retain(|ghost| Some(ghost.id) != number);
                     return;
                 };
                 let answer = waiter.own.answer(message, id);
@@ -522,7 +535,13 @@ impl Link {
                 Word::Updated | Word::Task | Word::Other if self.outside.is_modern() => {
                     self.subscribed(message, envelope);
                 }
-                Word::Log => match self.only_call() {
+                // None names its request there, but one that does not ask for any gets none.
+                Word::Log if self.outside.is_modern() => {
+                    if let Some((number, route)) = self.only_call(true) {
+                        self.deliver(number, &route, Item::Notification(message.to_vec()));
+                    }
+                }
+                Word::Log => match self.only_call(false) {
                     Some((number, route)) => {
                         self.deliver(number, &route, Item::Notification(message.to_vec()));
                     }
@@ -601,6 +620,17 @@ impl Drop for CloseOnDrop<'_> {
     fn drop(&mut self) {
         self.0.close(Failure::new(Kind::Lost, "the channel is not read any more"));
     }
+}
+
+/// Whether a request of the newer era asks for log messages (2026-07-28, Logging, Per-request log level).
+fn asks_for_logs(message: &Outgoing<'_>) -> bool {
+    let (Outgoing::Ready(body) | Outgoing::Rename { body, .. }) = message;
+    // Spelt with escapes it would be no less.
+    if memchr::memmem::find(body, b"logLevel").is_none() && !body.contains(&b'\\') {
+        return false;
+    }
+    let meta = jsonrpc::scan(body).ok().and_then(|envelope| envelope.meta);
+    meta.is_some_and(|meta| member(meta.of(body), key::LOG_LEVEL).is_some())
 }
 
 /// Line ends within a message stand only between its tokens, where a space is as good.
@@ -795,6 +825,31 @@ mod tests {
             };
             assert_eq!(*seen.borrow(), heard);
         }
+    }
+
+    #[test]
+    fn log_messages_of_the_request_era_are_those_of_the_only_call_that_asks_for_them() {
+        let (link, seen) = link_of(true);
+        let log = br#"{"jsonrpc":"2.0","method":"notifications/message","params":{}}"#;
+        let call = |level: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{{"_meta":{{"a":1{level}}}}}}}"#
+            )
+        };
+        let asks = call(r#","io.modelcontextprotocol/log\u004cevel":"info""#);
+        ask(&link, 4, &call("")).unwrap();
+        link.line(log);
+        ask(&link, 6, &asks).unwrap();
+        link.line(log);
+        ask(&link, 8, &asks).unwrap();
+        link.line(log);
+        // It may be about the one that is forgotten.
+        link.forget(8);
+        link.line(log);
+        link.line(br#"{"jsonrpc":"2.0","id":8,"result":{}}"#);
+        link.line(log);
+        let heard = format!("1 6 {}", std::str::from_utf8(log).unwrap());
+        assert_eq!(*seen.borrow(), [heard.clone(), heard]);
     }
 
     #[test]

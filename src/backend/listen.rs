@@ -15,23 +15,44 @@ use super::entry::{Entry, Wire};
 use super::health::Backoff;
 use super::leg::{self, Leg};
 use super::relay::{self, Word};
-use super::{Backends, http, supervise, views, wishes};
+use super::{Backends, aside, http, supervise, views, wishes};
 use crate::http::head::is_value;
 use crate::http::{ClientConnection, sse};
 use crate::jsonrpc::{self, Envelope, Kind as Message};
 use crate::limits;
-use crate::mcp::session::SessionRecord;
+use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::RestartPlan;
 use crate::rt::local::Event;
 use crate::rt::{self, Either, race};
 
 /// A stream that is kept open; dropping it closes it.
-pub(super) struct Listening(Rc<Event>);
+pub(super) struct Listening {
+    stop: Rc<Event>,
+    /// Set when it is known for the first time whether there is a stream.
+    opened: Rc<Event>,
+    since: Instant,
+}
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.set();
+        self.stop.set();
     }
+}
+
+/// What to wait for before a server is given a reason to say something on the stream of a session,
+/// if it has just been asked for one: at most [`STREAM_OPEN_WAIT`](limits::STREAM_OPEN_WAIT).
+pub(super) fn opened(
+    entry: &Entry,
+    session: SessionId,
+) -> Option<impl Future<Output = ()> + use<>> {
+    let streams = entry.http().1.streams.borrow();
+    let stream = streams.get(&session).filter(|stream| !stream.opened.is_set())?;
+    let left = limits::STREAM_OPEN_WAIT.checked_sub(stream.since.elapsed())?;
+    let opened = stream.opened.clone();
+    Some(async move {
+        // One that says nothing, not even that it is there, is not waited for again.
+        let _ = rt::time::timeout(left, opened.wait()).await;
+    })
 }
 
 /// How a stream ended.
@@ -79,9 +100,9 @@ pub(super) fn start(
     leg: &Rc<Leg>,
     seed: u64,
 ) -> Listening {
-    let stop = Rc::new(Event::new());
-    let (backends, entry, leg, stopped) =
-        (backends.clone(), entry.clone(), leg.clone(), stop.clone());
+    let (stop, opened) = (Rc::new(Event::new()), Rc::new(Event::new()));
+    let listening = Listening { stop: stop.clone(), opened: opened.clone(), since: Instant::now() };
+    let (backends, entry, leg, stopped) = (backends.clone(), entry.clone(), leg.clone(), stop);
     rt::spawn("backend stream", async move {
         let plan = RestartPlan {
             initial: limits::RESTART_INITIAL,
@@ -93,8 +114,10 @@ pub(super) fn start(
         loop {
             let began = Instant::now();
             // Dropped on stop, and its connection with it.
-            let stream = listen(&backends, &entry, &leg, &mut last_id);
-            let (opened, retry) = match race(stream, stopped.wait()).await {
+            let stream = listen(&backends, &entry, &leg, &mut last_id, &opened);
+            let end = race(stream, stopped.wait()).await;
+            opened.set();
+            let (was_open, retry) = match end {
                 Either::Left(End::Closed { opened, retry }) => (opened, retry),
                 Either::Left(End::SessionLost) => {
                     backends.hint(&entry, supervise::LOST);
@@ -116,10 +139,10 @@ pub(super) fn start(
                 }
                 Either::Left(End::Refused) | Either::Right(()) => return,
             };
-            if opened && began.elapsed() >= limits::LIVED_WELL {
+            if was_open && began.elapsed() >= limits::LIVED_WELL {
                 backoff.reset();
             }
-            if !opened || began.elapsed() < limits::PROBE_PAUSE {
+            if !was_open || began.elapsed() < limits::PROBE_PAUSE {
                 // Whether the server is there at all is the supervisor's question.
                 backends.hint(&entry, supervise::FAILED);
             }
@@ -130,7 +153,7 @@ pub(super) fn start(
             }
         }
     });
-    Listening(stop)
+    listening
 }
 
 async fn listen(
@@ -138,6 +161,7 @@ async fn listen(
     entry: &Rc<Entry>,
     leg: &Rc<Leg>,
     last_id: &mut Vec<u8>,
+    opened: &Event,
 ) -> End {
     let closed = End::Closed { opened: false, retry: None };
     let Ok(mut connection) = http::connect(backends, entry).await else { return closed };
@@ -167,6 +191,7 @@ async fn listen(
         return End::Refused;
     }
     drop(head);
+    opened.set();
     let mut reader = sse::Reader::default();
     events(backends, entry, leg, &mut connection, &mut reader).await;
     if !reader.last_id().is_empty() {
@@ -230,9 +255,13 @@ async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, mess
             (Word::Withdrawn, Some(session)) => {
                 let leg = Some(leg);
                 let found = asks::withdrawn(backends, entry, session, leg, message, &envelope);
-                if let Some((message, _)) = found {
+                if let Some((message, _)) = found
+                    && !aside::note(entry, session.id, &message)
+                {
                     backends.tell_client(session.id, message);
                 }
+            }
+            (Word::Log | Word::Other, Some(session)) if aside::note(entry, session.id, message) => {
             }
             (Word::Progress | Word::Log | Word::Other, Some(session)) => {
                 wishes::shape_and_tell(backends, entry, session, message);
@@ -261,6 +290,9 @@ fn question(
     let Some(session) = &leg.session else { return relay::reply(envelope, message) };
     if let Some(pong) = relay::pong(envelope, message) {
         return Some(pong);
+    }
+    if let Some(reply) = aside::question(backends, entry, leg, session, message, envelope) {
+        return reply;
     }
     let back = Back::Leg(leg.clone());
     match asks::open(backends, entry, session, back, None, message, envelope) {

@@ -101,7 +101,7 @@ pub(super) async fn of_client(
     }
     let session = match viewer {
         Viewer::Session(session) => session.clone(),
-        Viewer::Caller(caller) => bridge::record(backends, entry, caller)?,
+        Viewer::Caller(caller) => bridge::record(backends, entry, caller)?.record.clone(),
     };
     let mut lost = None;
     loop {

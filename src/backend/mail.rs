@@ -94,6 +94,11 @@ pub enum BackendMail {
         /// `None`: it cannot be told.
         seen: Option<Seen>,
     },
+    /// The channel of a backend that all share was opened anew.
+    Again {
+        /// Whose.
+        backend: BackendId,
+    },
     /// Forget all views of a backend.
     Outdated {
         /// Which backend.

@@ -13,6 +13,7 @@ pub mod health;
 
 mod address;
 mod around;
+mod aside;
 mod asks;
 mod attempt;
 mod bell;
@@ -31,6 +32,7 @@ mod leg;
 mod line;
 mod link;
 mod listen;
+mod listeners;
 mod listing;
 mod mail;
 mod modern;
@@ -47,6 +49,7 @@ mod sse;
 mod stand_in;
 mod stderr;
 mod stdio;
+mod subscribed;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -293,6 +296,8 @@ struct Attempt {
 enum Wire {
     Http(Box<http::HttpReplies>),
     Line(line::LineReplies),
+    /// A caller without a session that may be asked something, a backend with sessions over HTTP.
+    Aside(aside::AsideReplies),
     /// A caller with a session, a backend without.
     Crossed(Box<rounds::Crossed>),
 }
@@ -303,6 +308,7 @@ impl Attempt {
         let reply = match &mut self.wire {
             Wire::Http(http) => http.next().await,
             Wire::Line(line) => line.next().await,
+            Wire::Aside(aside) => aside.next().await,
             Wire::Crossed(crossed) => Box::pin(crossed.next()).await,
         };
         self.guard.judge(reply)
@@ -317,8 +323,8 @@ impl Attempt {
     async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         let chunk = match &mut self.wire {
             Wire::Http(http) => http.chunk().await,
-            // Both are whole.
-            Wire::Line(_) | Wire::Crossed(_) => Ok(None),
+            // All of them are whole.
+            Wire::Line(_) | Wire::Aside(_) | Wire::Crossed(_) => Ok(None),
         };
         self.guard.judge(chunk)
     }
@@ -342,6 +348,8 @@ pub struct Backends {
     dice: Cell<u64>,
     /// Backend sessions of callers that have none.
     bridges: bridge::Bridges,
+    /// Callers without sessions that listen at backends with sessions.
+    listeners: listeners::Listeners,
     /// Calls of this worker at children of other workers.
     away: RefCell<AHashMap<u64, Rc<CallHandle>>>,
     /// Requests of backends that wait here for an answer of a client.
@@ -350,7 +358,8 @@ pub struct Backends {
     parking: parking::Parking,
     /// Set once, before anything is called.
     clients: OnceCell<Box<dyn Clients>>,
-    /// Sessions of this worker whose client has an event stream open.
+    /// Sessions of this worker whose client has an event stream open, or stands for callers that can
+    /// be asked something.
     attended: RefCell<AHashSet<SessionId>>,
     /// Counts all changes of what other than the proxy see.
     views_version: Cell<u64>,
@@ -391,6 +400,7 @@ impl Backends {
             serial: Cell::new(0),
             dice: Cell::new(ahash::RandomState::new().hash_one(me)),
             bridges: bridge::Bridges::default(),
+            listeners: listeners::Listeners::default(),
             away: RefCell::new(AHashMap::new()),
             asks: asks::Asks::default(),
             parking: parking::Parking::new(),
@@ -470,7 +480,7 @@ impl Backends {
         if capable::class(&caller.capabilities).is_empty() || !self.entries().iter().any(depends) {
             return None;
         }
-        bridge::stand_in(self, caller, None).ok()
+        bridge::stand_in(self, caller, None).ok().map(|in_use| in_use.record.clone())
     }
 
     /// A client session ended: what it had at backends ends. To be called on its owner; other
@@ -480,6 +490,7 @@ impl Backends {
         self.attended.borrow_mut().remove(&session.id);
         for entry in &*self.entries() {
             wishes::forget(self, entry, |other| other.id == session.id);
+            entry.subscribed.forget(|other| other.id == session.id);
             views::end(entry, session.id);
             if let entry::Wire::Http(_) = &entry.wire {
                 leg::end(self, entry, session.id);
@@ -499,6 +510,12 @@ impl Backends {
         if let Some(number) = asks::number_of(question) {
             asks::decline(self, number);
         }
+    }
+
+    /// A message for a session that stands for callers without one; false if it does not. Safe to call
+    /// with any session.
+    pub fn listener_hears(&self, session: SessionId, message: &[u8]) -> bool {
+        self.listeners.hear(session, message)
     }
 
     /// Sends a notification of a client to all its backend sessions and children that are open.
@@ -608,7 +625,7 @@ impl Backends {
             BackendMail::Slice { backend, slice } => self.sliced(backend, slice),
             BackendMail::Era { backend, era } => {
                 if let Some(entry) = entry(backend) {
-                    entry.era.set(era);
+                    entry.speaks(era);
                 }
             }
             BackendMail::Settled { backend } => {
@@ -632,6 +649,7 @@ impl Backends {
                     views::told(self, &entry, &whose, seen);
                 }
             }
+            BackendMail::Again { backend } => self.listeners.again(backend, None),
             BackendMail::Outdated { backend, flags } => {
                 if let Some(entry) = entry(backend) {
                     views::drop_all(self, &entry, flags);
@@ -770,6 +788,7 @@ impl Backends {
                 supervise::start(self, entry);
             }
             wishes::forget(self, entry, SessionRecord::ended);
+            entry.subscribed.forget(SessionRecord::ended);
             shelf::sweep(self, entry);
             match (&entry.wire, &entry.plan.transport) {
                 (entry::Wire::Http(http), TransportPlan::Http(plan)) => {

@@ -11,22 +11,23 @@ use std::sync::Arc;
 use super::attempt::{self, Ended};
 use super::entry::{self, Entry};
 use super::failure::Failure;
-use super::http::Request;
+use super::http::{HttpReplies, Request};
 use super::leg::Leg;
 use super::names::{Own, Raw};
 use super::rounds::Crossed;
-use super::{Backends, Call, Wire, bridge, line, supervise};
+use super::{Backends, Call, Wire, aside, bridge, line, listen, supervise, wishes};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope};
-use crate::mcp::envelope;
+use crate::mcp::envelope::{self, key};
 use crate::mcp::header;
+use crate::mcp::logging::Level;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored;
 use crate::mcp::session::Authorization;
 use crate::plan::Isolation;
 
 /// Who sent a request of the request era.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Caller {
     /// Who it is, where that is known.
     pub principal: Option<Arc<str>>,
@@ -174,14 +175,28 @@ pub(super) fn lines(method: &str, about: Option<&str>) -> String {
     lines
 }
 
+/// The log messages that a request asks for.
+fn level(body: &[u8], message: &Envelope) -> Option<Level> {
+    let meta = message.meta?.of(body);
+    Level::parse(&envelope::member(meta, key::LOG_LEVEL)?.text(meta)?)
+}
+
 /// To a backend of the session era, from a caller without one.
 async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Result<Wire, Ended> {
-    call.body = envelope::unwrap(&call.body, &scan(&call.body)?);
+    let sent = scan(&call.body)?;
+    let level = level(&call.body, &sent);
+    call.body = envelope::unwrap(&call.body, &sent);
     let message = scan(&call.body)?;
     let id = message.id.ok_or_else(|| Failure::new(Kind::Internal, "a request without an id"))?;
     (call.id, call.progress_token) = (id, message.progress_token);
     if let (Isolation::Session, Some(caller)) = (entry.plan.isolation, &call.modern) {
-        call.session = Some(bridge::record(backends, entry, caller)?);
+        let in_use = bridge::record(backends, entry, caller)?;
+        if let Some(level) = level {
+            let told = wishes::want_level(backends, entry, &in_use.record, level);
+            call.handle.watch(Box::pin(told)).await?;
+        }
+        call.session = Some(in_use.record.clone());
+        call.handle.keep(in_use);
     }
     let over_line = match &entry.wire {
         entry::Wire::Stdio(_) => true,
@@ -190,6 +205,21 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
     if over_line {
         return line::call(backends, entry, call).await.map(Wire::Line);
     }
+    let Some(session) = call.session.clone().filter(|session| !session.class.is_empty()) else {
+        return posted(backends.clone(), entry.clone(), call).await.map(Wire::Http);
+    };
+    // It may be asked something, also beside the stream of the call.
+    let handle = call.handle.clone();
+    let sent = posted(backends.clone(), entry.clone(), call);
+    Ok(Wire::Aside(aside::start(entry, &session, &handle, sent)))
+}
+
+/// Sends such a request over HTTP. A drop abandons it.
+async fn posted(
+    backends: Rc<Backends>,
+    entry: Rc<Entry>,
+    call: Call,
+) -> Result<Box<HttpReplies>, Ended> {
     // Several calls share the session, and each may have chosen the same id.
     let own = Own::of(&call.body, call.id, call.progress_token);
     let request = Request {
@@ -203,14 +233,18 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
     let session = call.session.as_ref();
     let mut lost = None;
     loop {
-        let leg = attempt::open(backends, entry, session, lost, &call.handle).await?;
-        match attempt::sent(backends, entry, &leg, &request, &call.handle, call.safe).await {
+        let leg = attempt::open(&backends, &entry, session, lost, &call.handle).await?;
+        if let Some(opened) = session.and_then(|session| listen::opened(&entry, session.id)) {
+            // A question without a stream to put it on would be lost (2025-11-25, Transports).
+            call.handle.watch(Box::pin(opened)).await?;
+        }
+        match attempt::sent(&backends, &entry, &leg, &request, &call.handle, call.safe).await {
             // Refused, so not executed: once more with a new session.
             Err(Ended::Failed(failure)) if failure.session_lost && lost.is_none() => {
-                backends.hint(entry, supervise::LOST);
+                backends.hint(&entry, supervise::LOST);
                 lost = Some(leg.generation);
             }
-            sent => return sent.map(Wire::Http),
+            sent => return sent,
         }
     }
 }

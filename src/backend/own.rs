@@ -283,6 +283,13 @@ pub(super) fn said(answer: &[u8]) -> Result<Said, Failure> {
     }
 }
 
+/// The answer to a request that needs not be made, with some id.
+pub(super) fn nothing() -> Vec<u8> {
+    let mut answer = Vec::new();
+    jsonrpc::result(&mut answer, b"0", b"{}");
+    answer
+}
+
 /// The parameters of `initialize`: with the capabilities of the client whose session it is, as it
 /// sent them; in a session without a client there are none, and requests of servers are refused.
 pub(super) fn hello(plan: &Plan, session: Option<&SessionRecord>) -> Vec<u8> {

@@ -6,10 +6,11 @@
 //! worker. What it is asked is a result that ends the caller's request, and the call is parked until the
 //! caller comes back with the answers, on whichever worker. The state that the caller brings says which
 //! call it is, and is sealed with a key of this worker: with the time until which it is good, for
-//! whom, and for what. A call is taken out by the first who may have it. What the backend tells about
-//! its progress meanwhile is dropped.
+//! whom, and for what. A call is taken out by the first who may have it. What the backend tells
+//! meanwhile waits with it: the last word about its progress, and a few others.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -180,6 +181,8 @@ struct Stay {
     /// Rung when its caller comes back, or never will.
     turn: Notify,
     given_up: Cell<bool>,
+    /// Told while nobody was there.
+    missed: RefCell<VecDeque<Vec<u8>>>,
 }
 
 impl Backends {
@@ -200,6 +203,7 @@ impl Backends {
             until: Cell::default(),
             turn: Notify::new(),
             given_up: Cell::new(false),
+            missed: RefCell::default(),
         });
         self.parking.running.borrow_mut().insert(token, stay.clone());
         stay.asked(self, question);
@@ -251,6 +255,9 @@ pub(super) fn resumed(backends: &Rc<Backends>, from: WorkerId, token: u64, claim
     };
     parking.running.borrow_mut().insert(token, stay.clone());
     stay.caller.set(Some((from, token)));
+    for message in stay.missed.take() {
+        give(backends, (from, token), Piece::Note(message));
+    }
     let questions = std::mem::take(&mut *stay.questions.borrow_mut());
     for (number, question) in questions {
         let answer = walk::member(&claim.responses, &key(number))
@@ -342,6 +349,24 @@ impl Stay {
         true
     }
 
+    /// Keeps a notification for who comes back: of its progress only the last.
+    fn miss(&self, message: Vec<u8>) {
+        let is_progress = |message: &[u8]| {
+            let envelope = jsonrpc::scan(message).ok();
+            envelope.is_some_and(|envelope| relay::word(&envelope, message) == Word::Progress)
+        };
+        let mut missed = self.missed.borrow_mut();
+        if is_progress(&message) {
+            missed.retain(|other| !is_progress(other));
+        }
+        let bytes: usize = missed.iter().map(Vec::len).sum();
+        let is_full = missed.len() >= limits::MISSED_MAX
+            || bytes + message.len() > limits::SSE_QUEUE_BYTES_MAX;
+        if !is_full {
+            missed.push_back(message);
+        }
+    }
+
     /// Answers the caller with what is asked, and parks the call.
     fn park(self: &Rc<Self>, backends: &Rc<Backends>) {
         let parking = &backends.parking;
@@ -409,10 +434,11 @@ async fn live(backends: Rc<Backends>, stay: Rc<Stay>, mut replies: Replies) {
         };
         match reply {
             Ok(Reply::Notification(message)) => {
-                if !stay.withdrawn(&message)
-                    && let Some(caller) = stay.caller.get()
-                {
-                    give(&backends, caller, Piece::Note(message));
+                if !stay.withdrawn(&message) {
+                    match stay.caller.get() {
+                        Some(caller) => give(&backends, caller, Piece::Note(message)),
+                        None => stay.miss(message),
+                    }
                 }
             }
             Ok(Reply::Ask(question)) => stay.asked(&backends, question),
@@ -458,6 +484,7 @@ mod tests {
                 until: Cell::default(),
                 turn: Notify::new(),
                 given_up: Cell::new(false),
+                missed: RefCell::default(),
             };
             parking.parked.borrow_mut().insert(number, Rc::new(stay));
         };

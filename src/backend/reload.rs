@@ -215,6 +215,7 @@ impl Backends {
     /// Ends all that is open to a backend.
     async fn close(self: &Rc<Self>, entry: &Rc<Entry>) {
         entry.closing.set();
+        entry.subscribed.forget(|_| true);
         entry.bell.ring(supervise::STOP);
         entry.channels().end_all();
         self.clock.end_calls_of(entry.id);

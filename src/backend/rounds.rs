@@ -112,7 +112,7 @@ impl Crossed {
             let reply = match &mut self.wire {
                 Wire::Http(http) => http.next().await?,
                 Wire::Line(line) => line.next().await?,
-                Wire::Crossed(_) => {
+                Wire::Crossed(_) | Wire::Aside(_) => {
                     return Err(Failure::new(Kind::Internal, "crossed twice").into());
                 }
             };

@@ -119,7 +119,7 @@ pub(super) fn keep(
     if answer.len() > limits::CACHED_ANSWER_BYTES_MAX {
         return;
     }
-    let Some((id, ttl)) = reuse::lifetime(reusable, answer) else { return };
+    let Some((answer, id, ttl)) = reuse::keepable(reusable, answer) else { return };
     let now = Moment::now(backends, entry, reusable);
     if (now.age, now.asks) != (moment.age, moment.asks) {
         return;

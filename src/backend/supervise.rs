@@ -148,7 +148,7 @@ impl Supervisor {
     /// Makes known what it speaks, on all workers, before anything else of this life of it.
     fn speaks(&self, era: Era) {
         let backend = self.entry.id;
-        if self.entry.era.replace(era) != era {
+        if self.entry.speaks(era) {
             tracing::debug!(backend = self.entry.name(), era = era.as_str(), "backend speaks");
             self.backends.board.set_era(backend, era);
             self.backends.broadcast(|| BackendMail::Era { backend, era });

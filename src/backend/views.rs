@@ -286,8 +286,10 @@ async fn fetch(
     entry: &Rc<Entry>,
     session: &Arc<SessionRecord>,
 ) -> Option<Seen> {
-    // What was read while everything changed is read once more; then it is the next one's turn.
-    for _ in 0..2 {
+    // What was read while everything changed is read once more; what changes then is for the next one
+    // to see, for servers may tell of changes as often as they are looked at.
+    let mut again = true;
+    loop {
         let round = entry.views.round.get();
         let base = entry.slice.borrow().clone()?;
         let mut pages = Pages::default();
@@ -301,7 +303,7 @@ async fn fetch(
             }
             Err(_) => return None,
         }
-        if entry.views.round.get() != round {
+        if entry.views.round.get() != round && std::mem::take(&mut again) {
             continue;
         }
         let mut slice = Slice::clone(&base);
@@ -317,7 +319,6 @@ async fn fetch(
             false => Seen::Other(entry.views.shared(slice)),
         });
     }
-    None
 }
 
 /// Another worker asks the keeper.

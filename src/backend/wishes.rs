@@ -18,9 +18,10 @@ use ahash::AHashMap;
 use super::entry::{Entry, Wire};
 use super::failure::Failure;
 use super::leg;
-use super::own::{Channel, said};
+use super::own::{Channel, nothing, said};
 use super::relay::{self, Word};
 use super::stdio;
+use super::subscribed;
 use super::{BackendMail, Backends};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc;
@@ -225,13 +226,13 @@ impl Wishes {
 
 /// Whether `uri` is `whole`, or lies below it (2025-11-25, Resources: an update may be of a
 /// sub-resource of what was subscribed to).
-fn is_part(uri: &str, whole: &str) -> bool {
+pub(super) fn is_part(uri: &str, whole: &str) -> bool {
     uri.strip_prefix(whole).is_some_and(|rest| {
         rest.is_empty() || whole.ends_with('/') || rest.starts_with(['/', '?', '#'])
     })
 }
 
-fn uri_params(uri: &str) -> Vec<u8> {
+pub(super) fn uri_params(uri: &str) -> Vec<u8> {
     let mut params = b"{\"uri\":".to_vec();
     jsonrpc::quote(uri, &mut params);
     params.push(b'}');
@@ -240,13 +241,6 @@ fn uri_params(uri: &str) -> Vec<u8> {
 
 fn level_params(level: Level) -> Vec<u8> {
     format!(r#"{{"level":"{}"}}"#, level.as_str()).into_bytes()
-}
-
-/// The raw answer of a request that needs not be made.
-fn done() -> Vec<u8> {
-    let mut answer = Vec::new();
-    jsonrpc::result(&mut answer, b"0", b"{}");
-    answer
 }
 
 impl Backends {
@@ -283,13 +277,9 @@ impl Backends {
         on: bool,
     ) -> Result<Vec<u8>> {
         let entry = self.entry_of(backend)?;
-        if entry.era.get() == Era::Request {
-            // There clients listen for updates in another way, and sessions cannot.
-            return Err(Error::new(Kind::MethodNotFound).context(entry.name().to_owned()));
-        }
         let home = match entry.plan.isolation {
-            Isolation::Session => session.id.owner(),
-            Isolation::Shared => entry.owner,
+            Isolation::Shared if entry.era.get() != Era::Request => entry.owner,
+            Isolation::Session | Isolation::Shared => session.id.owner(),
         };
         let limit = entry.plan.startup_timeout + entry.plan.request_timeout;
         let (session, uri, params) = (session.clone(), Box::from(uri), params.to_vec());
@@ -457,6 +447,34 @@ async fn level_here(backends: Rc<Backends>, session: Arc<SessionRecord>) {
     }
 }
 
+/// A caller without a session wants log messages: the session that stands for it asks for the most
+/// verbose level that any such caller wanted. Returns when this backend has been told.
+pub(super) async fn want_level(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    session: &Arc<SessionRecord>,
+    level: Level,
+) {
+    if session.level().is_some_and(|known| known <= level) {
+        return;
+    }
+    session.set_level(level);
+    for other in &*backends.entries() {
+        if other.plan.isolation != Isolation::Session || other.id == entry.id {
+            continue;
+        }
+        let Some(channel) = open(other, Some(session)) else { continue };
+        let (backends, other, session) = (backends.clone(), other.clone(), session.clone());
+        rt::spawn("level at another backend", async move {
+            level_at(&backends, &other, Some(&session), &channel).await;
+        });
+    }
+    // One that is opened later is told then.
+    if let Some(channel) = open(entry, Some(session)) {
+        level_at(backends, entry, Some(session), &channel).await;
+    }
+}
+
 /// Tells a channel the level that it should have, until it has it.
 async fn level_at(
     backends: &Rc<Backends>,
@@ -518,10 +536,16 @@ pub(super) async fn restore(
         for uri in entry.wishes.uris(session.map(|session| session.id)) {
             // One that does not answer is not waited for a thousand times.
             if !ask(backends, entry, channel, "resources/subscribe", &uri_params(&uri)).await {
-                return;
+                break;
             }
         }
     }
+    let Some(session) = session else {
+        let backend = entry.id;
+        backends.broadcast(|| BackendMail::Again { backend });
+        return backends.listeners.again(backend, None);
+    };
+    backends.listeners.again(entry.id, Some(session.id));
 }
 
 /// A wish whose home is here.
@@ -533,13 +557,16 @@ async fn subscribe_here(
     params: &[u8],
     on: bool,
 ) -> Wished {
+    if entry.era.get() == Era::Request {
+        return subscribed::change(backends, entry, session, &uri, on).await;
+    }
     let own = (entry.plan.isolation == Isolation::Session).then_some(session);
     let key = own.map(|session| session.id);
     let asking = loop {
         match entry.wishes.step(key, session, &uri, on) {
             Step::Wait(asking) => asking.wait().await,
             Step::Ask(asking) => break asking,
-            Step::Done => return Ok(done()),
+            Step::Done => return Ok(nothing()),
             Step::Full => return Err(Failure::new(Kind::Busy, "too many subscriptions")),
         }
     };

@@ -402,6 +402,7 @@ fn cut_prefix(name: Span, prefix: usize, message: &mut Vec<u8>, envelope: &mut E
 /// For whom a request goes through the rules of a backend.
 pub(super) struct Who<'a> {
     pub(super) principal: Option<&'a str>,
+    /// With what else tells callers apart.
     pub(super) revision: &'a str,
     /// Looks for an answer that is kept.
     pub(super) look: &'a dyn Fn(&Reusable) -> Option<Held>,

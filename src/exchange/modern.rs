@@ -23,6 +23,7 @@ use crate::http::{Connection, RequestHead};
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
 use crate::mcp::catalog::ListKind;
 use crate::mcp::envelope::{carried, key, rebuilt};
+use crate::mcp::logging::Level;
 use crate::mcp::method::Method;
 use crate::mcp::revision::modern_status;
 use crate::world::World;
@@ -31,7 +32,7 @@ use crate::world::World;
 struct Asked {
     caller: Caller,
     /// The least level of log messages that the caller wants; `None` = none at all.
-    log_level: Option<relay::Level>,
+    log_level: Option<Level>,
     method: Method,
     message: Vec<u8>,
     envelope: Envelope,

@@ -522,15 +522,6 @@ impl Slice {
         }
     }
 
-    /// Whether sessions can subscribe to its resources.
-    fn takes_subscriptions(&self) -> bool {
-        if self.revision == MODERN {
-            return false;
-        }
-        let all = self.capabilities.as_bytes();
-        walk::member(all, "resources").is_some_and(|value| subscribes(value.of(all)))
-    }
-
     /// Whether it lists its tasks.
     pub fn can_list_tasks(&self) -> bool {
         self.has_tasks(&["list"])
@@ -557,12 +548,10 @@ impl Slice {
             .is_some_and(|value| value.of(self.capabilities.as_bytes())[0] == b'{')
     }
 
-    /// Whether it sends `notifications/resources/updated` to who listens for them (request era).
+    /// Whether it sends `notifications/resources/updated`, in the way of its era, to who wants them.
     pub fn can_subscribe(&self) -> bool {
-        let capabilities = self.capabilities.as_bytes();
-        let resources = walk::member(capabilities, "resources").map(|span| span.of(capabilities));
-        let subscribe = |resources| walk::member(resources, "subscribe").map(|s| s.of(resources));
-        self.revision == MODERN && resources.and_then(subscribe) == Some(b"true")
+        let all = self.capabilities.as_bytes();
+        walk::member(all, "resources").is_some_and(|value| subscribes(value.of(all)))
     }
 }
 
@@ -966,7 +955,7 @@ impl Catalog {
             if kinds.iter().any(|&kind| offered(kind)) {
                 let comma = if out.len() > 1 { "," } else { "" };
                 let subscribe = match capability {
-                    "resources" if any(&Slice::takes_subscriptions) => r#","subscribe":true"#,
+                    "resources" if any(&Slice::can_subscribe) => r#","subscribe":true"#,
                     _ => "",
                 };
                 let text = format!(r#"{comma}"{capability}":{{"listChanged":true{subscribe}}}"#);

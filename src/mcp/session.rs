@@ -14,6 +14,9 @@ use super::logging::Level;
 use super::revision::Revision;
 use crate::plan::{BackendId, WorkerId, slot};
 
+/// Uses of a session within this time are noted once: a store for each would cost every call.
+const TOUCH_GRAIN_MS: u64 = 1000;
+
 /// Unguessable name of a client session: 128 random bits, and the worker that owns it.
 ///
 /// On the wire: four hexadecimal digits of the owner, then 32 of the random part. The owner digits
@@ -194,15 +197,16 @@ impl SessionRecord {
     /// Marks the session as used; written only when it changes, to spare the cache line.
     pub fn touch(&self, now: Instant) {
         let now = now.saturating_duration_since(self.born).as_millis() as u64;
-        if now > self.seen.load(Ordering::Relaxed) + 1000 {
+        if now > self.seen.load(Ordering::Relaxed) + TOUCH_GRAIN_MS {
             self.seen.store(now, Ordering::Relaxed);
         }
     }
 
-    /// How long nobody used it, to about a second.
+    /// How long nobody used it, for sure: up to a second less than it was, never more.
     pub fn idle(&self, now: Instant) -> std::time::Duration {
         let now = now.saturating_duration_since(self.born);
-        now.saturating_sub(std::time::Duration::from_millis(self.seen.load(Ordering::Relaxed)))
+        let seen = self.seen.load(Ordering::Relaxed) + TOUCH_GRAIN_MS;
+        now.saturating_sub(std::time::Duration::from_millis(seen))
     }
 
     /// Remembers what its client showed last, for messages that belong to no request.

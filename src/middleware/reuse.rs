@@ -220,6 +220,20 @@ impl Reuse {
     }
 }
 
+/// An answer as it is kept, where its id stands, and for how long; `None` = it is not. What is given
+/// out later is good for less than its server said, and nobody knows how long: for no time.
+pub fn keepable(reusable: &Reusable, answer: &[u8]) -> Option<(Vec<u8>, Span, Duration)> {
+    let (id, ttl) = lifetime(reusable, answer)?;
+    let result = jsonrpc::scan(answer).ok()?.result?;
+    let Some(said) = walk::member(result.of(answer), "ttlMs") else {
+        return Some((answer.to_vec(), id, ttl));
+    };
+    let said = Span { start: result.start + said.start, end: result.start + said.end };
+    let kept = jsonrpc::splice(answer, &[(said, b"0")]);
+    let id = jsonrpc::scan(&kept).ok()?.id?;
+    Some((kept, id, ttl))
+}
+
 /// How long an answer may be kept that came for such a call: only whole results are, and the
 /// server's own word narrows the time (2026-07-28, Caching); `None` = not at all.
 pub fn lifetime(reusable: &Reusable, answer: &[u8]) -> Option<(Span, Duration)> {
@@ -288,6 +302,20 @@ mod tests {
         let mut never = reusable(false);
         never.ttl = None;
         assert!(lifetime(&never, br#"{"jsonrpc":"2.0","id":7,"result":{}}"#).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_says_that_it_is_good_for_no_time() {
+        for (before, after) in [
+            (
+                r#"{"jsonrpc":"2.0","result":{"ttlMs":60000,"x":1.0},"id":7}"#,
+                r#"{"jsonrpc":"2.0","result":{"ttlMs":0,"x":1.0},"id":7}"#,
+            ),
+            (r#"{"jsonrpc":"2.0","id":7,"result":{}}"#, r#"{"jsonrpc":"2.0","id":7,"result":{}}"#),
+        ] {
+            let (kept, id, _) = keepable(&reusable(false), before.as_bytes()).unwrap();
+            assert_eq!((&*kept, id.of(&kept)), (after.as_bytes(), &b"7"[..]));
+        }
     }
 
     fn row(tools: &[&str]) -> Reuse {

@@ -377,7 +377,7 @@ impl World {
                     self.leave(&tape, reader);
                 }
             }
-            StreamMail::Say { session, message } => drop(self.say(session, message)),
+            StreamMail::Say { session, message } => self.tell(session, message),
         }
     }
 
@@ -478,7 +478,9 @@ impl World {
     /// Tells something to the client of a session, whoever owns it; it is lost if nobody listens.
     pub fn tell(&self, session: SessionId, message: Arc<[u8]>) {
         if session.owner() == self.me {
-            self.say(session, message);
+            if !self.backends.listener_hears(session, &message) {
+                self.say(session, message);
+            }
         } else {
             let mail = SessionMail::Stream(StreamMail::Say { session, message });
             let _ = (self.post)(session.owner(), mail);

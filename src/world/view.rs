@@ -64,21 +64,31 @@ impl World {
             return catalog;
         }
         let all = self.plan.backends.iter().map(|backend| backend.id);
-        // All at once: each may take its time.
         let missing = |backend: &BackendId| self.backends.view_at_hand(*backend, record).is_none();
-        let wanted: Vec<BackendId> = all.clone().filter(missing).collect();
-        wanted.iter().for_each(|backend| self.backends.want_view(*backend, record));
-        for backend in &wanted {
-            self.backends.view(*backend, record).await;
+        let mut fetched: Vec<(BackendId, Option<Seen>)> = Vec::new();
+        // A server may change its lists when it meets a client, and that while they are fetched: what is
+        // outdated by then is fetched once more.
+        for _ in 0..2 {
+            let wanted: Vec<BackendId> = all.clone().filter(missing).collect();
+            // All at once: each may take its time.
+            wanted.iter().for_each(|backend| self.backends.want_view(*backend, record));
+            for backend in wanted {
+                let seen = self.backends.view(backend, record).await;
+                fetched.retain(|(other, _)| *other != backend);
+                fetched.push((backend, seen));
+            }
         }
         // From here on nothing waits, so that all is of one moment.
         let mut others = Others::new();
         let mut whole = true;
         for backend in all {
-            match self.backends.view_at_hand(backend, record) {
-                Some(Seen::Same) => {}
-                Some(Seen::Other(slice)) => others.push((backend, slice)),
-                None => whole = false,
+            let seen = self.backends.view_at_hand(backend, record).or_else(|| {
+                whole = false;
+                // What it was a moment ago is nearer to the truth than what others see.
+                fetched.iter_mut().find(|(other, _)| *other == backend)?.1.take()
+            });
+            if let Some(Seen::Other(slice)) = seen {
+                others.push((backend, slice));
             }
         }
         let catalog = (!others.is_empty()).then(|| self.merged(others));

@@ -5,8 +5,8 @@
 use serde_json::{Value, json};
 
 use super::compare::{as_set, differ, direct_entries, own_entries, without_era};
-use super::run::{self, Client, Everything, Reference};
-use super::{LISTS, STEPS, everything_job, install, on};
+use super::run::{self, Client, Everything, NodeServer, Reference};
+use super::{EVERYTHING, LISTS, STEPS, everything_job, install, on};
 
 /// What a client is told to speak.
 #[derive(Clone, Copy, PartialEq)]
@@ -17,6 +17,14 @@ enum Era {
     Auto,
     /// 2026-07-28 and nothing else.
     Modern,
+}
+
+/// How a server is reached, directly and by the proxy.
+#[derive(Clone, Copy)]
+enum Over {
+    Http,
+    /// As a child of the client's own, and through the proxy as one of its session.
+    Stdio,
 }
 
 /// A job that makes use of all that server-everything has.
@@ -122,18 +130,30 @@ fn speaking(job: Value, era: Era) -> Value {
 
 /// server-everything, which speaks the era of sessions alone: a client that is told to speak the
 /// newer one sees through the proxy what it would see directly in the older one.
-fn before_everything(client: Client, era: Era) {
+fn before_everything(client: Client, era: Era, over: Over) {
     let Some(home) = install::node().filter(|_| client.is_installed()) else { return };
     let scratch = tempfile::tempdir().expect("scratch folder");
     let log = |name: &str| scratch.path().join(name);
-    let remote = Everything::start(home, log("remote.log"));
+    let mut remote = None;
+    let (on_it, table) = match over {
+        Over::Http => {
+            let remote = remote.insert(Everything::start(home, log("remote.log")));
+            (("url", json!(remote.url)), remote.table("everything"))
+        }
+        Over::Stdio => {
+            let child = |name| NodeServer::node(home, log(name), EVERYTHING, &[]);
+            let table = child("through.log").table("everything") + "isolation = \"session\"\n";
+            (("stdio", child("direct.log").job()), table)
+        }
+    };
 
     let job = |prefix: &str| match era {
         Era::Legacy => with_session(everything(prefix), prefix),
         Era::Auto | Era::Modern => everything(prefix),
     };
     let spoken = if era == Era::Modern { Era::Legacy } else { era };
-    let direct = client.run(&on(speaking(job(""), spoken), "url", json!(remote.url)));
+    let (on_it, it) = on_it;
+    let direct = client.run(&on(speaking(job(""), spoken), on_it, it));
     // There is something to compare.
     let count = |told: &Value| told.as_array().map_or(0, Vec::len);
     assert!(count(&direct["tools"]) >= 17 && count(&direct["asked"]) >= 4, "{direct}");
@@ -142,16 +162,12 @@ fn before_everything(client: Client, era: Era) {
     assert!(era != Era::Legacy || told > 0, "{direct}");
     assert!(era != Era::Legacy || direct["calls"].to_string().contains("-32042"), "{direct}");
 
-    let (_proxy, url) = run::proxy(&[remote.table("everything")]);
-    let through = on(speaking(job("everything__"), era), "url", json!(url));
-    // This server makes up its list a while after the handshake and tells of it then: the first
-    // client of a kind may be shown the earlier one.
-    client.run(&through);
-    let through = client.run(&through);
+    let (_proxy, url) = run::proxy(&[table]);
+    let through = client.run(&on(speaking(job("everything__"), era), "url", json!(url)));
     if era == Era::Legacy {
-        compare(era, &direct, &through, "everything__", "demo://");
+        compare(&direct, &through, "everything__", "demo://");
     } else {
-        compare(era, &without_era(direct), &without_era(through), "everything__", "demo://");
+        compare(&without_era(direct), &without_era(through), "everything__", "demo://");
     }
 }
 
@@ -174,10 +190,10 @@ fn before_reference(client: Client, era: Era) {
     let (_proxy, url) = run::proxy(&[server.table("reference")]);
     let through = client.run(&on(speaking(reference("reference__"), era), "url", json!(url)));
     assert_eq!(through["initialize"]["protocolVersion"], version);
-    compare(era, &direct, &through, "reference__", "test://");
+    compare(&direct, &through, "reference__", "test://");
 }
 
-fn compare(era: Era, direct: &Value, through: &Value, prefix: &str, scheme: &str) {
+fn compare(direct: &Value, through: &Value, prefix: &str, scheme: &str) {
     // What the SDK itself refused has not been compared.
     assert!(!direct.to_string().contains("\"failed\":"), "{direct}");
     let mut differences = Vec::new();
@@ -192,16 +208,14 @@ fn compare(era: Era, direct: &Value, through: &Value, prefix: &str, scheme: &str
         differ(answers, &direct[answers], &through[answers], &mut differences);
     }
     let mut messages = direct["messages"].clone();
-    if era == Era::Legacy {
-        // Which backend a message is of stands in its logger.
-        let backend = prefix.trim_end_matches('_');
-        for message in messages.as_array_mut().into_iter().flatten() {
-            let logger = match message["logger"].as_str() {
-                Some(own) => format!("{backend}/{own}"),
-                None => backend.to_owned(),
-            };
-            message["logger"] = json!(logger);
-        }
+    // Which backend a message is of stands in its logger.
+    let backend = prefix.trim_end_matches('_');
+    for message in messages.as_array_mut().into_iter().flatten() {
+        let logger = match message["logger"].as_str() {
+            Some(own) => format!("{backend}/{own}"),
+            None => backend.to_owned(),
+        };
+        message["logger"] = json!(logger);
     }
     differ("messages", &as_set(&messages), &as_set(&through["messages"]), &mut differences);
     for told in ["asked", "updated"] {
@@ -219,7 +233,12 @@ fn compare(era: Era, direct: &Value, through: &Value, prefix: &str, scheme: &str
 
 #[test]
 fn older_typescript_before_everything_on_http() {
-    before_everything(Client::TypeScript, Era::Legacy);
+    before_everything(Client::TypeScript, Era::Legacy, Over::Http);
+}
+
+#[test]
+fn older_typescript_before_everything_on_stdio() {
+    before_everything(Client::TypeScript, Era::Legacy, Over::Stdio);
 }
 
 #[test]
@@ -229,7 +248,12 @@ fn older_typescript_before_the_reference() {
 
 #[test]
 fn typescript_legacy_before_everything_on_http() {
-    before_everything(Client::TypeScript2, Era::Legacy);
+    before_everything(Client::TypeScript2, Era::Legacy, Over::Http);
+}
+
+#[test]
+fn typescript_legacy_before_everything_on_stdio() {
+    before_everything(Client::TypeScript2, Era::Legacy, Over::Stdio);
 }
 
 #[test]
@@ -238,8 +262,28 @@ fn typescript_legacy_before_the_reference() {
 }
 
 #[test]
+fn typescript_auto_before_everything_on_http() {
+    before_everything(Client::TypeScript2, Era::Auto, Over::Http);
+}
+
+#[test]
+fn typescript_auto_before_everything_on_stdio() {
+    before_everything(Client::TypeScript2, Era::Auto, Over::Stdio);
+}
+
+#[test]
 fn typescript_auto_before_the_reference() {
     before_reference(Client::TypeScript2, Era::Auto);
+}
+
+#[test]
+fn typescript_modern_before_everything_on_http() {
+    before_everything(Client::TypeScript2, Era::Modern, Over::Http);
+}
+
+#[test]
+fn typescript_modern_before_everything_on_stdio() {
+    before_everything(Client::TypeScript2, Era::Modern, Over::Stdio);
 }
 
 #[test]
@@ -249,7 +293,12 @@ fn typescript_modern_before_the_reference() {
 
 #[test]
 fn older_python_before_everything_on_http() {
-    before_everything(Client::Python, Era::Legacy);
+    before_everything(Client::Python, Era::Legacy, Over::Http);
+}
+
+#[test]
+fn older_python_before_everything_on_stdio() {
+    before_everything(Client::Python, Era::Legacy, Over::Stdio);
 }
 
 #[test]
@@ -259,7 +308,12 @@ fn older_python_before_the_reference() {
 
 #[test]
 fn python_legacy_before_everything_on_http() {
-    before_everything(Client::Python2, Era::Legacy);
+    before_everything(Client::Python2, Era::Legacy, Over::Http);
+}
+
+#[test]
+fn python_legacy_before_everything_on_stdio() {
+    before_everything(Client::Python2, Era::Legacy, Over::Stdio);
 }
 
 #[test]
@@ -268,8 +322,28 @@ fn python_legacy_before_the_reference() {
 }
 
 #[test]
+fn python_auto_before_everything_on_http() {
+    before_everything(Client::Python2, Era::Auto, Over::Http);
+}
+
+#[test]
+fn python_auto_before_everything_on_stdio() {
+    before_everything(Client::Python2, Era::Auto, Over::Stdio);
+}
+
+#[test]
 fn python_auto_before_the_reference() {
     before_reference(Client::Python2, Era::Auto);
+}
+
+#[test]
+fn python_modern_before_everything_on_http() {
+    before_everything(Client::Python2, Era::Modern, Over::Http);
+}
+
+#[test]
+fn python_modern_before_everything_on_stdio() {
+    before_everything(Client::Python2, Era::Modern, Over::Stdio);
 }
 
 #[test]

@@ -55,13 +55,20 @@ impl Asks {
         tools
     }
 
-    /// Sends a message on the stream of the call, or with `get` on the stand-alone one.
+    /// Sends a message on the stream of the call, or with `get` on the stand-alone one, after `late_ms`.
     fn say(&self, session: &str, arguments: &Value, channel: &dyn Channel, message: &str) {
         if arguments["get"] == true {
             let streams = self.streams.lock().unwrap();
-            if let Some(stream) = streams.get(session) {
-                return stream.send(message.to_owned()).expect("the stand-alone stream");
+            let stream = streams.get(session).cloned().expect("a stand-alone stream");
+            if let Some(late) = arguments["late_ms"].as_u64() {
+                let message = message.to_owned();
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(late));
+                    stream.send(message).expect("the stand-alone stream");
+                });
+                return;
             }
+            return stream.send(message.to_owned()).expect("the stand-alone stream");
         }
         channel.say(message).expect("the stream of the call");
     }
@@ -171,17 +178,29 @@ fn ask_many(
         }
     };
     progress(0);
+    if let Some(first) = params["arguments"]["first"].as_str() {
+        stub.asks.say(session, &params["arguments"], out, first);
+    }
     let questions = params["arguments"]["questions"].as_array().expect("questions");
     let (sender, receiver) = channel();
     for (at, question) in questions.iter().enumerate() {
         let key = (session.to_owned(), at.to_string());
         stub.asks.waiting.lock().unwrap().insert(key, sender.clone());
-        let _ = out.say(&format!(
+        let message = format!(
             r#"{{"jsonrpc":"2.0","id":{at},"method":{},"params":{}}}"#,
             question["method"], question["params"]
-        ));
+        );
+        stub.asks.say(session, &params["arguments"], out, &message);
+        stub.note(&format!("asked {at}"));
     }
     let mut answers = Vec::new();
+    for _ in 0..params["arguments"]["meanwhile"].as_u64().unwrap_or(0) {
+        // Once the caller has been asked, at the least.
+        job.pause(Duration::from_millis(100));
+        progress(7);
+        let _ = out.say(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"meanwhile"}}"#);
+        stub.note("meanwhile");
+    }
     while answers.len() < questions.len() {
         match receiver.recv_timeout(Duration::from_millis(20)) {
             Ok(answer) => answers.push(answer),

@@ -1,7 +1,7 @@
 //! Owns: the options, the tools, resources and prompts of the stub, and what it remembers.
 //! Never: framing (`stdio`, `http`).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -94,6 +94,8 @@ pub(crate) struct Options {
     pub(crate) silent: bool,
     /// Offer the tools of [`crate::asks`].
     pub(crate) asks: bool,
+    /// stdio: once it is greeted, say some times that the tools have changed.
+    pub(crate) restless: bool,
     /// Be only a process that sleeps.
     pub(crate) sleep_only: bool,
     /// Be only a client that holds connections.
@@ -101,10 +103,18 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
+    pub(crate) fn parse(args: impl Iterator<Item = String>) -> Result<Options, String> {
         let mut options = Options { name: "stub".into(), lost: 404, ..Options::default() };
-        while let Some(arg) = args.next() {
-            let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+        let mut args: VecDeque<String> = args.collect();
+        while let Some(arg) = args.pop_front() {
+            if arg == "--more" {
+                // Further options, one a line: the same command may be another server each time.
+                let file = args.pop_front().ok_or("--more needs a value")?;
+                let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+                args.extend(text.lines().map(str::to_owned));
+                continue;
+            }
+            let mut value = || args.pop_front().ok_or(format!("{arg} needs a value"));
             let number = |text: String| text.parse().map_err(|_| format!("no number: {text}"));
             match arg.as_str() {
                 "--http" => options.http = Some(number(value()?)? as u16),
@@ -137,6 +147,7 @@ impl Options {
                 "--tasks" => options.tasks = true,
                 "--polling" => options.polling = true,
                 "--asks" => options.asks = true,
+                "--restless" => options.restless = true,
                 "--annotated" => options.annotated = true,
                 "--until-stdin-ends" => options.until_stdin_ends = true,
                 "--modern" => (options.modern, options.only_modern) = (true, true),
@@ -340,6 +351,13 @@ impl Stub {
             return Reply::Nothing;
         };
         if message.id.is_none() {
+            if self.options.restless && method == "notifications/initialized" {
+                for _ in 0..5 {
+                    let changed =
+                        r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+                    let _ = channel.say(changed);
+                }
+            }
             self.notification(session, method, &params, message);
             return Reply::Nothing;
         }

@@ -6,13 +6,13 @@
 //! order is the reference servers': a request that contradicts itself is told so before it is told
 //! that its revision is not spoken.
 
-use super::relay::Level;
 use crate::backend::Caller;
 use crate::error::{Error, Kind, Result};
 use crate::http::RequestHead;
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::mcp::envelope::{self, key};
 use crate::mcp::header;
+use crate::mcp::logging::Level;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored::{self, Mirrored};
 use crate::mcp::revision::MODERN;
@@ -53,7 +53,7 @@ pub(super) fn request(
     }
     let log_level = match member(key::LOG_LEVEL) {
         None => None,
-        Some(level) => Some(Level::parse(level).ok_or_else(|| bad("no such logLevel"))?),
+        Some(level) => Some(named_level(level).ok_or_else(|| bad("no such logLevel"))?),
     };
     // Scanned before, and so UTF-8.
     let text = |raw: &[u8]| String::from_utf8_lossy(raw).into();
@@ -65,6 +65,11 @@ pub(super) fn request(
         lines: String::new(),
     };
     Ok((caller, log_level))
+}
+
+/// The level that a raw JSON string names.
+fn named_level(raw: &[u8]) -> Option<Level> {
+    Level::parse(&jsonrpc::unquote(raw)?)
 }
 
 /// Checks the revision of a notification: nothing else is asked of its head.

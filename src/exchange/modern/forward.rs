@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 
 use super::{Asked, check, complete, fail, relay, reworded};
-use crate::backend::{Attended, Call, CallHandle, Claim, Replies, Seal};
+use crate::backend::{Attended, Call, CallHandle, Caller, Claim, Lead, Replies, Seal};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
 use crate::exchange::call::{Who, aim, permit, seen, shape};
@@ -15,13 +15,16 @@ use crate::exchange::mirror;
 use crate::exchange::route::{self, Origin};
 use crate::http::{Connection, RequestHead};
 use crate::jsonrpc;
+use crate::mcp::capable;
 use crate::mcp::catalog::ListKind;
 use crate::mcp::envelope;
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored::{self, Mirrored};
 use crate::mcp::name::Target;
-use crate::middleware::reuse::Use;
+use crate::mcp::revision::MODERN;
+use crate::middleware::reuse::{Reusable, Use};
+use crate::plan::BackendId;
 use crate::rt::{self, Either};
 use crate::telemetry::metrics::Reason;
 use crate::world::World;
@@ -61,14 +64,15 @@ pub(super) async fn forward(
     };
     let (id, method, level) = (asked.id.clone(), asked.method, asked.log_level);
     let private = world.plan.access.is_some();
-    let way = relay::Way { id, method, level, private, token, seal };
+    let mut way = relay::Way { id, method, level, backend: None, private, token, seal };
     if way.seal.is_some()
         && let Some(state) = part(&asked, "requestState")
     {
         let resumed = Box::pin(resume(world, ask, &asked, &way, state)).await;
         match resumed {
-            Ok(Some(attended)) => {
-                return Box::pin(relay::follow(connection, ask, way, attended, false)).await;
+            Ok(Some((backend, attended))) => {
+                way.backend = Some(backend);
+                return Box::pin(relay::follow(world, connection, ask, way, attended, false)).await;
             }
             // Its backend's own.
             Ok(None) => {}
@@ -118,7 +122,7 @@ async fn resume(
     asked: &Asked,
     way: &relay::Way,
     state: &[u8],
-) -> Result<Option<Attended>> {
+) -> Result<Option<(BackendId, Attended)>> {
     let bad = |text: &'static str| Error::new(Kind::BadEnvelope).context(text);
     let (mut message, mut envelope) = (asked.message.clone(), asked.envelope);
     let backend = aim(world, None, asked.method, &mut message, &mut envelope)?;
@@ -138,7 +142,7 @@ async fn resume(
     match world.backends.resume(claim) {
         // Of several backends it may be the state of one that keeps its own.
         Err(error) if routed && error.kind() == Kind::BadEnvelope => Ok(None),
-        resumed => resumed.map(Some),
+        resumed => Ok(Some((backend, resumed?))),
     }
 }
 
@@ -148,10 +152,9 @@ async fn begin(
     asked: Asked,
     handle: &Rc<CallHandle>,
 ) -> Result<Replies> {
-    let Asked { caller, method, mut message, mut envelope, .. } = asked;
+    let Asked { caller, method, mut message, mut envelope, id, .. } = asked;
     let caller = Rc::new(caller);
-    let mut only = None;
-    let mut watch = None;
+    let (mut only, mut watch, mut reusable) = (None, None, None);
     let (backend, own) = if method == Method::Complete {
         (complete::target(world, ask, &mut message, &mut envelope).await?, None)
     } else {
@@ -164,27 +167,43 @@ async fn begin(
         let mut own = None;
         let spared = plan.chain.spares_calls() && world.custom.is_none();
         if !(spared && plan.around.is_empty()) {
-            // What its answer depends on besides its key (capabilities, rounds of input) is its own:
-            // nothing is kept of it, and it runs alone.
-            let who = Who {
-                principal: caller.principal.as_deref(),
-                custom: world.custom.as_deref(),
-                ..Who::fresh()
+            let alike = plan.chain.reuse.as_ref().and_then(|_| alike(&caller));
+            let look = |reusable: &Reusable| world.backends.held(backend, reusable);
+            let who = match &alike {
+                Some(alike) => Who { revision: alike, look: &look, ..Who::fresh() },
+                None => Who::fresh(),
             };
+            let (principal, custom) = (caller.principal.as_deref(), world.custom.as_deref());
+            let who = Who { principal, custom, ..who };
             let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
+            let for_itself = plan.forwards() || alike.is_none();
+            let used = shaped.used.map(|used| if for_itself { Use::Bypass } else { used });
+            ask.facts.cache(world, backend, used);
             if let Some(held) = shaped.held {
                 if shaped.decided == Some(true) {
                     ask.facts.ruled_out(Reason::Filter);
                 }
-                let id = envelope.id.map_or(&b"null"[..], |id| id.of(&message));
-                return Ok(Replies::ready(held.to(id), backend));
+                return Ok(Replies::ready(held.to(&id), backend).watched(shaped.watch));
             }
             watch = shaped.watch;
-            ask.facts.cache(world, backend, shaped.used.map(|_| Use::Bypass));
             let twins = mirror::twins(ask, &shaped.copies);
-            for copy in shaped.copies {
-                mirror::send(world, None, Some(caller.clone()), method, copy, twins.clone());
+            let (world, caller, copies) = (world.clone(), caller.clone(), shaped.copies);
+            let can_nothing = alike.as_deref() == Some(MODERN);
+            let to_itself = caller.lines.is_empty();
+            let mirrors = move || {
+                for copy in copies {
+                    mirror::send(&world, None, Some(caller.clone()), method, copy, twins.clone());
+                }
+            };
+            // What a backend says to one token is for nobody else.
+            match shaped.reusable.filter(|_| alike.is_some() && !plan.forwards()) {
+                None => mirrors(),
+                Some(mut found) => {
+                    // What may be asked something, or says more in its head, runs alone.
+                    found.flight = found.flight.filter(|_| can_nothing && to_itself);
+                    reusable = Some((found, Box::new(mirrors) as Lead));
+                }
             }
             own = Some((shaped.own, shaped.hints));
         }
@@ -234,15 +253,30 @@ async fn begin(
         timeout: if tool_call { plan.call_timeout } else { plan.request_timeout },
         handle: handle.clone(),
     };
-    let mut calling: Pin<Box<dyn Future<Output = Result<Replies>>>> = match origin {
-        Some((route, origin)) => Box::pin(route::send(*origin, route, call, None)),
-        None => Box::pin(world.backends.call(call)),
+    let mut calling: Pin<Box<dyn Future<Output = Result<Replies>>>> = match (origin, reusable) {
+        (Some((route, origin)), reuse) => Box::pin(route::send(*origin, route, call, reuse)),
+        (None, None) => Box::pin(world.backends.call(call)),
+        (None, Some((found, lead))) => Box::pin(world.backends.call_reusing(call, found, lead)),
     };
     // After the future, so that it is dropped first.
     let mut cancel = relay::Cancel(Some(handle));
     let replies = calling.as_mut().await;
     cancel.0 = None;
     seen(replies, watch)
+}
+
+/// What callers of one kind have in common, beside who they are, on which an answer may depend; `None`:
+/// what this one can do is too much to be told apart by it.
+fn alike(caller: &Caller) -> Option<String> {
+    let class = capable::class(&caller.capabilities);
+    let can_nothing = || {
+        let mut text = caller.capabilities.bytes().filter(|byte| !byte.is_ascii_whitespace());
+        text.by_ref().take(2).eq(*b"{}") && text.next().is_none()
+    };
+    match class.is_empty() {
+        false => Some(format!("{MODERN} {class}")),
+        true => can_nothing().then(|| MODERN.to_owned()),
+    }
 }
 
 /// The arguments of a tool that are repeated in fields, under the names that clients see.

@@ -20,8 +20,10 @@ use crate::exchange::session::Outcome;
 use crate::http::{Connection, sse};
 use crate::jsonrpc::{self, Kind as MessageKind, Span, walk};
 use crate::limits;
+use crate::mcp::logging::{self, Level};
 use crate::mcp::method::Method;
 use crate::mcp::revision::modern_status;
+use crate::plan::BackendId;
 use crate::rt::{self, Either};
 use crate::world::World;
 
@@ -37,20 +39,6 @@ impl Drop for Cancel<'_> {
     }
 }
 
-/// Severity of a log message, least first (RFC 5424).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Level(usize);
-
-impl Level {
-    /// Reads a raw JSON string.
-    pub(super) fn parse(raw: &[u8]) -> Option<Level> {
-        const LEVELS: [&str; 8] =
-            ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
-        let name = jsonrpc::unquote(raw)?;
-        LEVELS.iter().position(|level| *level == name).map(Level)
-    }
-}
-
 /// What is needed to answer a caller.
 pub(super) struct Way {
     /// Its id, as it was sent.
@@ -59,6 +47,8 @@ pub(super) struct Way {
     pub(super) method: Method,
     /// The least level of log messages that it wants.
     pub(super) level: Option<Level>,
+    /// Whose messages they are, once that is known.
+    pub(super) backend: Option<BackendId>,
     /// What a caller may see depends on who it is.
     pub(super) private: bool,
     /// Its progress token, as it was sent.
@@ -101,9 +91,8 @@ pub(super) async fn pass_on(
         };
         match reply {
             Ok(Reply::Notification(message)) => {
-                if !is_wanted(&message, way.level) {
-                    continue;
-                }
+                let backend = Some(replies.backend());
+                let Some(message) = wanted(message, way.level, world, backend) else { continue };
                 let mut event = Vec::with_capacity(message.len() + 16);
                 sse::write(&mut event, None, &message);
                 event_out(connection, ask, &mut streaming, event).await?;
@@ -112,8 +101,10 @@ pub(super) async fn pass_on(
             Ok(Reply::Ask(question)) => match way.seal.take() {
                 Some(seal) => {
                     cancel.0 = None;
+                    way.backend = Some(replies.backend());
                     let attended = world.backends.ask_caller(replies, handle, question, seal);
-                    return Box::pin(follow(connection, ask, way, attended, streaming)).await;
+                    return Box::pin(follow(world, connection, ask, way, attended, streaming))
+                        .await;
                 }
                 None => world.backends.decline(&question),
             },
@@ -146,6 +137,7 @@ pub(super) async fn pass_on(
 /// Passes on what comes of a call whose backend has asked its caller something, up to the answer or
 /// the next question. A client that leaves cancels it.
 pub(super) async fn follow(
+    world: &World,
     connection: &mut Connection,
     ask: &Ask,
     way: Way,
@@ -169,7 +161,7 @@ pub(super) async fn follow(
         let (status, lines, answer) = match piece {
             Piece::Note(message) => {
                 if let Some(message) = retold(message, way.token.as_deref())
-                    && is_wanted(&message, way.level)
+                    && let Some(message) = wanted(message, way.level, world, way.backend)
                 {
                     let mut event = Vec::with_capacity(message.len() + 16);
                     sse::write(&mut event, None, &message);
@@ -296,20 +288,26 @@ async fn stream_on(
     }
 }
 
-/// Whether a notification belongs on the stream of a request.
-fn is_wanted(message: &[u8], level: Option<Level>) -> bool {
-    let Ok(envelope) = jsonrpc::scan(message) else { return false };
-    match envelope.method_name(message).as_deref() {
-        Some("notifications/message") => {
-            let Some(least) = level else { return false };
-            let params = envelope.params.map_or(&b"{}"[..], |params| params.of(message));
-            let own = walk::member(params, "level").and_then(|raw| Level::parse(raw.of(params)));
-            own.is_none_or(|own| own >= least)
-        }
-        // Those come where they are listened for.
-        Some(name) => !name.starts_with("notifications/resources/"),
-        None => false,
+/// A notification as it belongs on the stream of a request, if it does: a log message names in its
+/// logger the backend that it is of.
+fn wanted(
+    message: Vec<u8>,
+    level: Option<Level>,
+    world: &World,
+    backend: Option<BackendId>,
+) -> Option<Vec<u8>> {
+    let envelope = jsonrpc::scan(&message).ok()?;
+    let name = envelope.method_name(&message)?;
+    if name == logging::MESSAGE {
+        let least = level?;
+        return match backend {
+            Some(backend) => logging::shaped(message, Some(least), &world.plan.backends[backend]),
+            None => Some(message),
+        };
     }
+    // Those come where they are listened for.
+    let listened = name.starts_with("notifications/resources/");
+    (!listened).then_some(message)
 }
 
 /// An answer as the request era asks for it, and its status. `private`: what a caller may see depends
@@ -451,24 +449,5 @@ mod tests {
         ] {
             assert_eq!(text(&error(before), Method::ToolsCall), (status, error(after)));
         }
-    }
-
-    #[test]
-    fn log_messages_come_only_where_they_were_asked_for() {
-        let log = |level: &str| {
-            format!(
-                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"{level}","data":1}}}}"#
-            )
-        };
-        let warning = Level::parse(b"\"warning\"");
-        assert!(warning.is_some() && Level::parse(b"\"loud\"").is_none());
-        assert!(!is_wanted(log("emergency").as_bytes(), None));
-        assert!(is_wanted(log("warning").as_bytes(), warning));
-        assert!(!is_wanted(log("notice").as_bytes(), warning));
-        let progress = br#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#;
-        assert!(is_wanted(progress, None));
-        let updated =
-            br#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{}}"#;
-        assert!(!is_wanted(updated, None));
     }
 }

@@ -11,8 +11,8 @@ import { ask, until } from "./answers.mjs";
 
 const job = JSON.parse(fs.readFileSync(0, "utf8"));
 const options = { timeout: 60_000 };
-const asked = [];
-const heard = []; // notifications, before the SDK reads them
+const QUESTIONS = ["sampling/createMessage", "elicitation/create", "roots/list"];
+const heard = []; // all messages, before the SDK reads them
 
 const transport = job.url
   ? new StreamableHTTPClientTransport(new URL(job.url))
@@ -26,8 +26,8 @@ const client = new Client(
     versionNegotiation: { mode: job.era === "modern" ? { pin: "2026-07-28" } : job.era },
   },
 );
-for (const method of job.asks ? ["sampling/createMessage", "elicitation/create", "roots/list"] : []) {
-  client.setRequestHandler(method, (request) => ask.answer(request, asked));
+for (const method of job.asks ? QUESTIONS : []) {
+  client.setRequestHandler(method, (request) => ask.answer(request, []));
 }
 await client.connect(transport, options);
 const modern = client.getProtocolEra() === "modern";
@@ -45,10 +45,28 @@ async function answer(request) {
   }
 }
 
-/** All entries of a list; the SDK turns the pages. */
+/**
+ * All entries of a list, as they came; the SDK turns the pages.
+ *
+ * The SDK itself reads an answer by the schema of the era that it speaks, and drops what only the
+ * other one has, such as `execution` of a tool: it would see less of an older server through a proxy
+ * that speaks the newer era than it sees in the older one, whatever the proxy does.
+ */
 async function list(key, request) {
+  const before = heard.length;
   const { result, ...other } = await answer(request.call(client, undefined, options));
-  return result ? result[key] : other;
+  const pages = heard.slice(before).map((message) => message.result?.[key]).filter(Boolean);
+  return result ? pages.flat() : other;
+}
+
+/** What the client was asked, by requests or by results that ask for input; as it came, as above. */
+function asked() {
+  const questions = heard.flatMap((message) =>
+    message.method ? [message] : Object.values(message.result?.inputRequests ?? {}),
+  );
+  return questions
+    .filter(({ method }) => QUESTIONS.includes(method))
+    .map(({ method, params }) => ({ method, params: params ?? {} }));
 }
 
 function call(call, more = {}) {
@@ -121,7 +139,7 @@ if (job.listen && modern) {
 }
 seen.messages = told("notifications/message");
 seen.updated = told("notifications/resources/updated");
-seen.asked = asked;
+seen.asked = asked();
 
 await client.close();
 fs.writeSync(1, JSON.stringify(seen));
