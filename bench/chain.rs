@@ -91,6 +91,10 @@ fn run(chain: &Chain, message: &[u8], own: &str) {
         look: &|_| None,
         held: None,
         reusable: None,
+        backend: "db",
+        custom: None,
+        watch: None,
+        decided: None,
     };
     assert!(chain.request(&mut ask).is_ok());
     black_box((&ask.copies, &ask.reusable));

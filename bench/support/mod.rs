@@ -316,7 +316,7 @@ pub(crate) fn pieces() -> Vec<(&'static str, Turn)> {
         "limit/rate/1000",
         Box::new(move || {
             now += Duration::from_micros(3);
-            limit.admit(black_box(now)).expect("room");
+            limit.admit(black_box(now), None).expect("room");
         }),
     );
     let limit = Concurrency::new(64, 64, Duration::from_secs(1), 2);
@@ -332,7 +332,7 @@ pub(crate) fn pieces() -> Vec<(&'static str, Turn)> {
         minimum_calls: 10,
         wait: Duration::from_secs(30),
         permitted: 3,
-        window: 100,
+        window: mcp_proxy::middleware::breaker::Span::Calls(100),
     };
     let breaker = Breaker::new(settings, 2);
     add(
