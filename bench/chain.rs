@@ -91,7 +91,7 @@ fn run(chain: &Chain, message: &[u8], own: &str) {
         look: &|_| None,
         held: None,
         reusable: None,
-        backend: "b",
+        backend: "db",
         custom: None,
         watch: None,
         decided: None,
