@@ -36,22 +36,22 @@ pub(super) async fn call(
     record: &Arc<SessionRecord>,
     method: Method,
     mut message: Vec<u8>,
-    mut envelope: Envelope,
+    envelope: &mut Envelope,
     id: &[u8],
 ) -> Result<Relay> {
     if let Some(rights) = ask.who.rights() {
-        Box::pin(permit(world, ask, Some(record), rights, method, &message, &envelope)).await?;
+        Box::pin(permit(world, ask, Some(record), rights, method, &message, envelope)).await?;
     }
     // Where it is the lists that tell whose a name is, they must be those that the client sees.
     let view = match method == Method::ResourcesRead || world.names.bare.len() > 1 {
         true => view_of(world, record).await,
         false => None,
     };
-    let backend = aim(world, view.as_deref(), method, &mut message, &mut envelope)?;
+    let backend = aim(world, view.as_deref(), method, &mut message, envelope)?;
     if envelope.task {
-        related(world, backend, &mut message, &mut envelope)?;
+        related(world, backend, &mut message, envelope)?;
     }
-    ask.facts.aimed(world, backend, &message, &envelope);
+    ask.facts.aimed(world, backend, &message, envelope);
     let plan = &world.plan.backends[backend];
     let (mut reusable, mut watch) = (None, None);
     let spared = plan.chain.spares_calls() && world.custom.is_none();
@@ -65,7 +65,7 @@ pub(super) async fn call(
         let look = |reusable: &Reusable| world.backends.held(backend, reusable);
         let who = Who { custom: world.custom.as_deref(), ..Who::of(record, &look) };
         let view = view.as_deref();
-        let shaped = shape(world, &who, plan, view, method, &mut message, &mut envelope);
+        let shaped = shape(world, &who, plan, view, method, &mut message, envelope);
         let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
         // What a backend says to one token is for nobody else.
         let used = shaped.used.map(|used| if plan.forwards() { Use::Bypass } else { used });
@@ -99,7 +99,7 @@ pub(super) async fn call(
         handle.forward(authorization.clone());
     }
     ask.facts.called(&handle);
-    let route = route::of(world, backend, &envelope);
+    let route = route::of(world, backend, envelope);
     let origin = route.map(|route| {
         let origin = Origin {
             world: world.clone(),
@@ -108,7 +108,7 @@ pub(super) async fn call(
             modern: None,
             authorization: ask.who.authorization.clone(),
             message: message.clone(),
-            envelope,
+            envelope: *envelope,
             detail: ask.facts.detail.get().cloned(),
             only: None,
             handle: handle.clone(),
@@ -119,7 +119,7 @@ pub(super) async fn call(
         let name = envelope.name.or(envelope.uri).and_then(|span| span.text(&message));
         ask.facts.own_name(tool.as_deref().or(name.as_deref()));
         if let Some(tracing) = &detail.tracing {
-            tracing.pass_on(&mut message, &mut envelope, &handle)?;
+            tracing.pass_on(&mut message, envelope, &handle)?;
         }
     }
     let in_flight = world.enter_call(record.id, id, handle.clone());

@@ -134,7 +134,7 @@ pub(super) async fn perform(
     ask: &Ask,
     record: &Arc<SessionRecord>,
     message: Vec<u8>,
-    envelope: Envelope,
+    mut envelope: Envelope,
 ) -> Outcome {
     let method = ask.facts.method();
     match envelope.kind {
@@ -178,7 +178,7 @@ pub(super) async fn perform(
                 return Box::pin(own::call(world, ask, own, &id)).await;
             }
             let task = envelope.task && method == Method::ToolsCall;
-            return match call(world, ask, record, method, message, envelope, &id).await {
+            return match call(world, ask, record, method, message, &mut envelope, &id).await {
                 Ok(relay) if task => Outcome::Task(Box::new((relay, Shape::Created))),
                 Ok(relay) => Outcome::Relay(relay),
                 Err(error) => {
