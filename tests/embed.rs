@@ -321,7 +321,9 @@ fn a_slow_reader_costs_no_memory() {
         most = most.max(resident(example.id()).saturating_sub(before));
     }
     eprintln!("{} KiB held for {READERS} readers of 15 MiB", most / 1024);
-    assert!(most < READERS << 20, "{most} bytes held for {READERS} readers of 15 MiB");
+    // hyper keeps up to 400 KiB for each of a connection's two ends, and the application's allocator
+    // what threads have given back; whole answers would be 180 MiB.
+    assert!(most < READERS * (2 << 20), "{most} bytes held for {READERS} readers of 15 MiB");
     for conn in &mut conns {
         assert!(conn.body() == whole);
     }
