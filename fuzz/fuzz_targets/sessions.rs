@@ -171,6 +171,13 @@ impl Stage {
     fn sweep(&mut self, worker: usize) {
         self.worlds[worker].sweep(self.now);
         let limit = self.plan.session_idle;
+        // A call under way is use, where its worker knows the session.
+        for call in self.calls.iter().filter(|call| call.worker == worker) {
+            let mut sessions = self.sessions.iter_mut();
+            if let Some(session) = sessions.find(|known| known.record.id == call.session) {
+                session.used = session.used.max(self.now - session.record.idle(self.now));
+            }
+        }
         for session in &mut self.sessions {
             if session.gone || session.record.id.owner() != worker {
                 continue;

@@ -31,6 +31,14 @@ const JWT_ONLY: [&str; 8] = [
     "roles",
     "role_mapping",
 ];
+/// The keys of `[auth]` that are none of this type.
+pub(super) fn alien(kind: AuthKind) -> &'static [&'static str] {
+    match kind {
+        AuthKind::Bearer => &JWT_ONLY,
+        AuthKind::Jwt => &BEARER_ONLY,
+    }
+}
+
 /// A token that is shorter can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
 
@@ -59,11 +67,11 @@ impl Compiler<'_> {
         if self.report.blames("auth.type") {
             return None;
         }
-        let (alien, kind): (&[&str], _) = match table.r#type {
-            AuthKind::Bearer => (&JWT_ONLY, "bearer"),
-            AuthKind::Jwt => (&BEARER_ONLY, "jwt"),
+        let kind = match table.r#type {
+            AuthKind::Bearer => "bearer",
+            AuthKind::Jwt => "jwt",
         };
-        for key in alien {
+        for key in alien(table.r#type) {
             let path = format!("auth.{key}");
             if self.config.spots.has(&path) {
                 self.key_fault(&path, format!("not accepted with type = \"{kind}\""));

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::access;
 use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
@@ -825,7 +826,13 @@ impl ProxyConfig {
         let mut out = String::new();
         let brackets = ("[", "]");
         self.proxy.write_table("proxy", brackets, &mut out);
-        self.auth.write_table("auth", brackets, &mut out);
+        let mut auth = String::new();
+        self.auth.write_table("auth", brackets, &mut auth);
+        // Keys of the other type are faults, also with their defaults.
+        let alien = self.auth.as_ref().map_or(&[][..], |table| access::alien(table.r#type));
+        let is_alien =
+            |line: &str| line.split_once(" = ").is_some_and(|(key, _)| alien.contains(&key));
+        auth.split_inclusive('\n').filter(|line| !is_alien(line)).for_each(|line| out += line);
         self.security.write_table("security", brackets, &mut out);
         self.performance.write_table("performance", brackets, &mut out);
         self.observability.write_table("observability", brackets, &mut out);
@@ -1104,6 +1111,19 @@ pub(super) mod tests {
     }
 
     /// What `GET /admin/config` shows can be read again, and tells no secret.
+    #[test]
+    fn what_is_in_force_can_be_put_in_force() {
+        for auth in [
+            "type = 'jwt'\nissuer = 'https://i'\naudience = 'a'\njwks_uri = 'https://i/keys'",
+            "type = 'bearer'\ntokens = ['0123456789abcdef']",
+        ] {
+            let config = ProxyConfig::parse(&format!("[proxy]\nname = 'p'\n[auth]\n{auth}"));
+            let shown = config.unwrap().effective().replace("***", "0123456789abcdef");
+            let again = ProxyConfig::parse(&shown).unwrap_or_else(|r| panic!("{r}\n{shown}"));
+            assert_eq!(again.effective().replace("***", "0123456789abcdef"), shown);
+        }
+    }
+
     #[test]
     fn the_effective_configuration() {
         let text = r#"
