@@ -19,26 +19,6 @@ use crate::http::tls::{self, TrustFault};
 use crate::limits;
 use crate::plan::PublicUrl;
 
-/// Keys of `[auth]` that belong to one type alone.
-const BEARER_ONLY: [&str; 2] = ["tokens", "scoped_tokens"];
-const JWT_ONLY: [&str; 8] = [
-    "issuer",
-    "audience",
-    "jwks_uri",
-    "algorithms",
-    "leeway_seconds",
-    "required_scopes",
-    "roles",
-    "role_mapping",
-];
-/// The keys of `[auth]` that are none of this type.
-pub(super) fn alien(kind: AuthKind) -> &'static [&'static str] {
-    match kind {
-        AuthKind::Bearer => &JWT_ONLY,
-        AuthKind::Jwt => &BEARER_ONLY,
-    }
-}
-
 /// A token that is shorter can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
 
@@ -67,16 +47,7 @@ impl Compiler<'_> {
         if self.report.blames("auth.type") {
             return None;
         }
-        let kind = match table.r#type {
-            AuthKind::Bearer => "bearer",
-            AuthKind::Jwt => "jwt",
-        };
-        for key in alien(table.r#type) {
-            let path = format!("auth.{key}");
-            if self.config.spots.has(&path) {
-                self.key_fault(&path, format!("not accepted with type = \"{kind}\""));
-            }
-        }
+        self.refuse_foreign("auth", table);
         match table.r#type {
             AuthKind::Bearer => self.bearer(table).map(|tokens| Scheme::Bearer(Box::new(tokens))),
             AuthKind::Jwt => self.jwt(table).map(|jwt| Scheme::Jwt(Box::new(jwt))),

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::config::{BackendTable, NamedBackend, ProxyConfig, TlsTable, read_bounded};
 use super::diagnose::{Place, Report, whole_file};
-use super::setting::{GiveUp, Inherit, IsolationKey, ProtocolKey, Transport, join};
+use super::setting::{GiveUp, Inherit, IsolationKey, ProtocolKey, Setting, Transport, join};
 use crate::http::tls::{self, Trust, TrustFault};
 use crate::limits;
 use crate::middleware::Chain;
@@ -337,35 +337,24 @@ impl Compiler<'_> {
         }
     }
 
+    /// Refuses the keys of a table that do not go together with its others.
+    pub(super) fn refuse_foreign<T: Setting>(&mut self, path: &str, table: &T) {
+        for key in T::keys() {
+            let path = join(path, key.name);
+            if let Some(why) = table.refuses(key.name)
+                && self.config.spots.has(&path)
+            {
+                self.key_fault(&path, why);
+            }
+        }
+    }
+
     fn transport(&mut self, backend: &NamedBackend) -> Option<TransportPlan> {
-        const STDIO_ONLY: [&str; 5] = ["command", "args", "env", "cwd", "inherit_env"];
-        // Of sessions that have a child or a stream of their own.
-        const CHANNEL_ONLY: [&str; 2] = ["max_children", "idle_stop_seconds"];
-        const HTTP_ONLY: [&str; 7] = [
-            "url",
-            "bearer_token",
-            "headers",
-            "tls",
-            "max_connections",
-            "idle_seconds",
-            "forward_auth",
-        ];
         // Which keys belong there is only known if the transport is.
         if self.report.blames(&format!("{}.transport", backend.path)) {
             return None;
         }
-        let (alien, more, transport): (&[&str], &[&str], _) = match backend.table.transport {
-            Transport::Stdio => (&HTTP_ONLY, &[], "stdio"),
-            Transport::Http => (&STDIO_ONLY, &CHANNEL_ONLY, "http"),
-            Transport::Sse => (&STDIO_ONLY, &[], "sse"),
-        };
-        for key in alien.iter().chain(more) {
-            let path = format!("{}.{key}", backend.path);
-            if self.config.spots.has(&path) {
-                let message = format!("not accepted with transport = \"{transport}\"");
-                self.key_fault(&path, message);
-            }
-        }
+        self.refuse_foreign(&backend.path, &backend.table);
         if let (Transport::Sse, ProtocolKey::Modern) =
             (backend.table.transport, backend.table.protocol)
         {
@@ -435,9 +424,6 @@ impl Compiler<'_> {
         let tls = match url.https {
             true => Some(self.tls(backend, &mut hasher)?),
             false => {
-                if self.config.spots.has(&path("tls")) {
-                    self.key_fault(&path("tls"), "not accepted with an http url");
-                }
                 let local = url.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
                 if table.bearer_token.is_some() && !local && url.host != "localhost" {
                     self.warning(&path("bearer_token"), "sent without encryption: the url is http");

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::access;
 use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
+use super::foreign;
 use super::import;
 use super::schema::{self, Schema};
 use super::setting::{
@@ -41,8 +41,9 @@ fn plain(name: &'static str) -> &'static str {
 /// `table Name needs [a], { /// manual ⏎ key: Type = default; }` becomes the struct `Name` with a
 /// field per key, `Default`, and [`Setting`], whose `read` refuses keys that are not in the list
 /// and a table without a key of `needs`, and whose `keys` tells the list to tests and tools.
+/// `refuses f,` behind `needs` says which keys do not go together with the others ([`foreign`]).
 macro_rules! tables {
-    ($($(#[doc = $about:literal])+ table $table:ident needs $needs:expr, {
+    ($($(#[doc = $about:literal])+ table $table:ident needs $needs:expr, $(refuses $refuses:path,)? {
         $($(#[doc = $doc:literal])+ $key:ident: $kind:ty = $default:expr;)*
     })*) => {$(
         $(#[doc = $about])+
@@ -81,14 +82,20 @@ macro_rules! tables {
                 reader.missing(node, path, entries, &$needs);
                 Some(table)
             }
+            $(fn refuses(&self, key: &str) -> Option<String> { $refuses(self, key) })?
             fn show(&self) -> Option<String> { None }
             fn write_table(&self, path: &str, brackets: (&str, &str), out: &mut String) {
                 out.push_str(&format!("\n{}{path}{}\n", brackets.0, brackets.1));
-                $(if let Some(text) = self.$key.show() {
-                    let key = plain(stringify!($key));
+                $(let key = plain(stringify!($key));
+                if let Some(text) = self.$key.show()
+                    && self.refuses(key).is_none()
+                {
                     out.push_str(&format!("{key} = {}\n", masked(key, text)));
                 })*
-                $(self.$key.write_table(&join(path, plain(stringify!($key))), ("[", "]"), out);)*
+                $(let key = plain(stringify!($key));
+                if self.refuses(key).is_none() {
+                    self.$key.write_table(&join(path, key), ("[", "]"), out);
+                })*
             }
             fn keys() -> Vec<KeyDoc> {
                 let table = $table::default();
@@ -190,7 +197,7 @@ tables! {
     }
 
     /// `[auth]`: who may call.
-    table AuthTable needs ["type"], {
+    table AuthTable needs ["type"], refuses foreign::auth, {
         /// "bearer" knows the tokens that are written here, "jwt" verifies tokens that an issuer has
         /// signed. A client sends its token as "Authorization: Bearer ...".
         r#type: AuthKind = AuthKind::Bearer;
@@ -334,7 +341,7 @@ tables! {
     }
 
     /// `[[backends]]`: one server behind the proxy.
-    table BackendTable needs ["name", "transport"], {
+    table BackendTable needs ["name", "transport"], refuses foreign::backend, {
         /// Unique; A-Z a-z 0-9 _ - . without the separator; not "proxy".
         name: String = String::new();
         /// Stands, with the separator, before the backend's own names; "" exposes them as they
@@ -826,13 +833,7 @@ impl ProxyConfig {
         let mut out = String::new();
         let brackets = ("[", "]");
         self.proxy.write_table("proxy", brackets, &mut out);
-        let mut auth = String::new();
-        self.auth.write_table("auth", brackets, &mut auth);
-        // Keys of the other type are faults, also with their defaults.
-        let alien = self.auth.as_ref().map_or(&[][..], |table| access::alien(table.r#type));
-        let is_alien =
-            |line: &str| line.split_once(" = ").is_some_and(|(key, _)| alien.contains(&key));
-        auth.split_inclusive('\n').filter(|line| !is_alien(line)).for_each(|line| out += line);
+        self.auth.write_table("auth", brackets, &mut out);
         self.security.write_table("security", brackets, &mut out);
         self.performance.write_table("performance", brackets, &mut out);
         self.observability.write_table("observability", brackets, &mut out);
@@ -1113,12 +1114,18 @@ pub(super) mod tests {
     /// What `GET /admin/config` shows can be read again, and tells no secret.
     #[test]
     fn what_is_in_force_can_be_put_in_force() {
-        for auth in [
-            "type = 'jwt'\nissuer = 'https://i'\naudience = 'a'\njwks_uri = 'https://i/keys'",
-            "type = 'bearer'\ntokens = ['0123456789abcdef']",
-        ] {
-            let config = ProxyConfig::parse(&format!("[proxy]\nname = 'p'\n[auth]\n{auth}"));
-            let shown = config.unwrap().effective().replace("***", "0123456789abcdef");
+        let jwt = "type = 'jwt'\nissuer = 'https://i'\naudience = 'a'\njwks_uri = 'https://i/keys'";
+        let backends = "[[backends]]\nname = 'a'\ntransport = 'stdio'\ncommand = 'x'\n\
+                        [[backends]]\nname = 'b'\ntransport = 'http'\nurl = 'http://h/'\n\
+                        mirror_of = 'a'\n\
+                        [[backends]]\nname = 'c'\ntransport = 'sse'\nurl = 'https://h/'\n\
+                        canary_of = 'a'\nweight = 5\n\
+                        [[backends]]\nname = 'd'\ntransport = 'http'\nurl = 'https://h/2'\n\
+                        failover_for = 'a'\n";
+        for auth in [jwt, "type = 'bearer'\ntokens = ['0123456789abcdef']"] {
+            let text = format!("[proxy]\nname = 'p'\n[auth]\n{auth}\n{backends}");
+            let config = ProxyConfig::parse(&text).unwrap_or_else(|report| panic!("{report}"));
+            let shown = config.effective().replace("***", "0123456789abcdef");
             let again = ProxyConfig::parse(&shown).unwrap_or_else(|r| panic!("{r}\n{shown}"));
             assert_eq!(again.effective().replace("***", "0123456789abcdef"), shown);
         }

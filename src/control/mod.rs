@@ -16,6 +16,7 @@ pub mod config;
 mod crew;
 pub mod diagnose;
 mod entrance;
+mod foreign;
 mod import;
 mod jwks;
 pub mod notify;

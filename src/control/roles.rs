@@ -31,7 +31,7 @@ impl Role {
     }
 
     /// The key that means nothing without it.
-    fn detail(self) -> &'static str {
+    pub(super) fn detail(self) -> &'static str {
         match self {
             Role::Mirror => "mirror_percent",
             Role::Canary => "weight",
@@ -47,11 +47,11 @@ impl Role {
         }
     }
 
-    const ALL: [Role; 3] = [Role::Mirror, Role::Canary, Role::Failover];
+    pub(super) const ALL: [Role; 3] = [Role::Mirror, Role::Canary, Role::Failover];
 }
 
 impl BackendTable {
-    fn stands_behind(&self, role: Role) -> Option<&str> {
+    pub(super) fn stands_behind(&self, role: Role) -> Option<&str> {
         match role {
             Role::Mirror => self.mirror_of.as_deref(),
             Role::Canary => self.canary_of.as_deref(),
@@ -122,16 +122,12 @@ impl Compiler<'_> {
         }
     }
 
-    /// Keys that belong to a role, and roles that go together with no other.
+    /// Roles go together with no other, and a canary needs its weight.
     fn details(&mut self, backend: &NamedBackend) {
         let path = |key: &str| format!("{}.{key}", backend.path);
         let mut first: Option<Role> = None;
         for role in Role::ALL {
             let has = backend.table.stands_behind(role).is_some();
-            if !has && self.config.spots.has(&path(role.detail())) {
-                let message = format!("not accepted without {}", role.key());
-                self.key_fault(&path(role.detail()), message);
-            }
             match first {
                 Some(first) if has => {
                     let message = format!("not accepted together with {}", first.key());

@@ -311,6 +311,10 @@ pub(super) trait Setting: Schema + Sized {
     fn accepts() -> String;
     /// Reads it; `None` after a fault.
     fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Self>;
+    /// Why one of its keys is not accepted beside the others, if it is a table; `None` = it is.
+    fn refuses(&self, _key: &str) -> Option<String> {
+        None
+    }
     /// As TOML, secrets hidden; `None` if it is not set or is a table.
     fn show(&self) -> Option<String>;
     /// Its keys, if it is a table.
