@@ -155,9 +155,9 @@ fn stamp(path: &Path) -> Option<Stamp> {
 
 /// A number that stands for what is in a file.
 fn content(path: &Path) -> Option<u64> {
-    // Whoever puts a pipe there must not hold this thread.
-    let is_file = fs::metadata(path).is_ok_and(|status| status.is_file());
-    let bytes = read_bounded(path, limits::CONFIG_BYTES_MAX).ok().filter(|_| is_file)?;
+    // A pipe is not even opened: that would wait for whoever writes to it.
+    fs::metadata(path).ok().filter(|status| status.is_file())?;
+    let bytes = read_bounded(path, limits::CONFIG_BYTES_MAX).ok()?;
     let mut hasher = DefaultHasher::new();
     hasher.write(&bytes);
     Some(hasher.finish())
@@ -175,6 +175,20 @@ mod tests {
     struct Watch {
         files: Files,
         now: Instant,
+    }
+
+    /// A configuration may come through a pipe (`-c <(...)`), which cannot be read twice.
+    #[test]
+    fn a_pipe_holds_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let (done, wait) = channel();
+        let looked = pipe.clone();
+        std::thread::spawn(move || done.send(contents(vec![looked])));
+        let seen = wait.recv_timeout(Duration::from_secs(60)).expect("it was not opened");
+        assert_eq!(seen, [(pipe, None)]);
     }
 
     fn used(paths: &[&Path]) -> Contents {
