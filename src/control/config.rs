@@ -931,6 +931,8 @@ pub(super) fn read(
         }
     }
     if !structure_known {
+        // The parser tells what it finds when it finds it.
+        report.sort();
         return None;
     }
     let mut reader = Reader { source: &source, world, report, spots: &mut config.spots };
@@ -1234,6 +1236,10 @@ p.toml:19:13: backends[2].headers.Host: not accepted: it follows from the url"#;
             faults("[proxy\nname = 1\n[proxy.listen]\nprot = 1\n"),
             "p.toml:1:7: not TOML: unclosed table, expected `]`"
         );
+        // In the order of the file, as all faults are.
+        let several = faults("true\"\n[[proxy]\n[backends]]\n");
+        let lines: Vec<&str> = several.lines().map(|line| &line[..8]).collect();
+        assert!(lines.len() > 2 && lines.is_sorted(), "{several}");
     }
 
     #[test]
