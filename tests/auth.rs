@@ -751,6 +751,12 @@ env = {{ KEY = "s3cret-environment" }}
     let (well, said) = run(&["--check"]);
     assert!(!well && said.contains("tokens[0]"), "{said}");
     assert!(!said.contains("s3cret"), "{said}");
+    // A quote that is not closed makes a name of all that follows.
+    let unclosed = config("").replace("name = \"web\"", "name = \"\"\"web\"");
+    std::fs::write(&file, unclosed).unwrap();
+    let (well, said) = run(&["--check"]);
+    assert!(!well && said.contains("backends[0].name: found \"web"), "{said}");
+    silent("--check of an unclosed quote", &said);
 
     // Running, at its most talkative.
     let plain = config("").replace("${MCP_PROXY_TEST_SECRET}", "s3cret-from-variable");

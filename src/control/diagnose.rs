@@ -86,13 +86,15 @@ impl Report {
             return;
         }
         if !self.faults.iter().any(|known| known.place == place && known.path == path) {
-            self.faults.push(Diagnosis { place, path: path.to_owned(), message: message.into() });
+            let message = one_line(&message.into());
+            self.faults.push(Diagnosis { place, path: path.to_owned(), message });
         }
     }
 
     /// Adds a warning.
     pub(super) fn warning(&mut self, place: Place, path: &str, message: impl Into<String>) {
-        self.warnings.push(Diagnosis { place, path: path.to_owned(), message: message.into() });
+        let message = one_line(&message.into());
+        self.warnings.push(Diagnosis { place, path: path.to_owned(), message });
     }
 
     /// Whether a fault is known for this key, for something inside it, or for a table around it.
@@ -109,6 +111,28 @@ impl Report {
         self.faults.sort_by(|a, b| a.place.cmp(&b.place));
         self.warnings.sort_by(|a, b| a.place.cmp(&b.place));
     }
+}
+
+/// A message whose quotations end with their first line: a quote that is not closed makes one value of
+/// all that follows in the file, secrets too.
+fn one_line(message: &str) -> String {
+    let mut out = String::with_capacity(message.len());
+    let mut chars = message.chars();
+    let mut cut = false;
+    while let Some(char) = chars.next() {
+        // As `{:?}` writes it, or as it is.
+        let escaped = if char == '\\' { chars.next() } else { None };
+        let breaks = matches!((char, escaped), ('\n' | '\r', _) | ('\\', Some('n' | 'r')));
+        if breaks && !cut {
+            out.push('\u{2026}');
+        }
+        cut = (cut || breaks) && (char, escaped) != ('"', None);
+        if !cut {
+            out.push(char);
+            out.extend(escaped);
+        }
+    }
+    out
 }
 
 fn starts_inner(rest: &str) -> bool {
@@ -270,6 +294,18 @@ fn distance(a: &[u8], b: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotations_end_with_their_line() {
+        for (message, shown) in [
+            (r#"found "x\ntoken = \"t\"\n", accepted: y"#, "found \"x\u{2026}\", accepted: y"),
+            (r#"found "a\\nb" and "c\rd""#, r#"found "a\\nb" and "c…""#),
+            ("found the scheme x\ny", "found the scheme x\u{2026}"),
+            ("as it is: \"\\\"\"", "as it is: \"\\\"\""),
+        ] {
+            assert_eq!(one_line(message), shown);
+        }
+    }
 
     #[test]
     fn places_count_characters_not_bytes() {
