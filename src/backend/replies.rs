@@ -17,7 +17,7 @@ pub enum Reply {
     /// A whole notification; the client's progress token is in place.
     Notification(Vec<u8>),
     /// A whole request of the backend for the client; its id is a number of the proxy's own. Who
-    /// cannot bring it there says so with [`Backends::decline`].
+    /// cannot bring it there says so with [`Backends::decline`](super::Backends::decline).
     Ask(Vec<u8>),
     /// The server has ended the stream on purpose, and goes on after this pause: asking for the next
     /// reply waits for that.
