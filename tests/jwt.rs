@@ -14,9 +14,10 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use crate::support::client::{ACCEPT, Client, JSON, message};
+use crate::reload::reload_unseen;
+use crate::support::client::{ACCEPT, Client, JSON, call_params, message};
 use crate::support::http::{Answer, Conn, once};
-use crate::support::process::{Proxy, Setup, stdio_backend};
+use crate::support::process::{Journal, Proxy, Setup, scratch, stdio_backend};
 use crate::support::{wait_for, wait_until};
 
 fn encode(bytes: impl AsRef<[u8]>) -> String {
@@ -191,12 +192,17 @@ impl Keys {
         self.state.lock().unwrap().asked
     }
 
-    fn proxy(&self, more: &str) -> Proxy {
-        let auth = format!(
-            "[auth]\ntype = \"jwt\"\nissuer = \"{ISSUER}\"\naudience = \"the-proxy\"\n\
-             jwks_uri = \"http://{}/keys\"\n{more}\n",
+    /// The lines of an issuer with these keys.
+    fn auth(&self, issuer: &str, audience: &str) -> String {
+        format!(
+            "[auth]\ntype = \"jwt\"\nissuer = \"{issuer}\"\naudience = \"{audience}\"\n\
+             jwks_uri = \"http://{}/keys\"\n",
             self.addr
-        );
+        )
+    }
+
+    fn proxy(&self, more: &str) -> Proxy {
+        let auth = self.auth(ISSUER, "the-proxy") + more + "\n";
         let backends = [stdio_backend("a", &[]), stdio_backend("b", &[])].concat();
         Setup { backends, proxy: auth, ..Setup::default() }.start()
     }
@@ -495,4 +501,76 @@ fn a_new_key_is_fetched_when_it_is_shown() {
     assert_eq!(keys.asked(), 2);
     // A key that was withdrawn is worth nothing, also to those who were known by it.
     assert_eq!(hello(&proxy, &first).status, 401);
+}
+
+/// Another issuer, with other keys and for another audience, is put in the place of the first.
+#[test]
+fn a_reload_switches_the_issuer() {
+    const OTHER: &str = "https://other.example.com";
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "a");
+    let (one, two) = (Signer::p256(), Signer::p256());
+    // The same name for both keys: it is the issuer that tells them apart.
+    let (first, second) = (Keys::serve(&[one.jwk("k")]), Keys::serve(&[two.jwk("k")]));
+    let head = json!({"alg": "ES256", "kid": "k"});
+    let old = |subject: &str| one.token(&head, &claims(subject, json!({})));
+    let there = json!({"iss": OTHER, "aud": "elsewhere"});
+    let new = |subject: &str| two.token(&head, &claims(subject, there.clone()));
+    let backends = [stdio_backend("a", &["--journal", journal.path()])];
+    let before = first.auth(ISSUER, "the-proxy");
+    let setup = Setup { backends: backends.concat(), proxy: before.clone(), ..Setup::default() };
+    let proxy = setup.start();
+    // Of four connections at least one is on either worker, as a rule: each knows the token.
+    let mut alices: Vec<Client> =
+        (0..4).map(|_| Client::connect_as(proxy.addr, &old("alice"))).collect();
+    for alice in &mut alices {
+        alice.wait_for_tools(&["a__echo"]);
+    }
+    assert_eq!(hello(&proxy, &new("bob")).status, 401);
+    let listening = alices[0].listen();
+    let mut slow = alices[1].again();
+    slow.send(&message("7", "tools/call", &call_params("a__sleep", r#"{"ms":1500}"#)));
+    journal.wait_count("call sleep", 1);
+
+    reload_unseen(&proxy, &second.auth(OTHER, "elsewhere"), &backends);
+    for alice in &mut alices {
+        let told = alice.post(&message("1", "tools/list", "{}"));
+        assert_eq!(told.status, 401, "{told:?}");
+        assert_eq!(hello(&proxy, &old("alice")).status, 401);
+    }
+    // What was let in ends well; who only listens has to show a token of the new one.
+    assert_eq!(slow.told().said(), "slept");
+    listening.until_end();
+    wait_until("the new keys", || hello(&proxy, &new("bob")).status == 200);
+    let mut bob = Client::connect_as(proxy.addr, &new("bob"));
+    assert_eq!(bob.call("a__echo", r#"{"payload":"x"}"#).said(), "x");
+    for alice in &mut alices {
+        alice.extra.clone_from(&bob.extra);
+        assert_eq!(alice.post(&message("2", "tools/list", "{}")).status, 404);
+        assert_eq!(bob.again().call("a__echo", r#"{"payload":"y"}"#).said(), "y");
+    }
+    // Half of the one and half of the other are neither's.
+    for (what, token) in [
+        ("the old key", one.token(&head, &claims("bob", there.clone()))),
+        ("the old issuer", two.token(&head, &claims("bob", json!({"aud": "elsewhere"})))),
+        ("the old audience", two.token(&head, &claims("bob", json!({"iss": OTHER})))),
+    ] {
+        assert_eq!(hello(&proxy, &token).status, 401, "{what}");
+    }
+    let document = once(proxy.addr, "GET", "/.well-known/oauth-protected-resource/mcp", "").json();
+    assert_eq!(document["authorization_servers"], json!([OTHER]));
+
+    // The audience alone; then back: the sessions are still there, each for its own.
+    reload_unseen(&proxy, &second.auth(OTHER, "third"), &backends);
+    for _ in 0..8 {
+        assert_eq!(hello(&proxy, &new("bob")).status, 401);
+    }
+    reload_unseen(&proxy, &before, &backends);
+    assert_eq!(hello(&proxy, &new("bob")).status, 401);
+    for alice in &mut alices {
+        alice.extra = format!("Authorization: Bearer {}\r\n", old("alice"));
+        wait_until("the old keys", || alice.ask("ping", "{}").status == 200);
+        assert_eq!(alice.call("a__echo", r#"{"payload":"z"}"#).said(), "z");
+    }
+    assert_eq!((journal.count("start "), journal.count("call sleep")), (1, 1));
 }

@@ -38,6 +38,7 @@ mod polling;
 mod principals;
 mod reload;
 mod reload_admin;
+mod reload_routes;
 mod resilience;
 mod resume;
 mod routes;

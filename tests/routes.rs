@@ -16,13 +16,13 @@ use crate::support::process::{
 use crate::support::{quote, wait_for, wait_until};
 
 /// A stub that could be the backend `api` itself, as a child.
-fn child(name: &str, journal: &Journal, more: &[&str]) -> String {
+pub(crate) fn child(name: &str, journal: &Journal, more: &[&str]) -> String {
     let args = [&["--name", "api", "--annotated", "--journal", journal.path()], more].concat();
     command_backend(name, stub_path(), &args)
 }
 
 /// The same over HTTP.
-fn server(journal: &Journal) -> HttpStub {
+pub(crate) fn server(journal: &Journal) -> HttpStub {
     HttpStub::start("api", &["--annotated", "--journal", journal.path()])
 }
 
@@ -38,7 +38,7 @@ fn state(proxy: &Proxy, name: &str) -> String {
     row["state"].as_str().expect("a state").to_owned()
 }
 
-fn wait_for_state(proxy: &Proxy, name: &str, wanted: &str) {
+pub(crate) fn wait_for_state(proxy: &Proxy, name: &str, wanted: &str) {
     wait_until(&format!("{name} {wanted}"), || state(proxy, name) == wanted);
 }
 

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use crate::metrics::Page;
+use crate::reload::reload;
 use crate::support::client::{ACCEPT, Client, JSON, message};
 use crate::support::http::once_with;
 use crate::support::process::{HttpStub, Proxy, Setup, stdio_backend};
@@ -200,12 +201,16 @@ impl Collector {
     }
 }
 
-pub(crate) fn start(addr: SocketAddr, keys: &str, backends: String) -> Proxy {
-    let proxy = format!(
+/// Lines that send spans there.
+fn to(addr: SocketAddr, keys: &str) -> String {
+    format!(
         "[observability.tracing]\nenabled = true\nendpoint = \"http://{addr}\"\n\
          headers = {{ X-Team = \"research\" }}\n{keys}"
-    );
-    Setup { backends, proxy, ..Setup::default() }.start()
+    )
+}
+
+pub(crate) fn start(addr: SocketAddr, keys: &str, backends: String) -> Proxy {
+    Setup { backends, proxy: to(addr, keys), ..Setup::default() }.start()
 }
 
 /// What the stub's tool `raw` was sent.
@@ -359,4 +364,62 @@ fn a_collector_that_hangs_or_is_not_there_costs_nothing() {
     drop(client);
     proxy.signal("TERM");
     assert!(proxy.wait().success());
+}
+
+#[test]
+fn a_reload_switches_tracing_on_elsewhere_and_off() {
+    let (one, two) = (Collector::start(), Collector::start());
+    let web = HttpStub::start("web", &[]);
+    let backends = [web.backend("web")];
+    let proxy = Proxy::start(&backends);
+    let mut clients: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
+    clients[0].wait_for_tools(&["web__raw"]);
+    // On connections of both workers, if they are more than one.
+    let mut call = |name: &str, traced: bool| {
+        for (n, client) in clients.iter_mut().enumerate() {
+            let sent = raw(client, &format!("\"{name} {n}\""), "web__raw", "");
+            assert_eq!(sent.contains("traceparent"), traced, "{name}: {sent}");
+        }
+    };
+    let asked = |collector: &Collector| -> Vec<String> {
+        let spans = collector.spans.lock().unwrap();
+        let id = |span: &Span| span.attributes.get("jsonrpc.request.id").cloned();
+        spans.iter().filter(|span| span.kind == 2).filter_map(id).collect()
+    };
+    // All four, each with its attempt, under the name of the service.
+    let there = |collector: &Collector, name: &str, service: &str| {
+        for n in 0..4 {
+            let request = format!("{name} {n}");
+            let server = wait_for(&request, || {
+                let (server, attempts) = collector.trace_of(&request);
+                (attempts.len() == 1).then_some(server)
+            });
+            assert_eq!(server.service, service);
+        }
+    };
+    call("before", false);
+    reload(&proxy, &to(one.addr, "service_name = \"first\"\n"), &backends);
+    call("first", true);
+    there(&one, "first", "first");
+    reload(&proxy, &to(two.addr, "service_name = \"second\"\n"), &backends);
+    call("second", true);
+    there(&two, "second", "second");
+    // The share of what is recorded, then whether anything is.
+    reload(&proxy, &to(two.addr, "sample_ratio = 0\n"), &backends);
+    call("none", false);
+    reload(&proxy, "", &backends);
+    call("off", false);
+    // What would have been sent of these would have come before the next.
+    reload(&proxy, &to(one.addr, "service_name = \"third\"\n"), &backends);
+    call("third", true);
+    there(&one, "third", "third");
+    for (collector, names) in [(&one, &["first", "third"][..]), (&two, &["second"])] {
+        let asked = asked(collector);
+        let mine = |id: &String| {
+            let id = id.rsplit_once(' ');
+            // The clients of the test number their other requests.
+            id.is_none_or(|(name, _)| names.contains(&name))
+        };
+        assert!(asked.iter().all(mine), "{names:?}: {asked:?}");
+    }
 }

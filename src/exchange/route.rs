@@ -68,7 +68,7 @@ pub(super) async fn send(
     call.handle = CallHandle::part(&handle, origin.shown_to(own));
     let only = origin.only;
     let canary = only.or_else(|| world.backends.canary(route));
-    if canary.is_some()
+    if canary.is_some_and(|canary| canary != own)
         && let Some((_, lead)) = &mut reuse
     {
         // Mirrors hear it whoever answers.
@@ -89,63 +89,102 @@ pub(super) async fn send(
     world.backends.call_any(own, canary, only.is_some(), &handle, Box::new(prepare)).await
 }
 
-/// What stands before the state of a call that goes on at another backend than the one that was
-/// called; no backend's name has it.
+/// What stands before the name of a backend in a state, and between that and the backend's own state.
+/// No backend's name has it.
 const MARK: char = '~';
 
 /// An answer that asks for input (2026-07-28), with the name of the backend in its state, if that is
-/// another one than the one that was called: there the call has to go on.
+/// another one than the one that was called: there the call has to go on. One without a state gets
+/// one, and a state that looks like one with a name gets its backend's too, so that none is mistaken.
 pub(super) fn marked(world: &World, ask: &Ask, backend: BackendId, answer: Vec<u8>) -> Vec<u8> {
-    if ask.facts.called_backend().is_none_or(|called| called == backend) {
+    let Some(called) = ask.facts.called_backend() else { return answer };
+    if called == backend && memchr::memmem::find(&answer, b"requestState").is_none() {
         return answer;
     }
-    let state = || {
+    let edit = || {
+        let name = &world.plan.backends.get(backend)?.name;
         let result = jsonrpc::scan(&answer).ok()?.result?;
-        let state = envelope::member(result.of(&answer), "requestState")?;
-        let own = state.text(result.of(&answer))?;
-        let whole = format!("{MARK}{}{MARK}{own}", world.plan.backends.get(backend)?.name);
-        let mut quoted = Vec::with_capacity(whole.len() + 2);
-        jsonrpc::quote(&whole, &mut quoted);
-        let (start, end) = (result.start + state.start, result.start + state.end);
-        Some((Span { start, end }, quoted))
+        let raw = result.of(&answer);
+        let at =
+            |span: Span| Span { start: result.start + span.start, end: result.start + span.end };
+        let mut quoted = Vec::new();
+        if let Some(state) = envelope::member(raw, "requestState") {
+            let own = state.text(raw)?;
+            if called == backend && !own.starts_with(MARK) {
+                return None;
+            }
+            jsonrpc::quote(&format!("{MARK}{name}{MARK}{own}"), &mut quoted);
+            return Some((at(state), quoted));
+        }
+        let asks = envelope::member(raw, "resultType")?.of(raw) == b"\"input_required\"";
+        if called == backend || !asks {
+            return None;
+        }
+        // Before the type, as it is not the only member.
+        quoted.extend_from_slice(b"\"requestState\":");
+        jsonrpc::quote(&format!("{MARK}{name}"), &mut quoted);
+        quoted.push(b',');
+        Some((at(Span { start: 1, end: 1 }), quoted))
     };
-    match state() {
-        Some((span, quoted)) => jsonrpc::splice(&answer, &[(span, &quoted)]),
+    match edit() {
+        Some((span, text)) => jsonrpc::splice(&answer, &[(span, &text)]),
         None => answer,
     }
 }
 
-/// Whether a raw state has such a name in it.
-pub(super) fn is_marked(state: &[u8]) -> bool {
-    state.get(1) == Some(&(MARK as u8))
+/// Whether an answer may have to be marked, so that it is needed whole.
+pub(super) fn may_be_marked(world: &World, ask: &Ask, backend: BackendId) -> bool {
+    ask.facts.called_backend().is_some_and(|called| called != backend)
+        && world.backends.is_modern(backend)
 }
 
-/// The backend at which a call goes on; its name is taken out of the state.
+/// Whether a raw state has a backend's name in it.
+pub(super) fn is_marked(state: &[u8]) -> bool {
+    jsonrpc::unquote(state).is_some_and(|state| state.starts_with(MARK))
+}
+
+/// The backend at which a call of `called` goes on, whose name is taken out of the state; `None` = the
+/// call begins. What a client says to a question is for nobody but who has asked it.
 ///
 /// # Errors
-/// The name is not one of those that stand behind the one that was called.
+/// The name is neither of `called` nor of one that stands behind it: a reload may have removed that.
 pub(super) fn unmarked(
     world: &World,
-    route: &Route,
+    called: BackendId,
+    route: Option<&Route>,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,
 ) -> Result<Option<BackendId>> {
     let Some(params) = envelope.params else { return Ok(None) };
-    let Some(span) = envelope::member(params.of(message), "requestState") else { return Ok(None) };
-    let span = Span { start: params.start + span.start, end: params.start + span.end };
-    if !is_marked(span.of(message)) {
-        return Ok(None);
+    let raw = params.of(message);
+    let Some(span) = envelope::member(raw, "requestState") else {
+        return Ok(envelope::member(raw, "inputResponses").map(|_| called));
+    };
+    if !is_marked(span.of(raw)) {
+        return Ok(Some(called));
     }
-    let unknown = || Error::new(Kind::BadEnvelope).context("requestState is unknown");
-    let state = span.text(message).ok_or_else(unknown)?.into_owned();
-    let mut parts = state.splitn(3, MARK).skip(1);
-    let (name, own) = parts.next().zip(parts.next()).ok_or_else(unknown)?;
+    let state = span.text(raw).unwrap_or_default();
+    let marked = state.strip_prefix(MARK).unwrap_or_default();
+    let (name, own) = match marked.split_once(MARK) {
+        Some((name, own)) => (name, Some(own)),
+        None => (marked, None),
+    };
     let is_it = |id: &BackendId| world.plan.backends.get(*id).is_some_and(|b| *b.name == *name);
-    let found = route.all().find(is_it);
-    let found = found.ok_or_else(unknown)?;
-    let mut quoted = Vec::with_capacity(own.len() + 2);
-    jsonrpc::quote(own, &mut quoted);
-    *message = jsonrpc::splice(message, &[(span, &quoted)]);
+    let behind = route.into_iter().flat_map(Route::all);
+    let found = std::iter::once(called).chain(behind).find(is_it).ok_or_else(|| {
+        let text = "requestState is of a backend that is not asked any more: call again without it";
+        Error::new(Kind::BadEnvelope).context(text)
+    })?;
+    let (span, text) = match own {
+        Some(own) => {
+            let mut quoted = Vec::with_capacity(own.len() + 2);
+            jsonrpc::quote(own, &mut quoted);
+            let (start, end) = (params.start + span.start, params.start + span.end);
+            (Span { start, end }, quoted)
+        }
+        None => (params, envelope::rebuilt(raw, &["requestState"], &[])),
+    };
+    *message = jsonrpc::splice(message, &[(span, &text)]);
     *envelope = jsonrpc::scan(message)
         .map_err(|fault| Error::new(fault.kind()).cause("after a state was unmarked"))?;
     Ok(Some(found))

@@ -7,7 +7,8 @@ use crate::server::{Channel, Reply, Stub, error, result, text_result};
 
 /// Answers with what `arguments.rounds` wants in this round: a map of requests; `null` = to be asked
 /// again. Behind the last one it answers with the request, word for word. Each round says how far it
-/// is, and the state says which one is next; with `forever` there is no last one.
+/// is, and the state says which one is next; with `forever` there is no last one. States begin with
+/// `state`; with `stateless` there are none, and so there is one round. Questions are `pad` bytes longer.
 pub(crate) fn call(
     stub: &Stub,
     id: &str,
@@ -16,9 +17,11 @@ pub(crate) fn call(
     channel: &dyn Channel,
 ) -> Reply {
     let arguments = &params["arguments"];
-    let state = params["requestState"].as_str().map(|state| state.strip_prefix("round\"/ "));
+    let prefix = arguments["state"].as_str().unwrap_or("round\"/ ");
+    let state = params["requestState"].as_str().map(|state| state.strip_prefix(prefix));
+    let stateless = arguments["stateless"] == true;
     let at: usize = match state {
-        None => 0,
+        None => usize::from(stateless && params["inputResponses"].is_object()),
         Some(state) => state.expect("a state of ours").parse().expect("a number"),
     };
     stub.note(&format!("round {at} {id} given {}", params["inputResponses"]));
@@ -45,7 +48,12 @@ pub(crate) fn call(
         return Reply::Answer(result(id, &complete));
     };
     let mut asks = json!({ "resultType": "input_required" });
-    asks["requestState"] = format!("round\"/ {}", at + 1).into();
+    if let Some(bytes) = arguments["pad"].as_u64() {
+        asks["_meta"] = json!({ "pad": "x".repeat(bytes as usize) });
+    }
+    if !stateless {
+        asks["requestState"] = format!("{prefix}{}", at + 1).into();
+    }
     if !wanted.is_null() {
         asks["inputRequests"] = wanted.clone();
     }

@@ -128,7 +128,8 @@ async fn resume(
     let backend = aim(world, None, asked.method, &mut message, &mut envelope)?;
     world.backends.settled_one(backend).await;
     let routed = world.plan.backends[backend].around.route.is_some();
-    if routed && route::is_marked(state) || !routed && world.backends.is_modern(backend) {
+    let keeps_its_own = world.backends.is_modern(backend);
+    if route::is_marked(state) || !routed && keeps_its_own {
         return Ok(None);
     }
     ask.facts.aimed(world, backend, &message, &envelope);
@@ -140,8 +141,8 @@ async fn resume(
     let Some(seal) = way.seal.clone() else { return Ok(None) };
     let claim = Claim { state: (*state).into(), seal, responses: responses.to_vec() };
     match world.backends.resume(claim) {
-        // Of several backends it may be the state of one that keeps its own.
-        Err(error) if routed && error.kind() == Kind::BadEnvelope => Ok(None),
+        // Of a call that is parked at one that stands behind it, or that backend's own.
+        Err(error) if keeps_its_own && error.kind() == Kind::BadEnvelope => Ok(None),
         resumed => Ok(Some((backend, resumed?))),
     }
 }
@@ -161,9 +162,9 @@ async fn begin(
         let backend = aim(world, None, method, &mut message, &mut envelope)?;
         ask.facts.aimed(world, backend, &message, &envelope);
         let plan = &world.plan.backends[backend];
-        if let Some(route) = route::of(world, backend, &envelope) {
-            only = route::unmarked(world, route, &mut message, &mut envelope)?;
-        }
+        // Also where nobody stands behind it any more: such a state is not for it.
+        let behind = route::of(world, backend, &envelope);
+        only = route::unmarked(world, backend, behind, &mut message, &mut envelope)?;
         let mut own = None;
         let spared = plan.chain.spares_calls() && world.custom.is_none();
         if !(spared && plan.around.is_empty()) {

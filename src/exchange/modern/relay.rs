@@ -15,6 +15,7 @@ use crate::backend::{Attended, CallHandle, Piece, Replies, Reply, Seal};
 use crate::error::Kind;
 use crate::exchange::Ask;
 use crate::exchange::answer::{EVENTS, JSON, with};
+use crate::exchange::relay::whole;
 use crate::exchange::route;
 use crate::exchange::session::Outcome;
 use crate::http::{Connection, sse};
@@ -88,6 +89,20 @@ pub(super) async fn pass_on(
         let Some(reply) = reply else {
             connection.abort();
             return Ok(());
+        };
+        let reply = match reply {
+            // Its state, which may stand anywhere in it, is not the client's to have as it is.
+            Ok(Reply::Streaming { .. }) if route::may_be_marked(world, ask, replies.backend()) => {
+                let whole = Box::pin(whole(&mut replies, &way.id));
+                match rt::race(whole, connection.closed()).await {
+                    Either::Left(answer) => Ok(Reply::Answer(answer)),
+                    Either::Right(()) => {
+                        connection.abort();
+                        return Ok(());
+                    }
+                }
+            }
+            reply => reply,
         };
         match reply {
             Ok(Reply::Notification(message)) => {
