@@ -192,6 +192,11 @@ pub const SUBSCRIPTIONS_MAX: usize = 1000;
 /// Messages of backends that wait for one listening client; beyond it the backend is not read. One of
 /// more than [`SSE_QUEUE_BYTES_MAX`] is dropped.
 pub const HEARD_MAX: usize = 16;
+/// Bytes of the state of a task that a listening client is told, with its result if it has one; of a
+/// longer one it is told nothing, and has to ask.
+pub const HEARD_TASK_BYTES_MAX: usize = 1024 * 1024;
+/// Tasks that one listening client may name.
+pub const LISTENED_TASKS_MAX: usize = 1000;
 /// A client that listens is told what it will hear after this time, whichever backends have
 /// agreed by then.
 pub const LISTEN_ACK_WAIT: Duration = Duration::from_secs(5);

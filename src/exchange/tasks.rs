@@ -92,7 +92,7 @@ pub(super) async fn about(
 
 /// Shows a program's own middleware that the result of a call that became a task is asked for: what
 /// it does to answers it must be able to do to this one.
-fn shown(
+pub(super) fn shown(
     world: &World,
     ask: &Ask,
     hooks: &Rc<dyn Hooks>,
