@@ -154,7 +154,7 @@ fn what_asks_for_no_task_of_anybody_is_refused() {
     let others = plain.backend("plain") + &legacy;
     let proxy = Proxy::start(&[web.backend("web"), others.clone()]);
     let seen = ["web__job", "plain__echo", "old__echo"];
-    let mut caller = caller(&proxy, "", &seen);
+    let mut caller = self::caller(&proxy, "", &seen);
     let task = create(&mut caller, "web", "t", "x");
     // Head and body.
     for what in ["get", "update", "cancel"] {
@@ -248,10 +248,23 @@ fn a_task_is_reached_by_its_principal_alone() {
         assert!(own.starts_with(&start) && own != task, "{own}");
         is_unknown(&ask(&mut one, "get", &own), &own);
         no_mismatch(journal);
-        // Ids outlast a reload.
-        let kept = ask(&mut one, "get", &task).result();
-        assert_eq!(kept["status"], "working");
     }
+}
+
+#[test]
+fn ids_outlast_a_reload_and_not_the_process() {
+    let stub = HttpStub::start("web", &["--modern", "--tasks"]);
+    let start = || Setup { backends: stub.backend("web"), proxy: AUTH.into(), ..Setup::default() };
+    let proxy = start().start();
+    let mut one = caller(&proxy, ONE, &["web__job"]);
+    let task = create(&mut one, "web", "t", "x");
+    proxy.rewrite(AUTH, &(stub.backend("web") + &stdio_backend("new", &["--modern"])));
+    proxy.signal("HUP");
+    let mut one = caller(&proxy, ONE, &["web__job", "new__echo"]);
+    assert_eq!(ask(&mut one, "get", &task).result()["taskId"], json!(task));
+    let other = start().start();
+    let mut one = caller(&other, ONE, &["web__job"]);
+    is_unknown(&ask(&mut one, "get", &task), &task);
 }
 
 #[test]
@@ -261,7 +274,7 @@ fn own_names_keep_their_own_task_ids() {
     let args = ["--modern", "--tasks", "--journal", journal.path()];
     let web = HttpStub::start("web", &args);
     let bare = web.backend("web") + "prefix = \"\"\n";
-    let proxy = Proxy::start(&[bare.clone()]);
+    let proxy = Proxy::start(std::slice::from_ref(&bare));
     let mut caller = caller(&proxy, "", &["job"]);
     let told = caller.call("job", r#"{"id":"a.b~c__d","payload":"x"}"#);
     assert_eq!(id_of(&told), "a.b~c__d");
@@ -319,11 +332,9 @@ fn who_has_not_the_extension_gets_no_tasks() {
     let mut caller = caller(&proxy, "", &["old__echo"]);
     caller.capabilities = can.to_string();
     assert_eq!(caller.call("old__echo", r#"{"payload":"x"}"#).said(), "x");
-    // But from the session of one who may say so himself.
     let said = journals[2].lines();
-    let of_caller = |line: &&String| line.starts_with("initialize") && line.contains("caller");
-    let hellos: Vec<&String> = said.iter().filter(of_caller).collect();
-    assert!(hellos.iter().any(|line| line.contains("io.modelcontextprotocol/ui")), "{hellos:?}");
+    let hellos: Vec<&String> = said.iter().filter(|line| line.starts_with("initialize")).collect();
+    assert!(hellos.iter().any(|line| line.contains("io.modelcontextprotocol/ui")), "{said:?}");
     assert!(!hellos.iter().any(|line| line.contains(EXTENSION)), "{hellos:?}");
 }
 

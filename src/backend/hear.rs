@@ -400,3 +400,33 @@ fn agreed(message: &[u8], envelope: &jsonrpc::Envelope, tasks: &[TaskName]) -> A
     let tasks = tasks.iter().filter(|task| task_ids.contains(&task.own));
     Agreed { uris, tasks: tasks.map(|task| task.shown.clone()).collect() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_asked_for_is_agreed() {
+        let task = |own: &str| TaskName { own: own.into(), shown: format!("web__{own}") };
+        let tasks = [task("t"), task("u")];
+        let text = |filter: &str| {
+            format!(r#"{{"jsonrpc":"2.0","method":"n","params":{{"notifications":{filter}}}}}"#)
+        };
+        for (filter, uris, shown) in [
+            ("{}", vec![], vec![]),
+            (
+                r#"{"taskIds":["u","v"],"resourceSubscriptions":["a:b"]}"#,
+                vec!["a:b"],
+                vec!["web__u"],
+            ),
+            (r#"{"taskIds":["web__t"],"toolsListChanged":true}"#, vec![], vec![]),
+            (r#"{"taskIds":7}"#, vec![], vec![]),
+        ] {
+            let message = text(filter);
+            let envelope = jsonrpc::scan(message.as_bytes()).unwrap();
+            let agreed = agreed(message.as_bytes(), &envelope, &tasks);
+            assert_eq!(agreed.uris, uris, "{filter}");
+            assert_eq!(agreed.tasks, shown, "{filter}");
+        }
+    }
+}

@@ -132,7 +132,7 @@ impl ModernTasks {
         Some(match method {
             "tasks/get" => complete(&task.state()),
             "tasks/cancel" => {
-                if !task.due.is_some_and(|due| due <= Instant::now()) {
+                if task.due.is_none_or(|due| due > Instant::now()) {
                     task.cancelled = true;
                 }
                 task.tell(stub);
