@@ -133,6 +133,13 @@ fn a_task_is_created_followed_answered_and_cancelled() {
             (state["status"] == "failed").then_some(state)
         });
         assert_eq!(failed["error"], json!({ "code": -32603, "message": "it broke" }));
+        // However long the rest is.
+        let long = caller.call(&format!("{backend}__job"), r#"{"id":"long","bytes":200000}"#);
+        let task = id_of(&long);
+        assert!(task == format!("{backend}__long") && long.text.len() > 200_000, "{task}");
+        caller.call(&format!("{backend}__finish"), r#"{"id":"long","bytes":200000}"#).result();
+        let state = ask(&mut caller, "get", &task).result();
+        assert_eq!((&state["taskId"], &state["status"]), (&json!(task), &json!("completed")));
         // What is no task, and long, arrives as it is.
         let told = caller.call(&format!("{backend}__big"), r#"{"bytes":3000000}"#);
         assert_eq!(told.said().len(), 3_000_000);
@@ -436,6 +443,19 @@ fn listeners_hear_of_their_own_tasks() {
         web.wait_count(wanted, 2);
         caller.call("web__finish", r#"{"id":"t"}"#).result();
         assert_eq!(told(&mut listening), (tasks[1].clone(), "completed".into()));
+        // A server may refuse all for a task that is gone.
+        for (backend, task) in ["pipe", "web"].iter().zip(&tasks) {
+            caller.call(&format!("{backend}__finish"), r#"{"id":"t","forget":true}"#).result();
+            let uri = format!("stub://{backend}/fixed");
+            let filter = json!({ "taskIds": [task], "resourceSubscriptions": [uri] });
+            let (agreed, mut listening) = caller.listen(&filter.to_string());
+            assert_eq!(agreed, json!({ "resourceSubscriptions": [uri] }));
+            let arguments = json!({ "uri": uri }).to_string();
+            caller.call(&format!("{backend}__touch"), &arguments).result();
+            listening.wait_for("notifications/resources/updated");
+            let (agreed, _listening) = caller.listen(&json!({ "taskIds": [task] }).to_string());
+            assert_eq!(agreed, json!({}));
+        }
         world.journals.iter().for_each(no_mismatch);
     }
 }

@@ -167,22 +167,35 @@ pub(super) fn client(
     ];
     let some = all.into_iter().filter(|(_, _, is_empty)| !is_empty);
     let some: Vec<(&str, &[u8])> = some.map(|(name, list, _)| (name, list)).collect();
-    let filter = envelope::rebuilt(b"{}", &[], &some);
     let with = envelope::members(&caller.capabilities, &caller.client, None);
     let meta = envelope::rebuilt(b"{}", &[], &with);
-    let params = [("_meta", &meta[..]), ("notifications", &filter[..])];
-    let params = envelope::rebuilt(b"{}", &[], &params);
+    let params = |filter: &[(&str, &[u8])]| {
+        let filter = envelope::rebuilt(b"{}", &[], filter);
+        let params = [("_meta", &meta[..]), ("notifications", &filter[..])];
+        envelope::rebuilt(b"{}", &[], &params)
+    };
+    let whole = params(&some);
+    // It may refuse all for a task that is gone: then it is asked for the resources.
+    let rest = (some.len() > 1).then(|| params(&some[..1]));
     let tasks = wanted.tasks.as_slice().into();
-    keep(backends, entry, params, Ear::Client { out, tasks })
+    keep(backends, entry, whole, rest, Ear::Client { out, tasks })
 }
 
 /// Listens for changed lists, until the value is dropped.
 pub(super) fn own(backends: &Rc<Backends>, entry: &Rc<Entry>) -> Subscription {
     let params = br#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
-    keep(backends, entry, era::own_params(&backends.plan.borrow(), Some(params)), Ear::Own)
+    let params = era::own_params(&backends.plan.borrow(), Some(params));
+    keep(backends, entry, params, None, Ear::Own)
 }
 
-fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -> Subscription {
+/// Keeps a stream open for `params`; if they are refused, for `rest`.
+fn keep(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    mut params: Vec<u8>,
+    mut rest: Option<Vec<u8>>,
+    ear: Ear,
+) -> Subscription {
     let stop = Rc::new(Event::new());
     let (backends, entry, stopped) = (backends.clone(), entry.clone(), stop.clone());
     rt::spawn("backend listener", async move {
@@ -200,7 +213,13 @@ fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -
             let over = race(stopped.wait(), entry.closing.wait());
             let opened = match race(stream, over).await {
                 Either::Left(End::Closed { opened }) => opened,
-                Either::Left(End::Refused) => break,
+                Either::Left(End::Refused) => match rest.take() {
+                    Some(rest) => {
+                        params = rest;
+                        continue;
+                    }
+                    None => break,
+                },
                 Either::Left(End::Deaf) | Either::Right(_) => return,
             };
             if opened && began.elapsed() >= limits::LIVED_WELL {

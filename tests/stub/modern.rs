@@ -206,6 +206,9 @@ pub(crate) fn line(stub: &Arc<Stub>, message: &Message<'_>, body: &[u8]) {
     }
     if method == "subscriptions/listen" {
         let (stub, filter) = (stub.clone(), params["notifications"].clone());
+        if !stub.modern_tasks.has_all(&filter) {
+            return Lines.say(&error(&id, -32602, "no such task")).expect("stdout");
+        }
         Lines.say(&acknowledgement(&id, &filter)).expect("stdout");
         let listening = stub.listen("");
         std::thread::spawn(move || {
@@ -255,8 +258,12 @@ fn tagged(message: &str, id: &str, filter: &Value) -> Option<String> {
 }
 
 fn listen(stub: &Stub, exchange: &Exchange<'_>, id: &str, params: &Value) -> io::Result<bool> {
-    let listening = stub.listen("");
     let filter = &params["notifications"];
+    if !stub.modern_tasks.has_all(filter) {
+        plain(&exchange.out.borrow(), 400, None, &error(id, -32602, "no such task"))?;
+        return Ok(true);
+    }
+    let listening = stub.listen("");
     exchange.begin_stream(None)?;
     exchange.event(&acknowledgement(id, filter))?;
     stub.note(&format!("listening {filter}"));

@@ -151,6 +151,13 @@ impl ModernTasks {
         })
     }
 
+    /// Whether it has all tasks that a filter names: who names another one is told nothing at all.
+    pub(crate) fn has_all(&self, filter: &Value) -> bool {
+        let all = self.0.lock().unwrap();
+        let asked = filter["taskIds"].as_array();
+        asked.into_iter().flatten().all(|id| all.iter().any(|task| *id == *task.id))
+    }
+
     fn call(&self, stub: &Stub, id: &str, params: &Value) -> Option<Reply> {
         let name = params["name"].as_str().filter(|name| TOOLS.contains(name))?;
         let arguments = &params["arguments"];
@@ -168,6 +175,10 @@ impl ModernTasks {
             "greet" => return plain(&format!("Hello, {}!", text("name"))),
             "finish" => {
                 let mut all = self.0.lock().unwrap();
+                if arguments["forget"] == true {
+                    all.retain(|task| task.id != text("id"));
+                    return plain("forgotten");
+                }
                 let task = all.iter_mut().find(|task| task.id == text("id")).expect("a task");
                 task.due = Some(Instant::now());
                 if let Some(bytes) = arguments["bytes"].as_u64() {
@@ -214,7 +225,9 @@ impl ModernTasks {
             }
             _ => Task::new(text("id"), None, said(&text("payload"))),
         };
-        let answer = result(id, &format!(r#"{{"resultType":"task"{}}}"#, task.state()));
+        let message = "x".repeat(arguments["bytes"].as_u64().unwrap_or_default() as usize);
+        let message = format!(r#","statusMessage":"{message}""#);
+        let answer = result(id, &format!(r#"{{"resultType":"task"{message}{}}}"#, task.state()));
         // What lives on tasks/get alone.
         let answer = match answer.find(r#","inputRequests""#).or(answer.find(r#","result":{"c"#)) {
             Some(at) => format!("{}}}}}", &answer[..at]),
