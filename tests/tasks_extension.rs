@@ -153,10 +153,10 @@ fn a_task_is_created_followed_answered_and_cancelled() {
 
 #[test]
 fn what_asks_for_no_task_of_anybody_is_refused() {
-    let plain = HttpStub::start("plain", &["--modern"]);
-    let legacy = stdio_backend("old", &["--tasks"]);
     let scratch = scratch();
-    let journal = Journal::new(&scratch, "web");
+    let [journal, unasked] = ["web", "plain"].map(|name| Journal::new(&scratch, name));
+    let plain = HttpStub::start("plain", &["--modern", "--journal", unasked.path()]);
+    let legacy = stdio_backend("old", &["--tasks"]);
     let web = HttpStub::start("web", &["--modern", "--tasks", "--journal", journal.path()]);
     let others = plain.backend("plain") + &legacy;
     let proxy = Proxy::start(&[web.backend("web"), others.clone()]);
@@ -202,6 +202,14 @@ fn what_asks_for_no_task_of_anybody_is_refused() {
         assert_eq!((told.status, told.error().0), (404, -32601), "{told:?}");
     }
     assert_eq!(journal.count("tasks/get t"), 0);
+    // Nor is anybody else asked to tell of any.
+    let asked = unasked.count("modern subscriptions/listen");
+    let (agreed, _listening) = caller.listen(r#"{"taskIds":["plain__t","old__t","x"]}"#);
+    assert_eq!(agreed, json!({}));
+    assert_eq!(unasked.count("modern subscriptions/listen"), asked);
+    // A parameter of another revision makes no task of a server with sessions.
+    let params = r#""name":"old__echo","task":{"ttl":1},"arguments":{"payload":"x","task":1.0}"#;
+    assert_eq!(caller.ask_about("tools/call", "old__echo", params).said(), "x");
     // A call of who has not the extension: the backend's own refusal.
     let mut other = caller.again();
     other.capabilities = "{}".into();

@@ -227,6 +227,10 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
     let sent = scan(&call.body)?;
     let level = level(&call.body, &sent);
     call.body = envelope::unwrap(&call.body, &sent);
+    if sent.task {
+        // It would make a task (2025-11-25) that this caller has no way to follow.
+        call.body = without_task(&call.body)?;
+    }
     let message = scan(&call.body)?;
     let id = message.id.ok_or_else(|| Failure::new(Kind::Internal, "a request without an id"))?;
     (call.id, call.progress_token) = (id, message.progress_token);
@@ -253,6 +257,13 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
     let handle = call.handle.clone();
     let sent = posted(backends.clone(), entry.clone(), call);
     Ok(Wire::Aside(aside::start(entry, &session, &handle, sent)))
+}
+
+/// A request whose call is not to become a task.
+fn without_task(body: &[u8]) -> Result<Vec<u8>, Failure> {
+    let Some(params) = scan(body)?.params else { return Ok(body.to_vec()) };
+    let rest = envelope::rebuilt(params.of(body), &["task"], &[]);
+    Ok(jsonrpc::splice(body, &[(params, &rest)]))
 }
 
 /// Sends such a request over HTTP. A drop abandons it.
