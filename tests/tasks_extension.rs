@@ -1,11 +1,15 @@
 //! The tasks extension of 2026-07-28: ids lead to their backend, and to nobody but who may have them.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
 use crate::modern::{Caller, Listening, lines, no_mismatch};
 use crate::support::client::{Client, Told};
 use crate::support::http::Conn;
-use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
+use crate::support::process::{
+    HttpStub, Journal, Proxy, Setup, free_port, http_backend, scratch, stdio_backend,
+};
 use crate::support::{quote, wait_for, wait_until};
 
 const EXTENSION: &str = "io.modelcontextprotocol/tasks";
@@ -321,6 +325,19 @@ fn a_backend_that_is_away_is_named() {
     }
     let other = create(&mut caller, "pipe", "t", "x");
     assert_eq!(ask(&mut caller, "get", &other).result()["status"], "working");
+    // Also one that has not been there since the start: its tasks may be.
+    let scratch = scratch();
+    let file = scratch.path().join("down");
+    std::fs::write(&file, "").expect("file");
+    let child = stdio_backend("child", &["--modern", "--exit-while", file.to_str().unwrap()]);
+    let dead = http_backend("dead", SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let proxy = Proxy::start(&[child, dead]);
+    let mut caller = self::caller(&proxy, "", &[]);
+    for backend in ["child", "dead"] {
+        let told = ask(&mut caller, "get", &format!("{backend}__t"));
+        let (code, text) = told.error();
+        assert!(code == -32010 && text.contains(backend), "{told:?}");
+    }
 }
 
 #[test]

@@ -153,7 +153,8 @@ fn names_task(backends: &Backends, entry: &Entry, call: &Call, message: &Envelop
 /// Whether a backend has the tasks extension; `None`: it has not said yet what it has.
 fn offers_tasks(entry: &Entry) -> Option<bool> {
     let slice = entry.slice.borrow();
-    Some(entry.era.get().is_modern() && slice.as_ref()?.offers_tasks())
+    let slice = slice.as_ref()?;
+    Some(entry.era.get().is_modern() && slice.offers_tasks())
 }
 
 impl Backends {

@@ -14,7 +14,6 @@ use super::{Asked, relay};
 use crate::backend::{Call, CallHandle, Replies, TaskName, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::call::seen;
-use crate::exchange::complete::only;
 use crate::exchange::{Ask, tasks};
 use crate::http::Connection;
 use crate::jsonrpc;
@@ -65,16 +64,8 @@ async fn begin(
     if !caller.tasks {
         return Err(missing());
     }
-    let invalid = |text: String| Error::new(Kind::InvalidParams).context(text);
-    let params = envelope.params.ok_or_else(|| invalid("taskId is required".into()))?;
-    let span = only(&message, params, "taskId")?;
-    let span = span.ok_or_else(|| invalid("taskId is required".into()))?;
-    let task = span.text(&message).ok_or_else(|| invalid("taskId is a string".into()))?;
-    // The same for one that never was, one of somebody else, and one of a backend that has none.
-    let unknown = || {
-        let shown: String = task.chars().take(256).collect();
-        invalid(format!("Unknown task: {shown}"))
-    };
+    let (span, task) = tasks::named(&message, &envelope)?;
+    let unknown = || tasks::unknown(&task);
     let principal = caller.principal.as_deref();
     let (backend, own) =
         world.backends.task_ids().own(&world.plan, principal, &task).ok_or_else(unknown)?;
