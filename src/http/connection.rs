@@ -14,6 +14,7 @@ use super::body::{Decoder, FramingFault, LAST_CHUNK, write_chunk};
 use super::head::{Framing, Method, RequestHead, Version, are_lines, length_line, status_line};
 use crate::limits;
 use crate::rt;
+use crate::rt::alarm::Alarm;
 use crate::rt::net::{ReadHalf, Stream, WriteHalf};
 use std::fmt;
 use std::fmt::Write as _;
@@ -22,22 +23,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 pub use sealed::SealFault;
 use sealed::Sealed;
 
 /// Room lent to the kernel while a connection waits for a request: what an idle one costs.
-const IDLE_ROOM: usize = 2 * 1024;
+const IDLE_ROOM: usize = 1024;
 /// The same for one whose last request was larger than that.
 const BUSY_ROOM: usize = 8 * 1024;
 /// Bytes of a body asked for at a time: announced bytes get no memory before they come.
 const BODY_ROOM: usize = 64 * 1024;
 /// Bytes written at a time; each piece has [`Timing::stall`] to go.
 const WRITE_PIECE: usize = 256 * 1024;
-/// Buffers up to this stay with a connection that has been idle for [`SETTLE`].
-const KEPT_BYTES: usize = 1024;
 /// A connection without a request for this long gives its buffers back.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -158,7 +157,8 @@ pub struct Connection {
     /// TLS, once its handshake is over.
     sealed: Option<Box<Sealed>>,
     peer: SocketAddr,
-    timing: Timing,
+    /// Others than the default.
+    timing: Option<Box<Timing>>,
     alarm: Alarm,
     /// Received and, from `at` on, not consumed.
     input: Vec<u8>,
@@ -191,11 +191,15 @@ pub struct Connection {
 impl Connection {
     /// Takes over an accepted stream.
     pub fn new(stream: Stream, peer: SocketAddr) -> Connection {
-        Connection::with_timing(stream, peer, Timing::default())
+        Connection::timed(stream, peer, None)
     }
 
     /// Takes over an accepted stream, with other time limits.
     pub fn with_timing(stream: Stream, peer: SocketAddr, timing: Timing) -> Connection {
+        Connection::timed(stream, peer, Some(Box::new(timing)))
+    }
+
+    fn timed(stream: Stream, peer: SocketAddr, timing: Option<Box<Timing>>) -> Connection {
         let (reader, writer) = stream.split();
         Connection {
             reader,
@@ -220,6 +224,10 @@ impl Connection {
             status: 0,
             carried: 0,
         }
+    }
+
+    fn timing(&self) -> Timing {
+        self.timing.as_deref().copied().unwrap_or_default()
     }
 
     /// The client's address.
@@ -272,7 +280,7 @@ impl Connection {
         &mut self,
         mut stop: Pin<&mut S>,
     ) -> Option<Rc<RequestHead>> {
-        let room = if self.size > IDLE_ROOM { BUSY_ROOM } else { IDLE_ROOM };
+        let room = room_for(self.size);
         self.compact(room);
         match Rc::get_mut(&mut self.head) {
             Some(head) => head.reset(),
@@ -302,9 +310,9 @@ impl Connection {
             }
             let started = !self.input.is_empty();
             let now = rt::time::now();
-            let (idle_by, head_by) = limits.get_or_insert((now + self.timing.idle, None));
+            let (idle_by, head_by) = limits.get_or_insert((now + self.timing().idle, None));
             let by =
-                if started { *head_by.get_or_insert(now + self.timing.head) } else { *idle_by };
+                if started { *head_by.get_or_insert(now + self.timing().head) } else { *idle_by };
             let input = std::mem::take(&mut self.input);
             let stop = (!started).then_some(stop.as_mut());
             let (received, input) = self.pump(input, room, now, by, stop).await;
@@ -380,9 +388,9 @@ impl Connection {
             self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         let mut now = rt::time::now();
-        let whole_by = now + self.timing.body;
+        let whole_by = now + self.timing().body;
         while !decoder.is_done() {
-            let by = whole_by.min(now + self.timing.body_idle);
+            let by = whole_by.min(now + self.timing().body_idle);
             let announced = decoder.expected().unwrap_or(0);
             let never: Option<Pin<&mut std::future::Pending<()>>> = None;
             let received = if decoder.is_plain() {
@@ -577,7 +585,7 @@ impl Connection {
         if let Some(sealed) = &mut self.sealed {
             piece = sealed.seal(&piece)?;
         }
-        self.alarm.set(rt::time::now() + self.timing.stall);
+        self.alarm.set(rt::time::now() + self.timing().stall);
         // A write that is cut short leaves an unknown part behind.
         self.dead = true;
         let alarm = &mut self.alarm;
@@ -697,7 +705,7 @@ impl Connection {
             return;
         }
         self.writer.shutdown_write();
-        let by = rt::time::now() + self.timing.linger;
+        let by = rt::time::now() + self.timing().linger;
         self.alarm.set(by);
         let mut left = limits::LINGER_BYTES_MAX;
         let mut rubbish = std::mem::take(&mut self.input);
@@ -733,13 +741,14 @@ impl Connection {
         let output = std::mem::take(&mut self.output);
         let mut wrote = output.is_empty();
         let mut settled = false;
+        let stall = now + self.timing().stall;
         let (writer, alarm) = (&mut self.writer, &mut self.alarm);
         let mut write = pin!(writer.write_all(output));
         let mut read = pin!(self.reader.read(buffer, room));
         let mut received = None;
         let mut buffers = (Vec::new(), Vec::new());
         let settle = by.min(now + SETTLE);
-        alarm.set(if wrote { settle } else { now + self.timing.stall });
+        alarm.set(if wrote { settle } else { stall });
         let result = poll_fn(|cx| {
             if !wrote && let Poll::Ready((result, mut output)) = write.as_mut().poll(cx) {
                 wrote = true;
@@ -766,9 +775,12 @@ impl Connection {
                 if !wrote || settled || settle == by {
                     return Poll::Ready(Err(Stop::Elapsed));
                 }
-                // Quiet for a while: what was needed for large answers goes back.
+                // Quiet for a while: what was needed for answers goes back.
                 settled = true;
-                buffers.1.shrink_to(KEPT_BYTES);
+                buffers.1 = Vec::new();
+                if stop.is_some() {
+                    self.head = Rc::default();
+                }
                 alarm.set(by);
             }
             if wrote
@@ -791,50 +803,15 @@ impl Connection {
     }
 }
 
+/// Room for a request that is as large as the last one, and some more.
+fn room_for(size: usize) -> usize {
+    let fits = |room: &usize| size <= room - room / 8;
+    [IDLE_ROOM, 2 * IDLE_ROOM].into_iter().find(fits).unwrap_or(BUSY_ROOM)
+}
+
 /// Statuses whose answers have no body (RFC 9110 §6.4.1).
 fn is_bodiless(status: u16) -> bool {
     status < 200 || status == 204 || status == 304
-}
-
-/// A time limit that is moved for every request and strikes for few.
-///
-/// The timer stays armed when the limit moves away and is armed anew when it strikes too early, so
-/// a busy connection sets a timer once in a while instead of for every read.
-struct Alarm {
-    at: Instant,
-    armed: Option<Armed>,
-}
-
-struct Armed {
-    at: Instant,
-    timer: Pin<Box<dyn Future<Output = ()>>>,
-}
-
-impl Alarm {
-    fn new() -> Alarm {
-        Alarm { at: rt::time::now(), armed: None }
-    }
-
-    fn set(&mut self, at: Instant) {
-        self.at = at;
-        if self.armed.as_ref().is_some_and(|armed| armed.at > at) {
-            self.armed = None;
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if let Some(armed) = &mut self.armed {
-                ready!(armed.timer.as_mut().poll(cx));
-                self.armed = None;
-            }
-            let left = self.at.saturating_duration_since(rt::time::now());
-            if left.is_zero() {
-                return Poll::Ready(());
-            }
-            self.armed = Some(Armed { at: self.at, timer: Box::pin(rt::time::sleep(left)) });
-        }
-    }
 }
 
 /// `Date: Tue, 24 Nov 2026 18:00:00 GMT` (RFC 9110 §5.6.7).

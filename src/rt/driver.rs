@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 
+use super::alarm;
 use io_uring::{IoUring, Probe, opcode};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
@@ -76,6 +77,7 @@ impl Driver {
     /// When the event loop cannot be built. Panics of `future` itself pass through, unlike those
     /// of spawned tasks.
     pub fn run<F: Future>(self, future: F) -> io::Result<F::Output> {
+        alarm::begin();
         match self {
             Driver::TunedRing | Driver::Ring => Ok(RuntimeBuilder::<IoUringDriver>::new()
                 .uring_builder(self.builder())

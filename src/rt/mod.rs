@@ -12,6 +12,7 @@
 
 mod sys;
 
+pub mod alarm;
 pub mod child;
 mod driver;
 pub mod net;

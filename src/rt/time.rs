@@ -1,6 +1,6 @@
 //! Owns: sleeping, time limits and the clock of the workers.
 //! Never: limits themselves (`limits`).
-//! Next: `local`, waiting for another task.
+//! Next: `alarm`, limits that move.
 //!
 //! Timers tick in milliseconds, rounded up; they fire only when the run queue of the thread has
 //! been empty once, so tasks that keep waking each other hold them up.

@@ -162,37 +162,41 @@ impl Drop for Entry {
 }
 
 /// Serves one connection to its end. `inside`: the program that embeds the proxy has made it.
-async fn serve(entry: Entry, stream: Stream, peer: SocketAddr, inside: bool) {
+fn serve(entry: Entry, stream: Stream, peer: SocketAddr, inside: bool) -> impl Future<Output = ()> {
     let stage = entry.door.stage.clone();
+    // Moved into the task as it is: a function that is async itself would keep room for the stream
+    // beside it.
     let mut connection = Connection::new(stream, peer);
-    let tls = stage.now().plan.listen.tls.clone();
-    if inside {
-        connection.come_from_inside();
-    } else if let Some(tls) = tls
-        && let Err(fault) = Box::pin(connection.secure(tls)).await
-    {
-        tracing::debug!(%peer, %fault, "no TLS with a client");
-        return;
-    }
-    // One wait for all requests: each would take a place among those of all connections.
-    let mut over = pin!(entry.door.grace_over.wait());
-    loop {
-        let Some(head) = connection.head_unless(over.as_mut()).await else { return };
-        if stage.lasting.draining.is_set() {
-            connection.close_after();
-        }
+    async move {
+        let tls = stage.now().plan.listen.tls.clone();
         if inside {
-            connection.speaks_for(client_of(&head).unwrap_or(peer));
-        }
-        // The plan under which it is served to its end.
-        let world = stage.now();
-        // On the heap for as long as it lasts: inside this task it would make every idle connection
-        // as large as the largest exchange, some 25 KiB.
-        // The box comes first: what is made before it would be moved into it, whole.
-        let room = Box::new_uninit();
-        let exchange = Box::write(room, exchange(&world, &mut connection, &head));
-        if Box::into_pin(exchange).await.is_err() {
+            connection.come_from_inside();
+        } else if let Some(tls) = tls
+            && let Err(fault) = Box::pin(connection.secure(tls)).await
+        {
+            tracing::debug!(%peer, %fault, "no TLS with a client");
             return;
+        }
+        // One wait for all requests: each would take a place among those of all connections.
+        let mut over = pin!(entry.door.grace_over.wait());
+        loop {
+            let Some(head) = connection.head_unless(over.as_mut()).await else { return };
+            if stage.lasting.draining.is_set() {
+                connection.close_after();
+            }
+            if inside {
+                connection.speaks_for(client_of(&head).unwrap_or(peer));
+            }
+            // The plan under which it is served to its end.
+            let world = stage.now();
+            // On the heap for as long as it lasts: inside this task it would make every idle
+            // connection as large as the largest exchange, some 25 KiB.
+            // The box comes first: what is made before it would be moved into it, whole.
+            let room = Box::new_uninit();
+            let exchange = Box::write(room, exchange(&world, &mut connection, &head));
+            if Box::into_pin(exchange).await.is_err() {
+                return;
+            }
         }
     }
 }

@@ -76,7 +76,7 @@ impl Connection {
     /// # Errors
     /// There is no TLS; the client has been told why, as far as it can be.
     pub async fn secure(&mut self, config: Arc<ServerConfig>) -> Result<(), SealFault> {
-        let limit = self.timing.handshake;
+        let limit = self.timing().handshake;
         let shaken = rt::time::timeout(limit, self.handshake(config)).await;
         let result = shaken.unwrap_or(Err(SealFault::Timeout));
         self.dead |= result.is_err();
