@@ -113,6 +113,9 @@ fn a_task_is_created_followed_answered_and_cancelled() {
         assert_eq!(state["result"]["content"][0]["text"], format!("of {backend}"));
         let inner = r#""structuredContent":{"taskId":"own","n":9007199254740993}"#;
         assert!(told.text.contains(inner), "the tool's own affair: {told:?}");
+        // Of a task is told where it is listened for, and under nobody else's name.
+        let told = caller.call(&format!("{backend}__job"), r#"{"id":"c","chatty":true}"#);
+        assert!(told.before.is_empty() && id_of(&told) == format!("{backend}__c"), "{told:?}");
         // Input.
         let task = id_of(&caller.call(&format!("{backend}__multi_input"), "{}"));
         let state = ask(&mut caller, "get", &task).result();

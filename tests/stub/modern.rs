@@ -303,7 +303,7 @@ fn handle(
         Reply::Answer(answer.replacen(r#""result":{"#, &start, 1).replace(",}", "}"))
     };
     if options.tasks
-        && let Some(reply) = stub.modern_tasks.answer(stub, id, method, params)
+        && let Some(reply) = stub.modern_tasks.answer(stub, id, method, params, channel)
     {
         return reply;
     }

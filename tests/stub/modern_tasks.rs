@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::server::{Reply, Stub, error, quote, result, text_result};
+use crate::server::{Channel, Reply, Stub, error, quote, result, text_result};
 
 const EXTENSION: &str = "io.modelcontextprotocol/tasks";
 pub(crate) const TOOLS: [&str; 9] = [
@@ -61,11 +61,17 @@ impl Task {
         )
     }
 
-    fn tell(&self, stub: &Stub) {
-        stub.tell_all(&format!(
+    /// What is told of it.
+    fn news(&self) -> String {
+        let state = self.state();
+        format!(
             r#"{{"jsonrpc":"2.0","method":"notifications/tasks","params":{{{}}}}}"#,
-            &self.state()[1..]
-        ));
+            &state[1..]
+        )
+    }
+
+    fn tell(&self, stub: &Stub) {
+        stub.tell_all(&self.news());
     }
 }
 
@@ -110,12 +116,13 @@ impl ModernTasks {
         id: &str,
         method: &str,
         params: &Value,
+        channel: &dyn Channel,
     ) -> Option<Reply> {
         let complete = |more: &str| {
             Reply::Answer(result(id, &format!(r#"{{"resultType":"complete"{more}}}"#)))
         };
         if method == "tools/call" {
-            return self.call(stub, id, params);
+            return self.call(stub, id, params, channel);
         }
         if !matches!(method, "tasks/get" | "tasks/update" | "tasks/cancel") {
             return None;
@@ -158,7 +165,7 @@ impl ModernTasks {
         asked.into_iter().flatten().all(|id| all.iter().any(|task| *id == *task.id))
     }
 
-    fn call(&self, stub: &Stub, id: &str, params: &Value) -> Option<Reply> {
+    fn call(&self, stub: &Stub, id: &str, params: &Value, channel: &dyn Channel) -> Option<Reply> {
         let name = params["name"].as_str().filter(|name| TOOLS.contains(name))?;
         let arguments = &params["arguments"];
         let text = |key: &str| arguments[key].as_str().unwrap_or_default().to_owned();
@@ -225,6 +232,10 @@ impl ModernTasks {
             }
             _ => Task::new(text("id"), None, said(&text("payload"))),
         };
+        if arguments["chatty"] == true {
+            // Where it does not belong.
+            let _ = channel.say(&task.news());
+        }
         let message = "x".repeat(arguments["bytes"].as_u64().unwrap_or_default() as usize);
         let message = format!(r#","statusMessage":"{message}""#);
         let answer = result(id, &format!(r#"{{"resultType":"task"{message}{}}}"#, task.state()));

@@ -23,6 +23,7 @@ use crate::limits;
 use crate::mcp::logging::{self, Level};
 use crate::mcp::method::Method;
 use crate::mcp::revision::modern_status;
+use crate::mcp::task_ids;
 use crate::plan::BackendId;
 use crate::rt::{self, Either};
 use crate::world::World;
@@ -336,7 +337,7 @@ fn wanted(
         };
     }
     // Those come where they are listened for.
-    let listened = name.starts_with("notifications/resources/");
+    let listened = name.starts_with("notifications/resources/") || name == task_ids::NOTIFICATION;
     (!listened).then_some(message)
 }
 
