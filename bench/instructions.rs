@@ -2,8 +2,8 @@
 //! Never: time; counts under callgrind are the same on a busy machine, and nearly so on another one.
 //! Next: `support`, the pieces.
 //!
-//! `cargo bench --bench instructions` compares, and fails if a piece takes more or far fewer than
-//! the table says; `-- --write` writes the table anew, which belongs into the commit that changes
+//! `cargo bench --bench instructions` compares, fails if a piece takes more than the table says, and
+//! says so if it takes fewer; `-- --write` writes the table anew, which belongs into the commit that changes
 //! them; `-- PIECE ..` takes only those whose name contains a word. Without valgrind it says so, and
 //! nothing is compared.
 //!
@@ -22,8 +22,9 @@ use serde::Deserialize;
 /// Turns that are counted. Buffers have their size, and tables their place, after the first ones.
 const TURNS: u64 = 200;
 const WARM_UP: u64 = 20;
-/// Seeds of hash tables differ from run to run, and with them some counts, slightly.
-const TOLERANCE: f64 = 0.05;
+/// Seeds of hash tables differ from run to run, and with them some counts, slightly. More, up to 7 %,
+/// comes of how the optimiser divides the library, which a change anywhere in it may move.
+const TOLERANCE: f64 = 0.1;
 /// Another compiler makes other code of the same source.
 const TOLERANCE_OF_COMPILERS: f64 = 0.25;
 /// A piece beyond the tolerance is counted so often: a change stays, a seed does not.
@@ -143,7 +144,7 @@ fn compare(arguments: &[String]) -> Result<(), String> {
     if !same_processor && !write {
         println!("Counted on {}, here is {processor}: shown, and not compared.", known.processor);
     }
-    let mut faults = String::new();
+    let (mut faults, mut fewer) = (String::new(), String::new());
     let mut pieces = known.pieces.clone();
     println!("{:<32} {:>10} {:>10} {:>8}", "instructions of a turn", "table", "now", "");
     for (name, _) in support::pieces() {
@@ -170,7 +171,8 @@ fn compare(arguments: &[String]) -> Result<(), String> {
             None => writeln!(faults, "{name} is not in the table: {now}"),
             // A handful more is no change of a small piece.
             Some(was) if change.abs() > tolerance && now.abs_diff(was) > 3 => {
-                writeln!(faults, "{name}: {was} in the table, {now} now ({:+.1} %)", change * 100.0)
+                let list = if now > was { &mut faults } else { &mut fewer };
+                writeln!(list, "{name}: {was} in the table, {now} now ({:+.1} %)", change * 100.0)
             }
             Some(_) => Ok(()),
         };
@@ -200,6 +202,9 @@ fn compare(arguments: &[String]) -> Result<(), String> {
     if stored.is_none() {
         println!("There is no table to hold this to; -- --write makes one.");
         return Ok(());
+    }
+    if !fewer.is_empty() {
+        println!("{fewer}Well done; -- --write holds the next change to it.");
     }
     match faults.is_empty() {
         true => Ok(()),
