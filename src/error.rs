@@ -77,6 +77,8 @@ kinds! {
     BadEnvelope => Client, 400, -32602, Never, "Invalid params";
     /// A header that is missing, malformed, or not what the body says (request era).
     HeaderMismatch => Client, 400, -32020, Never, "Header mismatch";
+    /// A request that only callers with the tasks extension may send (request era).
+    MissingCapability => Client, 400, -32021, Never, "Missing required client capability";
     /// A revision that is not spoken; the context is its name alone.
     UnsupportedVersion => Client, 400, -32022, Never, "Unsupported protocol version";
     /// A backend asks its caller for input in a way that the caller's revision does not have.

@@ -192,6 +192,12 @@ pub const SUBSCRIPTIONS_MAX: usize = 1000;
 /// Messages of backends that wait for one listening client; beyond it the backend is not read. One of
 /// more than [`SSE_QUEUE_BYTES_MAX`] is dropped.
 pub const HEARD_MAX: usize = 16;
+/// Bytes of the state of a task that a listening client is told, with its result if it has one; of a
+/// longer one it is told nothing, and has to ask. So long may be one notification of a child, too,
+/// while no other of its call waits.
+pub const HEARD_TASK_BYTES_MAX: usize = 1024 * 1024;
+/// Tasks that one listening client may name.
+pub const LISTENED_TASKS_MAX: usize = 1000;
 /// A client that listens is told what it will hear after this time, whichever backends have
 /// agreed by then.
 pub const LISTEN_ACK_WAIT: Duration = Duration::from_secs(5);
@@ -417,6 +423,8 @@ const _: () = assert!(TOKEN_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(JWKS_TIMEOUT.as_secs() < JWKS_WAIT.as_secs());
 const _: () = assert!(ROLES_MAX <= u64::BITS as usize);
 const _: () = assert!(REQUEST_LINE_BYTES_MAX < HEAD_BYTES_MAX);
+const _: () = assert!(SSE_QUEUE_BYTES_MAX < HEARD_TASK_BYTES_MAX);
+const _: () = assert!(HEARD_TASK_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(WHOLE_BODY_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(BODY_BYTES_MAX <= CHILD_QUEUE_BYTES_MAX);
 const _: () = assert!(BODY_IDLE_TIMEOUT.as_secs() < BODY_READ_TIMEOUT.as_secs());

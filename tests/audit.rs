@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::metrics::Page;
+use crate::modern::Caller;
 use crate::support::client::{ACCEPT, Client, JSON, message};
 use crate::support::http::{once, once_with};
 use crate::support::process::{HttpStub, Proxy, Setup, free_port, http_backend, scratch};
@@ -191,6 +192,35 @@ fn every_message_has_exactly_one_line() {
     let text = std::fs::read_to_string(&audit.file).unwrap();
     assert!(!text.contains("private"), "arguments are not asked for");
     assert!(!text.contains(&client.session) && !text.contains(&old.session));
+}
+
+#[test]
+fn requests_about_tasks_name_the_backend_that_has_them() {
+    let stub = HttpStub::start("web", &["--modern", "--tasks"]);
+    let (proxy, mut audit, _scratch) = start("", stub.backend("web"));
+    ready(&proxy, &mut audit, &["web__job"]);
+    let mut caller = Caller::new(&proxy);
+    caller.capabilities = r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#.into();
+    let job = json!({ "id": "t" }).to_string();
+    assert_eq!(caller.call("web__job", &job).result()["taskId"], "web__t");
+    let line = audit.one();
+    assert_eq!((&line["backend"], &line["outcome"]), (&json!("web"), &json!("ok")), "{line}");
+    for (what, task, backend, outcome, code) in [
+        ("get", "web__t", Some("web"), "ok", None),
+        ("update", "web__t", Some("web"), "ok", None),
+        ("cancel", "web__t", Some("web"), "ok", None),
+        ("get", "web__u", Some("web"), "error", Some(-32602)),
+        ("get", "nobody__t", None, "error", Some(-32602)),
+    ] {
+        let method = format!("tasks/{what}");
+        caller.ask_about(&method, task, &format!(r#""taskId":"{task}""#));
+        let line = audit.one();
+        assert_eq!((&line["method"], &line["era"]), (&json!(method), &json!("modern")), "{line}");
+        assert_eq!(line["backend"], json!(backend), "{line}");
+        assert_eq!((&line["outcome"], &line["code"]), (&json!(outcome), &json!(code)), "{line}");
+    }
+    let labels = [("backend", "web"), ("method", "tasks/update"), ("status", "ok")];
+    wait_until("its count", || Page::of(&proxy).get("mcp_proxy_requests_total", &labels) == 1.0);
 }
 
 #[test]

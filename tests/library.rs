@@ -271,6 +271,33 @@ fn the_result_of_a_task_is_no_way_around() {
 }
 
 #[test]
+fn nor_is_a_task_of_the_request_era() {
+    let stub = HttpStub::start("web", &["--modern", "--tasks"]);
+    let rules = Rules::default();
+    let proxy = Proxy::start_with_middleware(
+        config(&stub.backend("web")),
+        Options::default(),
+        rules.clone(),
+    )
+    .unwrap();
+    let mut caller = Caller::at(proxy.handle().addr());
+    Client::connect(proxy.handle().addr()).wait_for_tools(&["web__job"]);
+    caller.capabilities = r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#.into();
+    let made = caller.call("web__job", r#"{"id":"t","payload":"a secret kept"}"#).result();
+    assert_eq!(made["taskId"], "web__t");
+    // What is told of a task has its result in it, and is not shown to the rules: it is not told.
+    let (agreed, _listening) = caller.listen(r#"{"taskIds":["web__t"]}"#);
+    assert_eq!(agreed, json!({}));
+    caller.call("web__finish", r#"{"id":"t"}"#).result();
+    let state = caller.ask_about("tasks/get", "web__t", r#""taskId":"web__t""#).result();
+    assert_eq!((&state["taskId"], &state["status"]), (&json!("web__t"), &json!("completed")));
+    assert_eq!(state["result"]["content"][0]["text"], "a ****** kept");
+    assert_eq!(rules.count("asked TaskResult web__t t web - "), 1, "{:?}", rules.lines());
+    proxy.handle().shutdown();
+    proxy.handle().wait().unwrap();
+}
+
+#[test]
 fn long_answers_are_held_and_progress_is_not() {
     let world = world("", "");
     let mut client = world.client();

@@ -52,6 +52,7 @@ mod subscriptions;
 mod support;
 mod swaps;
 mod tasks;
+mod tasks_extension;
 mod tls;
 mod tls_listener;
 mod traces;

@@ -131,6 +131,17 @@ impl Caller {
 
     /// Listens on a connection of its own: the acknowledged filter, and the stream.
     pub(crate) fn listen(&self, filter: &str) -> (Value, Listening) {
+        let mut conn = self.begin_to_listen(filter);
+        let head = conn.head();
+        assert!(head.status == 200 && head.is_event_stream(), "{head:?}");
+        let mut listening = Listening { conn, events: Events::default() };
+        let first = listening.next().expect("an acknowledgement");
+        assert_eq!(first["method"], "notifications/subscriptions/acknowledged");
+        (first["params"]["notifications"].clone(), listening)
+    }
+
+    /// Asks to listen, on a connection of its own.
+    pub(crate) fn begin_to_listen(&self, filter: &str) -> Conn {
         let mut conn = Conn::open(self.addr);
         let body = message(
             "\"mine\"",
@@ -145,12 +156,19 @@ impl Caller {
             body.len()
         );
         conn.send(head.as_bytes());
-        let head = conn.head();
-        assert!(head.status == 200 && head.is_event_stream(), "{head:?}");
-        let mut listening = Listening { conn, events: Events::default() };
-        let first = listening.next().expect("an acknowledgement");
-        assert_eq!(first["method"], "notifications/subscriptions/acknowledged");
-        (first["params"]["notifications"].clone(), listening)
+        conn
+    }
+
+    /// The same caller on another connection, perhaps on the other worker.
+    pub(crate) fn again(&self) -> Caller {
+        Caller {
+            addr: self.addr,
+            extra: self.extra.clone(),
+            conn: Conn::open(self.addr),
+            capabilities: self.capabilities.clone(),
+            meta: self.meta.clone(),
+            next_id: self.next_id,
+        }
     }
 }
 
@@ -162,7 +180,7 @@ pub(crate) struct Listening {
 
 impl Listening {
     /// The next message, which is tagged with the listener's own id; `None` at the end.
-    fn next(&mut self) -> Option<Value> {
+    pub(crate) fn next(&mut self) -> Option<Value> {
         let event = self.conn.event(&mut self.events)?;
         let value: Value = serde_json::from_str(&event.data).expect("JSON");
         let part = if value["result"].is_null() { &value["params"] } else { &value["result"] };
@@ -196,7 +214,7 @@ pub(crate) fn names(result: &Value, list: &str) -> Vec<String> {
 }
 
 /// Journals of stubs that complain of nothing.
-fn no_mismatch(journal: &Journal) {
+pub(crate) fn no_mismatch(journal: &Journal) {
     let lines = journal.lines();
     assert!(!lines.iter().any(|line| line.starts_with("mismatch")), "{lines:?}");
 }
@@ -398,7 +416,7 @@ fn calls_reach_their_backend_with_head_and_body_alike() {
     let mut caller = Caller::new(&world.proxy);
     // An extension that would end at the proxy is not promised to a backend.
     caller.capabilities =
-        r#"{"sampling":{},"extensions":{"io.modelcontextprotocol/tasks":{}},"x":[1.0]}"#.into();
+        r#"{"sampling":{},"extensions":{"com.example/methods":{}},"x":[1.0]}"#.into();
     caller.meta = r#","traceparent":"00-1-2-01","n":9007199254740993"#.into();
     for backend in ["web", "pipe"] {
         let told = caller.call(&format!("{backend}__raw"), r#"{"n":12345678901234567890}"#);

@@ -20,6 +20,7 @@ use super::failure::Failure;
 use super::{Backends, Caller};
 use crate::error::Kind;
 use crate::limits;
+use crate::mcp::envelope;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::{Authorization, SessionId, SessionRecord};
 
@@ -145,7 +146,7 @@ pub(super) fn stand_in(
             .map_err(|_| Failure::new(Kind::Internal, "no random bytes"))?;
         let id = SessionId::mint(backends.me, random);
         let (who, client) = (caller.principal.clone(), caller.client.clone());
-        let can = caller.capabilities.clone();
+        let can = of_sessions(caller);
         let record = SessionRecord::new(id, Revision::NEWEST, who, can, client);
         record.show(authorization);
         if !record.class.is_empty() {
@@ -158,6 +159,16 @@ pub(super) fn stand_in(
         end(backends, &evicted);
     }
     Ok(in_use)
+}
+
+/// What the session that stands for a caller says that its client can do.
+fn of_sessions(caller: &Caller) -> Box<str> {
+    let can = &caller.capabilities;
+    let carried = match caller.tasks {
+        true => envelope::carried(can.as_bytes(), &envelope::CARRIED),
+        false => None,
+    };
+    carried.map_or_else(|| can.clone(), |carried| String::from_utf8_lossy(&carried).into())
 }
 
 fn end(backends: &Rc<Backends>, record: &Arc<SessionRecord>) {

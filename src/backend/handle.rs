@@ -328,9 +328,12 @@ impl CallHandle {
             let mut inbox = self.inbox.borrow_mut();
             if let Item::Notification(message) = &item {
                 let bytes = self.inbox_bytes.get() + message.len();
-                if inbox.len() >= limits::SSE_QUEUE_MESSAGES_MAX
-                    || bytes > limits::SSE_QUEUE_BYTES_MAX
-                {
+                // The state of a task may have its result in it.
+                let most = match self.inbox_bytes.get() {
+                    0 => limits::HEARD_TASK_BYTES_MAX,
+                    _ => limits::SSE_QUEUE_BYTES_MAX,
+                };
+                if inbox.len() >= limits::SSE_QUEUE_MESSAGES_MAX || bytes > most {
                     return;
                 }
                 self.inbox_bytes.set(bytes);
@@ -570,5 +573,11 @@ mod tests {
         }
         assert!(matches!(poll(pin!(handle.arrived())), Poll::Ready(Ok(Item::Answer(_)))));
         assert_eq!(handle.inbox_bytes.get(), 0);
+        // A long one while nothing else is there, and none too long.
+        let handle = CallHandle::new();
+        for bytes in [limits::HEARD_TASK_BYTES_MAX + 1, limits::HEARD_TASK_BYTES_MAX, 1] {
+            handle.deliver(Item::Notification(vec![0; bytes]));
+        }
+        assert_eq!(handle.inbox_bytes.get(), limits::HEARD_TASK_BYTES_MAX);
     }
 }

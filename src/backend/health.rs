@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::parking;
 use crate::limits;
 use crate::mcp::revision::Era;
+use crate::mcp::task_ids::TaskIds;
 use crate::middleware::reuse::Use;
 use crate::plan::{BackendId, RestartPlan, WorkerId, slot};
 
@@ -208,13 +210,15 @@ pub struct Board {
     /// By place ([`slot`]), made when first needed: a worker only follows a pointer.
     chunks: Box<[OnceLock<Box<[Row]>>]>,
     tell: Tell,
+    task_ids: TaskIds,
 }
 
 impl Board {
     /// A board on which all backends are in their first start.
     pub fn new(workers: usize, backends: usize, tell: Tell) -> Arc<Board> {
         let chunks = (0..limits::BACKENDS_MAX.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
-        let board = Board { born: Instant::now(), workers, chunks, tell };
+        let task_ids = TaskIds::new(parking::fresh_key());
+        let board = Board { born: Instant::now(), workers, chunks, tell, task_ids };
         for id in 0..backends {
             board.the(id);
         }
@@ -361,6 +365,11 @@ impl Board {
     /// Time since the board was made: the same for all threads.
     pub fn elapsed(&self) -> Duration {
         self.born.elapsed()
+    }
+
+    /// Ids of tasks, as callers of the request era have them.
+    pub(super) fn task_ids(&self) -> &TaskIds {
+        &self.task_ids
     }
 
     fn row(&self, id: BackendId) -> impl Iterator<Item = &Share> {

@@ -4,7 +4,7 @@
 //! Next: `stdio`.
 //!
 //! MCP 2026-07-28, Subscriptions. The proxy listens for changed lists on its own behalf, and for
-//! changed resources on that of each client that listens for them.
+//! changed resources and tasks on that of each client that listens for them.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use super::{Backends, Call, Caller, Reply, Wire, era, line, listeners, modern, s
 use crate::jsonrpc;
 use crate::limits;
 use crate::mcp::envelope;
+use crate::mcp::task_ids;
 use crate::plan::{BackendId, RestartPlan};
 use crate::rt::local::{Event, Sender};
 use crate::rt::{self, Either, race};
@@ -36,21 +37,57 @@ impl Drop for Subscription {
     }
 }
 
+/// What a client listens for at one backend.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// Resources.
+    pub uris: Vec<String>,
+    /// Tasks.
+    pub tasks: Vec<TaskName>,
+}
+
+/// A task by both its names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskName {
+    /// The backend's own id.
+    pub own: String,
+    /// The caller's.
+    pub shown: String,
+}
+
 /// What a client that listens hears of a backend.
 #[derive(Debug)]
 pub enum Heard {
-    /// The first word: of these resources it will tell.
-    Agreed(Vec<String>),
-    /// It was away meanwhile: any of these may have changed.
+    /// The first word: of these it will tell.
+    Agreed(Agreed),
+    /// It was away meanwhile: any of these resources may have changed.
     Again(Vec<String>),
     /// `notifications/resources/updated`, whole.
     Updated(Vec<u8>),
+    /// `notifications/tasks`, whole, under the caller's id.
+    Task(Vec<u8>),
+}
+
+/// Of what a backend will tell.
+#[derive(Debug, Default, PartialEq)]
+pub struct Agreed {
+    /// Resources.
+    pub uris: Vec<String>,
+    /// Tasks, by the caller's ids.
+    pub tasks: Vec<String>,
+}
+
+impl Agreed {
+    /// Of these resources alone.
+    pub(super) fn resources(uris: Vec<String>) -> Agreed {
+        Agreed { uris, tasks: Vec::new() }
+    }
 }
 
 /// For whom is listened.
 enum Ear {
     Own,
-    Client(Sender<Heard>),
+    Client { out: Sender<Heard>, tasks: Rc<[TaskName]> },
 }
 
 /// How a stream ended.
@@ -71,36 +108,37 @@ impl Backends {
         slice.as_ref().is_some_and(|slice| slice.can_subscribe())
     }
 
-    /// Listens for changes of resources on behalf of `caller`, until the value is dropped or nobody
-    /// takes what is heard. The first thing heard is [`Heard::Agreed`].
+    /// Listens on behalf of `caller`, until the value is dropped or nobody takes what is heard. The
+    /// first thing heard is [`Heard::Agreed`]. Tasks are those of backends of the request era alone.
     pub fn subscribe(
         self: &Rc<Self>,
         backend: BackendId,
         caller: &Caller,
-        uris: &[String],
+        wanted: &Wanted,
         out: Sender<Heard>,
     ) -> Subscription {
         let stop = Rc::new(Event::new());
         let Some(entry) = self.entry(backend) else {
             // Nothing will be heard of it.
-            let _ = out.try_send(Heard::Agreed(Vec::new()));
+            let _ = out.try_send(Heard::Agreed(Agreed::default()));
             return Subscription(stop);
         };
-        let (backends, caller, uris) = (self.clone(), caller.clone(), uris.to_vec());
+        let (backends, caller, wanted) = (self.clone(), caller.clone(), wanted.clone());
         let stopped = stop.clone();
         rt::spawn("client that listens", async move {
             loop {
                 // A server that is another one now is listened to in another way.
                 let era = entry.era_changed.notified();
                 if entry.era.get().is_modern() {
-                    let _listening = client(&backends, &entry, &caller, &uris, out.clone());
+                    let _listening = client(&backends, &entry, &caller, &wanted, out.clone());
                     let over = race(stopped.wait(), entry.closing.wait());
                     if let Either::Right(_) = race(era, over).await {
                         return;
                     }
                     continue;
                 }
-                let attending = listeners::attend(&backends, &entry, &caller, &uris, &out);
+                let uris = &wanted.uris;
+                let attending = listeners::attend(&backends, &entry, &caller, uris, &out);
                 let over = race(stopped.wait(), entry.closing.wait());
                 let ended = race(era, over);
                 match race(Box::pin(attending), ended).await {
@@ -113,37 +151,51 @@ impl Backends {
     }
 }
 
-/// Listens for changes of resources at a backend of the request era.
+/// Listens for a client at a backend of the request era.
 pub(super) fn client(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     caller: &Caller,
-    uris: &[String],
+    wanted: &Wanted,
     out: Sender<Heard>,
 ) -> Subscription {
-    let mut list = b"[".to_vec();
-    for uri in uris {
-        if list.len() > 1 {
-            list.push(b',');
-        }
-        jsonrpc::quote(uri, &mut list);
-    }
-    list.push(b']');
-    let filter = envelope::rebuilt(b"{}", &[], &[("resourceSubscriptions", &list)]);
+    let uris = jsonrpc::strings(&wanted.uris);
+    let tasks = jsonrpc::strings(wanted.tasks.iter().map(|task| &task.own));
+    let all = [
+        ("resourceSubscriptions", &uris[..], wanted.uris.is_empty()),
+        ("taskIds", &tasks[..], wanted.tasks.is_empty()),
+    ];
+    let some = all.into_iter().filter(|(_, _, is_empty)| !is_empty);
+    let some: Vec<(&str, &[u8])> = some.map(|(name, list, _)| (name, list)).collect();
     let with = envelope::members(&caller.capabilities, &caller.client, None);
     let meta = envelope::rebuilt(b"{}", &[], &with);
-    let params = [("_meta", &meta[..]), ("notifications", &filter[..])];
-    let params = envelope::rebuilt(b"{}", &[], &params);
-    keep(backends, entry, params, Ear::Client(out))
+    let params = |filter: &[(&str, &[u8])]| {
+        let filter = envelope::rebuilt(b"{}", &[], filter);
+        let params = [("_meta", &meta[..]), ("notifications", &filter[..])];
+        envelope::rebuilt(b"{}", &[], &params)
+    };
+    let whole = params(&some);
+    // It may refuse all for a task that is gone: then it is asked for the resources.
+    let rest = (some.len() > 1).then(|| params(&some[..1]));
+    let tasks = wanted.tasks.as_slice().into();
+    keep(backends, entry, whole, rest, Ear::Client { out, tasks })
 }
 
 /// Listens for changed lists, until the value is dropped.
 pub(super) fn own(backends: &Rc<Backends>, entry: &Rc<Entry>) -> Subscription {
     let params = br#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
-    keep(backends, entry, era::own_params(&backends.plan.borrow(), Some(params)), Ear::Own)
+    let params = era::own_params(&backends.plan.borrow(), Some(params));
+    keep(backends, entry, params, None, Ear::Own)
 }
 
-fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -> Subscription {
+/// Keeps a stream open for `params`; if they are refused, for `rest`.
+fn keep(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    mut params: Vec<u8>,
+    mut rest: Option<Vec<u8>>,
+    ear: Ear,
+) -> Subscription {
     let stop = Rc::new(Event::new());
     let (backends, entry, stopped) = (backends.clone(), entry.clone(), stop.clone());
     rt::spawn("backend listener", async move {
@@ -161,7 +213,13 @@ fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -
             let over = race(stopped.wait(), entry.closing.wait());
             let opened = match race(stream, over).await {
                 Either::Left(End::Closed { opened }) => opened,
-                Either::Left(End::Refused) => break,
+                Either::Left(End::Refused) => match rest.take() {
+                    Some(rest) => {
+                        params = rest;
+                        continue;
+                    }
+                    None => break,
+                },
                 Either::Left(End::Deaf) | Either::Right(_) => return,
             };
             if opened && began.elapsed() >= limits::LIVED_WELL {
@@ -178,7 +236,7 @@ fn keep(backends: &Rc<Backends>, entry: &Rc<Entry>, params: Vec<u8>, ear: Ear) -
             }
         }
         match ear {
-            Ear::Client(out) => drop(out.send(Heard::Agreed(Vec::new())).await),
+            Ear::Client { out, .. } => drop(out.send(Heard::Agreed(Agreed::default())).await),
             // It will not say when its lists change: they are looked at now and then.
             Ear::Own => {
                 while rt::time::timeout(limits::LIST_POLL, stopped.wait()).await.is_err() {
@@ -305,31 +363,50 @@ async fn hear(
                 // What changed meanwhile was not heard.
                 backends.board.outdate(entry.id, false, true);
             }
-            if let Ear::Client(out) = ear {
+            if let Ear::Client { out, tasks } = ear {
+                let agreed = agreed(message, &envelope, tasks);
                 let word = match *times {
-                    1 => Heard::Agreed(agreed(message, &envelope)),
-                    _ => Heard::Again(agreed(message, &envelope)),
+                    1 => Heard::Agreed(agreed),
+                    _ => Heard::Again(agreed.uris),
                 };
                 out.send(word).await.ok()?;
             }
             Some(true)
         }
-        (Some("notifications/resources/updated"), Ear::Client(out))
+        (Some("notifications/resources/updated"), Ear::Client { out, .. })
             if message.len() <= limits::SSE_QUEUE_BYTES_MAX =>
         {
             out.send(Heard::Updated(message.to_vec())).await.ok()?;
+            Some(false)
+        }
+        (Some(task_ids::NOTIFICATION), Ear::Client { out, tasks }) => {
+            let Some(at) = task_ids::asked(message, &envelope) else { return Some(false) };
+            let own = at.text(message);
+            // Of another one it was not asked to tell.
+            let task = tasks.iter().find(|task| own.as_deref() == Some(&*task.own));
+            let Some(task) = task else { return Some(false) };
+            if message.len() > limits::HEARD_TASK_BYTES_MAX {
+                tracing::warn!(
+                    backend = entry.name(),
+                    bytes = message.len(),
+                    "the state of a task is too long to be told: its client has to ask for it"
+                );
+                return Some(false);
+            }
+            out.send(Heard::Task(task_ids::renamed(message, at, &task.shown))).await.ok()?;
             Some(false)
         }
         _ => Some(false),
     }
 }
 
-/// The resources that an acknowledgement names.
-fn agreed(message: &[u8], envelope: &jsonrpc::Envelope) -> Vec<String> {
+/// What an acknowledgement names, as far as it was asked for.
+fn agreed(message: &[u8], envelope: &jsonrpc::Envelope, tasks: &[TaskName]) -> Agreed {
     #[derive(Default, serde::Deserialize)]
     #[serde(rename_all = "camelCase", default)]
     struct Filter {
         resource_subscriptions: Vec<String>,
+        task_ids: Vec<String>,
     }
     #[derive(Default, serde::Deserialize)]
     #[serde(default)]
@@ -338,5 +415,37 @@ fn agreed(message: &[u8], envelope: &jsonrpc::Envelope) -> Vec<String> {
     }
     let params = envelope.params.map_or(&b"{}"[..], |params| params.of(message));
     let params: Params = serde_json::from_slice(params).unwrap_or_default();
-    params.notifications.resource_subscriptions
+    let Filter { resource_subscriptions: uris, task_ids } = params.notifications;
+    let tasks = tasks.iter().filter(|task| task_ids.contains(&task.own));
+    Agreed { uris, tasks: tasks.map(|task| task.shown.clone()).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_asked_for_is_agreed() {
+        let task = |own: &str| TaskName { own: own.into(), shown: format!("web__{own}") };
+        let tasks = [task("t"), task("u")];
+        let text = |filter: &str| {
+            format!(r#"{{"jsonrpc":"2.0","method":"n","params":{{"notifications":{filter}}}}}"#)
+        };
+        for (filter, uris, shown) in [
+            ("{}", vec![], vec![]),
+            (
+                r#"{"taskIds":["u","v"],"resourceSubscriptions":["a:b"]}"#,
+                vec!["a:b"],
+                vec!["web__u"],
+            ),
+            (r#"{"taskIds":["web__t"],"toolsListChanged":true}"#, vec![], vec![]),
+            (r#"{"taskIds":7}"#, vec![], vec![]),
+        ] {
+            let message = text(filter);
+            let envelope = jsonrpc::scan(message.as_bytes()).unwrap();
+            let agreed = agreed(message.as_bytes(), &envelope, &tasks);
+            assert_eq!(agreed.uris, uris, "{filter}");
+            assert_eq!(agreed.tasks, shown, "{filter}");
+        }
+    }
 }

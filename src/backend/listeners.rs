@@ -15,7 +15,7 @@ use ahash::AHashMap;
 
 use super::bridge::{self, InUse};
 use super::entry::{Entry, Wire};
-use super::hear::Heard;
+use super::hear::{Agreed, Heard};
 use super::own::{Said, said};
 use super::relay::{self, Word};
 use super::wishes::{is_part, uri_params};
@@ -176,7 +176,7 @@ pub(super) async fn attend(
     out: &Sender<Heard>,
 ) {
     let Ok(in_use) = bridge::record(backends, entry, caller) else {
-        return drop(out.send(Heard::Agreed(Vec::new())).await);
+        return drop(out.send(Heard::Agreed(Agreed::default())).await);
     };
     let record = in_use.record.clone();
     let mut seat = Seat::take(backends, entry, in_use, uris.to_vec());
@@ -193,7 +193,8 @@ pub(super) async fn attend(
     }
     // What was opened for this very listener was not away.
     seat.listener.again.set(false);
-    if out.send(Heard::Agreed(seat.agreed.clone())).await.is_err() {
+    let agreed = Agreed::resources(seat.agreed.clone());
+    if out.send(Heard::Agreed(agreed)).await.is_err() {
         return;
     }
     loop {

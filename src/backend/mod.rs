@@ -70,7 +70,7 @@ pub use asks::Word;
 pub use failure::Failure;
 pub use flight::{Fault, FlightMail, Landed, Lead, Sent};
 pub use handle::{CallHandle, Item};
-pub use hear::{Heard, Subscription};
+pub use hear::{Agreed, Heard, Subscription, TaskName, Wanted};
 pub use leg::Leg;
 pub use link::Behind;
 pub use listing::Viewer;

@@ -24,7 +24,8 @@ use crate::mcp::logging::Level;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored;
 use crate::mcp::session::Authorization;
-use crate::plan::Isolation;
+use crate::mcp::task_ids::{self, TaskIds};
+use crate::plan::{BackendId, Isolation};
 
 /// Who sent a request of the request era.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +40,8 @@ pub struct Caller {
     pub client: Box<str>,
     /// Fields to pass on to a backend over HTTP: whole lines.
     pub lines: String,
+    /// It declares the tasks extension.
+    pub tasks: bool,
 }
 
 /// One request, by whichever way its backend is spoken to.
@@ -55,7 +58,7 @@ pub(super) async fn wire(
         let session = call.session.as_deref();
         let capabilities = session.map_or("{}", |session| &session.capabilities);
         let client = session.map_or(UNNAMED, |session| &session.client_info);
-        let carried = envelope::carried(capabilities.as_bytes());
+        let carried = envelope::carried(capabilities.as_bytes(), &envelope::CARRIED);
         let carried = carried.as_deref().map(String::from_utf8_lossy);
         let capabilities = carried.as_deref().unwrap_or(capabilities);
         let level = session.and_then(|session| session.level());
@@ -106,7 +109,9 @@ pub(super) async fn up(
     let leg = Rc::new(Leg::modern(entry.http().0, &lines));
     // What it says of who else may see a resource is looked at where not everybody may see all.
     let is_read = message.method_name(&call.body).as_deref() == Some("resources/read");
-    let whole = crossed || (is_read && backends.plan.borrow().access.is_some());
+    let whole = crossed
+        || (is_read && backends.plan.borrow().access.is_some())
+        || names_task(backends, entry, &call, &message);
     let request = if crossed && call.again {
         let own = Own::of(&call.body, call.id, call.progress_token);
         let rename = Some((call.id, call.progress_token, own));
@@ -135,6 +140,40 @@ pub(super) async fn up(
     sent.map(Wire::Http)
 }
 
+/// Whether the answer may name a task, by another id than the caller is to read.
+fn names_task(backends: &Backends, entry: &Entry, call: &Call, message: &Envelope) -> bool {
+    let Some(caller) = call.modern.as_ref().filter(|caller| caller.tasks) else { return false };
+    let may = match call.tool_call {
+        true => offers_tasks(entry) == Some(true),
+        false => task_ids::asked(&call.body, message).is_some(),
+    };
+    may && task_ids::differ(&backends.plan.borrow(), caller.principal.as_deref(), entry.id)
+}
+
+/// Whether a backend has the tasks extension; `None`: it has not said yet what it has.
+fn offers_tasks(entry: &Entry) -> Option<bool> {
+    let slice = entry.slice.borrow();
+    let slice = slice.as_ref()?;
+    Some(entry.era.get().is_modern() && slice.offers_tasks())
+}
+
+impl Backends {
+    /// Whether a backend has the tasks extension; `None`: it has not said yet what it has.
+    pub fn offers_tasks(&self, backend: BackendId) -> Option<bool> {
+        offers_tasks(&*self.entry(backend)?)
+    }
+
+    /// Whether no backend has the tasks extension, as far as each has said what it has.
+    pub fn lack_tasks(&self) -> bool {
+        self.entries().iter().all(|entry| offers_tasks(entry) == Some(false))
+    }
+
+    /// Ids of tasks, as callers of the request era have them.
+    pub fn task_ids(&self) -> &TaskIds {
+        self.board.task_ids()
+    }
+}
+
 /// The fields that repeat what stands in a request.
 fn lines_of(entry: &Entry, call: &Call, message: &Envelope) -> String {
     let body = &call.body[..];
@@ -143,6 +182,9 @@ fn lines_of(entry: &Entry, call: &Call, message: &Envelope) -> String {
     let about = match method {
         Method::ToolsCall | Method::PromptsGet => message.name,
         Method::ResourcesRead => message.uri,
+        Method::TasksGet | Method::TasksUpdate | Method::TasksCancel => {
+            task_ids::asked(body, message)
+        }
         _ => None,
     };
     let about = about.and_then(|span| span.text(body));
@@ -186,6 +228,10 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
     let sent = scan(&call.body)?;
     let level = level(&call.body, &sent);
     call.body = envelope::unwrap(&call.body, &sent);
+    if sent.task {
+        // It would make a task (2025-11-25) that this caller has no way to follow.
+        call.body = without_task(&call.body)?;
+    }
     let message = scan(&call.body)?;
     let id = message.id.ok_or_else(|| Failure::new(Kind::Internal, "a request without an id"))?;
     (call.id, call.progress_token) = (id, message.progress_token);
@@ -212,6 +258,13 @@ async fn down(backends: &Rc<Backends>, entry: &Rc<Entry>, mut call: Call) -> Res
     let handle = call.handle.clone();
     let sent = posted(backends.clone(), entry.clone(), call);
     Ok(Wire::Aside(aside::start(entry, &session, &handle, sent)))
+}
+
+/// A request whose call is not to become a task.
+fn without_task(body: &[u8]) -> Result<Vec<u8>, Failure> {
+    let Some(params) = scan(body)?.params else { return Ok(body.to_vec()) };
+    let rest = envelope::rebuilt(params.of(body), &["task"], &[]);
+    Ok(jsonrpc::splice(body, &[(params, &rest)]))
 }
 
 /// Sends such a request over HTTP. A drop abandons it.

@@ -99,6 +99,15 @@ impl Drop for Attended {
     }
 }
 
+/// A key that nobody else has, to seal what callers bring back.
+pub(super) fn fresh_key() -> hmac::Key {
+    let mut key = [0; 32];
+    let random = SystemRandom::new().fill(&mut key).is_ok();
+    // At boot alone: without them nothing could be sealed.
+    assert!(random, "the kernel has random bytes");
+    hmac::Key::new(hmac::HMAC_SHA256, &key)
+}
+
 /// The calls of one worker that are, or were, parked; and who on this worker waits for any.
 pub(super) struct Parking {
     key: hmac::Key,
@@ -110,12 +119,8 @@ pub(super) struct Parking {
 
 impl Parking {
     pub(super) fn new() -> Parking {
-        let mut key = [0; 32];
-        let random = SystemRandom::new().fill(&mut key).is_ok();
-        // At boot alone: without them nothing could be sealed.
-        assert!(random, "the kernel has random bytes");
         Parking {
-            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            key: fresh_key(),
             parked: RefCell::default(),
             running: RefCell::default(),
             attended: RefCell::default(),

@@ -16,7 +16,7 @@ use ahash::AHashMap;
 
 use super::entry::Entry;
 use super::failure::Failure;
-use super::hear::{self, Heard, Subscription};
+use super::hear::{self, Agreed, Heard, Subscription, Wanted};
 use super::own::nothing;
 use super::wishes::{Wished, uri_params};
 use super::{Backends, Caller};
@@ -119,12 +119,12 @@ pub(super) async fn change(
         client: session.client_info.clone(),
         ..Caller::default()
     };
-    let all: Vec<String> = uris.iter().cloned().collect();
+    let all = Wanted { uris: uris.iter().cloned().collect(), tasks: Vec::new() };
     let (out, mut heard) = queue(limits::HEARD_MAX);
     let listening = hear::client(backends, entry, &caller, &all, out);
     let first = rt::time::timeout(entry.plan.request_timeout, heard.recv()).await;
     let agreed = match first {
-        Ok(Some(Heard::Agreed(agreed))) => agreed,
+        Ok(Some(Heard::Agreed(agreed))) => agreed.uris,
         Ok(_) => return Err(Failure::new(Kind::Unavailable, "it does not listen")),
         Err(_) => return Err(Failure::new(Kind::Timeout, "no word about a subscription")),
     };
@@ -144,8 +144,10 @@ async fn tell(backends: Rc<Backends>, session: Arc<SessionRecord>, mut heard: Re
     while let Some(heard) = heard.recv().await {
         match heard {
             Heard::Updated(message) => backends.tell_client(session.id, untagged(message)),
+            // None was asked for.
+            Heard::Task(_) => {}
             // It was away: any of these may have changed.
-            Heard::Agreed(uris) | Heard::Again(uris) => {
+            Heard::Agreed(Agreed { uris, .. }) | Heard::Again(uris) => {
                 for uri in uris {
                     let mut message = Vec::new();
                     let method = "notifications/resources/updated";

@@ -9,6 +9,7 @@ use super::Ask;
 use crate::error::{Error, Kind};
 use crate::http::Connection;
 use crate::jsonrpc;
+use crate::mcp::envelope::TASKS;
 use crate::mcp::revision::MODERN;
 
 pub(super) const JSON: &str = "Content-Type: application/json\r\n";
@@ -66,6 +67,11 @@ pub(super) fn error_answer(error: &Error, id: &[u8]) -> Vec<u8> {
         );
         jsonrpc::quote(error.public_context(), &mut data);
         data.push(b'}');
+    } else if error.kind() == Kind::MissingCapability {
+        // SEP-2663, Capability Negotiation.
+        data.extend_from_slice(b"{\"requiredCapabilities\":{\"extensions\":{");
+        jsonrpc::quote(TASKS, &mut data);
+        data.extend_from_slice(b":{}}}}");
     } else if let Some(wait) = error.wait() {
         let millis = wait.as_micros().div_ceil(1000);
         let _ = io::Write::write_fmt(&mut data, format_args!("{{\"retryAfterMs\":{millis}}}"));

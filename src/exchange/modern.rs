@@ -11,6 +11,7 @@ mod forward;
 mod listen;
 mod offer;
 mod relay;
+mod tasks;
 
 use std::io;
 use std::rc::Rc;
@@ -22,7 +23,7 @@ use crate::error::{Error, Kind};
 use crate::http::{Connection, RequestHead};
 use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
 use crate::mcp::catalog::ListKind;
-use crate::mcp::envelope::{carried, key, rebuilt};
+use crate::mcp::envelope::{CARRIED_MODERN, carried, extensions, has_tasks, key, rebuilt};
 use crate::mcp::logging::Level;
 use crate::mcp::method::Method;
 use crate::mcp::revision::modern_status;
@@ -83,7 +84,11 @@ pub(super) async fn post(
     caller.principal.clone_from(&ask.principal);
     caller.authorization.clone_from(&ask.who.authorization);
     let (mut message, mut envelope) = (message, envelope);
-    if let Some(carried) = carried(caller.capabilities.as_bytes()) {
+    let extensions = extensions(caller.capabilities.as_bytes());
+    caller.tasks = extensions.is_some_and(has_tasks);
+    if extensions.is_some()
+        && let Some(carried) = carried(caller.capabilities.as_bytes(), &CARRIED_MODERN)
+    {
         // Head and body of what goes on say the same of the caller.
         caller.capabilities = String::from_utf8_lossy(&carried).into();
         if let Some(meta) = envelope.meta {
@@ -107,6 +112,9 @@ pub(super) async fn post(
             let answer = offer::discover(&world.latest(), ask, &asked.id);
             ask.facts.well();
             return connection.answer(200, &with(JSON, &ask.cors), &answer).await;
+        }
+        Method::TasksGet | Method::TasksUpdate | Method::TasksCancel => {
+            return Box::pin(tasks::serve(world, connection, ask, asked)).await;
         }
         Method::Listen => return listen::listen(world, connection, ask, asked).await,
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet | Method::Complete => {

@@ -5,6 +5,7 @@
 //! MCP 2025-11-25, Basic, Utilities, Tasks. A task belongs to the session in which it was created: at
 //! a backend that sessions share, others neither see nor reach it.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::complete::only;
 use super::relay::{Relay, whole};
 use crate::backend::{Call, CallHandle, Replies, Reply};
 use crate::error::{Error, Kind, Result};
-use crate::jsonrpc::{self, Envelope, walk};
+use crate::jsonrpc::{self, Envelope, Span, walk};
 use crate::limits;
 use crate::mcp::method::Method;
 use crate::mcp::session::SessionRecord;
@@ -36,21 +37,13 @@ pub(super) async fn about(
     envelope: Envelope,
     id: &[u8],
 ) -> Result<(Relay, Shape)> {
-    let invalid = |text: String| Error::new(Kind::InvalidParams).context(text);
-    let params = envelope.params.ok_or_else(|| invalid("taskId is required".into()))?;
-    let span = only(&message, params, "taskId")?;
-    let span = span.ok_or_else(|| invalid("taskId is required".into()))?;
-    let task = span.text(&message).ok_or_else(|| invalid("taskId is a string".into()))?;
-    let unknown = || {
-        let shown: String = task.chars().take(256).collect();
-        invalid(format!("Unknown task: {shown}"))
-    };
-    let (backend, prefix) = tasks::owner(&world.plan, &task).ok_or_else(unknown)?;
+    let (span, task) = named(&message, &envelope)?;
+    let (backend, prefix) = tasks::owner(&world.plan, &task).ok_or_else(|| unknown(&task))?;
     let own = &task[prefix..];
     if let Some(known) = world.backends.tasks_of(record, backend, None).await?
         && !known.iter().any(|known| known == own)
     {
-        return Err(unknown());
+        return Err(unknown(&task));
     }
     let watch = match (&world.custom, method) {
         (Some(hooks), Method::TasksResult) => {
@@ -90,9 +83,23 @@ pub(super) async fn about(
     Ok((relay, shape))
 }
 
+/// The task that a request names, and where.
+pub(super) fn named<'m>(message: &'m [u8], envelope: &Envelope) -> Result<(Span, Cow<'m, str>)> {
+    let invalid = |text: &'static str| Error::new(Kind::InvalidParams).context(text);
+    let params = envelope.params.ok_or_else(|| invalid("taskId is required"))?;
+    let span = only(message, params, "taskId")?.ok_or_else(|| invalid("taskId is required"))?;
+    Ok((span, span.text(message).ok_or_else(|| invalid("taskId is a string"))?))
+}
+
+/// The same for a task that never was, and for one of somebody else.
+pub(super) fn unknown(task: &str) -> Error {
+    let shown: String = task.chars().take(256).collect();
+    Error::new(Kind::InvalidParams).context(format!("Unknown task: {shown}"))
+}
+
 /// Shows a program's own middleware that the result of a call that became a task is asked for: what
 /// it does to answers it must be able to do to this one.
-fn shown(
+pub(super) fn shown(
     world: &World,
     ask: &Ask,
     hooks: &Rc<dyn Hooks>,

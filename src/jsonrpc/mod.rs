@@ -17,4 +17,6 @@ pub use scan::{Elements, Shape, scan, shape};
 pub use token::unescaped;
 pub use walk::{elements, members};
 pub use watch::Watch;
-pub use write::{error, notification, quote, quote_into, request, result, splice, unquote};
+pub use write::{
+    error, notification, quote, quote_into, request, result, splice, strings, unquote,
+};

@@ -85,6 +85,19 @@ pub fn quote_into(text: &str, out: &mut Vec<u8>) {
     }
 }
 
+/// These texts as an array of JSON strings.
+pub fn strings(texts: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<u8> {
+    let mut out = b"[".to_vec();
+    for text in texts {
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        quote(text.as_ref(), &mut out);
+    }
+    out.push(b']');
+    out
+}
+
 /// Appends an error response; `id` and `data` are raw JSON (`b"null"` where no id is known).
 pub fn error(out: &mut Vec<u8>, id: &[u8], code: i32, message: &str, data: Option<&[u8]>) {
     out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cache::Fresh;
-use super::envelope::CARRIED;
+use super::envelope::{self, CARRIED_MODERN, TASKS};
 use super::hints::Hints;
 use super::mirrored::{self, Mirrored};
 use super::revision::MODERN;
@@ -527,6 +527,12 @@ impl Slice {
         self.has_tasks(&["list"])
     }
 
+    /// Whether it has the tasks extension, which is of the request era alone.
+    pub fn offers_tasks(&self) -> bool {
+        let extensions = envelope::extensions(self.capabilities.as_bytes());
+        self.revision == MODERN && extensions.is_some_and(envelope::has_tasks)
+    }
+
     /// Whether its capability `tasks` has the object at that path.
     fn has_tasks(&self, path: &[&str]) -> bool {
         let mut at = self.capabilities.as_bytes();
@@ -829,10 +835,12 @@ impl Catalog {
             }
         }
         let mut extensions = String::new();
-        for extension in CARRIED {
+        for extension in CARRIED_MODERN {
             let settings = slices().find_map(|slice| {
-                let capabilities = slice.capabilities.as_bytes();
-                let all = walk::member(capabilities, "extensions")?.of(capabilities);
+                let all = envelope::extensions(slice.capabilities.as_bytes())?;
+                if extension == TASKS && !slice.offers_tasks() {
+                    return None;
+                }
                 let settings = walk::member(all, extension)?.of(all);
                 std::str::from_utf8(settings).ok()
             });

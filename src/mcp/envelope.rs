@@ -26,20 +26,36 @@ pub mod key {
 /// The members that belong to the hop, not to the request.
 const OF_THE_HOP: [&str; 4] = [key::VERSION, key::CAPABILITIES, key::CLIENT, key::LOG_LEVEL];
 
+const UI: &str = "io.modelcontextprotocol/ui";
+/// The tasks extension (SEP-2663), which no revision with sessions has.
+pub const TASKS: &str = "io.modelcontextprotocol/tasks";
+
 /// Extensions that need nothing but what is passed on anyway: metadata, and resources with URIs of
 /// their own. One that has methods or results of its own would end at the proxy.
-pub const CARRIED: [&str; 1] = ["io.modelcontextprotocol/ui"];
+pub const CARRIED: [&str; 1] = [UI];
+/// With those that the proxy carries from callers of the request era to backends of it.
+pub const CARRIED_MODERN: [&str; 2] = [UI, TASKS];
 
-/// Checked capabilities of a client without the extensions that would end at the proxy; `None` if
-/// there are none of those.
-pub fn carried(capabilities: &[u8]) -> Option<Vec<u8>> {
-    let extensions = member(capabilities, "extensions")?.of(capabilities);
-    let known = |key: Span| CARRIED.iter().any(|name| walk::key_is(key.of(extensions), name));
+/// The extensions among checked capabilities: a JSON object.
+pub fn extensions(capabilities: &[u8]) -> Option<&[u8]> {
+    Some(member(capabilities, "extensions")?.of(capabilities))
+}
+
+/// Whether the tasks extension is among these.
+pub fn has_tasks(extensions: &[u8]) -> bool {
+    member(extensions, TASKS).is_some_and(|settings| settings.of(extensions).starts_with(b"{"))
+}
+
+/// Checked capabilities of a client with no other extensions than `carried`, as others would end at
+/// the proxy; `None` if there are none of those.
+pub fn carried(capabilities: &[u8], carried: &[&str]) -> Option<Vec<u8>> {
+    let extensions = extensions(capabilities)?;
+    let known = |key: Span| carried.iter().any(|name| walk::key_is(key.of(extensions), name));
     let mut members = walk::members_of_checked(extensions)?;
     if members.all(|(key, _)| known(key)) {
         return None;
     }
-    let kept: Vec<(&str, &[u8])> = CARRIED
+    let kept: Vec<(&str, &[u8])> = carried
         .iter()
         .filter_map(|name| Some((*name, member(extensions, name)?.of(extensions))))
         .collect();
@@ -222,9 +238,17 @@ mod tests {
                 Some(r#"{"extensions":{"io.modelcontextprotocol/ui":{"a":1.0}}}"#),
             ),
         ] {
-            let found = carried(before.as_bytes()).map(|text| String::from_utf8(text).unwrap());
+            let found = carried(before.as_bytes(), &CARRIED);
+            let found = found.map(|text| String::from_utf8(text).unwrap());
             assert_eq!(found.as_deref(), after, "{before}");
         }
+        let both = r#"{"extensions":{"a/b":{},"io.modelcontextprotocol/tasks":{"n":1.0}}}"#;
+        let kept = carried(both.as_bytes(), &CARRIED_MODERN).unwrap();
+        assert_eq!(kept, br#"{"extensions":{"io.modelcontextprotocol/tasks":{"n":1.0}}}"#);
+        assert!(carried(&kept, &CARRIED_MODERN).is_none());
+        assert!(has_tasks(extensions(&kept).unwrap()));
+        assert!(!has_tasks(br#"{"io.modelcontextprotocol/tasks":true}"#));
+        assert!(extensions(b"{}").is_none());
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum Method {
     TasksCancel,
     /// `tasks/list`
     TasksList,
+    /// `tasks/update` (2026-07-28, the tasks extension)
+    TasksUpdate,
     /// `server/discover` (2026-07-28)
     Discover,
     /// `subscriptions/listen` (2026-07-28)
@@ -78,6 +80,7 @@ impl Method {
         "tasks/result",
         "tasks/cancel",
         "tasks/list",
+        "tasks/update",
         "server/discover",
         "subscriptions/listen",
         "notifications/initialized",
@@ -115,6 +118,7 @@ impl Method {
             b"tasks/result" => Method::TasksResult,
             b"tasks/cancel" => Method::TasksCancel,
             b"tasks/list" => Method::TasksList,
+            b"tasks/update" => Method::TasksUpdate,
             b"server/discover" => Method::Discover,
             b"subscriptions/listen" => Method::Listen,
             b"ping" => Method::Ping,

@@ -16,5 +16,6 @@ pub mod name;
 pub mod note;
 pub mod revision;
 pub mod session;
+pub mod task_ids;
 pub mod tasks;
 pub mod template;

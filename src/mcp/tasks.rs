@@ -1,6 +1,6 @@
 //! Owns: task ids on their way between clients and backends.
 //! Never: who may see which task (`backend`); what tasks do.
-//! Next: `session`.
+//! Next: `task_ids`, those of the request era.
 //!
 //! MCP 2025-11-25, Basic, Utilities, Tasks. To a client a task id carries its owner as a tool's name
 //! does: the backend's prefix stands before it, or nothing where the backend exposes its own names.
@@ -128,11 +128,13 @@ pub fn entries(answer: &[u8], prefix: &str) -> (Vec<Listed>, Option<Vec<u8>>) {
     (found, cursor)
 }
 
-fn whole(message: &[u8]) -> Span {
+/// All of a message.
+pub(super) fn whole(message: &[u8]) -> Span {
     Span::new(0, message.len())
 }
 
-fn member(message: &[u8], object: Span, name: &str) -> Option<Span> {
+/// A member of an object within a message that was scanned.
+pub(super) fn member(message: &[u8], object: Span, name: &str) -> Option<Span> {
     let text = object.of(message);
     let mut members = walk::members_of_checked(text)?;
     let (_, value) = members.find(|(key, _)| walk::key_is(key.of(text), name))?;

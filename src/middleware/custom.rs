@@ -66,8 +66,9 @@ pub trait Middleware: Clone + Send + 'static {
     /// one becomes an error. Default `false`.
     const RESPONSES: bool = false;
 
-    /// Looks at a `tools/call`, `resources/read`, `prompts/get` or `tasks/result` of any backend,
-    /// and says what becomes of it.
+    /// Looks at a `tools/call`, `resources/read`, `prompts/get`, `tasks/result` or, in the request
+    /// era, `tasks/get` of any backend, and says what becomes of it. What else is told of a task
+    /// there could not be looked at: with middleware nobody listens for tasks.
     fn request(&mut self, call: &mut Call<'_>) -> Verdict<Self::Memory>;
 
     /// Hears how a request ended that was let pass, exactly once for each; may change the answer.
@@ -96,8 +97,10 @@ pub enum Target {
     Resource,
     /// `prompts/get`
     Prompt,
-    /// `tasks/result` (2025-11-25): the answer to a tool call that became a task. The name is the
-    /// task's id, and there are no arguments.
+    /// `tasks/result` (2025-11-25): the answer to a tool call that became a task; or `tasks/get` of
+    /// the tasks extension (2026-07-28), whose result is the state of the task, with that answer as
+    /// its member `result` or `error` once there is one. The name is the task's id, and there are
+    /// no arguments.
     TaskResult,
 }
 

@@ -6,6 +6,9 @@
 //! (layout b), each time under its own names, because the suite calls tools by name. Every run has
 //! a reference server of its own, as that one remembers.
 //!
+//! The reference has no tasks extension: its scenarios run on the stub, which has the tools that they
+//! ask for.
+//!
 //! One run: `MCP_PROXY_CONFORMANCE_ONLY=2025-11-25:a cargo test --test tests conformance`; without
 //! the letter both layouts.
 
@@ -18,6 +21,7 @@ use serde_json::{Value, json};
 
 use super::install::{self, Suite};
 use super::run::{self, Everything, Reference};
+use crate::support::process::{HttpStub, stdio_backend};
 
 /// What the suite is asked for, and how much of it the pinned version has.
 struct Revision {
@@ -152,6 +156,33 @@ fn directly(suite: &Suite, revision: &Revision) -> Checks {
     run.checks
 }
 
+/// The scenarios of the tasks extension (SEP-2663), and how many checks they make.
+const TASKS: [&str; 10] = [
+    "tasks-capability-negotiation",
+    "tasks-dispatch-and-envelope",
+    "tasks-lifecycle",
+    "tasks-mrtr-composition",
+    "tasks-mrtr-input",
+    "tasks-request-headers",
+    "tasks-request-state-removal",
+    "tasks-required-task-error",
+    // Skipped by the suite itself, so far.
+    "tasks-status-notifications",
+    "tasks-wire-fields",
+];
+const TASKS_CHECKS: usize = 45;
+
+/// Those scenarios on one server.
+fn tasks_scenarios(suite: &Suite, url: &str) -> Checks {
+    let out = tempfile::tempdir().expect("scratch folder");
+    let mut said = String::new();
+    for scenario in TASKS {
+        let args = ["--scenario", scenario, "--spec-version", "2026-07-28", "--force"];
+        said += &ask(suite, url, &args, out.path()).1;
+    }
+    read(out.path(), true, said).checks
+}
+
 /// One run of the suite.
 struct Run {
     scenarios: usize,
@@ -163,13 +194,23 @@ struct Run {
 
 fn scenarios(suite: &Suite, revision: &Revision, url: &str) -> Run {
     let out = tempfile::tempdir().expect("scratch folder");
+    let (passed, said) = ask(suite, url, revision.args, out.path());
+    read(out.path(), passed, said)
+}
+
+/// Has the suite look at a server; whether all passed that counts, and what it said.
+fn ask(suite: &Suite, url: &str, args: &[&str], out: &Path) -> (bool, String) {
     let mut command = Command::new(&suite.node);
-    command.arg(&suite.script).args(["server", "--url", url]).args(revision.args);
-    command.arg("--output-dir").arg(out.path());
+    command.arg(&suite.script).args(["server", "--url", url]).args(args);
+    command.arg("--output-dir").arg(out);
     let (status, said, complaint) = run::finish(command, "");
-    let said = said + &complaint;
-    let mut run = Run { scenarios: 0, checks: Checks::new(), passed: status.success(), said };
-    for folder in std::fs::read_dir(out.path()).expect("results") {
+    (status.success(), said + &complaint)
+}
+
+/// What it wrote down.
+fn read(out: &Path, passed: bool, said: String) -> Run {
+    let mut run = Run { scenarios: 0, checks: Checks::new(), passed, said };
+    for folder in std::fs::read_dir(out).expect("results") {
         let folder = folder.expect("entry").path();
         let scenario = scenario(&folder);
         let list: Vec<Value> = match std::fs::read(folder.join("checks.json")) {
@@ -242,6 +283,37 @@ fn differences(direct: &Checks, through: &Checks) -> Vec<String> {
         )
     };
     differ.map(line).collect()
+}
+
+#[test]
+fn the_tasks_extension() {
+    let Some(suite) = install::suite() else { return };
+    let args = ["--modern", "--tasks"];
+    let stub = HttpStub::start("direct", &args);
+    let direct = tasks_scenarios(suite, &format!("http://{}/mcp", stub.addr));
+    let told = |said: &Said| format!("{} {}", said.outcome, said.complaint);
+    let bad: Vec<String> = direct
+        .iter()
+        .filter(|(key, said)| {
+            said.outcome != "SUCCESS" && key.scenario != "tasks-status-notifications"
+        })
+        .map(|(key, said)| format!("{} / {}: {}", key.scenario, key.check, told(said)))
+        .collect();
+    assert!(bad.is_empty(), "the stub fails:\n{}", bad.join("\n"));
+    assert_eq!(direct.len(), TASKS_CHECKS);
+    // Over HTTP and over stdio, each beside another one that has tasks of the same ids.
+    let bare = "prefix = \"\"\n";
+    let fresh = HttpStub::start("web", &args);
+    for (own, other) in [
+        (fresh.backend("web") + bare, stdio_backend("pipe", &args)),
+        (stdio_backend("pipe", &args) + bare, fresh.backend("web")),
+    ] {
+        let seen = if own.contains("web") { "pipe__greet" } else { "web__greet" };
+        let (proxy, url) = run::proxy(&[own, other]);
+        proxy.client_seeing(&["greet", seen]);
+        let differences = differences(&direct, &tasks_scenarios(suite, &url));
+        assert!(differences.is_empty(), "beside {seen}:\n{}", differences.join("\n"));
+    }
 }
 
 #[test]

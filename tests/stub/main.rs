@@ -9,6 +9,7 @@ mod asks;
 mod hold;
 mod http;
 mod modern;
+mod modern_tasks;
 mod old;
 mod polling;
 mod rounds;

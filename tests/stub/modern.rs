@@ -89,6 +89,7 @@ fn head_fault(fields: &[(String, String)], method: &str, params: &Value) -> Opti
     let about = match method {
         "tools/call" | "prompts/get" => &params["name"],
         "resources/read" => &params["uri"],
+        "tasks/get" | "tasks/update" | "tasks/cancel" => &params["taskId"],
         _ => &Value::Null,
     };
     let named = field("mcp-name").map(decode);
@@ -205,6 +206,9 @@ pub(crate) fn line(stub: &Arc<Stub>, message: &Message<'_>, body: &[u8]) {
     }
     if method == "subscriptions/listen" {
         let (stub, filter) = (stub.clone(), params["notifications"].clone());
+        if !stub.modern_tasks.has_all(&filter) {
+            return Lines.say(&error(&id, -32602, "no such task")).expect("stdout");
+        }
         Lines.say(&acknowledgement(&id, &filter)).expect("stdout");
         let listening = stub.listen("");
         std::thread::spawn(move || {
@@ -240,6 +244,9 @@ fn tagged(message: &str, id: &str, filter: &Value) -> Option<String> {
         "notifications/tools/list_changed" => filter["toolsListChanged"] == true,
         "notifications/prompts/list_changed" => filter["promptsListChanged"] == true,
         "notifications/resources/list_changed" => filter["resourcesListChanged"] == true,
+        "notifications/tasks" => filter["taskIds"]
+            .as_array()
+            .is_some_and(|tasks| tasks.contains(&value["params"]["taskId"])),
         "notifications/resources/updated" => filter["resourceSubscriptions"]
             .as_array()
             .is_some_and(|uris| uris.contains(&value["params"]["uri"])),
@@ -251,8 +258,12 @@ fn tagged(message: &str, id: &str, filter: &Value) -> Option<String> {
 }
 
 fn listen(stub: &Stub, exchange: &Exchange<'_>, id: &str, params: &Value) -> io::Result<bool> {
-    let listening = stub.listen("");
     let filter = &params["notifications"];
+    if !stub.modern_tasks.has_all(filter) {
+        plain(&exchange.out.borrow(), 400, None, &error(id, -32602, "no such task"))?;
+        return Ok(true);
+    }
+    let listening = stub.listen("");
     exchange.begin_stream(None)?;
     exchange.event(&acknowledgement(id, filter))?;
     stub.note(&format!("listening {filter}"));
@@ -291,8 +302,17 @@ fn handle(
         let start = format!(r#""result":{{"resultType":"complete",{more}{comma}"#);
         Reply::Answer(answer.replacen(r#""result":{"#, &start, 1).replace(",}", "}"))
     };
+    if options.tasks
+        && let Some(reply) = stub.modern_tasks.answer(stub, id, method, params, channel)
+    {
+        return reply;
+    }
     match method {
         "server/discover" => {
+            let extension = match options.tasks {
+                true => "io.modelcontextprotocol/tasks",
+                false => "com.example/methods",
+            };
             let capabilities = match options.only_tools {
                 true => json!({ "tools": { "listChanged": true } }),
                 false => json!({
@@ -302,7 +322,7 @@ fn handle(
                     "completions": {}, "logging": {},
                     "extensions": {
                         "io.modelcontextprotocol/ui": { "mimeTypes": ["text/html"] },
-                        "io.modelcontextprotocol/tasks": {},
+                        extension: {},
                     },
                 }),
             };
@@ -318,8 +338,11 @@ fn handle(
             Some(Ok(page)) => {
                 let plain =
                     |name| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#);
-                let more =
-                    ["ask", "rounds", "touch", "fuss", "log", "hang_up"].map(plain).join(",");
+                let mut more = vec!["ask", "rounds", "touch", "fuss", "log", "hang_up"];
+                if options.tasks {
+                    more.extend(crate::modern_tasks::TOOLS);
+                }
+                let more = more.into_iter().map(plain).collect::<Vec<_>>().join(",");
                 let start = format!(r#""tools":[{REGION},{more},"#);
                 complete(result(id, &page.replacen(r#""tools":["#, &start, 1)), &cache)
             }

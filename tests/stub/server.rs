@@ -76,7 +76,7 @@ pub(crate) struct Options {
     pub(crate) utilities: bool,
     /// HTTP: offer the tool of [`crate::polling`].
     pub(crate) polling: bool,
-    /// Make tasks of calls that ask for it.
+    /// Make tasks of calls that ask for it; in the request era, of those of [`crate::modern_tasks`].
     pub(crate) tasks: bool,
     /// Understand requests of 2026-07-28.
     pub(crate) modern: bool,
@@ -262,6 +262,7 @@ pub(crate) struct Stub {
     listeners: Mutex<Vec<(String, Sender<String>)>>,
     utilities: Utilities,
     tasks: Tasks,
+    pub(crate) modern_tasks: crate::modern_tasks::ModernTasks,
     pub(crate) polls: crate::polling::Polls,
     /// Sessions with their revision.
     pub(crate) sessions: Mutex<HashMap<String, String>>,
@@ -285,6 +286,7 @@ impl Stub {
             listeners: Mutex::default(),
             utilities: Utilities::default(),
             tasks: Tasks::default(),
+            modern_tasks: Default::default(),
             polls: Default::default(),
             sessions: Mutex::default(),
             initialized: Mutex::default(),

@@ -16,6 +16,7 @@ use crate::mcp::logging::Level;
 use crate::mcp::method::Method;
 use crate::mcp::mirrored::{self, Mirrored};
 use crate::mcp::revision::MODERN;
+use crate::mcp::task_ids;
 
 /// A client that does not name itself.
 const UNNAMED: &str = r#"{"name":"unknown","version":"0"}"#;
@@ -63,6 +64,7 @@ pub(super) fn request(
         capabilities: text(capabilities),
         client: text(client),
         lines: String::new(),
+        tasks: false,
     };
     Ok((caller, log_level))
 }
@@ -117,6 +119,9 @@ fn held(
     let about: Option<Span> = match method {
         Method::ToolsCall | Method::PromptsGet => envelope.name,
         Method::ResourcesRead => envelope.uri,
+        Method::TasksGet | Method::TasksUpdate | Method::TasksCancel => {
+            task_ids::asked(message, envelope)
+        }
         _ => return Ok(()),
     };
     // A body without it is refused for that.

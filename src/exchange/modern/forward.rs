@@ -3,7 +3,7 @@
 //! Next: `complete`, then `relay`.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 
 use super::{Asked, check, complete, fail, relay, reworded};
@@ -25,7 +25,6 @@ use crate::mcp::name::Target;
 use crate::mcp::revision::MODERN;
 use crate::middleware::reuse::{Reusable, Use};
 use crate::plan::BackendId;
-use crate::rt::{self, Either};
 use crate::telemetry::metrics::Reason;
 use crate::world::World;
 
@@ -64,7 +63,8 @@ pub(super) async fn forward(
     };
     let (id, method, level) = (asked.id.clone(), asked.method, asked.log_level);
     let private = world.plan.access.is_some();
-    let mut way = relay::Way { id, method, level, backend: None, private, token, seal };
+    let tasks = asked.caller.tasks && method == Method::ToolsCall;
+    let mut way = relay::Way { id, method, level, backend: None, private, token, seal, tasks };
     if way.seal.is_some()
         && let Some(state) = part(&asked, "requestState")
     {
@@ -79,21 +79,8 @@ pub(super) async fn forward(
             Err(error) => return fail(connection, ask, &reworded(error), &way.id).await,
         }
     }
-    let begun = {
-        let begin = pin!(begin(world, ask, asked, &handle));
-        rt::race(begin, connection.closed()).await
-    };
-    match begun {
-        Either::Left(Ok(replies)) => {
-            relay::pass_on(world, connection, ask, way, replies, &handle).await
-        }
-        Either::Left(Err(error)) => fail(connection, ask, &reworded(error), &way.id).await,
-        Either::Right(()) => {
-            // What was sent is dropped with its future, which told the backend.
-            connection.abort();
-            Ok(())
-        }
-    }
+    let begin = begin(world, ask, asked, &handle);
+    relay::answer(world, connection, ask, way, begin, &handle).await
 }
 
 /// What a call is sealed for, if its backend may ask for input.

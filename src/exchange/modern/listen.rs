@@ -11,8 +11,8 @@ use std::rc::Rc;
 
 use serde::Deserialize;
 
-use super::{Asked, fail, offer};
-use crate::backend::{Heard, Subscription};
+use super::{Asked, fail, offer, tasks};
+use crate::backend::{Agreed, Heard, Subscription, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
 use crate::exchange::answer::{EVENTS, with};
@@ -35,6 +35,7 @@ struct Filter {
     prompts_list_changed: bool,
     resources_list_changed: bool,
     resource_subscriptions: Vec<String>,
+    task_ids: Vec<String>,
 }
 
 impl Filter {
@@ -47,6 +48,9 @@ impl Filter {
             .map_err(|fault| Error::new(Kind::InvalidParams).context(fault.to_string()))?;
         if params.notifications.resource_subscriptions.len() > limits::SUBSCRIPTIONS_MAX {
             return Err(Error::new(Kind::InvalidParams).context("too many resources"));
+        }
+        if params.notifications.task_ids.len() > limits::LISTENED_TASKS_MAX {
+            return Err(Error::new(Kind::InvalidParams).context("too many tasks"));
         }
         Ok(params.notifications)
     }
@@ -61,16 +65,13 @@ impl Filter {
         ] {
             members.extend(wanted.then_some((name, &b"true"[..])));
         }
-        let mut uris = b"[".to_vec();
-        for uri in &self.resource_subscriptions {
-            if uris.len() > 1 {
-                uris.push(b',');
-            }
-            jsonrpc::quote(uri, &mut uris);
-        }
-        uris.push(b']');
+        let uris = jsonrpc::strings(&self.resource_subscriptions);
         if !self.resource_subscriptions.is_empty() {
             members.push(("resourceSubscriptions", &uris));
+        }
+        let tasks = jsonrpc::strings(&self.task_ids);
+        if !self.task_ids.is_empty() {
+            members.push(("taskIds", &tasks));
         }
         envelope::rebuilt(b"{}", &[], &members)
     }
@@ -88,31 +89,40 @@ pub(super) async fn listen(
         Ok(filter) => filter,
         Err(error) => return fail(connection, ask, &error, &asked.id).await,
     };
+    if !filter.task_ids.is_empty() && !asked.caller.tasks {
+        return fail(connection, ask, &tasks::missing(), &asked.id).await;
+    }
     world.settled().await;
     // From here on no change is missed.
     let ear = world.open_ear();
     let (sender, mut heard) = rt::local::queue(limits::HEARD_MAX);
-    let wanted = split(world, ask, std::mem::take(&mut filter.resource_subscriptions)).await;
+    let mut wanted = split(world, ask, std::mem::take(&mut filter.resource_subscriptions)).await;
+    tasks::split(world, ask, std::mem::take(&mut filter.task_ids), &mut wanted);
     let mut waiting = wanted.len();
     let mut hearings: Vec<Subscription> = Vec::new();
-    for (backend, uris) in &wanted {
-        hearings.push(world.backends.subscribe(*backend, &asked.caller, uris, sender.clone()));
+    for (backend, wanted) in &wanted {
+        hearings.push(world.backends.subscribe(*backend, &asked.caller, wanted, sender.clone()));
     }
     // The first word of each tells what it will tell. One that is away does so when it comes back.
-    let mut promised = wanted.values().flatten().cloned().collect::<Vec<_>>();
+    let mut promised = Agreed::default();
+    for Wanted { uris, tasks } in wanted.into_values() {
+        promised.uris.extend(uris);
+        promised.tasks.extend(tasks.into_iter().map(|task| task.shown));
+    }
     let words = async {
-        let mut agreed = Vec::new();
+        let mut all = Agreed::default();
         while waiting > 0 {
             match heard.recv().await {
-                Some(Heard::Agreed(uris)) => {
+                Some(Heard::Agreed(agreed)) => {
                     waiting -= 1;
-                    agreed.extend(uris);
+                    all.uris.extend(agreed.uris);
+                    all.tasks.extend(agreed.tasks);
                 }
                 Some(_) => {}
                 None => break,
             }
         }
-        agreed
+        all
     };
     let words = rt::time::timeout(limits::LISTEN_ACK_WAIT, words);
     let agreed = match rt::race(words, connection.closed()).await {
@@ -122,13 +132,11 @@ pub(super) async fn listen(
             return Ok(());
         }
     };
-    filter.resource_subscriptions = match agreed {
-        Some(agreed) => {
-            promised.retain(|uri| agreed.contains(uri));
-            promised
-        }
-        None => promised,
-    };
+    if let Some(agreed) = agreed {
+        promised.uris.retain(|uri| agreed.uris.contains(uri));
+        promised.tasks.retain(|task| agreed.tasks.contains(task));
+    }
+    (filter.resource_subscriptions, filter.task_ids) = (promised.uris, promised.tasks);
     offered(world, &mut filter);
     let stream = Stream { id: &asked.id, filter: &filter };
     let mut first = Vec::new();
@@ -183,8 +191,8 @@ fn offered(world: &World, filter: &mut Filter) {
 
 /// Which backends to ask about which resources: those that own them, and tell of changes. What is
 /// hidden is nobody's.
-async fn split(world: &World, ask: &Ask, uris: Vec<String>) -> BTreeMap<BackendId, Vec<String>> {
-    let mut wanted: BTreeMap<BackendId, Vec<String>> = BTreeMap::new();
+async fn split(world: &World, ask: &Ask, uris: Vec<String>) -> BTreeMap<BackendId, Wanted> {
+    let mut wanted: BTreeMap<BackendId, Wanted> = BTreeMap::new();
     for uri in uris {
         if !may_hear(ask, &uri) {
             continue;
@@ -207,7 +215,7 @@ async fn split(world: &World, ask: &Ask, uris: Vec<String>) -> BTreeMap<BackendI
                 continue;
             }
         }
-        let list = wanted.entry(backend).or_default();
+        let list = &mut wanted.entry(backend).or_default().uris;
         if !list.contains(&uri) {
             list.push(uri);
         }
@@ -273,12 +281,12 @@ impl Stream<'_> {
 
     fn heard(&self, heard: Heard) -> Vec<Vec<u8>> {
         match heard {
-            Heard::Updated(message) => match jsonrpc::scan(&message) {
+            Heard::Updated(message) | Heard::Task(message) => match jsonrpc::scan(&message) {
                 Ok(seen) => vec![envelope::tagged(&message, &seen, self.id)],
                 Err(_) => Vec::new(),
             },
             // It was away, or came only now: what it would have told meanwhile is not known.
-            Heard::Agreed(uris) | Heard::Again(uris) => {
+            Heard::Agreed(Agreed { uris, .. }) | Heard::Again(uris) => {
                 let known = uris.into_iter();
                 let known = known.filter(|uri| self.filter.resource_subscriptions.contains(uri));
                 known

@@ -10,9 +10,9 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 
-use super::{failed, reworded};
+use super::{fail, failed, reworded, tasks};
 use crate::backend::{Attended, CallHandle, Piece, Replies, Reply, Seal};
-use crate::error::Kind;
+use crate::error::{Kind, Result};
 use crate::exchange::Ask;
 use crate::exchange::answer::{EVENTS, JSON, with};
 use crate::exchange::relay::whole;
@@ -24,6 +24,7 @@ use crate::limits;
 use crate::mcp::logging::{self, Level};
 use crate::mcp::method::Method;
 use crate::mcp::revision::modern_status;
+use crate::mcp::task_ids;
 use crate::plan::BackendId;
 use crate::rt::{self, Either};
 use crate::world::World;
@@ -56,6 +57,32 @@ pub(super) struct Way {
     pub(super) token: Option<Vec<u8>>,
     /// What a call is sealed for whose backend asks for input; `None`: nobody can be asked.
     pub(super) seal: Option<Seal>,
+    /// Its answer may name a task.
+    pub(super) tasks: bool,
+}
+
+/// Waits until a call has begun, and passes on what comes of it. A client that leaves takes it back.
+pub(super) async fn answer(
+    world: &World,
+    connection: &mut Connection,
+    ask: &Ask,
+    way: Way,
+    begin: impl Future<Output = Result<Replies>>,
+    handle: &Rc<CallHandle>,
+) -> io::Result<()> {
+    let begun = {
+        let begin = pin!(begin);
+        rt::race(begin, connection.closed()).await
+    };
+    match begun {
+        Either::Left(Ok(replies)) => pass_on(world, connection, ask, way, replies, handle).await,
+        Either::Left(Err(error)) => fail(connection, ask, &reworded(error), &way.id).await,
+        Either::Right(()) => {
+            // What was sent is dropped with its future, which told the backend.
+            connection.abort();
+            Ok(())
+        }
+    }
 }
 
 /// Passes a backend's messages on: as JSON when the response comes first, as an event stream when
@@ -126,6 +153,10 @@ pub(super) async fn pass_on(
             Ok(Reply::Away { .. }) => {}
             Ok(Reply::Answer(answer)) => {
                 let answer = route::marked(world, ask, replies.backend(), answer);
+                let answer = match way.tasks {
+                    true => tasks::shown(world, ask, replies.backend(), way.method, answer),
+                    false => answer,
+                };
                 let (status, answer) = completed(answer, way.method, way.private);
                 ask.facts.answered(&answer);
                 if !streaming {
@@ -321,7 +352,7 @@ fn wanted(
         };
     }
     // Those come where they are listened for.
-    let listened = name.starts_with("notifications/resources/");
+    let listened = name.starts_with("notifications/resources/") || name == task_ids::NOTIFICATION;
     (!listened).then_some(message)
 }
 
