@@ -1,5 +1,6 @@
 //! Another configuration without a stop: SIGHUP, what goes on, what comes, what leaves, what is told.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -209,6 +210,59 @@ fn what_has_not_changed_keeps_its_answers_and_its_breaker() {
     reload(&proxy, "", &[kept, other, more]);
     client.call("failing__reads", r#"{"key":"c"}"#).said();
     client.call("limited__echo", r#"{"payload":"y"}"#).said();
+}
+
+/// Rows of a backend that had none: each holds once it is there, and no longer.
+#[test]
+fn rows_that_come_hold_and_rows_that_go_do_not() {
+    let bare = stdio_backend("pipe", &["--annotated"]);
+    let with = |row: &str| [bare.clone() + row];
+    let none = [bare.clone()];
+    let proxy = Proxy::start(&none);
+    let mut clients: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.wait_for_tools(&["pipe__reads"]);
+    }
+    let reads = |client: &mut Client| client.call("pipe__reads", r#"{"key":"a"}"#);
+    let refused = |clients: &mut [Client], code: i64| {
+        clients.iter_mut().all(|client| reads(client).error().0 == code)
+    };
+    let taken = |clients: &mut [Client]| {
+        let said: BTreeSet<String> =
+            clients.iter_mut().map(|client| reads(client).said()).collect();
+        said.len()
+    };
+    reload(&proxy, "", &with("rate_limit = { requests = 2, period_seconds = 600 }\n"));
+    assert_eq!(taken(&mut clients[..2]), 2);
+    assert!(refused(&mut clients, -32011));
+    reload(&proxy, "", &none);
+    assert_eq!(taken(&mut clients), 4);
+
+    reload(&proxy, "", &with("cache = { tool_ttl_seconds = 600 }\n"));
+    let kept = reads(&mut clients[0]).said();
+    for client in &mut clients {
+        wait_until("what is kept, on all workers", || {
+            client.call("pipe__reads", r#"{"key":"a"}"#).said() == kept
+        });
+    }
+    reload(&proxy, "", &none);
+    assert_eq!(taken(&mut clients), 4);
+
+    let breaker = "circuit_breaker = { minimum_calls = 2, wait_duration_seconds = 600 }\n";
+    reload(&proxy, "", &with(breaker));
+    for client in &mut clients[..2] {
+        let told = client.call("pipe__reads", r#"{"key":"b","fails":9,"how":"internal"}"#);
+        assert_eq!(told.error().0, -32603);
+    }
+    assert!(refused(&mut clients, -32013));
+    reload(&proxy, "", &none);
+    assert_eq!(taken(&mut clients), 4);
+
+    let sleep = |client: &mut Client| client.call("pipe__sleep", r#"{"ms":1500}"#);
+    reload(&proxy, "", &with("timeout = { seconds = 0.3 }\n"));
+    assert_eq!(sleep(&mut clients[0]).error().0, -32001);
+    reload(&proxy, "", &none);
+    assert_eq!(sleep(&mut clients[0]).said(), "slept");
 }
 
 #[test]
