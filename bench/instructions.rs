@@ -25,6 +25,8 @@ const WARM_UP: u64 = 20;
 /// Seeds of hash tables differ from run to run, and with them some counts, slightly. More, up to 7 %,
 /// comes of how the optimiser divides the library, which a change anywhere in it may move.
 const TOLERANCE: f64 = 0.1;
+/// So many more are no change of a small piece: some 10 ns, the spilling of a few registers.
+const HANDFUL: u64 = 32;
 /// Another compiler makes other code of the same source.
 const TOLERANCE_OF_COMPILERS: f64 = 0.25;
 /// A piece beyond the tolerance is counted so often: a change stays, a seed does not.
@@ -169,8 +171,7 @@ fn compare(arguments: &[String]) -> Result<(), String> {
         let _ = match was {
             None if stored.is_none() => Ok(()),
             None => writeln!(faults, "{name} is not in the table: {now}"),
-            // A handful more is no change of a small piece.
-            Some(was) if change.abs() > tolerance && now.abs_diff(was) > 3 => {
+            Some(was) if change.abs() > tolerance && now.abs_diff(was) > HANDFUL => {
                 let list = if now > was { &mut faults } else { &mut fewer };
                 writeln!(list, "{name}: {was} in the table, {now} now ({:+.1} %)", change * 100.0)
             }
