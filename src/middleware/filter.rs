@@ -127,7 +127,8 @@ pub fn plain(uri: &str) -> Cow<'_, str> {
         let of_scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
         text.find(':').filter(|end| text.bytes().take(*end).all(of_scheme)).unwrap_or(0)
     };
-    let dotted = uri.split('/').any(|segment| matches!(segment, "." | ".."));
+    // The first segment may stand directly behind the scheme.
+    let dotted = uri.split(['/', ':']).any(|segment| matches!(segment, "." | ".."));
     let upper = uri[..scheme(uri)].bytes().any(|b| b.is_ascii_uppercase());
     if !uri.contains(['%', '\\']) && !dotted && !upper {
         return Cow::Borrowed(uri);
@@ -246,7 +247,8 @@ mod tests {
     }
 
     /// A scheme that was itself percent-encoded ended the exchange in a panic, `://` in a query hid
-    /// the path before it, and a backslash became a slash only if something else was odd.
+    /// the path before it, a backslash became a slash only if something else was odd, and so did the
+    /// first segment behind a scheme lose its dot.
     #[test]
     fn every_spelling_has_one_plain_form() {
         for (uri, expected) in [
@@ -258,6 +260,9 @@ mod tests {
             ("pub/../../etc/a:b", "pub/etc/a:b"),
             ("file:///etc\\passwd", "file:///etc/passwd"),
             ("file:///C:\\a\\..\\b", "file:///C:/b"),
+            ("file:./a", "file:a"),
+            ("file:%2e/a", "file:a"),
+            ("file:.//b/a", "file:/b/a"),
         ] {
             assert_eq!(plain(uri), expected, "{uri}");
         }
