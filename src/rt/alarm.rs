@@ -2,9 +2,12 @@
 //! Never: what becomes of who is late.
 //! Next: `local`, waiting for another task.
 //!
-//! A timer of the runtime takes 640 bytes and is searched for when it moves; a place here takes 40,
-//! and moving it is a store. One task of the thread sleeps until the earliest of them, and ends when
+//! A timer of the runtime takes 640 bytes, for as long as it is armed; a place here takes 36, and to
+//! move its limit is a store. One task of the thread sleeps until the earliest of them, and ends when
 //! there are none.
+//!
+//! A waker may be the last that holds its task, and that task may hold alarms: none is dropped while
+//! the table is in use.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -105,20 +108,22 @@ impl Alarms {
     }
 
     fn give_back(&self, place: u32) {
-        self.places.borrow_mut()[place as usize] = Place::default();
+        let old = std::mem::take(&mut self.places.borrow_mut()[place as usize]);
         self.free.borrow_mut().push(place);
+        drop(old);
     }
 
     fn arm(&self, place: u32, at: Instant, cx: &Context<'_>) {
-        {
+        let old = {
             let mut places = self.places.borrow_mut();
             let place = &mut places[place as usize];
             place.at = Some(at);
             match &place.waker {
-                Some(old) if old.will_wake(cx.waker()) => {}
-                _ => place.waker = Some(cx.waker().clone()),
+                Some(old) if old.will_wake(cx.waker()) => None,
+                _ => place.waker.replace(cx.waker().clone()),
             }
-        }
+        };
+        drop(old);
         match self.next.get() {
             None => {
                 self.next.set(Some(at));
@@ -149,7 +154,6 @@ impl Alarms {
                 None => {}
             }
         }
-        // Whoever wakes may give its place back.
         due.into_iter().for_each(Waker::wake);
         next
     }
@@ -190,7 +194,7 @@ async fn watch() {
             continue;
         }
         ALARMS.with(|alarms| {
-            // Set before anybody wakes, who may want to be told earlier.
+            // Who is woken has its turn later, and may want to be told earlier than that.
             let now = time::exact();
             let next = alarms.strike(now);
             alarms.next.set(next.map(|next| next.max(now + GRAIN)));
@@ -267,6 +271,28 @@ mod tests {
                 run.unwrap();
             }
         }
+    }
+
+    #[test]
+    fn the_last_waker_of_a_task_with_an_alarm_may_go() {
+        struct Holder(#[expect(dead_code, reason = "dropped with the waker")] Alarm);
+        impl std::task::Wake for Holder {
+            fn wake(self: std::sync::Arc<Holder>) {}
+        }
+        everywhere(async || {
+            let armed = |waker: &Waker| {
+                let mut alarm = Alarm::new();
+                alarm.set(Instant::now() + Duration::from_secs(60));
+                assert!(alarm.poll(&mut Context::from_waker(waker)).is_pending());
+                alarm
+            };
+            let holder = || Waker::from(std::sync::Arc::new(Holder(armed(Waker::noop()))));
+            // Only the table holds each of these wakers.
+            let alarm = armed(&holder());
+            drop(alarm);
+            let mut alarm = armed(&holder());
+            assert!(alarm.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        });
     }
 
     #[test]
