@@ -41,6 +41,7 @@ use crate::mcp::header;
 use crate::mcp::method::Method;
 use crate::mcp::revision::{MODERN, Revision};
 use crate::mcp::session::{Authorization, SessionId, SessionRecord};
+use crate::plan::WorkerId;
 use crate::rt;
 use crate::world::World;
 use answer::{JSON, refuse, refused, respond};
@@ -136,8 +137,8 @@ impl Ask {
 }
 
 /// Serves the request whose head `connection` has just read; `known` is kept from one request of the
-/// connection to the next. A drop leaves the connection without
-/// an answer: drop it too.
+/// connection to the next. Says which worker's child or event stream had to do with it, if one had. A
+/// drop leaves the connection without an answer: drop it too.
 ///
 /// # Errors
 /// The client's connection failed; it is of no use any more.
@@ -146,7 +147,7 @@ pub async fn exchange(
     connection: &mut Connection,
     head: &RequestHead,
     known: &mut Known,
-) -> io::Result<()> {
+) -> io::Result<Option<WorkerId>> {
     let (mut ask, refusal) = read_ask(world, head, known);
     ask.inside = connection.is_inside();
     let served = route(world, connection, head, &mut ask, refusal).await;
@@ -156,8 +157,9 @@ pub async fn exchange(
     if world.plan.watch.access_log {
         ask.facts.access(world, head, &ends, status);
     }
+    let worker = ask.facts.worker();
     ask.facts.retire();
-    served
+    served.map(|()| worker)
 }
 
 /// To whoever serves the path.

@@ -374,6 +374,18 @@ pub const CONFIG_SYNTAX_FAULTS_MAX: usize = 10;
 
 /// Mail waiting for one worker from one sender; a full box is answered with 503.
 pub const MAILBOX_LEN: usize = 4096;
+/// Calls in a row to children of one other worker, after which a connection goes there: about what the
+/// move costs, in crossings.
+pub const MOVE_AFTER_CALLS: u8 = 16;
+/// Connections that a worker sends to others within a second, so that it is seen in time when the
+/// receiver has enough.
+pub const MOVES_PER_SECOND_MAX: u32 = 64;
+/// A worker that takes more than so many thousandths of a CPU gets no connections of others.
+pub const MOVE_LOAD_MAX: u32 = 800;
+/// Shortest time over which that is measured.
+pub const LOAD_SPAN: Duration = Duration::from_millis(200);
+/// A measurement counts for so long.
+pub const LOAD_TTL: Duration = Duration::from_secs(5);
 /// Mail handled before other tasks of the worker run.
 pub const MAIL_BATCH: usize = 256;
 

@@ -5,6 +5,7 @@ use crate::support::process::{HttpStub, Proxy, sse_backend, stdio_backend};
 
 const CLIENTS: usize = 64;
 const CALLS: usize = 100_000;
+const STRETCH: usize = 40;
 
 #[test]
 fn equal_ids_equal_tokens_distinct_payloads() {
@@ -33,7 +34,13 @@ fn equal_ids_equal_tokens_distinct_payloads() {
             let mut client = proxy.client();
             std::thread::spawn(move || {
                 for n in 0..CALLS.div_ceil(CLIENTS) {
-                    let backend = backends[(me + n) % backends.len()];
+                    // Now one after the other, now a child so often that the connection goes to
+                    // the worker of that child.
+                    let backend = match n / STRETCH % 4 {
+                        1 => "s",
+                        3 => "t",
+                        _ => backends[(me + n) % backends.len()],
+                    };
                     let payload = format!("client {me} call {n}");
                     // The id is the same for all, and the token too; every third one reports.
                     let id = n % 4;

@@ -34,6 +34,7 @@ mod loadtest;
 mod logging;
 mod metrics;
 mod modern;
+mod moves;
 mod polling;
 mod principals;
 mod reload;

@@ -30,6 +30,10 @@ fn write(scratch: &TempDir, name: &str, text: &str) -> String {
 }
 
 fn world(clients: Option<&Authority>, backends: &str) -> World {
+    world_with(clients, backends, &[])
+}
+
+fn world_with(clients: Option<&Authority>, backends: &str, args: &[&str]) -> World {
     let scratch = scratch();
     let authority = Authority::new();
     let own = authority.identity(&["localhost", "127.0.0.1"]);
@@ -38,7 +42,9 @@ fn world(clients: Option<&Authority>, backends: &str) -> World {
     if let Some(clients) = clients {
         tls += &format!("client_ca = {}\n", write(&scratch, "clients.pem", &clients.pem));
     }
-    let proxy = Setup { backends: backends.to_owned(), proxy: tls, ..Setup::default() }.start();
+    let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    let backends = backends.to_owned();
+    let proxy = Setup { backends, proxy: tls, args, ..Setup::default() }.start();
     World { proxy, authority, scratch }
 }
 
@@ -133,6 +139,34 @@ impl Secure {
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         String::from_utf8(body).expect("UTF-8")
     }
+}
+
+/// Keys, counters and what has come too early go with it.
+#[test]
+fn a_connection_under_tls_goes_to_another_worker() {
+    let backends = stdio_backend("s", &[]) + &stdio_backend("t", &[]);
+    let world = world_with(None, &backends, &["--log-level", "debug"]);
+    let config = client_config(&world.authority, None);
+    let mut client = Secure::open(world.proxy.addr, &config);
+    let session = client.initialize().expect("a session");
+    for round in 0..3 {
+        for backend in ["s", "t"] {
+            for n in 0..20 {
+                let payload = format!("{backend} {round} {n}");
+                let tool = format!("{backend}__echo");
+                let answer = wait_for("the tool", || {
+                    let arguments = format!(r#"{{"payload":"{payload}"}}"#);
+                    let answer = client.call(&session, &tool, &arguments);
+                    (!answer.contains("\"error\"")).then_some(answer)
+                });
+                assert!(answer.contains(&payload), "{answer}");
+            }
+        }
+    }
+    wait_for("moves in the log", || {
+        let log = world.proxy.stderr();
+        (log.matches("a connection goes where its calls go").count() >= 5).then_some(())
+    });
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub(super) async fn call(
 ) -> Result<LineReplies, Ended> {
     let session = call.session.filter(|_| entry.plan.isolation == Isolation::Session);
     let owner = session.as_ref().map_or(entry.owner, |session| session.id.owner());
+    call.handle.trail().goes_to(owner);
     let id = backends.number();
     // In a child that all share nobody can tell which of the callers without sessions is asked; one of
     // their own era asks nothing.

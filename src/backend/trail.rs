@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Kind;
 use crate::limits;
-use crate::plan::BackendId;
+use crate::plan::{BackendId, WorkerId};
 
 /// The trail of one call, over all of its attempts.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Trail {
     ejected: Cell<bool>,
     /// Who was asked last.
     backend: Cell<Option<BackendId>>,
+    /// Whose child or event stream it went to last.
+    worker: Cell<Option<WorkerId>>,
     /// Who was asked before, one behind the other.
     left: RefCell<Vec<Share>>,
     trace: OnceCell<Box<Traced>>,
@@ -91,6 +93,16 @@ impl Trail {
     /// The backend that was asked last; `None` = none was.
     pub fn backend(&self) -> Option<BackendId> {
         self.backend.get()
+    }
+
+    /// The worker whose child or event stream it went to last; `None` = to none.
+    pub fn worker(&self) -> Option<WorkerId> {
+        self.worker.get()
+    }
+
+    /// It goes to a child or an event stream of that worker.
+    pub(super) fn goes_to(&self, worker: WorkerId) {
+        self.worker.set(Some(worker));
     }
 
     /// The attempts at each backend that was asked.

@@ -20,6 +20,7 @@ use crate::rt::{Driver, mailbox};
 use crate::telemetry::desk::Reply;
 use crate::telemetry::{Kit, Switch};
 use crate::worker::Seat;
+use crate::worker::moves::Loads;
 use crate::worker::orders::{Change, Mail};
 use crate::world::Counts;
 
@@ -83,9 +84,11 @@ impl Crew {
             fallen: None,
         };
         debug_assert_eq!(kits.len(), plan.workers);
+        let loads = Loads::new(plan.workers);
         let mut starting = Vec::new();
         for ((id, mail), kit) in seats.into_iter().enumerate().zip(kits) {
             let (plan, board, counts) = (plan.clone(), board.clone(), counts.clone());
+            let loads = loads.clone();
             let (told, is_ready) = sync_channel(1);
             let ready = Box::new(move |addr| {
                 let _ = told.send(addr);
@@ -99,6 +102,7 @@ impl Crew {
                 mail,
                 board,
                 counts,
+                loads,
                 kit,
                 connections_max,
                 custom: (job.custom)(),

@@ -24,7 +24,7 @@ use crate::limits;
 use crate::mcp::method::Method;
 use crate::mcp::session::SessionRecord;
 use crate::middleware::reuse::Use;
-use crate::plan::BackendId;
+use crate::plan::{BackendId, WorkerId};
 use crate::rt;
 use crate::telemetry::clock;
 use crate::telemetry::lines::{Line, Object, cut};
@@ -345,6 +345,11 @@ impl Facts {
         if !out.put(Line { is_access: true, text }, weight) {
             world.meter.metrics().lose(Lost::Line, 1);
         }
+    }
+
+    /// The worker whose child or event stream was asked, if one was.
+    pub(super) fn worker(&self) -> Option<WorkerId> {
+        self.handle.get().and_then(|handle| handle.trail().worker())
     }
 
     /// The backend that was called, whoever answers.

@@ -8,6 +8,7 @@
 //! [`Connection::answer`] and [`Connection::finish`] leave it in a buffer and
 //! [`Connection::head`], which has to follow, does both. Everything else is written at once.
 
+mod moving;
 mod sealed;
 
 use super::body::{Decoder, FramingFault, LAST_CHUNK, write_chunk};
@@ -26,6 +27,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+pub use moving::Moving;
 pub use sealed::SealFault;
 use sealed::Sealed;
 

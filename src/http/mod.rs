@@ -13,5 +13,5 @@ pub mod sse;
 pub mod tls;
 
 pub use client::{ClientConnection, ConnectFault, Fault, FaultKind};
-pub use connection::{BodyFault, Connection, SealFault, Timing};
+pub use connection::{BodyFault, Connection, Moving, SealFault, Timing};
 pub use head::{Framing, HeadFault, Method, RequestHead, ResponseHead, Version, request_head};

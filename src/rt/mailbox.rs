@@ -117,6 +117,14 @@ impl<T> Outbox<T> {
         Ok(())
     }
 
+    /// Whether the next mail to worker `to` will find room.
+    pub fn has_room(&self, to: usize) -> bool {
+        self.slots.get(to).is_some_and(|slot| {
+            let put = slot.mail.borrow();
+            !put.is_full() && !put.is_abandoned()
+        })
+    }
+
     /// From now on bells are rung by this task, which takes its turn behind those that write mail:
     /// a receiver wakes once for all that they have written. Without it every mail rings at once,
     /// if the receiver sleeps. Ends with the outbox.

@@ -178,6 +178,15 @@ impl ReadHalf {
         sys::peek(self.fd) == sys::Peek::Quiet
     }
 
+    /// The socket once more, for [`Stream::adopt`] on another thread; this one is to be
+    /// [`let_go`] of before anything is read or written there.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        sys::duplicate(self.fd)
+    }
+
     /// As [`Stream::closed`].
     pub async fn closed(&self) {
         closed(self.fd, || sys::readable(&self.tcp)).await;
@@ -208,6 +217,16 @@ impl WriteHalf {
     /// Tells the peer that no more bytes come.
     pub fn shutdown_write(&self) {
         sys::shutdown_write(self.fd);
+    }
+}
+
+/// Lets go of a socket without an end of its stream, which goes on where [`ReadHalf::duplicate`] is
+/// held. Only while no read or write is in flight.
+pub fn let_go(reader: ReadHalf, writer: WriteHalf) {
+    // Dropped apart, the writing half would tell the peer that nothing more comes.
+    match reader.tcp.reunite(writer.tcp) {
+        Ok(tcp) => drop(tcp),
+        Err(_) => crate::bug!("halves of two sockets"),
     }
 }
 

@@ -112,6 +112,28 @@ pub(super) fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }
 
+/// A second descriptor of the same socket or pipe, kept from the children of this process.
+pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    // JUSTIFICATION: std duplicates only what it owns, and the runtime owns this one.
+    let fd = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) })?;
+    // SAFETY: the kernel has just handed this descriptor to us alone.
+    // JUSTIFICATION: from here on std closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The CPU time that this thread has taken so far.
+pub(super) fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec into a local.
+    // JUSTIFICATION: std knows the clocks of the wall and of the machine only.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    match check(result) {
+        Ok(_) => Duration::new(time.tv_sec as u64, time.tv_nsec as u32),
+        Err(_) => Duration::ZERO,
+    }
+}
+
 /// Ends the sending side of a socket.
 pub(super) fn shutdown_write(fd: RawFd) {
     // SAFETY: takes integers only; a socket that is gone already answers with an error.

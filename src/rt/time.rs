@@ -94,6 +94,11 @@ pub fn exact() -> Instant {
     now
 }
 
+/// The CPU time that this thread has taken so far. One system call.
+pub fn spent() -> Duration {
+    super::sys::thread_time()
+}
+
 /// Lets a task have its turn.
 pub(super) fn turn<T>(work: impl FnOnce() -> T) -> T {
     struct Over;

@@ -13,14 +13,18 @@ use std::time::Duration;
 use ahash::AHashMap;
 
 use crate::exchange::{Known, exchange};
-use crate::http::{Connection, RequestHead};
+use crate::http::{Connection, Moving, RequestHead};
 use crate::limits;
 use crate::mcp::header;
+use crate::plan::WorkerId;
 use crate::rt;
 use crate::rt::local::Event;
+use crate::rt::mailbox::Outbox;
 use crate::rt::net::{Listener, Stream};
 
 use super::Stage;
+use super::moves::{Moved, Moves, Pull};
+use super::orders::Mail;
 
 /// The door of a worker: counts who is in.
 pub(super) struct Door {
@@ -31,13 +35,16 @@ pub(super) struct Door {
     stopped: Cell<bool>,
     /// Connections of this worker.
     open: Cell<usize>,
-    /// Connections of each address that is not loopback.
+    /// Connections of each address that is not loopback, as they were accepted here: some may be at
+    /// other workers meanwhile.
     addresses: RefCell<AHashMap<IpAddr, usize>>,
     /// Of all workers together.
     connections_max: usize,
     /// Set [`DRAIN_GRACE`] after a drain began. One timer for all: one in each task would make an
     /// idle connection larger by 2.7 KiB.
     grace_over: Event,
+    moves: Moves,
+    outbox: Rc<Outbox<Mail>>,
 }
 
 /// After a drain begins, a connection may still bring one request that was under way.
@@ -50,6 +57,8 @@ impl Door {
         stage: Rc<Stage>,
         connections_max: usize,
         listener: Option<Rc<Listener>>,
+        moves: Moves,
+        outbox: Rc<Outbox<Mail>>,
     ) -> Rc<Door> {
         Rc::new(Door {
             stage,
@@ -59,6 +68,8 @@ impl Door {
             addresses: RefCell::default(),
             connections_max,
             grace_over: Event::new(),
+            moves,
+            outbox,
         })
     }
 
@@ -85,9 +96,80 @@ impl Door {
         }
         let Some(entry) = self.enter(peer) else { return };
         match Stream::adopt(socket, peer) {
-            Ok(stream) => rt::spawn("connection", serve(entry, stream, peer, true)),
+            Ok(stream) => {
+                let connection = Connection::new(stream, peer);
+                rt::spawn("connection", serve(entry, connection, Origin::Inside));
+            }
             Err(error) => tracing::warn!(%error, "cannot take over a connection"),
         }
+    }
+
+    /// Serves a connection that another worker has served so far. It counts already.
+    pub(super) fn take_over(self: &Rc<Door>, moved: Moved) {
+        let Moved { connection, address, home } = moved;
+        self.moves.came(rt::time::now());
+        self.open.set(self.open.get() + 1);
+        let entry = Entry { door: self.clone(), address, home, gone: Cell::new(false) };
+        match connection.unpack() {
+            Ok(connection) => {
+                rt::spawn("connection", serve(entry, connection, Origin::Worker));
+            }
+            Err(error) => tracing::warn!(%error, "cannot take over a connection"),
+        }
+    }
+
+    /// The descriptor with which a connection goes to worker `to`, if it goes.
+    fn lets_go(&self, connection: &Connection, to: WorkerId) -> Option<OwnedFd> {
+        let may = connection.may_move()
+            && !self.stage.lasting.draining.is_set()
+            && self.outbox.has_room(to)
+            && self.moves.may_send(to, rt::time::now());
+        // Without descriptors to spare it stays.
+        may.then(|| connection.socket().ok()).flatten()
+    }
+
+    /// Sends it there. What it counts for goes with it.
+    fn hand_over(&self, entry: &Entry, connection: Moving, to: WorkerId) {
+        entry.gone.set(true);
+        tracing::debug!(peer = %entry.address, to, "a connection goes where its calls go");
+        let moved = Moved { connection, address: entry.address, home: entry.home };
+        if self.outbox.send(to, Mail::Moved(Box::new(moved))).is_err() {
+            crate::bug!("a mailbox that had room is full");
+        }
+    }
+
+    /// A connection that was accepted here has ended.
+    pub(super) fn left(&self, address: IpAddr) {
+        if address.is_loopback() {
+            return;
+        }
+        let mut addresses = self.addresses.borrow_mut();
+        if let Some(count) = addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&address);
+            }
+        }
+    }
+
+    /// The same, to the worker that accepted it.
+    fn tell_left(&self, home: WorkerId, address: IpAddr) {
+        // Then nobody new comes in, and the other worker may be gone already.
+        if self.stage.lasting.draining.is_set() {
+            return;
+        }
+        let Err(mut mail) = self.outbox.send(home, Mail::Left(address)) else { return };
+        let outbox = self.outbox.clone();
+        rt::spawn("left", async move {
+            for _ in 0..limits::ORDER_TRIES {
+                rt::time::sleep(ACCEPT_PAUSE).await;
+                match outbox.send(home, mail) {
+                    Ok(()) => return,
+                    Err(back) => mail = back,
+                }
+            }
+            tracing::warn!(%address, home, "a worker did not hear of the end of a connection");
+        });
     }
 
     /// Accepts until the listener is stopped.
@@ -102,7 +184,10 @@ impl Door {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => match self.enter(peer) {
-                    Some(entry) => rt::spawn("connection", serve(entry, stream, peer, false)),
+                    Some(entry) => {
+                        let connection = Connection::new(stream, peer);
+                        rt::spawn("connection", serve(entry, connection, Origin::Outside));
+                    }
                     // Under TLS there is no answer without a handshake, which costs too much.
                     None if self.stage.now().plan.listen.tls.is_some() => drop(stream),
                     None => rt::spawn("refusal", turn_away(stream, peer)),
@@ -122,7 +207,9 @@ impl Door {
             counts.connections.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        let entry = Entry { door: self.clone(), address: peer.ip() };
+        let home = self.stage.lasting.me;
+        let gone = Cell::new(false);
+        let entry = Entry { door: self.clone(), address: peer.ip(), home, gone };
         self.open.set(self.open.get() + 1);
         if !peer.ip().is_loopback() {
             let mut addresses = self.addresses.borrow_mut();
@@ -142,36 +229,53 @@ impl Door {
 struct Entry {
     door: Rc<Door>,
     address: IpAddr,
+    /// The worker that accepted it, which counts its address.
+    home: WorkerId,
+    /// It went on to another worker, with all that it counts for.
+    gone: Cell<bool>,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         let door = &self.door;
         door.open.set(door.open.get() - 1);
-        door.stage.lasting.counts.connections.fetch_sub(1, Ordering::AcqRel);
-        if !self.address.is_loopback() {
-            let mut addresses = door.addresses.borrow_mut();
-            if let Some(count) = addresses.get_mut(&self.address) {
-                *count -= 1;
-                if *count == 0 {
-                    addresses.remove(&self.address);
-                }
-            }
+        if self.gone.get() {
+            return;
+        }
+        let lasting = &door.stage.lasting;
+        lasting.counts.connections.fetch_sub(1, Ordering::AcqRel);
+        if self.home == lasting.me {
+            door.left(self.address);
+        } else if !self.address.is_loopback() {
+            door.tell_left(self.home, self.address);
         }
     }
 }
 
-/// Serves one connection to its end. `inside`: the program that embeds the proxy has made it.
-fn serve(entry: Entry, stream: Stream, peer: SocketAddr, inside: bool) -> impl Future<Output = ()> {
+/// Where a connection comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The listener.
+    Outside,
+    /// The program that embeds the proxy has made it.
+    Inside,
+    /// Another worker, in the midst of it.
+    Worker,
+}
+
+/// Serves one connection to its end, or until it goes to another worker.
+fn serve(entry: Entry, mut connection: Connection, origin: Origin) -> impl Future<Output = ()> {
+    // Moved into the task as it is: a function that is async itself would keep room for the
+    // connection beside it.
     let stage = entry.door.stage.clone();
-    // Moved into the task as it is: a function that is async itself would keep room for the stream
-    // beside it.
-    let mut connection = Connection::new(stream, peer);
+    let peer = connection.peer();
+    let inside = origin == Origin::Inside;
     async move {
         let tls = stage.now().plan.listen.tls.clone();
         if inside {
             connection.come_from_inside();
         } else if let Some(tls) = tls
+            && origin == Origin::Outside
             && let Err(fault) = Box::pin(connection.secure(tls)).await
         {
             tracing::debug!(%peer, %fault, "no TLS with a client");
@@ -180,6 +284,7 @@ fn serve(entry: Entry, stream: Stream, peer: SocketAddr, inside: bool) -> impl F
         // One wait for all requests: each would take a place among those of all connections.
         let mut over = pin!(entry.door.grace_over.wait());
         let mut known = Known::default();
+        let mut pull = Pull::default();
         loop {
             let Some(head) = connection.head_unless(over.as_mut()).await else { return };
             if stage.lasting.draining.is_set() {
@@ -194,8 +299,12 @@ fn serve(entry: Entry, stream: Stream, peer: SocketAddr, inside: bool) -> impl F
             // idle connection as large as the largest exchange.
             let exchange =
                 rt::Place::pinned(|| exchange(&world, &mut connection, &head, &mut known));
-            if exchange.await.is_err() {
-                return;
+            let Ok(asked) = exchange.await else { return };
+            if let Some(to) = asked
+                && pull.call(stage.lasting.me, to)
+                && let Some(socket) = entry.door.lets_go(&connection, to)
+            {
+                return entry.door.hand_over(&entry, connection.pack(socket), to);
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Next: `orders`, what may be said to it.
 
 mod accept;
+pub mod moves;
 pub mod orders;
 
 use std::cell::{OnceCell, RefCell};
@@ -23,6 +24,7 @@ use crate::rt::net::Listener;
 use crate::telemetry::{Kit, Switch};
 use crate::world::{Counts, Lasting, World};
 use accept::Door;
+use moves::{Loads, Moves};
 use orders::{Change, Mail};
 
 /// What a worker is given at its start.
@@ -43,6 +45,8 @@ pub struct Seat {
     pub board: Arc<Board>,
     /// Counts that are exact over all workers.
     pub counts: Arc<Counts>,
+    /// How busy the workers are.
+    pub loads: Arc<Loads>,
     /// What it tells to the outside.
     pub kit: Kit,
     /// Client connections at most, over all workers.
@@ -73,6 +77,7 @@ async fn work(seat: Seat) -> io::Result<()> {
         mail,
         board,
         counts,
+        loads,
         kit,
         connections_max,
         custom,
@@ -124,7 +129,8 @@ async fn work(seat: Seat) -> io::Result<()> {
     this.listen_to_backends();
     let stage = Stage::new(this.clone(), plan, outlets);
 
-    let door = Door::new(stage.clone(), connections_max, listener);
+    let moves = Moves::new(id, loads, rt::time::exact());
+    let door = Door::new(stage.clone(), connections_max, listener, moves, outbox.clone());
     {
         let (stage, door) = (stage.clone(), door.clone());
         rt::spawn("mail", async move {
@@ -136,6 +142,8 @@ async fn work(seat: Seat) -> io::Result<()> {
                 Mail::Prepare(change, outlets) => stage.prepare(change, *outlets),
                 Mail::Commit => stage.commit(),
                 Mail::Abandon => stage.abandon(),
+                Mail::Moved(moved) => door.take_over(*moved),
+                Mail::Left(address) => door.left(address),
                 Mail::Inside(socket) => door.take_in(socket),
                 Mail::StopListening => door.stop_listening(),
                 Mail::Drain => stage.lasting.draining.set(),

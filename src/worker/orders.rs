@@ -2,10 +2,12 @@
 //! Never: the mailboxes themselves (`rt::mailbox`).
 //! Next: `accept`.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::moves::Moved;
 use crate::backend::BackendMail;
 use crate::plan::Plan;
 use crate::telemetry::Switch;
@@ -73,6 +75,10 @@ pub enum Mail {
     Commit,
     /// From the control thread: the plan does not come.
     Abandon,
+    /// From another worker: a connection whose calls go to children of the receiver.
+    Moved(Box<Moved>),
+    /// To the worker that accepted a connection of this address: it has ended at another one.
+    Left(IpAddr),
     /// From the program that embeds the proxy: a connection that it has made, one end of a pair of
     /// stream sockets.
     Inside(OwnedFd),

@@ -480,6 +480,108 @@ fn an_idle_connection_keeps_little() {
     assert_eq!(kept.unwrap(), 0);
 }
 
+/// Requests go on coming while the connection goes from one thread to another and on: none is lost,
+/// none comes twice, and what was left to be written is written by whoever has it then.
+#[test]
+fn a_connection_that_goes_to_another_thread_goes_on_there() {
+    const REQUESTS: usize = 60;
+    for driver in [Driver::TunedRing, Driver::Ring, Driver::Epoll] {
+        if Driver::choose(Some(driver)).is_err() {
+            continue;
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        let mut writer = client.try_clone().unwrap();
+        let sending = std::thread::spawn(move || {
+            for n in 0..REQUESTS {
+                // Now all at once, now byte by byte.
+                let body = format!("request {n}");
+                let head =
+                    format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {}", body.len());
+                let wire = format!("{head}\r\n\r\n{body}");
+                if n % 10 == 9 {
+                    for byte in wire.as_bytes() {
+                        writer.write_all(&[*byte]).unwrap();
+                    }
+                } else {
+                    writer.write_all(wire.as_bytes()).unwrap();
+                }
+            }
+            writer.write_all(CLOSE.as_bytes()).unwrap();
+        });
+        let reading = std::thread::spawn(move || {
+            let mut client = client;
+            rest(&mut client)
+        });
+        let work = move |moving: Option<Moving>, stream: Option<TcpStream>| {
+            driver
+                .run(async move {
+                    let mut connection = match (moving, stream) {
+                        (Some(moving), _) => moving.unpack().unwrap(),
+                        (None, stream) => {
+                            let stream = Stream::adopt(stream.unwrap().into(), peer).unwrap();
+                            Connection::new(stream, peer)
+                        }
+                    };
+                    for _ in 0..7 {
+                        let head = connection.head().await?;
+                        // A wait for the client's end that is given up, as in every call.
+                        let nap = rt::time::sleep(Duration::from_millis(1));
+                        let _ = rt::race(connection.closed(), nap).await;
+                        service(&mut connection, &head).await;
+                    }
+                    assert!(connection.may_move());
+                    let socket = connection.socket().unwrap();
+                    Some(connection.pack(socket))
+                })
+                .unwrap()
+        };
+        let mut moving = std::thread::spawn(move || work(None, Some(stream))).join().unwrap();
+        let mut threads = 1;
+        while moving.is_some() {
+            moving = std::thread::spawn(move || work(moving, None)).join().unwrap();
+            threads += 1;
+        }
+        sending.join().unwrap();
+        let answers = reading.join().unwrap();
+        assert_eq!(threads, (REQUESTS + 1).div_ceil(7), "{driver}");
+        let bodies: Vec<_> = answers.split("request ").skip(1).collect();
+        assert_eq!(bodies.len(), REQUESTS, "{driver}: {answers}");
+        for (n, body) in bodies.iter().enumerate() {
+            assert!(body.starts_with(&format!("{n}HTTP/1.1 200 OK")), "{driver}: {body}");
+        }
+        assert!(answers.ends_with(CLOSED), "{driver}: {answers}");
+    }
+}
+
+#[test]
+fn one_that_is_about_to_end_stays() {
+    let (served, _) = with_timing(Timing::default(), |mut stream| {
+        stream.write_all(CLOSE.as_bytes()).unwrap();
+        rest(&mut stream)
+    });
+    assert_eq!(served, 1);
+    let (driver, _) = Driver::choose(None).unwrap();
+    driver
+        .run(async {
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            let (stream, peer) = listener.accept().await.unwrap();
+            let mut connection = Connection::new(stream, peer);
+            assert!(connection.may_move());
+            connection.head().await.unwrap();
+            assert!(!connection.may_move(), "a request waits for its answer");
+            connection.answer(200, "", b"").await.unwrap();
+            assert!(connection.may_move());
+            connection.close_after();
+            assert!(!connection.may_move());
+        })
+        .unwrap();
+}
+
 #[test]
 fn dates_are_civil() {
     for (seconds, text) in [
