@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Once;
 
 use io_uring::IoUring;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable};
@@ -30,19 +31,30 @@ pub(crate) fn serve(server: SocketAddr, workers: usize) -> Result<()> {
 fn work(listener: std::net::TcpListener, server: SocketAddr) -> io::Result<()> {
     let mut tuned = IoUring::builder();
     tuned.setup_coop_taskrun().setup_single_issuer();
-    let rings =
-        [("io_uring (coop taskrun, single issuer)", tuned), ("io_uring", IoUring::builder())];
-    for (name, ring) in rings {
+    let mut refused = None;
+    for (name, ring) in [("a tuned ring", tuned), ("a ring without flags", IoUring::builder())] {
         let builder = RuntimeBuilder::<IoUringDriver>::new().uring_builder(ring);
         match builder.with_entries(ENTRIES).build() {
-            Ok(mut runtime) => return runtime.block_on(accept(listener, server)),
-            Err(e) => eprintln!("loadtest: the relay runs without {name}: {e}"),
+            Ok(mut runtime) => {
+                tell(name, refused.as_ref());
+                return runtime.block_on(accept(listener, server));
+            }
+            Err(e) => refused = Some(e),
         }
     }
+    tell("epoll", refused.as_ref());
     // epoll asks; a ring waits, which it would not at a socket that does not block.
     listener.set_nonblocking(true)?;
     let builder = RuntimeBuilder::<LegacyDriver>::new().with_entries(ENTRIES);
     builder.build()?.block_on(accept(listener, server))
+}
+
+/// Says once what it runs on, where that is not the best: the row is no floor of a ring then.
+fn tell(name: &str, refused: Option<&io::Error>) {
+    static TOLD: Once = Once::new();
+    if let Some(e) = refused {
+        TOLD.call_once(|| eprintln!("loadtest: the relay runs on {name}; a better one: {e}"));
+    }
 }
 
 async fn accept(listener: std::net::TcpListener, server: SocketAddr) -> io::Result<()> {
