@@ -1,6 +1,6 @@
-//! Owns: the floor, a process that carries bytes between two sockets on a ring: a receive and a send
-//! each way, a connection to the server for each of a client. What the kernel takes of a call
-//! that goes through a process in the middle, whatever that one does with it.
+//! Owns: the floor, a process that carries bytes between two sockets on a ring: a receive and a
+//! send each way, a connection to the server for each of a client. It shows what the kernel takes
+//! of a call through a process in the middle, whatever that one does with it.
 //! Never: a look at what it carries: it cannot check, choose, share a connection or keep one.
 //! Next: `workers`, its threads.
 

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
@@ -29,11 +30,13 @@ pub(crate) fn run(
     let (tell, ended) = std::sync::mpsc::channel();
     for listener in listeners {
         let (work, tell) = (work.clone(), tell.clone());
-        std::thread::spawn(move || tell.send(work(listener)));
+        std::thread::spawn(move || {
+            let done = catch_unwind(AssertUnwindSafe(|| work(listener)));
+            tell.send(done.unwrap_or_else(|_| Err(io::Error::other("a worker panicked"))))
+        });
     }
     drop(tell);
-    // A worker that panics tells nothing; the others keep the channel open, and its port is dead.
-    Ok(ended.recv().map_err(|_| "all workers panicked")??)
+    Ok(ended.recv().map_err(|_| "no workers")??)
 }
 
 /// A socket of its own for each worker, between which the kernel spreads connections.
