@@ -502,13 +502,13 @@ impl ClientConnection {
     /// # Errors
     /// As for [`ClientConnection::body`]; `TooLarge`, before it is read if its length is known.
     pub async fn whole(&mut self, max: usize) -> Result<Vec<u8>, Fault> {
-        let mut body = Vec::new();
         let announced = self.decoder.expected().filter(|_| self.decoder.is_plain());
         if announced.is_some_and(|length| length > max as u64) {
             return self.fault(FaultKind::Body(FramingFault::TooLarge));
         }
         // Announced bytes get memory at once only as far as one read could bring them.
-        body.reserve(announced.map_or(0, |length| length.min(PIECE_BYTES_MAX as u64) as usize));
+        let room = announced.map_or(0, |length| length.min(PIECE_BYTES_MAX as u64) as usize);
+        let mut body = rt::spare::buffer(room);
         while self.more(&mut body, PIECE_BYTES_MAX).await? {
             if body.len() > max {
                 return self.fault(FaultKind::Body(FramingFault::TooLarge));
@@ -635,7 +635,7 @@ impl ClientConnection {
             }
         }
         match Rc::get_mut(&mut self.head) {
-            Some(head) => head.reset(),
+            Some(head) => head.remember(),
             // Somebody still reads it; the next answer must not go on where it ended.
             None => self.head = Rc::default(),
         }

@@ -169,8 +169,6 @@ pub struct Connection {
     /// The next answer, as far as it is ready.
     output: Vec<u8>,
     answer: Answer,
-    /// A request body given back by the caller.
-    spare: Vec<u8>,
     /// Bytes of the last request.
     size: usize,
     served: u32,
@@ -214,7 +212,6 @@ impl Connection {
             unread: None,
             output: Vec::new(),
             answer: Answer::Done,
-            spare: Vec::new(),
             size: 0,
             served: 0,
             closing: false,
@@ -283,7 +280,7 @@ impl Connection {
         let room = room_for(self.size);
         self.compact(room);
         match Rc::get_mut(&mut self.head) {
-            Some(head) => head.reset(),
+            Some(head) => head.remember(),
             None => self.head = Rc::default(),
         }
         // Taken when there is something to wait for; a pipelined request costs no clock.
@@ -367,8 +364,7 @@ impl Connection {
     pub async fn body(&mut self, max: usize) -> Result<Vec<u8>, BodyFault> {
         let Some(framing) = self.unread else { return Ok(Vec::new()) };
         let mut decoder = Decoder::new(framing, max as u64)?;
-        let mut body = std::mem::take(&mut self.spare);
-        body.clear();
+        let mut body = rt::spare::buffer(self.input.len() - self.at);
         // The usual request: all of it came in one read.
         self.at += decoder.decode(&self.input[self.at..], &mut body)?;
         if !decoder.is_done() {
@@ -424,13 +420,6 @@ impl Connection {
             }
         }
         Ok(body)
-    }
-
-    /// Takes back the storage of a body that [`Connection::body`] gave, for the next one.
-    pub fn recycle(&mut self, body: Vec<u8>) {
-        if body.capacity() <= BUSY_ROOM {
-            self.spare = body;
-        }
     }
 
     /// Answers the request at hand: `lines` are whole field lines, each ended by CRLF; Date,
@@ -792,9 +781,6 @@ impl Connection {
             Poll::Pending
         })
         .await;
-        if settled {
-            self.spare = Vec::new();
-        }
         if !wrote {
             self.dead = true;
         }

@@ -22,6 +22,8 @@ pub mod local;
 mod race;
 mod spawn;
 
+pub mod spare;
+
 mod bell;
 pub mod blocking;
 pub mod mailbox;
@@ -32,6 +34,7 @@ pub use bell::Breath;
 pub use driver::Driver;
 pub use race::{Either, join, race};
 pub use spawn::{panics, spawn};
+pub use sys::Place;
 
 #[cfg(test)]
 pub(crate) mod testing {
