@@ -61,6 +61,14 @@ pub const SSE_QUEUE_BYTES_MAX: usize = 256 * 1024;
 /// Messages queued for one event stream.
 pub const SSE_QUEUE_MESSAGES_MAX: usize = 1024;
 
+/// Bytes of memory that a worker has ready at most for answers that are expected to be large, before any
+/// of them has come. Beyond, an answer gets memory when its head is there.
+pub const ANSWERS_LENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of events that are held at most for others that are there already, to go out with them in one
+/// write.
+pub const EVENTS_HELD_BYTES: usize = 64 * 1024;
+
 /// Messages kept of one event stream, for a client that comes back (`Last-Event-ID`).
 pub const REPLAY_MESSAGES_MAX: usize = 1024;
 /// Bytes kept of one event stream; a single message may be larger while nobody has taken it.

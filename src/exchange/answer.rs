@@ -42,7 +42,7 @@ pub(super) async fn respond(
     cors: &str,
     answer: Vec<u8>,
 ) -> io::Result<()> {
-    connection.answer(200, &with(JSON, cors), &answer).await
+    connection.answer_with(200, &with(JSON, cors), answer).await
 }
 
 /// `lines`, and what CORS adds to them.

@@ -2,6 +2,10 @@
 //! Never: who gets them.
 //! Next: `session`.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
 use super::{logging, tasks};
 use crate::jsonrpc::{self, Kind};
 use crate::plan::{BackendId, Plan};
@@ -31,16 +35,23 @@ pub fn shaped(
 
 /// A message that may be related to a task: most are not. Its id as the client knows it.
 pub fn related(message: Vec<u8>, plan: &Plan, backend: BackendId) -> Vec<u8> {
-    match memchr::memmem::find(&message, b"related-task") {
-        None => message,
-        Some(_) => tasks::shown(message, tasks::Shape::Related, &tasks::prefix(plan, backend)),
+    match is_related(&message) {
+        false => message,
+        true => tasks::shown(message, tasks::Shape::Related, &tasks::prefix(plan, backend)),
     }
 }
 
 /// A message of a client likewise, with the backend's own id.
 pub fn own_related(message: Vec<u8>, plan: &Plan, backend: BackendId) -> Vec<u8> {
-    match memchr::memmem::find(&message, b"related-task") {
-        None => message,
-        Some(_) => tasks::own(message, &tasks::prefix(plan, backend)),
+    match is_related(&message) {
+        false => message,
+        true => tasks::own(message, &tasks::prefix(plan, backend)),
     }
+}
+
+/// Whether a message may be related to a task.
+fn is_related(message: &[u8]) -> bool {
+    // Made once: a search that is made for each message costs more than it does.
+    static MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"related-task"));
+    MARK.find(message).is_some()
 }
