@@ -76,7 +76,10 @@ pub const REPLAY_BYTES_MAX: usize = SSE_QUEUE_BYTES_MAX;
 /// Bytes kept of all streams of one session that nobody reads.
 pub const REPLAY_SESSION_BYTES_MAX: usize = 1024 * 1024;
 /// Streams of one session that are kept while nobody reads them, per worker.
-pub const REPLAY_SESSION_STREAMS_MAX: usize = 32;
+pub const REPLAY_SESSION_STREAMS_MAX: usize = 40;
+/// So many are left when there were more: who counts them looks at each, and need not for every stream
+/// that ends.
+pub const REPLAY_SESSION_STREAMS_LEFT: usize = 32;
 /// Bytes kept of all streams of a worker.
 pub const REPLAY_WORKER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Streams that a worker keeps while nobody reads them.
@@ -439,5 +442,6 @@ const _: () = assert!(BODY_IDLE_TIMEOUT.as_secs() < BODY_READ_TIMEOUT.as_secs())
 const _: () = assert!(CONNECT_TIMEOUT_DOWN.as_millis() < 1000);
 const _: () = assert!(MAIL_BATCH < MAILBOX_LEN);
 const _: () = assert!(REPLAY_BYTES_MAX <= REPLAY_SESSION_BYTES_MAX);
+const _: () = assert!(REPLAY_SESSION_STREAMS_LEFT < REPLAY_SESSION_STREAMS_MAX);
 const _: () = assert!(REPLAY_SESSION_BYTES_MAX <= REPLAY_WORKER_BYTES_MAX);
 const _: () = assert!(SSE_COMMENT_INTERVAL.as_secs() * 2 < REPLAY_READER_SILENCE.as_secs());

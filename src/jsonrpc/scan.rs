@@ -717,6 +717,47 @@ mod tests {
     }
 
     #[test]
+    fn a_tool_says_that_it_failed() {
+        for (result, failed) in [
+            (r#"{"content":[],"isError":true}"#, true),
+            (r#"{"is\u0045rror": true }"#, true),
+            (r#"{"isError":false}"#, false),
+            (r#"{"isError":"true"}"#, false),
+            (r#"{"isError":false,"isError":true}"#, false),
+            (r#"{"a":{"isError":true},"iserror":true}"#, false),
+            (r#"[{"isError":true}]"#, false),
+            ("null", false),
+            ("{}", false),
+        ] {
+            let message = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
+            let found = scan(message.as_bytes()).unwrap();
+            assert_eq!(found.tool_error, failed, "{result}");
+            assert_eq!(of(&message, found.result).unwrap(), result);
+        }
+    }
+
+    /// One pass does for ASCII; wherever else a byte beyond it stands, the whole is looked at.
+    #[test]
+    fn bytes_that_are_no_text_are_found_in_strings_of_any_length() {
+        for length in [0, 1, 7, 8, 15, 16, 31, 40, 64, 100, 300, 700] {
+            let text = "x".repeat(length);
+            let message = format!(r#"{{"jsonrpc":"2.0","id":1,"result":["{text}é"," {text}"]}}"#);
+            assert!(scan(message.as_bytes()).is_ok(), "{length}");
+            let start = message.find('[').unwrap();
+            for at in start..message.len() {
+                let mut bytes = message.clone().into_bytes();
+                bytes[at] = 0xFF;
+                assert_eq!(scan(&bytes), Err(ScanFault::Utf8), "{length}, {at}");
+                let mut watch = super::super::Watch::new();
+                assert_eq!(watch.feed(&bytes), Err(ScanFault::Utf8), "{length}, {at}");
+            }
+        }
+        // What else is wrong is said of text alone.
+        assert_eq!(scan(b"{\xFF"), Err(ScanFault::Utf8));
+        assert_eq!(scan("{é".as_bytes()), Err(ScanFault::Syntax));
+    }
+
+    #[test]
     fn answers() {
         let result = r#"{"result":{"content":[]},"id":0,"jsonrpc":"2.0"}"#;
         let found = scan(result.as_bytes()).unwrap();

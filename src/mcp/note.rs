@@ -10,14 +10,22 @@ use super::{logging, tasks};
 use crate::jsonrpc::{self, Kind};
 use crate::plan::{BackendId, Plan};
 
+/// The start of a notification of progress, as it is usually written.
+const PROGRESS: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/progress","#;
+
 /// A notification of a backend on its way to a client that asked for log messages from `least` on:
-/// names the backend in log messages and task ids. `None`: it is not for this client.
+/// names the backend in log messages and task ids. `None`: it is not for this client. It was scanned
+/// before.
 pub fn shaped(
     message: Vec<u8>,
     least: Option<logging::Level>,
     plan: &Plan,
     backend: BackendId,
 ) -> Option<Vec<u8>> {
+    // What most of them are needs no scan: a message has one method.
+    if message.starts_with(PROGRESS) {
+        return Some(related(message, plan, backend));
+    }
     let Ok(envelope) = jsonrpc::scan(&message) else { return Some(message) };
     if envelope.kind != Kind::Notification {
         return Some(message);

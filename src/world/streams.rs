@@ -522,10 +522,30 @@ impl World {
 
     /// Forgets tapes, the oldest first, while more is kept than the bounds allow.
     fn keep_within_bounds(&self, tape: &Rc<Tape>) {
-        // Looked at for every stream that ends.
-        while !tape.is_read() {
+        if !tape.is_read() {
+            self.keep_session_within_bounds(tape);
+        }
+        loop {
+            let many = self.streams.bytes.get() > limits::REPLAY_WORKER_BYTES_MAX
+                || self.streams.idle.borrow().len() > limits::REPLAY_WORKER_STREAMS_MAX;
+            if !many || !self.forget_oldest(None) {
+                return;
+            }
+        }
+    }
+
+    /// The same of those of one session that nobody reads.
+    fn keep_session_within_bounds(&self, tape: &Rc<Tape>) {
+        let mut count_max = limits::REPLAY_SESSION_STREAMS_MAX;
+        loop {
             let (mut bytes, mut count, mut oldest) = (0, 0, None);
             if let Some(all) = self.streams.of.borrow().get(&tape.session) {
+                // What is true of all of them is true of those.
+                if all.len() <= count_max
+                    && self.streams.bytes.get() <= limits::REPLAY_SESSION_BYTES_MAX
+                {
+                    return;
+                }
                 for old in all.iter().filter(|tape| !tape.is_read()) {
                     (bytes, count) = (bytes + old.bytes(), count + 1);
                     // The response of the one at hand is what somebody will come back for.
@@ -534,19 +554,15 @@ impl World {
                     }
                 }
             }
-            let fits = bytes <= limits::REPLAY_SESSION_BYTES_MAX
-                && count <= limits::REPLAY_SESSION_STREAMS_MAX;
-            match oldest {
-                Some(oldest) if !fits => self.forget(&oldest),
-                _ => break,
-            }
-        }
-        loop {
-            let many = self.streams.bytes.get() > limits::REPLAY_WORKER_BYTES_MAX
-                || self.streams.idle.borrow().len() > limits::REPLAY_WORKER_STREAMS_MAX;
-            if !many || !self.forget_oldest(None) {
+            let many = count > count_max;
+            let Some(oldest) = oldest.filter(|_| many || bytes > limits::REPLAY_SESSION_BYTES_MAX)
+            else {
                 return;
+            };
+            if many {
+                count_max = limits::REPLAY_SESSION_STREAMS_LEFT;
             }
+            self.forget(&oldest);
         }
     }
 
