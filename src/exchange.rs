@@ -27,7 +27,7 @@ mod trace;
 
 use std::fmt::Write;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::auth::Caller;
@@ -43,7 +43,7 @@ use crate::mcp::revision::{MODERN, Revision};
 use crate::mcp::session::{Authorization, SessionId, SessionRecord};
 use crate::rt;
 use crate::world::World;
-use answer::{JSON, refuse, refused, with};
+use answer::{JSON, refuse, refused, respond};
 use facts::{Ends, Facts};
 use session::Outcome;
 
@@ -89,6 +89,27 @@ impl Who {
 }
 
 impl Ask {
+    fn new(world: &World, head: &RequestHead, said: Said, cors: String) -> Ask {
+        Ask {
+            method: said.method,
+            cors,
+            session: said.session,
+            version: said.version,
+            modern: said.modern,
+            json: said.json,
+            accepts_json: said.accepts_json,
+            accepts_events: said.accepts_events,
+            principal: None,
+            who: Who::default(),
+            inside: false,
+            context: world.spans.as_ref().map(|_| {
+                let field = |name| head.field(name).unwrap_or_default().to_vec();
+                Box::new((field("traceparent"), field("tracestate")))
+            }),
+            facts: Facts::new(rt::time::now()),
+        }
+    }
+
     /// The same for one message of several.
     fn again(&self) -> Ask {
         Ask {
@@ -114,7 +135,8 @@ impl Ask {
     }
 }
 
-/// Serves the request whose head `connection` has just read. A drop leaves the connection without
+/// Serves the request whose head `connection` has just read; `known` is kept from one request of the
+/// connection to the next. A drop leaves the connection without
 /// an answer: drop it too.
 ///
 /// # Errors
@@ -123,8 +145,9 @@ pub async fn exchange(
     world: &Rc<World>,
     connection: &mut Connection,
     head: &RequestHead,
+    known: &mut Known,
 ) -> io::Result<()> {
-    let (mut ask, refusal) = read_ask(world, head);
+    let (mut ask, refusal) = read_ask(world, head, known);
     ask.inside = connection.is_inside();
     let served = route(world, connection, head, &mut ask, refusal).await;
     let (status, bytes_out) = connection.answered();
@@ -133,6 +156,7 @@ pub async fn exchange(
     if world.plan.watch.access_log {
         ask.facts.access(world, head, &ends, status);
     }
+    ask.facts.retire();
     served
 }
 
@@ -229,9 +253,36 @@ impl<'h> Fields<'h> {
 
 const _: () = assert!(header::SESSION.len() == 14 && header::VERSION.len() == 20);
 
+/// What a head says for every request that has it.
+#[derive(Clone, Copy)]
+struct Said {
+    method: HttpMethod,
+    session: Option<Option<SessionId>>,
+    version: Option<Option<Revision>>,
+    modern: bool,
+    json: bool,
+    accepts_json: bool,
+    accepts_events: bool,
+}
+
+/// What the last head of a connection said, for the next one if that is the same.
+#[derive(Default)]
+pub struct Known(Option<(Weak<World>, Said)>);
+
+impl Known {
+    /// What `head` says, if it repeats one that was read under the same settings.
+    fn again(&self, world: &Rc<World>, head: &RequestHead) -> Option<Said> {
+        let (under, said) = self.0.as_ref()?;
+        (head.is_repeated() && under.as_ptr() == Rc::as_ptr(world)).then_some(*said)
+    }
+}
+
 /// Reads the fields and checks who calls: Origin and Host come before everything else, so that a
 /// page that may not call learns nothing.
-fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
+fn read_ask(world: &Rc<World>, head: &RequestHead, known: &mut Known) -> (Ask, Option<Error>) {
+    if let Some(said) = known.again(world, head) {
+        return (Ask::new(world, head, said, String::new()), None);
+    }
     let mut cors = String::new();
     let mut refusal = None;
     let fields = Fields::of(head);
@@ -257,28 +308,19 @@ fn read_ask(world: &World, head: &RequestHead) -> (Ask, Option<Error>) {
         Some(header::USUAL_ACCEPT) if fields.accepts == 1 => (true, true),
         _ => header::accepted(head.fields("accept")),
     };
-    let ask = Ask {
+    let said = Said {
         method: head.method(),
-        cors,
         session: fields.session.map(SessionId::parse),
         version: version.map(Revision::parse),
         modern: version == Some(MODERN.as_bytes()),
         json: fields.content_type.is_some_and(header::is_json),
         accepts_json,
         accepts_events,
-        principal: None,
-        who: Who::default(),
-        inside: false,
-        context: match &world.spans {
-            Some(_) => {
-                let field = |name| head.field(name).unwrap_or_default().to_vec();
-                Some(Box::new((field("traceparent"), field("tracestate"))))
-            }
-            None => None,
-        },
-        facts: Facts::new(rt::time::now()),
     };
-    (ask, refusal)
+    // Pages and those who are refused are looked at each time.
+    let plain = fields.origin.is_none() && refusal.is_none();
+    known.0 = plain.then(|| (Rc::downgrade(world), said));
+    (Ask::new(world, head, said, cors), refusal)
 }
 
 /// `GET /livez`, `/health`: the process serves. `GET /readyz`: no backend is in its first start.
@@ -425,7 +467,7 @@ async fn post(
         }
         Outcome::Answer(answer) => {
             ask.facts.answered(&answer);
-            connection.answer(200, &with(JSON, &ask.cors), &answer).await
+            respond(connection, &ask.cors, answer).await
         }
         Outcome::Refused { error, id } => refused(connection, ask, &error, &id).await,
         Outcome::Relay(relay) => relay::pass_on(world, &record, connection, ask, relay, None).await,
@@ -460,7 +502,7 @@ fn method_of(message: &[u8], envelope: &Envelope) -> Method {
 mod tests {
     use super::*;
 
-    fn size<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 
@@ -468,7 +510,7 @@ mod tests {
         size_of::<G>()
     }
 
-    fn align<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+    fn align<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
         align_of::<F>()
     }
 

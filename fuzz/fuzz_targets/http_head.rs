@@ -3,7 +3,8 @@
 //! - an accepted head is within its bounds, and input beyond them never waits for more;
 //! - what is accepted, httparse accepts too, and reads the same;
 //! - the framing is what a plain look at the fields says, and never contradictory;
-//! - written again from its parts, it reads the same.
+//! - written again from its parts, it reads the same;
+//! - behind another head on the same connection, it reads as it does alone.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -109,6 +110,24 @@ fn request(wire: &[u8], step: usize) {
     let hosts = parts.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"host")).count();
     assert!(hosts == 1 || hosts == 0 && whole.version() == Version::Http10);
 
+    // The same once more, and with one byte changed.
+    let mut next = wire.to_vec();
+    for change in [0, 1] {
+        next[step % length] ^= change;
+        let mut alone = RequestHead::default();
+        let verdict = alone.parse(&next);
+        pieces.remember();
+        assert_eq!(pieces.parse(&next), verdict);
+        if let Ok(Some(_)) = verdict {
+            assert_eq!(request_parts(&pieces), request_parts(&alone));
+            assert_eq!(pieces.framing(), alone.framing());
+            assert_eq!(pieces.expect_continue(), alone.expect_continue());
+        } else {
+            pieces.reset();
+            assert_eq!(pieces.parse(wire), Ok(Some(length)));
+        }
+    }
+
     // Written again: only HTTP/1.1 is written, and Host and Content-Length by name.
     let Some(host) = whole.host().filter(|_| whole.version() == Version::Http11) else { return };
     let mut lines = String::new();
@@ -156,6 +175,23 @@ fn response(wire: &[u8], step: usize, to_head: bool) {
         other.headers.iter().map(|h| (h.name.as_bytes().to_vec(), h.value.to_vec())).collect();
     assert_eq!(parts, theirs);
     assert_eq!(other.code, Some(whole.status()));
+
+    let mut next = wire.to_vec();
+    for change in [0, 1] {
+        next[step % length] ^= change;
+        let mut alone = ResponseHead::default();
+        let verdict = alone.parse(&next, to_head);
+        pieces.remember();
+        assert_eq!(pieces.parse(&next, to_head), verdict);
+        if let Ok(Some(_)) = verdict {
+            assert_eq!(response_parts(&pieces), response_parts(&alone));
+            assert_eq!(pieces.framing(), alone.framing());
+            assert_eq!(pieces.keep_alive(), alone.keep_alive());
+        } else {
+            pieces.reset();
+            assert_eq!(pieces.parse(wire, to_head), Ok(Some(length)));
+        }
+    }
 
     if to_head || matches!(whole.status(), 100..=199 | 204 | 304) {
         assert_eq!(whole.framing(), Framing::Empty);

@@ -114,7 +114,7 @@ pub(super) fn start(
     entry: &Rc<Entry>,
     session: &Arc<SessionRecord>,
     handle: &Rc<CallHandle>,
-    sent: impl Future<Output = Result<Box<HttpReplies>, Ended>> + 'static,
+    sent: impl Future<Output = Result<rt::Place<HttpReplies>, Ended>> + 'static,
 ) -> AsideReplies {
     let (out, pieces) = local::queue(limits::PIECES_MAX);
     let deserted = Rc::new(Event::new());
@@ -130,7 +130,10 @@ pub(super) fn start(
     AsideReplies { pieces, deserted }
 }
 
-async fn read(sent: impl Future<Output = Result<Box<HttpReplies>, Ended>>, out: Sender<Piece>) {
+async fn read(
+    sent: impl Future<Output = Result<rt::Place<HttpReplies>, Ended>>,
+    out: Sender<Piece>,
+) {
     let mut replies = match sent.await {
         Ok(replies) => replies,
         Err(ended) => return drop(out.send(Err(ended)).await),

@@ -16,9 +16,10 @@ use super::failure::Failure;
 use super::handle::{CallHandle, Deadline, Stop};
 use super::http::{self, Broken, HttpReplies, Request};
 use super::leg::{self, Leg};
-use super::names::{Own, Raw};
+use super::names::Own;
 use super::{Attempt, Backends, Call, Wire, line, modern, stopped, supervise, views};
 use crate::error::{Error, Kind, Result};
+use crate::jsonrpc::Raw;
 use crate::limits;
 use crate::mcp::revision::Era;
 use crate::mcp::session::SessionRecord;
@@ -168,7 +169,9 @@ async fn wire(
     }
     match &entry.wire {
         entry::Wire::Http(http) if !http.is_sse.get() => {
-            over_http(backends, entry, &call).await.map(Wire::Http)
+            let replies = over_http(backends, entry, &call).await;
+            rt::spare::give(call.body);
+            replies.map(Wire::Http)
         }
         _ => line::call(backends, entry, call).await.map(Wire::Line),
     }
@@ -179,7 +182,7 @@ async fn over_http(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     call: &Call,
-) -> std::result::Result<Box<HttpReplies>, Ended> {
+) -> std::result::Result<rt::Place<HttpReplies>, Ended> {
     let session = call.session.as_ref().filter(|_| entry.plan.isolation == Isolation::Session);
     let request = if session.is_some() && !call.again {
         // A session of the client's own: its id and token are unique there as they are.
@@ -241,7 +244,7 @@ pub(super) async fn sent(
     request: &Request<'_>,
     handle: &Rc<CallHandle>,
     safe: bool,
-) -> std::result::Result<Box<HttpReplies>, Ended> {
+) -> std::result::Result<rt::Place<HttpReplies>, Ended> {
     match http::post(backends, entry, leg, request, handle, true).await {
         Ok(replies) => Ok(replies),
         Err(Broken::Ended(ended)) => Err(ended),

@@ -79,7 +79,34 @@ pub struct CallHandle {
     kept: OnceCell<InUse>,
 }
 
+thread_local! {
+    /// Handles whose calls have ended, made new.
+    static SPARE: RefCell<Vec<Rc<CallHandle>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Handles that a thread keeps for calls to come.
+const SPARE_MAX: usize = 64;
+
 impl CallHandle {
+    /// A handle for one call, in storage of an earlier one if there is any.
+    pub fn fresh() -> Rc<CallHandle> {
+        let spare = SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten();
+        spare.unwrap_or_else(|| Rc::new(CallHandle::new()))
+    }
+
+    /// The call has ended: nobody but the caller of this knows its handle as a rule, and then its
+    /// storage serves another one.
+    pub fn retire(mut handle: Rc<CallHandle>) {
+        let Some(old) = Rc::get_mut(&mut handle) else { return };
+        *old = CallHandle::new();
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_MAX {
+                spare.push(handle);
+            }
+        });
+    }
+
     /// A handle for one call.
     #[allow(clippy::new_without_default)]
     pub fn new() -> CallHandle {

@@ -19,13 +19,13 @@ use super::failure::Failure;
 use super::handle::{CallHandle, Stop};
 use super::judge::{self, Verdict};
 use super::leg::Leg;
-use super::names::{self, Own, Raw};
+use super::names::{self, Own};
 use super::relay::{self, Word};
 use super::resume::{self, Again, Place};
 use super::{BackendMail, Backends, Reply, wishes};
 use crate::error::Kind;
 use crate::http::{ClientConnection, Fault, ResponseHead, sse};
-use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span, Watch};
+use crate::jsonrpc::{self, Envelope, Kind as Message, Raw, Shape, Span, Watch};
 use crate::limits;
 use crate::mcp::session::SessionRecord;
 use crate::plan::Isolation;
@@ -120,7 +120,7 @@ pub(super) async fn post(
     request: &Request<'_>,
     handle: &Rc<CallHandle>,
     pooled: bool,
-) -> Result<Box<HttpReplies>, Broken> {
+) -> Result<rt::Place<HttpReplies>, Broken> {
     let pool = &entry.http().1.pool;
     let idle =
         if pooled { pool.take(rt::time::now(), |connection| connection.is_quiet()) } else { None };
@@ -137,7 +137,7 @@ pub(super) async fn post(
             false => Failure::new(Kind::Unavailable, fault.to_string()).into(),
         });
     }
-    let mut replies = Box::new(HttpReplies {
+    let mut replies = rt::Place::new(|| HttpReplies {
         backends: backends.clone(),
         entry: entry.clone(),
         leg: leg.clone(),

@@ -63,6 +63,7 @@ pub(super) async fn call(
         let message =
             Outgoing::Rename { body: &call.body, id: call.id, token: call.progress_token };
         link.send(id, waiter, &message, rt::time::now())?;
+        rt::spare::give(call.body);
         Place::Here(link)
     } else {
         let key = session.as_ref().map(|session| session.id);

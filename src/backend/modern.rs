@@ -13,11 +13,11 @@ use super::entry::{self, Entry};
 use super::failure::Failure;
 use super::http::{HttpReplies, Request};
 use super::leg::Leg;
-use super::names::{Own, Raw};
+use super::names::Own;
 use super::rounds::Crossed;
 use super::{Backends, Call, Wire, aside, bridge, line, listen, supervise, wishes};
 use crate::error::Kind;
-use crate::jsonrpc::{self, Envelope};
+use crate::jsonrpc::{self, Envelope, Raw};
 use crate::mcp::envelope::{self, key};
 use crate::mcp::header;
 use crate::mcp::logging::Level;
@@ -26,6 +26,7 @@ use crate::mcp::mirrored;
 use crate::mcp::session::Authorization;
 use crate::mcp::task_ids::{self, TaskIds};
 use crate::plan::{BackendId, Isolation};
+use crate::rt;
 
 /// Who sent a request of the request era.
 #[derive(Clone, Debug, Default)]
@@ -272,7 +273,7 @@ async fn posted(
     backends: Rc<Backends>,
     entry: Rc<Entry>,
     call: Call,
-) -> Result<Box<HttpReplies>, Ended> {
+) -> Result<rt::Place<HttpReplies>, Ended> {
     // Several calls share the session, and each may have chosen the same id.
     let own = Own::of(&call.body, call.id, call.progress_token);
     let request = Request {

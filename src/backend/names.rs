@@ -6,54 +6,8 @@
 //! channel, and its progress token is the same number. MCP, Base Protocol, Requests: ids are
 //! strings or numbers, `1` and `"1"` are two.
 
-use std::ops::Deref;
-
-use crate::jsonrpc::{self, Envelope, Span};
-
-/// Raw JSON of an id or token: short ones, which is nearly all, without an allocation.
-#[derive(Clone)]
-pub(super) struct Raw(Form);
-
-const SHORT: usize = 22;
-
-#[derive(Clone)]
-enum Form {
-    Short(u8, [u8; SHORT]),
-    Long(Box<[u8]>),
-}
-
-impl Raw {
-    pub(super) fn new(bytes: &[u8]) -> Raw {
-        if bytes.len() <= SHORT {
-            let mut short = [0; SHORT];
-            short[..bytes.len()].copy_from_slice(bytes);
-            Raw(Form::Short(bytes.len() as u8, short))
-        } else {
-            Raw(Form::Long(bytes.into()))
-        }
-    }
-
-    pub(super) fn number(number: u64) -> Raw {
-        Raw::new(itoa::Buffer::new().format(number).as_bytes())
-    }
-}
-
-impl Deref for Raw {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Form::Short(length, short) => &short[..usize::from(*length)],
-            Form::Long(long) => long,
-        }
-    }
-}
-
-impl std::fmt::Debug for Raw {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&String::from_utf8_lossy(self))
-    }
-}
+use crate::jsonrpc::{self, Envelope, Raw, Span};
+use crate::rt;
 
 /// What the caller calls its call.
 #[derive(Clone, Debug)]
@@ -71,7 +25,9 @@ impl Own {
 
     /// The answer as its caller should see it: with its own id.
     pub(super) fn answer(&self, message: &[u8], id: Span) -> Vec<u8> {
-        jsonrpc::splice(message, &[(id, &*self.id)])
+        let mut out = rt::spare::buffer(message.len() + self.id.len());
+        renamed(&mut out, message, id, None, &self.id);
+        out
     }
 
     /// The progress notification as its caller should see it; `None` if it asked for none.
@@ -209,15 +165,6 @@ mod tests {
         for raw in ["", "-1", "1.0", "\"1\"", "01", "1e3", "null", "12345678901234567890"] {
             assert_eq!(number(raw.as_bytes()), None, "{raw}");
         }
-    }
-
-    #[test]
-    fn short_and_long_ids_are_kept_whole() {
-        for length in [0, 1, SHORT, SHORT + 1, 300] {
-            let bytes = vec![b'7'; length];
-            assert_eq!(&*Raw::new(&bytes), &bytes[..]);
-        }
-        assert_eq!(&*Raw::number(42), b"42");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::middleware::custom::Watch;
 use crate::plan::BackendId;
+use crate::rt;
 
 /// What a backend sends for a call: any number of notifications, then one of the others.
 #[derive(Debug)]
@@ -167,7 +168,7 @@ pub(super) struct Attempt {
 }
 
 pub(super) enum Wire {
-    Http(Box<http::HttpReplies>),
+    Http(rt::Place<http::HttpReplies>),
     Line(line::LineReplies),
     /// A caller without a session that may be asked something, a backend with sessions over HTTP.
     Aside(aside::AsideReplies),

@@ -23,7 +23,7 @@ use super::stdio::{self, Life, Newborn};
 use super::{Backends, endpoint, http, names, wishes};
 use crate::error::Kind;
 use crate::http::{ClientConnection, Fault, request_head, sse};
-use crate::jsonrpc::{self, Kind as Message};
+use crate::jsonrpc::{self, Kind as Message, Raw};
 use crate::limits;
 use crate::mcp::catalog::Can;
 use crate::mcp::revision::Era;
@@ -274,7 +274,7 @@ impl Poster {
 
     /// A message, the request `id` or another one, was not accepted.
     fn refused(&self, id: Option<u64>, status: u16, body: &[u8]) {
-        let asked = id.map(names::Raw::number);
+        let asked = id.map(Raw::number);
         let verdict = judge::refusal(status, body, asked.as_deref().unwrap_or(b""), true);
         let lost = matches!(verdict, Verdict::SessionLost);
         let failure = match verdict {

@@ -15,7 +15,7 @@ use super::route::{self, Origin};
 use crate::auth::policy::Rights;
 use crate::backend::{Call, CallHandle, Lead, Replies};
 use crate::error::{Error, Kind, Result};
-use crate::jsonrpc::{self, Envelope, Span};
+use crate::jsonrpc::{self, Envelope, Raw, Span};
 use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::hints::Hints;
 use crate::mcp::method::Method;
@@ -76,7 +76,7 @@ pub(super) async fn call(
             }
             let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
             let replies = Replies::ready(held.to(id), backend).watched(shaped.watch);
-            return Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight });
+            return Ok(Relay { replies, id: Raw::new(id), _in_flight: in_flight });
         }
         let twins = mirror::twins(ask, &shaped.copies);
         let (world, record, copies) = (world.clone(), record.clone(), shaped.copies);
@@ -94,7 +94,7 @@ pub(super) async fn call(
         Some((shaped.own, shaped.hints))
     };
     let (tool, hints) = own.unzip();
-    let handle = Rc::new(CallHandle::new());
+    let handle = CallHandle::fresh();
     if let Some(authorization) = ask.who.authorization.as_ref().filter(|_| plan.forwards()) {
         handle.forward(authorization.clone());
     }
@@ -146,7 +146,7 @@ pub(super) async fn call(
         }
     };
     let replies = seen(replies, watch)?;
-    Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
+    Ok(Relay { replies, id: Raw::new(id), _in_flight: in_flight })
 }
 
 /// Lets a program's own middleware see what becomes of a call, if that wants to.
@@ -189,7 +189,7 @@ pub(super) async fn send(
     timeout: Duration,
 ) -> Result<Relay> {
     ask.facts.aimed(world, backend, &message, &envelope);
-    let handle = Rc::new(CallHandle::new());
+    let handle = CallHandle::fresh();
     ask.facts.called(&handle);
     if let Some(tracing) = ask.facts.detail.get().and_then(|detail| detail.tracing.as_ref()) {
         tracing.pass_on(&mut message, &mut envelope, &handle)?;
@@ -210,7 +210,7 @@ pub(super) async fn send(
         handle,
     };
     let replies = world.backends.call(call).await?;
-    Ok(Relay { replies, id: id.to_vec(), _in_flight: in_flight })
+    Ok(Relay { replies, id: Raw::new(id), _in_flight: in_flight })
 }
 
 /// What the rules of a backend say of a name that is only referred to: the backend's own name, or

@@ -318,6 +318,13 @@ impl Facts {
         }
     }
 
+    /// All is accounted for.
+    pub(super) fn retire(mut self) {
+        if let Some(handle) = self.handle.take() {
+            CallHandle::retire(handle);
+        }
+    }
+
     /// The line of an HTTP request in the access log.
     pub(super) fn access(&self, world: &World, head: &RequestHead, ends: &Ends<'_>, status: u16) {
         let Some(out) = &world.lines else { return };

@@ -14,7 +14,7 @@ use super::Ask;
 use super::door::is_admin;
 use super::session::Outcome;
 use crate::error::{Error, Kind, Result};
-use crate::jsonrpc::{self, Envelope, walk};
+use crate::jsonrpc::{self, Envelope, Raw, walk};
 use crate::mcp::catalog::ListKind;
 use crate::mcp::method::Method;
 use crate::plan::AdminTools;
@@ -250,7 +250,7 @@ pub(super) async fn call(world: &Rc<World>, ask: &Ask, called: Called, id: &[u8]
             jsonrpc::result(&mut answer, id, result.as_bytes());
             Outcome::Answer(answer)
         }
-        Err(error) => Outcome::Refused { error, id: id.to_vec() },
+        Err(error) => Outcome::Refused { error, id: Raw::new(id) },
     }
 }
 

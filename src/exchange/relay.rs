@@ -16,6 +16,7 @@ use super::tasks;
 use crate::backend::{Replies, Reply};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
+use crate::jsonrpc::Raw;
 use crate::limits;
 use crate::mcp::note;
 use crate::mcp::session::SessionRecord;
@@ -27,7 +28,7 @@ use crate::world::{Answering, World};
 pub(super) struct Relay {
     pub(super) replies: Replies,
     /// The client's id, as it was sent.
-    pub(super) id: Vec<u8>,
+    pub(super) id: Raw,
     pub(super) _in_flight: crate::world::InFlight,
 }
 

@@ -14,13 +14,14 @@ use super::{Ask, admit, complete, logging, own, private, subscribe, tasks};
 use crate::backend::{Viewer, Word};
 use crate::error::{Error, Kind, Result};
 use crate::http::Connection;
-use crate::jsonrpc::{self, Envelope, Kind as MessageKind};
+use crate::jsonrpc::{self, Envelope, Kind as MessageKind, Raw};
 use crate::mcp::catalog::{Catalog, ListKind};
 use crate::mcp::header;
 use crate::mcp::method::Method;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::SessionRecord;
 use crate::mcp::tasks::Shape;
+use crate::rt;
 use crate::world::World;
 
 /// `initialize`: a session begins on the worker that received it.
@@ -120,7 +121,7 @@ pub(super) enum Outcome {
         /// Why.
         error: Error,
         /// The client's id, as it was sent.
-        id: Vec<u8>,
+        id: Raw,
     },
     /// A backend answers.
     Relay(Relay),
@@ -159,7 +160,7 @@ pub(super) async fn perform(
             return Outcome::Accepted;
         }
     }
-    let id = envelope.id.map_or_else(|| b"null".to_vec(), |id| id.of(&message).to_vec());
+    let id = Raw::new(envelope.id.map_or(&b"null"[..], |id| id.of(&message)));
     if let Err(error) = admit(world, ask) {
         return Outcome::Refused { error, id };
     }
@@ -169,8 +170,9 @@ pub(super) async fn perform(
         Method::TemplatesList => ListKind::Templates,
         Method::PromptsList => ListKind::Prompts,
         Method::Ping => {
-            let mut answer = Vec::with_capacity(64);
+            let mut answer = rt::spare::buffer(id.len() + 48);
             jsonrpc::result(&mut answer, &id, b"{}");
+            rt::spare::give(message);
             return Outcome::Answer(answer);
         }
         Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet => {

@@ -16,7 +16,7 @@ use super::complete::only;
 use super::relay::{Relay, whole};
 use crate::backend::{Call, CallHandle, Replies, Reply};
 use crate::error::{Error, Kind, Result};
-use crate::jsonrpc::{self, Envelope, Span, walk};
+use crate::jsonrpc::{self, Envelope, Raw, Span, walk};
 use crate::limits;
 use crate::mcp::method::Method;
 use crate::mcp::session::SessionRecord;
@@ -52,7 +52,7 @@ pub(super) async fn about(
                 Turn::Answer(held, _) => {
                     let in_flight = world.enter_call(record.id, id, Rc::new(CallHandle::new()));
                     let replies = Replies::ready(held.to(id), backend);
-                    let relay = Relay { replies, id: id.to_vec(), _in_flight: in_flight };
+                    let relay = Relay { replies, id: Raw::new(id), _in_flight: in_flight };
                     return Ok((relay, Shape::Related));
                 }
             }

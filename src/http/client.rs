@@ -533,15 +533,17 @@ impl ClientConnection {
     /// # Errors
     /// As for [`ClientConnection::body`]; `TooLarge`, before it is read if its length is known.
     pub async fn whole(&mut self, max: usize) -> Result<Vec<u8>, Fault> {
-        let mut body = Vec::new();
         let announced = self.decoder.expected().filter(|_| self.decoder.is_plain());
         if announced.is_some_and(|length| length > max as u64) {
             return self.fault(FaultKind::Body(FramingFault::TooLarge));
         }
         // Announced bytes get memory at once only as far as one read could bring them.
-        if self.ahead.bytes.is_empty() {
-            body.reserve(announced.map_or(0, |length| length.min(PIECE_BYTES_MAX as u64) as usize));
-        }
+        let room = announced.map_or(0, |length| length.min(PIECE_BYTES_MAX as u64) as usize);
+        let mut body = match self.ahead.bytes.is_empty() {
+            true => rt::spare::buffer(room),
+            // What was read ahead takes its place.
+            false => Vec::new(),
+        };
         while self.more(&mut body, PIECE_BYTES_MAX).await? {
             if body.len() > max {
                 return self.fault(FaultKind::Body(FramingFault::TooLarge));
@@ -696,7 +698,7 @@ impl ClientConnection {
             }
         }
         match Rc::get_mut(&mut self.head) {
-            Some(head) => head.reset(),
+            Some(head) => head.remember(),
             // Somebody still reads it; the next answer must not go on where it ended.
             None => self.head = Rc::default(),
         }

@@ -174,8 +174,6 @@ pub struct Connection {
     /// The rest of it, if that is a body of its own; empty while there is no output.
     tail: Vec<u8>,
     answer: Answer,
-    /// A request body given back by the caller.
-    spare: Vec<u8>,
     /// Bytes of the last request.
     size: usize,
     served: u32,
@@ -220,7 +218,6 @@ impl Connection {
             output: Vec::new(),
             tail: Vec::new(),
             answer: Answer::Done,
-            spare: Vec::new(),
             size: 0,
             served: 0,
             closing: false,
@@ -289,7 +286,7 @@ impl Connection {
         let room = room_for(self.size);
         self.compact(room);
         match Rc::get_mut(&mut self.head) {
-            Some(head) => head.reset(),
+            Some(head) => head.remember(),
             None => self.head = Rc::default(),
         }
         // Taken when there is something to wait for; a pipelined request costs no clock.
@@ -373,8 +370,7 @@ impl Connection {
     pub async fn body(&mut self, max: usize) -> Result<Vec<u8>, BodyFault> {
         let Some(framing) = self.unread else { return Ok(Vec::new()) };
         let mut decoder = Decoder::new(framing, max as u64)?;
-        let mut body = std::mem::take(&mut self.spare);
-        body.clear();
+        let mut body = rt::spare::buffer(self.input.len() - self.at);
         // The usual request: all of it came in one read.
         self.at += decoder.decode(&self.input[self.at..], &mut body)?;
         if !decoder.is_done() {
@@ -432,13 +428,6 @@ impl Connection {
         Ok(body)
     }
 
-    /// Takes back the storage of a body that [`Connection::body`] gave, for the next one.
-    pub fn recycle(&mut self, body: Vec<u8>) {
-        if body.capacity() <= BUSY_ROOM {
-            self.spare = body;
-        }
-    }
-
     /// Answers the request at hand: `lines` are whole field lines, each ended by CRLF; Date,
     /// Content-Length and Connection are added. The connection closes afterwards if the body of
     /// the request has not been read.
@@ -480,7 +469,9 @@ impl Connection {
         let is_tail = (TAIL_BYTES_MIN..=WRITE_PIECE).contains(&body.len());
         // What is encrypted is copied anyway.
         if !is_tail || self.sealed.is_some() || self.is_mute(status) {
-            return self.lay(status, lines, &body);
+            let laid = self.lay(status, lines, &body);
+            rt::spare::give(body);
+            return laid;
         }
         self.start(status, lines, Some(body.len() as u64))?;
         self.carried = body.len() as u64;
@@ -850,9 +841,6 @@ impl Connection {
             Poll::Pending
         })
         .await;
-        if settled {
-            self.spare = Vec::new();
-        }
         if !wrote {
             self.dead = true;
         }

@@ -6,6 +6,7 @@
 
 pub mod canon;
 pub mod message;
+mod raw;
 pub mod scan;
 mod token;
 pub mod walk;
@@ -13,6 +14,7 @@ pub mod watch;
 pub mod write;
 
 pub use message::{Envelope, Kind, ScanFault, Span};
+pub use raw::Raw;
 pub use scan::{Elements, Shape, scan, shape};
 pub use token::unescaped;
 pub use walk::{elements, members};

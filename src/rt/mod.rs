@@ -24,6 +24,8 @@ pub mod local;
 mod race;
 mod spawn;
 
+pub mod spare;
+
 mod bell;
 pub mod blocking;
 pub mod mailbox;
@@ -34,6 +36,7 @@ pub use bell::Breath;
 pub use driver::Driver;
 pub use race::{Either, at_once, join, race};
 pub use spawn::{panics, spawn};
+pub use sys::Place;
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -5,10 +5,15 @@
 
 #![allow(unsafe_code)]
 
+use std::alloc::{self, Layout};
+use std::cell::RefCell;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::pin::Pin;
 use std::process::Command;
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use monoio::buf::IoVecBufMut;
@@ -350,6 +355,113 @@ pub(super) fn ring_eventfd(fd: &OwnedFd) {
     let _ = write(fd.as_raw_fd(), &1u64.to_ne_bytes());
 }
 
+/// A box whose storage is taken from a shelf of its thread, and put back there: for what every
+/// request needs, and what is too large to be moved or to be kept by an idle connection.
+pub struct Place<T>(NonNull<T>);
+
+/// Storage of one layout that nobody uses.
+struct Shelf {
+    layout: Layout,
+    free: Vec<NonNull<u8>>,
+}
+
+thread_local! {
+    // A handful of types have places, so that the search is short.
+    static SHELVES: RefCell<Vec<Shelf>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Drop for Shelf {
+    fn drop(&mut self) {
+        for block in self.free.drain(..) {
+            // SAFETY: it was allocated with this very layout, and nobody else has it.
+            // JUSTIFICATION: storage that outlives its value has no safe type.
+            unsafe { alloc::dealloc(block.as_ptr(), self.layout) };
+        }
+    }
+}
+
+impl<T> Place<T> {
+    /// Blocks of one layout that a thread keeps.
+    const KEPT: usize = 64;
+
+    /// What `make` gives, written to where it stays.
+    pub fn new(make: impl FnOnce() -> T) -> Place<T> {
+        const { assert!(size_of::<T>() > 0) };
+        let layout = Layout::new::<T>();
+        let kept = SHELVES.try_with(|shelves| {
+            let mut shelves = shelves.borrow_mut();
+            shelves.iter_mut().find(|shelf| shelf.layout == layout)?.free.pop()
+        });
+        let block = kept.ok().flatten().or_else(|| {
+            // SAFETY: the layout has a size, as the constant above demands.
+            // JUSTIFICATION: as above.
+            NonNull::new(unsafe { alloc::alloc(layout) })
+        });
+        let place = block.unwrap_or_else(|| alloc::handle_alloc_error(layout)).cast::<T>();
+        // SAFETY: the block has the layout of `T` and belongs to this place alone.
+        // JUSTIFICATION: a value that is made elsewhere and moved here costs a copy of it.
+        unsafe { place.write(make()) };
+        Place(place)
+    }
+
+    /// As [`Place::new`], for what must not move.
+    pub fn pinned(make: impl FnOnce() -> T) -> Pin<Place<T>> {
+        // SAFETY: the value never moves: a place lends it, and drops it where it is. The storage
+        // is used again only after that; of a place that is forgotten it is lost.
+        // JUSTIFICATION: std can pin only its own boxes.
+        unsafe { Pin::new_unchecked(Place::new(make)) }
+    }
+}
+
+impl<T> Deref for Place<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the value lives as long as its place, and is lent through it alone.
+        // JUSTIFICATION: as for `Shelf`.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> DerefMut for Place<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`.
+        // JUSTIFICATION: as there.
+        unsafe { self.0.as_mut() }
+    }
+}
+
+impl<T> Drop for Place<T> {
+    fn drop(&mut self) {
+        // SAFETY: the value is there, and nobody sees it again. If its drop panics, the storage is
+        // lost and nothing else.
+        // JUSTIFICATION: as for `Shelf`.
+        unsafe { self.0.drop_in_place() };
+        let (block, layout) = (self.0.cast::<u8>(), Layout::new::<T>());
+        let kept = SHELVES.try_with(|shelves| {
+            let mut shelves = shelves.borrow_mut();
+            let shelf = match shelves.iter_mut().position(|shelf| shelf.layout == layout) {
+                Some(at) => &mut shelves[at],
+                None => {
+                    shelves.push(Shelf { layout, free: Vec::with_capacity(Self::KEPT) });
+                    let last = shelves.len() - 1;
+                    &mut shelves[last]
+                }
+            };
+            let fits = shelf.free.len() < Self::KEPT;
+            if fits {
+                shelf.free.push(block);
+            }
+            fits
+        });
+        if !kept.unwrap_or(false) {
+            // SAFETY: as in the drop of a shelf.
+            // JUSTIFICATION: as there.
+            unsafe { alloc::dealloc(block.as_ptr(), layout) };
+        }
+    }
+}
+
 #[cfg(test)]
 pub(super) mod testing {
     //! Calls that only tests make.
@@ -394,5 +506,76 @@ pub(super) mod testing {
         // SAFETY: takes integers only.
         // JUSTIFICATION: std has no signals.
         check(unsafe { libc::raise(signal) }).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    #[test]
+    fn a_place_is_used_again_and_its_value_dropped_once() {
+        let witness = Rc::new(());
+        let one = Place::new(|| (witness.clone(), [1u64; 9]));
+        let at = one.0;
+        assert_eq!((Rc::strong_count(&witness), one.1[8]), (2, 1));
+        drop(one);
+        assert_eq!(Rc::strong_count(&witness), 1);
+        let mut two = Place::new(|| (witness.clone(), [2u64; 9]));
+        assert_eq!((two.0, two.1[8]), (at, 2));
+        two.1[8] = 3;
+        let other = Place::new(|| (witness.clone(), [4u64; 9]));
+        assert_ne!(other.0, at);
+        assert_eq!(two.1[8], 3);
+        // What is forgotten keeps its storage for good.
+        std::mem::forget(two);
+        drop(other);
+        for _ in 0..3 {
+            assert_ne!(Place::new(|| (witness.clone(), [5u64; 9])).0, at);
+        }
+        assert_eq!(Rc::strong_count(&witness), 2);
+    }
+
+    #[test]
+    fn places_of_one_thread_are_bounded_and_end_with_it() {
+        #[repr(align(64))]
+        struct Wide([u8; 64]);
+        std::thread::spawn(|| {
+            let many: Vec<_> = (0..200u8).map(|n| Place::new(|| Wide([n; 64]))).collect();
+            for (n, place) in many.iter().enumerate() {
+                let Wide(bytes) = &**place;
+                assert_eq!((bytes.as_ptr() as usize % 64, bytes[63]), (0, n as u8));
+            }
+            drop(many);
+            let layout = Layout::new::<Wide>();
+            let kept = SHELVES.with_borrow(|shelves| {
+                shelves.iter().find(|shelf| shelf.layout == layout).map(|shelf| shelf.free.len())
+            });
+            assert_eq!(kept, Some(Place::<Wide>::KEPT));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_pinned_future_stays_where_it_is() {
+        let mut future = Place::pinned(|| async {
+            let here = 7;
+            let before = &raw const here;
+            std::future::poll_fn({
+                let mut polled = false;
+                move |_| match std::mem::replace(&mut polled, true) {
+                    false => std::task::Poll::Pending,
+                    true => std::task::Poll::Ready(()),
+                }
+            })
+            .await;
+            std::ptr::eq(before, &raw const here)
+        });
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(future.as_mut().poll(&mut cx).is_pending());
+        let mut future = std::convert::identity(future);
+        assert_eq!(future.as_mut().poll(&mut cx), std::task::Poll::Ready(true));
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ahash::AHashMap;
 
-use crate::exchange::exchange;
+use crate::exchange::{Known, exchange};
 use crate::http::{Connection, RequestHead};
 use crate::limits;
 use crate::mcp::header;
@@ -179,6 +179,7 @@ fn serve(entry: Entry, stream: Stream, peer: SocketAddr, inside: bool) -> impl F
         }
         // One wait for all requests: each would take a place among those of all connections.
         let mut over = pin!(entry.door.grace_over.wait());
+        let mut known = Known::default();
         loop {
             let Some(head) = connection.head_unless(over.as_mut()).await else { return };
             if stage.lasting.draining.is_set() {
@@ -189,12 +190,11 @@ fn serve(entry: Entry, stream: Stream, peer: SocketAddr, inside: bool) -> impl F
             }
             // The plan under which it is served to its end.
             let world = stage.now();
-            // On the heap for as long as it lasts: inside this task it would make every idle
-            // connection as large as the largest exchange, some 25 KiB.
-            // The box comes first: what is made before it would be moved into it, whole.
-            let room = Box::new_uninit();
-            let exchange = Box::write(room, exchange(&world, &mut connection, &head));
-            if Box::into_pin(exchange).await.is_err() {
+            // In a place of its own for as long as it lasts: inside this task it would make every
+            // idle connection as large as the largest exchange.
+            let exchange =
+                rt::Place::pinned(|| exchange(&world, &mut connection, &head, &mut known));
+            if exchange.await.is_err() {
                 return;
             }
         }

@@ -23,13 +23,12 @@ use support::{DEADLINE, wait_until};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Allocations of a plain `tools/call` of some 200 bytes, in steady state, as they are now. Who
-/// makes them fewer lowers these; the aim is 0.
-const PER_CALL_OVER_HTTP: usize = 7;
+/// Allocations of a plain `tools/call` of some 200 bytes, in steady state.
+const PER_CALL_OVER_HTTP: usize = 0;
 /// See [`PER_CALL_OVER_HTTP`].
-const PER_CALL_OVER_STDIO: usize = 6;
+const PER_CALL_OVER_STDIO: usize = 0;
 /// Allocations of a `ping`, which the proxy answers itself.
-const PER_PING: usize = 4;
+const PER_PING: usize = 0;
 
 /// Before anything is counted: buffers, pools and tables have their size then.
 const WARM_UP: usize = 300;
@@ -109,7 +108,7 @@ fn whole(bytes: &[u8]) -> Option<usize> {
 
 /// One test: two would count each other's allocations.
 #[test]
-fn a_plain_call_allocates_no_more_than_it_does() {
+fn a_plain_call_allocates_nothing() {
     let stub = HttpStub::start("h", &[]);
     let text = format!(
         "[proxy]\nname = \"p\"\nworkers = 1\nadmin_tools = \"off\"\n[proxy.listen]\nport = 0\n{}{}",
@@ -140,7 +139,7 @@ fn a_plain_call_allocates_no_more_than_it_does() {
         println!("{what}: {median} allocations, at most {most}");
     }
     for (what, median, most) in measured {
-        assert!(median <= most, "{what} makes {median} allocations, and has made {most}");
+        assert!(median <= most, "{what} makes {median} allocations, and may make {most}");
     }
     handle.shutdown();
     handle.wait().expect("a good end");

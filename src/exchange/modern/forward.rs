@@ -58,7 +58,7 @@ pub(super) async fn forward(
     let token = asked.envelope.progress_token.map(|token| token.of(&asked.message).to_vec());
     let seal = seal(&asked);
     let handle = match seal {
-        Some(_) => Rc::new(CallHandle::new()),
+        Some(_) => CallHandle::fresh(),
         None => Rc::new(CallHandle::deaf()),
     };
     let (id, method, level) = (asked.id.clone(), asked.method, asked.log_level);

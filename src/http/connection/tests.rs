@@ -92,7 +92,7 @@ async fn service(connection: &mut Connection, head: &RequestHead) {
         _ => match connection.body(100_000).await {
             Ok(body) => {
                 let result = connection.answer(200, "", &body).await;
-                connection.recycle(body);
+                rt::spare::give(body);
                 result
             }
             Err(fault) => match fault.status() {
@@ -523,9 +523,7 @@ fn an_idle_connection_keeps_little() {
         // The client keeps the connection open and silent for longer than buffers are kept.
         let stop = rt::time::sleep(SETTLE + Duration::from_millis(200));
         assert!(connection.head_unless(stop).await.is_none());
-        let kept = connection.output.capacity()
-            + connection.spare.capacity()
-            + connection.input.capacity();
+        let kept = connection.output.capacity() + connection.input.capacity();
         drop(connection);
         drop(client.join().unwrap());
         kept

@@ -391,3 +391,110 @@ fn only_whole_lines_are_lines() {
         assert!(!are_lines(lines), "{lines:?}");
     }
 }
+
+/// What a head says, for comparison.
+fn said(head: &RequestHead) -> impl PartialEq + std::fmt::Debug + use<> {
+    let fields: Vec<(Vec<u8>, Vec<u8>)> =
+        head.each_field().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+    let line = (head.method(), head.version(), head.path().to_owned());
+    let target = (head.query().map(str::to_owned), head.host().map(str::to_owned));
+    (line, target, head.framing(), head.keep_alive(), head.expect_continue(), fields)
+}
+
+/// One head after another on one connection: what is remembered of the first changes nothing of
+/// what the second says, whatever they have in common.
+#[test]
+fn a_head_is_read_the_same_behind_any_other() {
+    let post = |length: &str, more: &str| {
+        format!("POST /mcp HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n{more}\r\n")
+    };
+    let heads = [
+        post("100", ""),
+        post("999", ""),
+        post("099", ""),
+        post("000", ""),
+        post("1000", ""),
+        post("1x0", ""),
+        post("1 0", ""),
+        post("", ""),
+        post("0", ""),
+        post("5", ""),
+        post("100", "Expect: 100-continue\r\n"),
+        post("000", "Expect: 100-continue\r\n"),
+        post("100", "Connection: close\r\n"),
+        post("100", "content-length: 100\r\n"),
+        post("100", &format!("X: {}\r\n", "x".repeat(2 * KEPT_BYTES))),
+        post("200", &format!("X: {}\r\n", "x".repeat(2 * KEPT_BYTES))),
+        post("100", &"X: x\r\n".repeat(KEPT_FIELDS + 1)),
+        "POST /mcp HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
+        "POST /mcp HTTP/1.1\r\nHost: b\r\nContent-Length: 100\r\n\r\n".into(),
+        "GET /?100 HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+        "\r\nGET /?100 HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+        "GET /?100 HTTP/1.0\r\n\r\n".into(),
+        "\r\n\r\n".into(),
+    ];
+    for first in &heads {
+        for second in &heads {
+            for step in [1, 7, second.len() + 3] {
+                let mut head = RequestHead::default();
+                if !matches!(head.parse(first.as_bytes()), Ok(Some(_))) {
+                    continue;
+                }
+                head.remember();
+                assert!(head.fields.bytes.capacity() <= KEPT_BYTES);
+                assert_eq!(head.parse(b""), Ok(None));
+                let wire = format!("{second}ab");
+                let mut verdict = Ok(None);
+                for end in (step..wire.len()).step_by(step).chain([wire.len()]) {
+                    verdict = head.parse(&wire.as_bytes()[..end]);
+                    if verdict != Ok(None) {
+                        break;
+                    }
+                }
+                let mut fresh = RequestHead::default();
+                assert_eq!(verdict, fresh.parse(wire.as_bytes()), "{first:?} {second:?}");
+                if let Ok(Some(_)) = verdict {
+                    assert_eq!(said(&head), said(&fresh), "{first:?} {second:?}");
+                }
+            }
+        }
+    }
+}
+
+/// The same of answers, some of which are to HEAD.
+#[test]
+fn an_answer_is_read_the_same_behind_any_other() {
+    let answer = |status: &str, length: &str, more: &str| {
+        format!("HTTP/1.1 {status}\r\nDate: x\r\nContent-Length: {length}\r\n{more}\r\n")
+    };
+    let heads = [
+        answer("200 OK", "100", ""),
+        answer("200 OK", "999", ""),
+        answer("200 OK", "000", ""),
+        answer("200 OK", "10x", ""),
+        answer("204 No Content", "100", ""),
+        answer("204 No Content", "200", ""),
+        answer("204 No Content", "000", ""),
+        answer("304 Not Modified", "100", ""),
+        answer("200 OK", "100", "Connection: close\r\n"),
+        "HTTP/1.1 200 OK\r\nDate: x\r\n\r\n".into(),
+        "HTTP/1.1 100 Continue\r\n\r\n".into(),
+    ];
+    for (first, second) in heads.iter().flat_map(|first| heads.iter().map(move |h| (first, h))) {
+        for (one, other) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut head = ResponseHead::default();
+            let Ok(Some(_)) = head.parse(first.as_bytes(), one) else { continue };
+            head.remember();
+            let mut fresh = ResponseHead::default();
+            let verdict = fresh.parse(second.as_bytes(), other);
+            assert_eq!(head.parse(second.as_bytes(), other), verdict, "{first:?} {second:?}");
+            let said = |head: &ResponseHead| {
+                let length = head.field("content-length").map(<[u8]>::to_vec);
+                (head.status(), head.framing(), head.keep_alive(), length)
+            };
+            if let Ok(Some(_)) = verdict {
+                assert_eq!(said(&head), said(&fresh), "{first:?} {second:?}");
+            }
+        }
+    }
+}
