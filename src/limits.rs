@@ -76,10 +76,10 @@ pub const REPLAY_BYTES_MAX: usize = SSE_QUEUE_BYTES_MAX;
 /// Bytes kept of all streams of one session that nobody reads.
 pub const REPLAY_SESSION_BYTES_MAX: usize = 1024 * 1024;
 /// Streams of one session that are kept while nobody reads them, per worker.
-pub const REPLAY_SESSION_STREAMS_MAX: usize = 40;
+pub const REPLAY_SESSION_STREAMS_MAX: usize = 32;
 /// So many are left when there were more: who counts them looks at each, and need not for every stream
 /// that ends.
-pub const REPLAY_SESSION_STREAMS_LEFT: usize = 32;
+pub const REPLAY_SESSION_STREAMS_LEFT: usize = 24;
 /// Bytes kept of all streams of a worker.
 pub const REPLAY_WORKER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Streams that a worker keeps while nobody reads them.

@@ -151,7 +151,7 @@ impl<'c> Outlet<'c> {
         self.stream.tape().end();
         match self.connection {
             Some(connection) if self.here => {
-                end(connection, self.begun, &self.ask.cors, &self.held).await
+                end(connection, self.begun, &self.ask.cors, self.held).await
             }
             _ => Ok(()),
         }
@@ -171,7 +171,7 @@ impl<'c> Outlet<'c> {
         }
         let written = match self.connection {
             Some(connection) if self.here => {
-                let written = end(connection, self.begun, &self.ask.cors, &self.held).await;
+                let written = end(connection, self.begun, &self.ask.cors, self.held).await;
                 self.stream.leave();
                 written
             }
@@ -256,10 +256,10 @@ async fn end(
     connection: &mut Connection,
     begun: bool,
     cors: &str,
-    events: &[u8],
+    events: Vec<u8>,
 ) -> io::Result<()> {
     match begun {
-        true => connection.finish_with(events).await,
-        false => connection.answer(200, &with(EVENTS, cors), events).await,
+        true => connection.finish_with(&events).await,
+        false => connection.answer_with(200, &with(EVENTS, cors), events).await,
     }
 }

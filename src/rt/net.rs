@@ -231,7 +231,8 @@ impl WriteHalf {
     }
 
     /// Writes the whole of `buf` and then of `tail`, in one call if the socket takes both. `buf` comes
-    /// back, else as [`Stream::write_all`].
+    /// back, else as [`Stream::write_all`]. Where the peer has left it may also raise SIGPIPE, which the
+    /// programs of this language ignore.
     ///
     /// # Errors
     /// As there.

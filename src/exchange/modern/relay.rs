@@ -332,7 +332,7 @@ impl Events {
         sse::write(&mut self.held, None, answer);
         match self.begun {
             true => connection.finish_with(&self.held).await,
-            false => connection.answer(200, &with(EVENTS, &ask.cors), &self.held).await,
+            false => connection.answer_with(200, &with(EVENTS, &ask.cors), self.held).await,
         }
     }
 }

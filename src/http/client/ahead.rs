@@ -9,7 +9,7 @@ use super::PIECE_BYTES_MAX;
 use crate::limits;
 
 /// Bodies from here on are worth a guess: smaller ones come with their heads anyway.
-const BODY_BYTES_MIN: usize = 8 * 1024;
+const BODY_BYTES_MIN: u64 = 8 * 1024;
 /// Wrong guesses after which a connection makes none.
 const MISSES_MAX: u8 = 3;
 
@@ -18,7 +18,7 @@ const MISSES_MAX: u8 = 3;
 pub(super) struct Ahead {
     /// Bytes of the last head, if a large body followed.
     head: usize,
-    /// Bytes of that body, as far as one read goes; 0 = there was none.
+    /// Room for a body like that, as far as one read goes; 0 = there was none.
     body: usize,
     misses: u8,
     /// The start of a body whose head stands alone in the input.
@@ -28,9 +28,11 @@ pub(super) struct Ahead {
 impl Ahead {
     /// An answer has this head, and a body of this length if that is known.
     pub(super) fn learn(&mut self, head: usize, body: Option<u64>) {
-        let body = body.map_or(0, |length| length.min(PIECE_BYTES_MAX as u64) as usize);
+        let body = body.unwrap_or(0);
         let is_large = body >= BODY_BYTES_MIN && self.misses < MISSES_MAX;
-        (self.head, self.body) = if is_large { (head, body) } else { (0, 0) };
+        // Some more: a body that outgrows its room is copied to another.
+        let room = body.saturating_add(body / 4).min(PIECE_BYTES_MAX as u64) as usize;
+        (self.head, self.body) = if is_large { (head, room) } else { (0, 0) };
     }
 
     /// The guess was wrong.
@@ -81,7 +83,7 @@ mod tests {
     fn memory_is_lent_up_to_a_bound_and_given_back() {
         let mut ahead = Ahead::default();
         assert!(ahead.lend().is_none(), "nothing is known");
-        ahead.learn(100, Some(BODY_BYTES_MIN as u64 - 1));
+        ahead.learn(100, Some(BODY_BYTES_MIN - 1));
         assert!(ahead.lend().is_none(), "too small");
         ahead.learn(100, Some(u64::MAX));
         let all: Vec<_> = std::iter::from_fn(|| ahead.lend()).collect();
