@@ -94,14 +94,14 @@ fn short(summary: &Summary, out: &mut String) {
     out.push_str(
         "<div class=\"wide\"><table><tr><th>mcp-proxy in short</th><th>row, workers</th><th>requests/s</th>\
          <th>p50 µs</th><th>p99 µs</th><th>CPU µs</th><th>CPU to nginx</th><th>CPU to hyper</th>\
-         <th>errors</th></tr>\n",
+         <th>CPU to relay</th><th>errors</th></tr>\n",
     );
     for (part, line) in measured {
         let Some(load) = &line.load else { continue };
         let _ = writeln!(
             out,
             "<tr><td>{}</td><td>{}</td><td>{:.0}</td><td>{:.0}</td><td>{:.0}</td><td>{}</td>\
-             <td>{}</td><td>{}</td>{}</tr>",
+             <td>{}</td><td>{}</td><td>{}</td>{}</tr>",
             escape(&part.scenario.title),
             escape(&line.row),
             load.requests_per_second.median,
@@ -110,6 +110,7 @@ fn short(summary: &Summary, out: &mut String) {
             brief(load.cpu_us_per_request),
             brief(line.ratio(Reference::Nginx)),
             brief(line.ratio(Reference::Hyper)),
+            brief(line.ratio(Reference::Relay)),
             errors(line),
         );
     }
@@ -166,11 +167,15 @@ fn scenario(part: &Part, out: &mut String) {
 fn load(rows: &[Line], out: &mut String) {
     let own = |line: &Line| line.ratio(Reference::Plain).or(line.ratio(Reference::Http));
     let with_own = rows.iter().any(|line| own(line).is_some());
+    let with_relay = rows.iter().any(|line| line.ratio(Reference::Relay).is_some());
     out.push_str(
         "<div class=\"wide\"><table><tr><th>row, workers</th><th>requests/s</th><th>p50 µs</th>\
          <th>p90 µs</th><th>p99 µs</th><th>p99.9 µs</th><th>p50 over direct, µs</th><th>CPU µs per request</th>\
          <th>CPU to nginx</th><th>CPU to hyper</th>",
     );
+    if with_relay {
+        out.push_str("<th title=\"to what only carries the bytes\">CPU to relay</th>");
+    }
     if with_own {
         out.push_str("<th title=\"stdio to HTTP, or with rules to without\">CPU to own</th>");
     }
@@ -194,6 +199,9 @@ fn load(rows: &[Line], out: &mut String) {
             ranged(line.ratio(Reference::Nginx), 2),
             ranged(line.ratio(Reference::Hyper), 2),
         );
+        if with_relay {
+            let _ = write!(out, "<td>{}</td>", ranged(line.ratio(Reference::Relay), 2));
+        }
         if with_own {
             let _ = write!(out, "<td>{}</td>", ranged(own(line), 2));
         }
@@ -271,6 +279,7 @@ fn color(line: &Line, rows: &[Line]) -> String {
         Some(Row::Direct) => "#8a93a0",
         Some(Row::Nginx) => "#2f8f5b",
         Some(Row::Hyper) => "#c58a1c",
+        Some(Row::Relay) => "#8c5a3c",
         Some(Row::Proxy) => "#2166c4",
         Some(Row::Plain) => "#7fa9e0",
         Some(Row::Stdio) => "#1b9aa0",

@@ -1,10 +1,10 @@
 //! Load harness: what a call costs through `mcp-proxy`, or through any other MCP gateway, beside
-//! nginx, beside a plain proxy on hyper, and beside no proxy at all.
+//! nginx, beside a plain proxy on hyper, beside a relay of bytes, and beside no proxy at all.
 //!
 //! Owns: the program's roles. The parent (`run`) starts the server (`stub`), the rows (`target`)
 //! and the clients (`generate`, `hold`) as processes of their own, so that the CPU time of each is
 //! its own.
-//! Never: code of the proxy. Both ends run on mio.
+//! Never: code of the proxy. Both ends run on mio; only the relay runs on the proxy's runtime.
 //! Next: `run`, the order of a measurement.
 
 mod client;
@@ -20,6 +20,7 @@ mod plain;
 mod process;
 mod progress;
 mod proxy;
+mod relay;
 mod request;
 mod run;
 mod sample;
@@ -32,6 +33,7 @@ mod svg;
 mod table;
 mod target;
 mod wire;
+mod workers;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -64,6 +66,9 @@ enum Role {
     /// The reverse proxy on hyper; its port goes to stdout.
     #[command(hide = true)]
     Plain { backend: SocketAddr, workers: usize },
+    /// What carries bytes and no more; its port goes to stdout.
+    #[command(hide = true)]
+    Relay { server: SocketAddr, workers: usize },
     /// The clients, told what to do on stdin.
     #[command(hide = true)]
     Generate,
@@ -88,6 +93,7 @@ fn main() -> ExitCode {
         Some(Role::Stub(options)) if options.stdio => stub::stdio(options).map_err(Into::into),
         Some(Role::Stub(options)) => stub_http::serve(options).map_err(Into::into),
         Some(Role::Plain { backend, workers }) => plain::serve(*backend, *workers),
+        Some(Role::Relay { server, workers }) => relay::serve(*server, *workers),
         Some(Role::Generate) => told().and_then(|job| generate::run(&job)),
         Some(Role::Hold { what }) => told().and_then(|job| {
             let what = match what {

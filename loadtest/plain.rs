@@ -4,7 +4,7 @@
 //! Never: MCP; it does not look at what it forwards.
 
 use std::cell::RefCell;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use hyper::body::Incoming;
@@ -13,10 +13,10 @@ use hyper::header::{CONNECTION, HeaderName, TRANSFER_ENCODING};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::Result;
+use crate::{Result, workers};
 
 /// Connections to the server behind that have nothing to do.
 type Pool = Rc<RefCell<Vec<SendRequest<Incoming>>>>;
@@ -27,36 +27,11 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves until it is killed; the port goes to stdout.
 pub(crate) fn serve(backend: SocketAddr, workers: usize) -> Result<()> {
-    let first = listen(0)?;
-    let port = first.local_addr()?.port();
-    let mut listeners = vec![first];
-    for _ in 1..workers {
-        listeners.push(listen(port)?);
-    }
-    println!("{port}");
-    let mut threads = Vec::new();
-    for listener in listeners {
-        threads.push(std::thread::spawn(move || work(listener, backend)));
-    }
-    for thread in threads {
-        thread.join().map_err(|_| "a worker panicked")??;
-    }
-    Ok(())
-}
-
-/// A socket of its own for each worker, between which the kernel spreads connections.
-fn listen(port: u16) -> std::io::Result<std::net::TcpListener> {
-    // tokio's sockets want a reactor; the listener is moved to the worker's own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let _entered = runtime.enter();
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(true)?;
-    socket.bind((Ipv4Addr::LOCALHOST, port).into())?;
-    socket.listen(4096)?.into_std()
+    workers::run(workers, move |listener| work(listener, backend))
 }
 
 fn work(listener: std::net::TcpListener, backend: SocketAddr) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     LocalSet::new().block_on(&runtime, async move {
         let listener = TcpListener::from_std(listener)?;

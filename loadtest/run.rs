@@ -41,10 +41,10 @@ pub(crate) struct Run {
     /// Requests per second at a fixed pace, in all scenarios and in --soak.
     #[arg(long, value_name = "N")]
     rate: Option<f64>,
-    /// Rows to run: direct, nginx, hyper, proxy, plain, stdio.
+    /// Rows to run: direct, nginx, hyper, relay, proxy, plain, stdio.
     #[arg(long, value_delimiter = ',', value_name = "ROW,..")]
     rows: Option<Vec<String>>,
-    /// Workers of mcp-proxy, nginx and hyper, a row for each number.
+    /// Workers of mcp-proxy, nginx, hyper and the relay, a row for each number.
     #[arg(long, value_delimiter = ',', value_name = "N,..")]
     workers: Option<Vec<usize>>,
     /// A gateway of yours as another row; its server must be --stub. May be given several times.

@@ -21,6 +21,8 @@ pub(crate) enum Row {
     Nginx,
     /// The minimal proxy on hyper and tokio.
     Hyper,
+    /// What carries bytes and no more.
+    Relay,
     /// mcp-proxy with the rules of the scenario.
     Proxy,
     /// mcp-proxy without them.
@@ -30,10 +32,11 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    pub(crate) const NAMES: [(&'static str, Row); 6] = [
+    pub(crate) const NAMES: [(&'static str, Row); 7] = [
         ("direct", Row::Direct),
         ("nginx", Row::Nginx),
         ("hyper", Row::Hyper),
+        ("relay", Row::Relay),
         ("proxy", Row::Proxy),
         ("plain", Row::Plain),
         ("stdio", Row::Stdio),
@@ -76,7 +79,7 @@ pub(crate) struct Scenario {
     pub(crate) stall_every_ms: u64,
     #[serde(default = "rows")]
     pub(crate) rows: Vec<Row>,
-    /// Workers of mcp-proxy, nginx and hyper; a row for each number.
+    /// Workers of mcp-proxy, nginx, hyper and the relay; a row for each number.
     #[serde(default = "workers")]
     pub(crate) workers: Vec<usize>,
     /// The token that clients send.
@@ -143,7 +146,7 @@ impl Scenario {
             tools: 1,
             stall_ms: 0,
             stall_every_ms: 0,
-            rows: vec![Row::Direct, Row::Nginx, Row::Hyper, Row::Proxy, Row::Stdio],
+            rows: vec![Row::Direct, Row::Nginx, Row::Hyper, Row::Relay, Row::Proxy, Row::Stdio],
             workers: workers(),
             bearer: None,
             proxy: String::new(),
@@ -187,11 +190,13 @@ impl Scenario {
         if self.idle.is_some() && self.era == Era::Request {
             fault("idle needs era = \"session\"".into());
         }
-        if self.behind() == Era::Request
-            && self.rows.contains(&Row::Direct)
-            && self.era == Era::Session
-        {
-            fault("row \"direct\" needs clients that speak as the server does".into());
+        if self.behind() == Era::Request && self.era == Era::Session {
+            for (name, row) in Row::NAMES {
+                let translates = matches!(row, Row::Proxy | Row::Plain | Row::Stdio);
+                if self.rows.contains(&row) && !translates {
+                    fault(format!("row {name:?} needs clients that speak as the server does"));
+                }
+            }
         }
         if self.calls.iter().all(|call| call.share == 0) {
             fault("no calls: each share is 0".into());

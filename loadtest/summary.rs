@@ -95,6 +95,7 @@ pub(crate) struct Ratio {
 pub(crate) enum Reference {
     Nginx,
     Hyper,
+    Relay,
     /// mcp-proxy without the scenario's rules.
     Plain,
     /// mcp-proxy before the server over HTTP, for the one before a child.
@@ -102,10 +103,14 @@ pub(crate) enum Reference {
 }
 
 impl Reference {
+    const ALL: [Reference; 5] =
+        [Reference::Nginx, Reference::Hyper, Reference::Relay, Reference::Plain, Reference::Http];
+
     fn row(self) -> Row {
         match self {
             Reference::Nginx => Row::Nginx,
             Reference::Hyper => Row::Hyper,
+            Reference::Relay => Row::Relay,
             Reference::Plain => Row::Plain,
             Reference::Http => Row::Proxy,
         }
@@ -115,6 +120,7 @@ impl Reference {
         match self {
             Reference::Nginx => !matches!(row, Some(Row::Direct | Row::Nginx)),
             Reference::Hyper => !matches!(row, Some(Row::Direct | Row::Nginx | Row::Hyper)),
+            Reference::Relay => !matches!(row, Some(Row::Direct | Row::Relay)),
             Reference::Plain => row == Some(Row::Proxy),
             Reference::Http => row == Some(Row::Stdio),
         }
@@ -170,7 +176,7 @@ impl Load {
             same.find(fits).map(|other| rounds.iter().zip(&other.rounds))
         };
         let mut cpu_ratios = Vec::new();
-        for to in [Reference::Nginx, Reference::Hyper, Reference::Plain, Reference::Http] {
+        for to in Reference::ALL {
             let Some(pairs) = pair(to.row()).filter(|_| to.concerns(samples.row)) else { continue };
             let ratios = pairs.filter_map(|(a, b)| Some(a.cpu_micros? / b.cpu_micros?));
             cpu_ratios.extend(Spread::of(ratios).map(|spread| Ratio { to, spread }));

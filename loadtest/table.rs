@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::sample::Spread;
 use crate::summary::{Line, Part, Reference};
 
-const COLUMNS: [(&str, usize); 12] = [
+const COLUMNS: [(&str, usize); 13] = [
     ("", 20),
     ("req/s", 9),
     ("p50 us", 8),
@@ -14,9 +14,10 @@ const COLUMNS: [(&str, usize); 12] = [
     ("p99 us", 8),
     ("p99.9", 8),
     ("errors", 7),
-    ("CPU us/req (range)", 26),
-    ("to nginx", 20),
+    ("CPU us/req (range)", 24),
+    ("to nginx", 18),
     ("to hyper", 9),
+    ("to relay", 9),
     ("to own", 7),
     ("RSS MiB", 8),
 ];
@@ -39,7 +40,7 @@ pub(crate) fn of(part: &Part) -> String {
 }
 
 /// One row of text; the first column is left-aligned.
-fn put(out: &mut String, cells: [String; 12]) {
+fn put(out: &mut String, cells: [String; 13]) {
     let mut row = String::new();
     for (at, (cell, (_, width))) in cells.iter().zip(COLUMNS).enumerate() {
         let _ = match at {
@@ -69,6 +70,7 @@ fn load(line: &Line, out: &mut String) {
             load.cpu_us_per_request.map_or_else(dash, |cpu| cpu.text()),
             line.ratio(Reference::Nginx).map_or_else(dash, |ratio| ratio.text()),
             short(line.ratio(Reference::Hyper)),
+            short(line.ratio(Reference::Relay)),
             short(own),
             load.rss_mib.map_or_else(dash, |rss| format!("{:.1}", rss.median)),
         ],
@@ -102,6 +104,7 @@ pub(crate) fn legend(rounds: usize, seconds: f64) -> String {
     format!(
         "\nMedian of {rounds} round(s) of {seconds} s, rows taken in turns. CPU is that of the row's own processes\n\
          with the kernel's share ('direct': of the server itself); the clients' is in no row. Ratios are of CPU\n\
-         per request within a round; 'to own' is stdio to HTTP, or with rules to without.\n"
+         per request within a round; 'to relay' is to what only carries the bytes, 'to own' is stdio to HTTP, or\n\
+         with rules to without.\n"
     )
 }

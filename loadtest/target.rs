@@ -1,6 +1,6 @@
 //! Owns: a row as something that runs: where it is, whose CPU it takes, what its tool is called.
 //! Never: a row that is measured before a call has reached the server behind it.
-//! Next: `nginx`, `plain`, `proxy`, how each is started.
+//! Next: `nginx`, `plain`, `relay`, `proxy`, how each is started.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -48,6 +48,14 @@ impl Backend {
             None => process::listeners(self.addr.port()),
         }
     }
+}
+
+/// A role of this program that stands before the server as the proxy does.
+fn baseline(role: &str, server: SocketAddr, workers: usize) -> Result<(Running, SocketAddr)> {
+    announced(Running::again(|command| {
+        let args = [role.to_owned(), server.to_string(), workers.to_string()];
+        command.args(args).stdout(Stdio::piped())
+    })?)
 }
 
 /// A child that writes its port to stdout.
@@ -137,11 +145,12 @@ impl Target {
                 ("nginx", Some(child), addr)
             }
             Row::Hyper => {
-                let (child, addr) = announced(Running::again(|command| {
-                    let args = [addr.to_string(), workers.to_string()];
-                    command.arg("plain").args(args).stdout(Stdio::piped())
-                })?)?;
+                let (child, addr) = baseline("plain", addr, workers)?;
                 ("hyper", Some(child), addr)
+            }
+            Row::Relay => {
+                let (child, addr) = baseline("relay", addr, workers)?;
+                ("relay", Some(child), addr)
             }
             Row::Proxy => {
                 let (child, addr) = proxy(Behind::Http(addr), true)?;

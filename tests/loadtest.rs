@@ -1,10 +1,11 @@
 //! The load harness, as people run it: what it says of a gateway is worth nothing before this holds.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -87,7 +88,7 @@ title = "All kinds of calls <&>"
 connections = 6
 sessions = 20
 tools = 30
-rows = ["direct", "hyper", "proxy", "stdio"]
+rows = ["direct", "hyper", "relay", "proxy", "stdio"]
 calls = [
     { share = 3 },
     { result_bytes = 65536 },
@@ -102,7 +103,7 @@ calls = [
 name = "modern"
 connections = 3
 era = "request"
-rows = ["direct", "hyper", "proxy", "stdio"]
+rows = ["direct", "hyper", "relay", "proxy", "stdio"]
 calls = [{}, { answer = "sse", progress = 2 }, { method = "tools/list" }]
 
 [[scenarios]]
@@ -168,16 +169,18 @@ fn all_kinds_of_calls_are_measured_and_reported() {
             }
         }
     }
-    let ratio = &scenarios[0]["rows"][3]["load"]["cpu_ratios"];
+    let ratio = &scenarios[0]["rows"][4]["load"]["cpu_ratios"];
     let to: Vec<&str> =
         ratio.as_array().unwrap().iter().map(|r| r["to"].as_str().unwrap()).collect();
-    assert_eq!(to, ["hyper", "http"]);
+    assert_eq!(to, ["hyper", "relay", "http"]);
 
     let page = std::fs::read_to_string(scratch.path().join("out.html")).unwrap();
     for reference in ["http:", "https:", "src=", "href=", "@import", "url(", "<script"] {
         assert!(!page.contains(reference), "the report refers to something: {reference}");
     }
     assert!(page.contains("All kinds of calls &lt;&amp;&gt;") && page.contains("<svg"));
+    assert!(page.contains("CPU to relay"));
+    assert!(said(&output).contains("to relay"));
     assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
     assert_eq!(page.matches("<table").count(), page.matches("</table>").count());
 }
@@ -225,6 +228,11 @@ fn faults_of_scenarios_and_arguments_are_told_before_anything_starts() {
     for part in ["a name has", "connections = 0", "result_bytes = 10", "rate = -1;", "twice"] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let bridge = "[[scenarios]]\nname = \"b\"\nbackend_era = \"request\"\n\
+                  rows = [\"relay\", \"proxy\"]\n";
+    let text = refused(bridge, &[]);
+    assert!(text.contains("row \"relay\" needs clients"), "{text}");
+    assert!(!text.contains("\"proxy\" needs"), "{text}");
     let good = "[[scenarios]]\nname = \"good\"\n";
     assert!(refused(good, &["--scenario", "bad"]).contains("there are good"));
     assert!(refused(good, &["--rows", "prxy"]).contains("there are direct, nginx"));
@@ -233,23 +241,87 @@ fn faults_of_scenarios_and_arguments_are_told_before_anything_starts() {
     assert!(refused(good, &["--soak", "20x"]).contains("20m"));
 }
 
-/// The stub as people start it for a gateway of their own.
-struct Stub(Child);
+/// A part of the harness that runs alone: the stub, as people start it for a gateway of their own.
+struct Part(Child);
 
-impl Drop for Stub {
+impl Drop for Part {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-fn stub() -> (Stub, SocketAddr) {
+fn part(args: &[&str]) -> (Part, SocketAddr) {
     let mut command = Command::new(loadtest_path());
-    command.arg("stub").stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut stub = Stub(command.spawn().unwrap());
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut part = Part(command.spawn().unwrap());
     let mut line = String::new();
-    BufReader::new(stub.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    (stub, ([127, 0, 0, 1], line.trim().parse().unwrap()).into())
+    BufReader::new(part.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (part, ([127, 0, 0, 1], line.trim().parse().unwrap()).into())
+}
+
+fn stub() -> (Part, SocketAddr) {
+    part(&["stub"])
+}
+
+/// A connection whose reads do not wait for ever.
+fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+/// The server hears all of it, and its end, before it says anything: each direction is closed alone.
+#[test]
+fn a_relay_carries_bytes_and_ends_both_ways() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    let (_relay, addr) = part(&["relay", &server.to_string(), "2"]);
+    let sizes = [0, 1, 300, 65_536, 65_537, 3_000_000];
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            std::thread::spawn(move || {
+                let mut heard = Vec::new();
+                stream.read_to_end(&mut heard).unwrap();
+                heard.reverse();
+                stream.write_all(&heard).unwrap();
+            });
+        }
+    });
+    // Many at once: the bytes of one are not another's.
+    let clients: Vec<_> = (0..4 * sizes.len())
+        .map(|client| {
+            let bytes = sizes[client % sizes.len()];
+            std::thread::spawn(move || {
+                let mut said: Vec<u8> =
+                    (0..bytes).map(|at| ((at * 31 + client * 7) >> 3) as u8).collect();
+                let mut stream = connect(addr);
+                stream.write_all(&said).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                let mut heard = Vec::new();
+                stream.read_to_end(&mut heard).unwrap();
+                said.reverse();
+                assert!(heard == said, "client {client}: {} of {bytes} bytes", heard.len());
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+}
+
+#[test]
+fn a_relay_closes_what_has_no_server() {
+    // A port that is taken, and by nobody who listens.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = connect(listener.local_addr().unwrap());
+    let gone = taken.local_addr().unwrap();
+    let (mut relay, addr) = part(&["relay", &gone.to_string(), "1"]);
+    for _ in 0..3 {
+        let mut stream = connect(addr);
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    }
+    assert!(relay.0.try_wait().unwrap().is_none(), "the relay has ended");
 }
 
 /// A gateway that passes bytes on, and lets `change` at those of the server.
@@ -280,7 +352,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, change: impl Fn(&mut [u8], usize
             _ => break,
         }
     }
-    let _ = to.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
 }
 
 const OWN_GATEWAY: &str = "[[scenarios]]\nname = \"own\"\nconnections = 2\nrows = [\"direct\"]\n";
