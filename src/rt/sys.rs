@@ -290,7 +290,7 @@ impl Pair {
     /// Room behind the end of `first`, and a second buffer of its own.
     pub(super) fn new(mut first: Vec<u8>, room: usize, more: usize) -> Pair {
         first.reserve(room);
-        let mut second: Vec<u8> = Vec::with_capacity(more);
+        let mut second = super::spare::buffer(more);
         let rooms = Box::new([
             libc::iovec { iov_base: first.spare_capacity_mut().as_mut_ptr().cast(), iov_len: room },
             libc::iovec { iov_base: second.as_mut_ptr().cast(), iov_len: more },

@@ -5,11 +5,9 @@
 
 use std::cell::Cell;
 
-use super::PIECE_BYTES_MAX;
+use super::{HEAD_ROOM, PIECE_BYTES_MAX};
 use crate::limits;
 
-/// Bodies from here on are worth a guess: smaller ones come with their heads anyway.
-const BODY_BYTES_MIN: u64 = 8 * 1024;
 /// Wrong guesses after which a connection makes none.
 const MISSES_MAX: u8 = 3;
 
@@ -29,7 +27,8 @@ impl Ahead {
     /// An answer has this head, and a body of this length if that is known.
     pub(super) fn learn(&mut self, head: usize, body: Option<u64>) {
         let body = body.unwrap_or(0);
-        let is_large = body >= BODY_BYTES_MIN && self.misses < MISSES_MAX;
+        // A smaller one comes with its head anyway.
+        let is_large = body > HEAD_ROOM.saturating_sub(head) as u64 && self.misses < MISSES_MAX;
         // Some more: a body that outgrows its room is copied to another.
         let room = body.saturating_add(body / 4).min(PIECE_BYTES_MAX as u64) as usize;
         (self.head, self.body) = if is_large { (head, room) } else { (0, 0) };
@@ -83,7 +82,7 @@ mod tests {
     fn memory_is_lent_up_to_a_bound_and_given_back() {
         let mut ahead = Ahead::default();
         assert!(ahead.lend().is_none(), "nothing is known");
-        ahead.learn(100, Some(BODY_BYTES_MIN - 1));
+        ahead.learn(100, Some(HEAD_ROOM as u64 - 100));
         assert!(ahead.lend().is_none(), "too small");
         ahead.learn(100, Some(u64::MAX));
         let all: Vec<_> = std::iter::from_fn(|| ahead.lend()).collect();
