@@ -61,6 +61,14 @@ pub const SSE_QUEUE_BYTES_MAX: usize = 256 * 1024;
 /// Messages queued for one event stream.
 pub const SSE_QUEUE_MESSAGES_MAX: usize = 1024;
 
+/// Bytes of memory that a worker has ready at most for answers that are expected to be large, before any
+/// of them has come. Beyond, an answer gets memory when its head is there.
+pub const ANSWERS_LENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of events that are held at most for others that are there already, to go out with them in one
+/// write.
+pub const EVENTS_HELD_BYTES: usize = 64 * 1024;
+
 /// Messages kept of one event stream, for a client that comes back (`Last-Event-ID`).
 pub const REPLAY_MESSAGES_MAX: usize = 1024;
 /// Bytes kept of one event stream; a single message may be larger while nobody has taken it.
@@ -69,6 +77,9 @@ pub const REPLAY_BYTES_MAX: usize = SSE_QUEUE_BYTES_MAX;
 pub const REPLAY_SESSION_BYTES_MAX: usize = 1024 * 1024;
 /// Streams of one session that are kept while nobody reads them, per worker.
 pub const REPLAY_SESSION_STREAMS_MAX: usize = 32;
+/// So many are left when there were more: who counts them looks at each, and need not for every stream
+/// that ends.
+pub const REPLAY_SESSION_STREAMS_LEFT: usize = 24;
 /// Bytes kept of all streams of a worker.
 pub const REPLAY_WORKER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Streams that a worker keeps while nobody reads them.
@@ -443,5 +454,6 @@ const _: () = assert!(BODY_IDLE_TIMEOUT.as_secs() < BODY_READ_TIMEOUT.as_secs())
 const _: () = assert!(CONNECT_TIMEOUT_DOWN.as_millis() < 1000);
 const _: () = assert!(MAIL_BATCH < MAILBOX_LEN);
 const _: () = assert!(REPLAY_BYTES_MAX <= REPLAY_SESSION_BYTES_MAX);
+const _: () = assert!(REPLAY_SESSION_STREAMS_LEFT < REPLAY_SESSION_STREAMS_MAX);
 const _: () = assert!(REPLAY_SESSION_BYTES_MAX <= REPLAY_WORKER_BYTES_MAX);
 const _: () = assert!(SSE_COMMENT_INTERVAL.as_secs() * 2 < REPLAY_READER_SILENCE.as_secs());

@@ -1,6 +1,7 @@
 //! Laws of a backend's connection, over a socket:
 //! - what is made of an answer, or why it is refused, is what a plain reading of all its bytes says,
 //!   however they arrive;
+//! - neither does what is made of it depend on the answer before, whose likeness it may be read in;
 //! - nothing of a refused body was handed on that is not in it;
 //! - a connection is used again exactly if the answer ended properly, neither side said close, and
 //!   nothing came behind it.
@@ -23,13 +24,26 @@ fuzz_target!(|data: &[u8]| {
     mcp_proxy_fuzz::without_sigpipe();
     let [kind, step, wire @ ..] = data else { return };
     let to_head = kind & 1 == 1;
+    let before = (kind & 2 == 2).then(|| large(usize::from(kind >> 2)));
     let expected = model(wire, to_head);
-    check(wire, to_head, &expected, wire.len().max(1));
+    check(wire, to_head, &expected, wire.len().max(1), before.as_deref());
     let step = usize::from(*step) + 1;
     if step < wire.len() {
-        check(wire, to_head, &expected, step.max(wire.len() / 16));
+        check(wire, to_head, &expected, step.max(wire.len() / 16), before.as_deref());
     }
 });
+
+/// A good answer with a large body, whose head is `more` bytes longer than it need be.
+fn large(more: usize) -> Vec<u8> {
+    let more = "x".repeat(more);
+    let head = format!("HTTP/1.1 200 OK\r\nA:{more}\r\nContent-Length: {LARGE}\r\n\r\n");
+    let mut wire = head.into_bytes();
+    wire.resize(wire.len() + LARGE, b'x');
+    wire
+}
+
+/// Bytes of a body behind which the next one is expected to be large as well.
+const LARGE: usize = 9_000;
 
 #[derive(Debug)]
 struct Expected {
@@ -97,18 +111,30 @@ fn model(wire: &[u8], to_head: bool) -> Expected {
     expected
 }
 
-fn check(wire: &[u8], to_head: bool, expected: &Expected, step: usize) {
+fn check(wire: &[u8], to_head: bool, expected: &Expected, step: usize, before: Option<&[u8]>) {
     let run = async {
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("bind");
         let address = listener.local_addr().expect("address");
         let (written, over) = (Event::new(), Event::new());
         let backend = async {
-            let (stream, _) = listener.accept().await.expect("accept");
+            let (mut stream, _) = listener.accept().await.expect("accept");
+            if let Some(before) = before {
+                asked(&mut stream).await;
+                stream.write_all(before.to_vec()).await.0.expect("somebody reads");
+            }
             answer(stream, wire, step, expected.waits, &written, &over).await;
         };
         let client = async {
             let connected = ClientConnection::connect(address, None, LIMIT).await;
             let mut connection = connected.expect("connect");
+            if before.is_some() {
+                let mut request = connection.buffer();
+                request_head(&mut request, "GET", "/", "a", "", None);
+                connection.send(request).await.expect("a fresh connection");
+                assert_eq!(connection.head().await.expect("a good answer").status(), 200);
+                assert_eq!(connection.whole(LARGE).await.expect("a good body"), [b'x'; LARGE]);
+                assert!(connection.reusable());
+            }
             ask(&mut connection, to_head, expected).await;
             // Whether it can be used again is asked when all that was sent is there.
             written.wait().await;
@@ -121,6 +147,16 @@ fn check(wire: &[u8], to_head: bool, expected: &Expected, step: usize) {
     Driver::Epoll.run(run).expect("a loop");
 }
 
+/// Reads a request.
+async fn asked(stream: &mut Stream) {
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        let (count, buffer) = stream.read(asked, 256).await;
+        asked = buffer;
+        assert!(count.is_ok_and(|count| count > 0));
+    }
+}
+
 async fn answer(
     mut stream: Stream,
     wire: &[u8],
@@ -129,12 +165,7 @@ async fn answer(
     written: &Event,
     over: &Event,
 ) {
-    let mut asked = Vec::new();
-    while !asked.ends_with(b"\r\n\r\n") {
-        let (count, buffer) = stream.read(asked, 256).await;
-        asked = buffer;
-        assert!(count.is_ok_and(|count| count > 0));
-    }
+    asked(&mut stream).await;
     let mut breath = Breath::new().expect("eventfd");
     for piece in wire.chunks(step) {
         // A client that has seen enough may be gone.

@@ -78,6 +78,8 @@ pub(super) struct HttpReplies {
     asked: Raw,
     own: Option<Own>,
     whole: bool,
+    /// The answer is a result, and no tool says in it that it failed.
+    succeeded: bool,
     caller: Option<Arc<SessionRecord>>,
     /// Where to go on, once its event stream has ended early.
     place: Option<Box<Place>>,
@@ -144,6 +146,7 @@ pub(super) async fn post(
         asked: request.asked.clone(),
         own: request.rename.as_ref().map(|(_, _, own)| own.clone()),
         whole: request.whole,
+        succeeded: false,
         caller: request.caller.cloned(),
         place: None,
         mode: Mode::Waiting,
@@ -317,6 +320,11 @@ impl HttpReplies {
         matches!(&self.mode, Mode::Ready(body) if judge::error_code(body) == Some(-32022))
     }
 
+    /// See [`super::Replies::has_succeeded`].
+    pub(super) fn has_succeeded(&self) -> bool {
+        self.succeeded
+    }
+
     /// See [`super::Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply, Ended> {
         match &mut self.mode {
@@ -480,7 +488,11 @@ impl HttpReplies {
                 return Err(Failure::new(Kind::Internal, "no event stream").into());
             };
             if let Some(message) = queue.pop_front() {
-                match self.message(message)? {
+                let envelope = match jsonrpc::scan(&message) {
+                    Ok(envelope) => envelope,
+                    Err(fault) => return Err(self.bad(fault.text()).into()),
+                };
+                match self.message(message, &envelope)? {
                     Some(reply) => return Ok(reply),
                     None => continue,
                 }
@@ -491,17 +503,20 @@ impl HttpReplies {
             match event {
                 // Without data: a place to resume from, or nothing (2025-11-25, Transports).
                 Ok(Some(event)) if event.data.is_empty() => self.goes_on(),
-                Ok(Some(event)) => match split(&event.data) {
-                    Some(messages) => {
-                        queue.extend(messages);
+                Ok(Some(event)) => match jsonrpc::shape(&event.data) {
+                    // Revision 2025-03-26 alone.
+                    Ok(Shape::Batch(elements)) => {
+                        let of = |element: Span| element.of(&event.data).to_vec();
+                        queue.extend(elements.map(of));
                         self.goes_on();
                     }
-                    None => {
+                    Ok(Shape::One(envelope)) => {
                         self.goes_on();
-                        if let Some(reply) = self.message(event.data)? {
+                        if let Some(reply) = self.message(event.data, &envelope)? {
                             return Ok(reply);
                         }
                     }
+                    Err(fault) => return Err(self.bad(fault.text()).into()),
                 },
                 Ok(None) => {
                     let fault = match self.piece_or_fault().await? {
@@ -604,25 +619,21 @@ impl HttpReplies {
     }
 
     /// One message of an event stream: what the caller gets of it.
-    fn message(&mut self, message: Vec<u8>) -> Result<Option<Reply>, Ended> {
-        let envelope = match jsonrpc::scan(&message) {
-            Ok(envelope) => envelope,
-            Err(fault) => return Err(self.bad(fault.text()).into()),
-        };
+    fn message(&mut self, message: Vec<u8>, envelope: &Envelope) -> Result<Option<Reply>, Ended> {
         match envelope.kind {
             Message::Response | Message::ErrorResponse => {
-                let answer = self.checked(message, &envelope)?;
+                let answer = self.checked(message, envelope)?;
                 self.drain();
                 Ok(Some(Reply::Answer(answer)))
             }
-            Message::Notification => match self.word(&envelope, &message) {
+            Message::Notification => match self.word(envelope, &message) {
                 Word::Changed(flags) => {
                     self.backends.changed(&self.entry, flags);
                     let Some(session) = &self.leg.session else { return Ok(None) };
                     session.lists_changed(self.entry.id);
                     Ok(Some(Reply::Notification(message)))
                 }
-                Word::Withdrawn => Ok(self.withdrawn(&message, &envelope)),
+                Word::Withdrawn => Ok(self.withdrawn(&message, envelope)),
                 Word::Progress => {
                     let Some(own) = &self.own else {
                         return Ok(Some(Reply::Notification(message)));
@@ -649,7 +660,7 @@ impl HttpReplies {
             },
             // In the request era servers send none, and take no answers.
             Message::Request if self.leg.is_modern() => Ok(None),
-            Message::Request => match self.question(&message, &envelope) {
+            Message::Request => match self.question(&message, envelope) {
                 Ok(question) => Ok(Some(Reply::Ask(question))),
                 Err(reply) => {
                     send(&self.backends, &self.entry, &self.leg, reply);
@@ -716,6 +727,7 @@ impl HttpReplies {
             return Err(self.bad("an answer to another request").into());
         };
         self.mode = Mode::Over;
+        self.succeeded = envelope.kind == Message::Response && !envelope.tool_error;
         self.backends.succeeded(&self.entry);
         Ok(match &self.own {
             Some(own) => own.answer(&body, id),
@@ -738,6 +750,11 @@ impl HttpReplies {
     /// After the answer a stream should end; if it does so soon, its connection is kept.
     fn drain(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
+        // As a rule the end came with the answer.
+        if connection.is_at_end() {
+            self.connection = Some(connection);
+            return self.release();
+        }
         let entry = self.entry.clone();
         rt::spawn("stream end", async move {
             let end = async { while let Ok(Some(_)) = connection.body().await {} };
@@ -774,16 +791,6 @@ impl Drop for HttpReplies {
         if !matches!(self.mode, Mode::Over) && self.handle.is_untold() {
             self.cancel();
         }
-    }
-}
-
-/// The messages of an array (revision 2025-03-26 alone), `None` for anything else.
-fn split(data: &[u8]) -> Option<Vec<Vec<u8>>> {
-    match jsonrpc::shape(data) {
-        Ok(Shape::Batch(elements)) => {
-            Some(elements.map(|element| element.of(data).to_vec()).collect())
-        }
-        _ => None,
     }
 }
 
@@ -938,11 +945,5 @@ mod tests {
         ] {
             assert_eq!(media_type(field.as_bytes()), wanted, "{field}");
         }
-    }
-
-    #[test]
-    fn batches_are_split() {
-        assert_eq!(split(b" [{\"a\":1}, {\"b\":2} ]").unwrap(), [b"{\"a\":1}", b"{\"b\":2}"]);
-        assert_eq!(split(b"{\"a\":[1]}"), None);
     }
 }

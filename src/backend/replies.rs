@@ -92,6 +92,15 @@ impl Replies {
         }
     }
 
+    /// Whether the answer that came was seen to be no error of any kind when it was checked: saves
+    /// another look at it. False says nothing.
+    pub fn has_succeeded(&self) -> bool {
+        match (&self.kept, &self.watch) {
+            (Kept::Plain(Attempt { wire: Wire::Http(http), .. }), None) => http.has_succeeded(),
+            _ => false,
+        }
+    }
+
     /// Shows the end of a call to who waits for it; what becomes of it. A long answer is held.
     async fn shown(&mut self, reply: Result<Reply>) -> Result<Reply> {
         let answer = match reply {

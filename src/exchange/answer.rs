@@ -11,7 +11,6 @@ use crate::http::Connection;
 use crate::jsonrpc;
 use crate::mcp::envelope::TASKS;
 use crate::mcp::revision::MODERN;
-use crate::rt;
 
 pub(super) const JSON: &str = "Content-Type: application/json\r\n";
 pub(super) const EVENTS: &str = "Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\n\
@@ -43,9 +42,7 @@ pub(super) async fn respond(
     cors: &str,
     answer: Vec<u8>,
 ) -> io::Result<()> {
-    let done = connection.answer(200, &with(JSON, cors), &answer).await;
-    rt::spare::give(answer);
-    done
+    connection.answer_with(200, &with(JSON, cors), answer).await
 }
 
 /// `lines`, and what CORS adds to them.

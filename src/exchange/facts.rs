@@ -509,11 +509,7 @@ pub(super) fn outcome_of(answer: &[u8]) -> (Outcome, Option<i32>) {
         let code = code.and_then(|code| std::str::from_utf8(code.of(error)).ok()?.parse().ok());
         return (Outcome::Error, code);
     }
-    let result = envelope.result.map_or(&b"{}"[..], |span| span.of(answer));
-    match walk::member(result, "isError") {
-        Some(flag) if flag.of(result) == b"true" => (Outcome::ToolError, None),
-        _ => (Outcome::Ok, None),
-    }
+    (if envelope.tool_error { Outcome::ToolError } else { Outcome::Ok }, None)
 }
 
 #[cfg(test)]

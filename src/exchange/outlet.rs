@@ -20,6 +20,9 @@ use crate::mcp::session::SessionRecord;
 use crate::rt::{self, Either, race};
 use crate::world::{Answering, World};
 
+/// Room for a few events of progress and a short answer.
+const EVENTS_ROOM: usize = 1024;
+
 /// See the head of this file.
 pub(super) struct Outlet<'c> {
     pub(super) world: &'c Rc<World>,
@@ -33,6 +36,10 @@ pub(super) struct Outlet<'c> {
     begun: bool,
     /// The connection is there, and nobody else reads the stream.
     here: bool,
+    /// What waits for company: events that are there already go out in one write.
+    held: Vec<u8>,
+    /// The number of the last message in it.
+    last: u64,
 }
 
 impl<'c> Outlet<'c> {
@@ -46,8 +53,19 @@ impl<'c> Outlet<'c> {
         let primes = record.revision.primes();
         let stream = world.open_answer(record.id);
         let peer = connection.peer();
-        let connection = Some(connection);
-        Outlet { world, record, connection, ask, peer, stream, primes, begun: false, here: true }
+        Outlet {
+            world,
+            record,
+            connection: Some(connection),
+            ask,
+            peer,
+            stream,
+            primes,
+            begun: false,
+            here: true,
+            held: Vec::new(),
+            last: 0,
+        }
     }
 
     /// The rest of a stream whose connection has ended.
@@ -58,8 +76,19 @@ impl<'c> Outlet<'c> {
         peer: SocketAddr,
         stream: Answering,
     ) -> Outlet<'c> {
-        let (connection, primes, begun, here) = (None, false, true, false);
-        Outlet { world, record, connection, ask, peer, stream, primes, begun, here }
+        Outlet {
+            world,
+            record,
+            connection: None,
+            ask,
+            peer,
+            stream,
+            primes: false,
+            begun: true,
+            here: false,
+            held: Vec::new(),
+            last: 0,
+        }
     }
 
     /// Who asked.
@@ -69,7 +98,13 @@ impl<'c> Outlet<'c> {
 
     /// Awaits `next`, whatever becomes of the connection; a comment now and then keeps a silent one
     /// open. `None`: it is of no use to wait any longer.
+    ///
+    /// What was said before is written first, unless there is nothing to wait for.
     pub(super) async fn attend<F: Future>(&mut self, mut next: Pin<&mut F>) -> Option<F::Output> {
+        if let Some(output) = rt::at_once(next.as_mut()).await {
+            return Some(output);
+        }
+        self.flush().await;
         while self.here
             && let Some(connection) = &mut self.connection
         {
@@ -89,33 +124,34 @@ impl<'c> Outlet<'c> {
 
     /// Says something to keep the connection open.
     pub(super) async fn comment(&mut self) {
-        let mut bytes = self.opening();
-        bytes.extend_from_slice(sse::COMMENT);
-        self.write(bytes).await;
+        self.open();
+        self.held.extend_from_slice(sse::COMMENT);
+        self.flush().await;
     }
 
-    /// Adds a message; waits for a reader that lags behind.
+    /// Adds a message, to be written with the next one or by [`Outlet::attend`] when that has to
+    /// wait; waits for a reader that lags behind.
     pub(super) async fn event(&mut self, message: Vec<u8>) {
         if !self.here {
             // One that has died unseen holds nobody up for ever.
             let _ = rt::time::timeout(limits::WRITE_STALL_TIMEOUT, self.stream.tape().room()).await;
         }
-        let (number, event) = self.put(message);
-        if self.here && self.write(event).await {
-            self.stream.tape().take(number);
+        self.put(message);
+        if self.held.len() >= limits::EVENTS_HELD_BYTES {
+            self.flush().await;
         }
     }
 
     /// Ends the stream, with the response if there is one.
     pub(super) async fn finish(mut self, last: Option<Vec<u8>>) -> io::Result<()> {
-        let event = match last {
-            Some(message) => self.put(message).1,
-            None => self.opening(),
-        };
+        match last {
+            Some(message) => self.put(message),
+            None => self.open(),
+        }
         self.stream.tape().end();
         match self.connection {
             Some(connection) if self.here => {
-                end(connection, self.begun, &self.ask.cors, &event).await
+                end(connection, self.begun, &self.ask.cors, self.held).await
             }
             _ => Ok(()),
         }
@@ -123,20 +159,19 @@ impl<'c> Outlet<'c> {
 
     /// Ends the connection's answer, but not the stream: the client is told to come back for the
     /// rest, and how long to wait before.
-    pub(super) async fn pause(self, retry: Option<Duration>) -> (io::Result<()>, Answering) {
-        let mut bytes = Vec::new();
+    pub(super) async fn pause(mut self, retry: Option<Duration>) -> (io::Result<()>, Answering) {
         if self.here {
             // Before the first event there is the id of the beginning; later the pause has its own.
-            let number = match self.begun {
+            let number = match self.begun || !self.held.is_empty() {
                 true => self.stream.push(Vec::new().into()),
                 false => 0,
             };
-            let id = self.stream.tape().id(number).to_string();
-            sse::write_priming(&mut bytes, &id, retry.unwrap_or(limits::SSE_RETRY));
+            let id = self.stream.tape().id(number).text();
+            sse::write_priming(&mut self.held, &id, retry.unwrap_or(limits::SSE_RETRY));
         }
         let written = match self.connection {
             Some(connection) if self.here => {
-                let written = end(connection, self.begun, &self.ask.cors, &bytes).await;
+                let written = end(connection, self.begun, &self.ask.cors, self.held).await;
                 self.stream.leave();
                 written
             }
@@ -152,25 +187,37 @@ impl<'c> Outlet<'c> {
         self.finish(None).await
     }
 
-    /// Keeps a message, and writes its event.
-    fn put(&mut self, message: Vec<u8>) -> (u64, Vec<u8>) {
-        let mut event = if self.here { self.opening() } else { Vec::new() };
+    /// Keeps a message, and holds its event.
+    fn put(&mut self, message: Vec<u8>) {
+        self.open();
         let message: Arc<[u8]> = message.into();
-        let number = self.stream.push(message.clone());
+        self.last = self.stream.push(message.clone());
         if self.here {
-            sse::write(&mut event, Some(&self.stream.tape().id(number).to_string()), &message);
+            if self.held.capacity() == 0 {
+                self.held.reserve(EVENTS_ROOM.max(message.len() + 128));
+            }
+            let id = self.stream.tape().id(self.last).text();
+            sse::write(&mut self.held, Some(&id), &message);
         }
-        (number, event)
     }
 
-    /// What comes before the first event.
-    fn opening(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        if std::mem::take(&mut self.primes) {
-            let id = self.stream.tape().id(0).to_string();
-            sse::write_priming(&mut bytes, &id, limits::SSE_RETRY);
+    /// Holds what comes before the first event.
+    fn open(&mut self) {
+        if self.here && std::mem::take(&mut self.primes) {
+            let id = self.stream.tape().id(0).text();
+            sse::write_priming(&mut self.held, &id, limits::SSE_RETRY);
         }
-        bytes
+    }
+
+    /// Writes what is held.
+    async fn flush(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let held = std::mem::take(&mut self.held);
+        if self.write(held).await {
+            self.stream.tape().take(self.last);
+        }
     }
 
     /// Writes to the connection; false if it is lost.
@@ -195,6 +242,7 @@ impl<'c> Outlet<'c> {
 
     fn leave(&mut self) {
         self.here = false;
+        self.held = Vec::new();
         if let Some(connection) = &mut self.connection {
             connection.abort();
         }
@@ -202,15 +250,16 @@ impl<'c> Outlet<'c> {
     }
 }
 
-/// Ends an answer with these events; `begun` says whether its head was sent.
+/// Ends an answer with these events; `begun` says whether its head was sent. A stream that is over
+/// before that is an answer whose length is known.
 async fn end(
     connection: &mut Connection,
     begun: bool,
     cors: &str,
-    events: &[u8],
+    events: Vec<u8>,
 ) -> io::Result<()> {
-    if !begun {
-        connection.begin(200, &with(EVENTS, cors), None).await?;
+    match begun {
+        true => connection.finish_with(&events).await,
+        false => connection.answer_with(200, &with(EVENTS, cors), events).await,
     }
-    connection.finish_with(events).await
 }

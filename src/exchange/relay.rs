@@ -72,7 +72,10 @@ pub(super) async fn pass_on(
             respond(connection, &ask.cors, answer).await
         }
         Ok(Reply::Answer(answer)) => {
-            ask.facts.answered(&answer);
+            match relay.replies.has_succeeded() {
+                true => ask.facts.well(),
+                false => ask.facts.answered(&answer),
+            }
             respond(connection, &ask.cors, answer).await
         }
         Ok(Reply::Streaming { len }) => {
@@ -210,7 +213,7 @@ async fn stream_on(
     replies: &mut Replies,
 ) -> io::Result<()> {
     let cors = ask.cors.as_str();
-    connection.begin(200, &with(JSON, cors), len).await?;
+    connection.open(200, &with(JSON, cors), len)?;
     loop {
         match replies.chunk().await {
             Ok(Some(piece)) => connection.chunk(piece).await?,

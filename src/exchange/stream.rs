@@ -45,7 +45,7 @@ pub(super) async fn listen(
     };
     let mut first = Vec::new();
     if record.revision.primes() && !resumed {
-        sse::write_priming(&mut first, &reader.id(0).to_string(), limits::SSE_RETRY);
+        sse::write_priming(&mut first, &reader.id(0).text(), limits::SSE_RETRY);
     } else {
         first.extend_from_slice(sse::COMMENT);
     }
@@ -57,7 +57,7 @@ pub(super) async fn listen(
             rt::Either::Left(Ok(Some(messages))) => {
                 let mut events = Vec::new();
                 for (number, message) in &messages {
-                    sse::write(&mut events, Some(&reader.id(*number).to_string()), message);
+                    sse::write(&mut events, Some(&reader.id(*number).text()), message);
                 }
                 connection.chunk(events).await?;
             }

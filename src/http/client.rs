@@ -9,6 +9,9 @@
 //! [`ClientConnection::send`] takes it and [`ClientConnection::head`], which has to follow, does
 //! both. Reads are never given up by this module; whoever drops a call of it drops the connection.
 
+mod ahead;
+
+use self::ahead::Ahead;
 use super::body::{Decoder, FramingFault};
 use super::head::{HeadFault, ResponseHead};
 use super::tls::Session;
@@ -175,6 +178,8 @@ pub struct ClientConnection {
     answered: bool,
     /// How much the next read of a body of unknown length asks for.
     room: usize,
+    /// What the next answer may look like.
+    ahead: Ahead,
 }
 
 impl ClientConnection {
@@ -214,6 +219,7 @@ impl ClientConnection {
             sent: false,
             answered: false,
             room: HEAD_ROOM,
+            ahead: Ahead::default(),
         };
         if let Some((config, name)) = tls {
             let session = Session::new(config, name, &mut connection.output);
@@ -379,7 +385,7 @@ impl ClientConnection {
             });
             let mut written = Vec::new();
             let result = loop {
-                match self.parse_head() {
+                match self.parse_start() {
                     Ok(true) => break Ok(()),
                     Ok(false) => {}
                     Err(kind) => break Err(kind),
@@ -390,8 +396,17 @@ impl ClientConnection {
                 let plain = self.tls.is_none();
                 let buffer = std::mem::take(if plain { &mut self.input } else { &mut self.cipher });
                 let room = if plain { HEAD_ROOM } else { self.room };
+                let lent = if plain && buffer.is_empty() { self.ahead.lend() } else { None };
                 let (received, buffer) = {
-                    let mut read = pin!(self.reader.read(buffer, room));
+                    let (reader, ahead) = (&mut self.reader, &mut self.ahead.bytes);
+                    let mut read = pin!(async move {
+                        let Some(lent) = lent else { return reader.read(buffer, room).await };
+                        // Boxed: no answer has to be large.
+                        let both = Box::pin(reader.read_both(buffer, lent.head, lent.body));
+                        let (received, buffer, rest) = both.await;
+                        *ahead = rest;
+                        (received, buffer)
+                    });
                     poll_fn(|cx| {
                         if wrote.is_none()
                             && let Poll::Ready((result, bytes)) = write.as_mut().poll(cx)
@@ -456,6 +471,20 @@ impl ClientConnection {
         Ok(count)
     }
 
+    /// As `parse_head`, with a guess behind it: what was read as the start of the body goes back to
+    /// the head unless it is just that.
+    fn parse_start(&mut self) -> Result<bool, FaultKind> {
+        let whole = self.parse_head()?;
+        if self.ahead.bytes.is_empty()
+            || (whole && self.at == self.input.len() && self.decoder.is_plain())
+        {
+            return Ok(whole);
+        }
+        self.ahead.missed();
+        self.input.append(&mut self.ahead.bytes);
+        if whole { Ok(true) } else { self.parse_head() }
+    }
+
     /// Whether the head of the answer is complete; skips interim ones.
     fn parse_head(&mut self) -> Result<bool, FaultKind> {
         if Rc::get_mut(&mut self.head).is_none() {
@@ -471,6 +500,8 @@ impl ClientConnection {
                 // As large as the reader wants: callers bound what they keep.
                 self.decoder = Decoder::new(framing, u64::MAX).map_err(FaultKind::Body)?;
                 self.keep_alive &= head.keep_alive();
+                let length = self.decoder.expected().filter(|_| self.decoder.is_plain());
+                self.ahead.learn(self.at, length);
                 self.state = State::Body;
                 return Ok(true);
             }
@@ -508,7 +539,11 @@ impl ClientConnection {
         }
         // Announced bytes get memory at once only as far as one read could bring them.
         let room = announced.map_or(0, |length| length.min(PIECE_BYTES_MAX as u64) as usize);
-        let mut body = rt::spare::buffer(room);
+        let mut body = match self.ahead.bytes.is_empty() {
+            true => rt::spare::buffer(room),
+            // What was read ahead takes its place.
+            false => Vec::new(),
+        };
         while self.more(&mut body, PIECE_BYTES_MAX).await? {
             if body.len() > max {
                 return self.fault(FaultKind::Body(FramingFault::TooLarge));
@@ -538,8 +573,35 @@ impl ClientConnection {
         }
     }
 
+    /// Whether the body is over with what has been received, which is dropped.
+    pub fn is_at_end(&mut self) -> bool {
+        if self.state == State::Body && self.ahead.bytes.is_empty() {
+            let mut rest = Vec::new();
+            match self.decoder.decode(&self.input[self.at..], &mut rest) {
+                Ok(used) => self.at += used,
+                Err(_) => self.state = State::Broken,
+            }
+            if self.state == State::Body && self.decoder.is_done() {
+                self.end_exchange();
+            }
+        }
+        self.state == State::Idle
+    }
+
     async fn next_piece(&mut self, out: &mut Vec<u8>, max: usize) -> Result<bool, FaultKind> {
         let before = out.len();
+        if !self.ahead.bytes.is_empty() {
+            let mut ahead = std::mem::take(&mut self.ahead.bytes);
+            let mine = self.decoder.took(ahead.len()).map_err(FaultKind::Body)?;
+            // More than was announced: nobody asked for that.
+            self.keep_alive &= mine == ahead.len();
+            ahead.truncate(mine);
+            match out.is_empty() {
+                true => *out = ahead,
+                false => out.append(&mut ahead),
+            }
+            return Ok(true);
+        }
         loop {
             // What is here already.
             if self.at < self.input.len() && !self.decoder.is_done() {
@@ -615,7 +677,8 @@ impl ClientConnection {
     fn end_exchange(&mut self) {
         self.state = State::Idle;
         // Bytes behind an answer are an answer to nothing: never used, never trusted again.
-        self.keep_alive &= self.at == self.input.len();
+        self.keep_alive &= self.at == self.input.len() && self.ahead.bytes.is_empty();
+        self.ahead.bytes = Vec::new();
         self.input.clear();
         self.at = 0;
         self.room = HEAD_ROOM;

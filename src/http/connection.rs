@@ -37,6 +37,9 @@ const IDLE_ROOM: usize = 1024;
 const BUSY_ROOM: usize = 8 * 1024;
 /// Bytes of a body asked for at a time: announced bytes get no memory before they come.
 const BODY_ROOM: usize = 64 * 1024;
+/// Bodies from here on go out from where they are instead of being copied behind their head: two
+/// buffers cost a write about as much as a copy of this.
+const TAIL_BYTES_MIN: usize = 8 * 1024;
 /// Bytes written at a time; each piece has [`Timing::stall`] to go.
 const WRITE_PIECE: usize = 256 * 1024;
 /// A connection without a request for this long gives its buffers back.
@@ -170,6 +173,8 @@ pub struct Connection {
     unread: Option<Framing>,
     /// The next answer, as far as it is ready.
     output: Vec<u8>,
+    /// The rest of it, if that is a body of its own; empty while there is no output.
+    tail: Vec<u8>,
     answer: Answer,
     /// Bytes of the last request.
     size: usize,
@@ -213,6 +218,7 @@ impl Connection {
             head: Rc::default(),
             unread: None,
             output: Vec::new(),
+            tail: Vec::new(),
             answer: Answer::Done,
             size: 0,
             served: 0,
@@ -434,15 +440,51 @@ impl Connection {
     /// # Errors
     /// Those of the socket, for a large answer.
     pub async fn answer(&mut self, status: u16, lines: &str, body: &[u8]) -> io::Result<()> {
+        self.lay(status, lines, body)?;
+        self.write_if_large().await
+    }
+
+    /// As [`Connection::answer`], with a body that need not be copied.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn answer_with(&mut self, status: u16, lines: &str, body: Vec<u8>) -> io::Result<()> {
+        self.lay_whole(status, lines, body)?;
+        self.write_if_large().await
+    }
+
+    /// Leaves an answer to be written.
+    fn lay(&mut self, status: u16, lines: &str, body: &[u8]) -> io::Result<()> {
+        self.output.reserve(160 + lines.len() + body.len());
         self.start(status, lines, Some(body.len() as u64))?;
-        let mute = self.head.method() == Method::Head || is_bodiless(status);
         debug_assert!(body.is_empty() || !is_bodiless(status), "status {status} has no body");
-        if !mute {
+        if !self.is_mute(status) {
             self.output.extend_from_slice(body);
             self.carried = body.len() as u64;
         }
         self.answer = Answer::Done;
-        self.write_if_large().await
+        Ok(())
+    }
+
+    /// As `lay`; a body that is worth it goes from where it is.
+    fn lay_whole(&mut self, status: u16, lines: &str, body: Vec<u8>) -> io::Result<()> {
+        let is_tail = (TAIL_BYTES_MIN..=WRITE_PIECE).contains(&body.len());
+        // What is encrypted is copied anyway.
+        if !is_tail || self.sealed.is_some() || self.is_mute(status) {
+            let laid = self.lay(status, lines, &body);
+            rt::spare::give(body);
+            return laid;
+        }
+        self.start(status, lines, Some(body.len() as u64))?;
+        self.carried = body.len() as u64;
+        self.tail = body;
+        self.answer = Answer::Done;
+        Ok(())
+    }
+
+    /// Whether an answer is sent without its body.
+    fn is_mute(&self, status: u16) -> bool {
+        self.head.method() == Method::Head || is_bodiless(status)
     }
 
     /// Starts an answer whose body follows in pieces: `length` bytes in all, or in chunks. Its head
@@ -465,15 +507,24 @@ impl Connection {
         length: Option<u64>,
         first: &[u8],
     ) -> io::Result<()> {
+        self.open(status, lines, length)?;
+        self.put(first)?;
+        self.flush().await
+    }
+
+    /// As [`Connection::begin`], but the head goes out with the first piece.
+    ///
+    /// # Errors
+    /// The connection is of no further use.
+    pub fn open(&mut self, status: u16, lines: &str, length: Option<u64>) -> io::Result<()> {
         self.start(status, lines, length)?;
         self.answer = match length {
-            _ if self.head.method() == Method::Head || is_bodiless(status) => Answer::Mute,
+            _ if self.is_mute(status) => Answer::Mute,
             Some(length) => Answer::Length(length),
             None if self.head.version() == Version::Http11 => Answer::Chunks,
             None => Answer::UntilClose,
         };
-        self.put(first)?;
-        self.flush().await
+        Ok(())
     }
 
     /// Sends the next piece of the body and waits until the socket has taken it.
@@ -481,13 +532,16 @@ impl Connection {
     /// # Errors
     /// Those of the socket; a client that takes nothing for too long; more bytes than announced.
     pub async fn chunk(&mut self, data: Vec<u8>) -> io::Result<()> {
-        if let (Answer::Length(_) | Answer::UntilClose, true) =
-            (self.answer, self.output.is_empty() && data.len() <= WRITE_PIECE)
-        {
+        let is_plain = matches!(self.answer, Answer::Length(_) | Answer::UntilClose);
+        let is_tail = self.sealed.is_none() && data.len() >= TAIL_BYTES_MIN;
+        if is_plain && data.len() <= WRITE_PIECE && (self.output.is_empty() || is_tail) {
             // As it is, without a copy.
             self.count(data.len())?;
             self.carried += data.len() as u64;
-            self.output = data;
+            match self.output.is_empty() {
+                true => self.output = data,
+                false => self.tail = data,
+            }
         } else {
             self.put(&data)?;
         }
@@ -527,6 +581,7 @@ impl Connection {
     pub fn abort(&mut self) {
         self.dead = true;
         self.output.clear();
+        self.tail = Vec::new();
     }
 
     /// Closes the connection after the request at hand, and says so in an answer not yet begun.
@@ -559,28 +614,31 @@ impl Connection {
             return Ok(());
         }
         let whole = std::mem::take(&mut self.output);
+        let tail = std::mem::take(&mut self.tail);
         if whole.len() <= WRITE_PIECE {
-            self.output = self.write(whole).await?;
+            self.output = self.write(whole, tail).await?;
         } else {
+            debug_assert!(tail.is_empty(), "a head is never that large");
             let mut buffer = Vec::with_capacity(WRITE_PIECE);
             for piece in whole.chunks(WRITE_PIECE) {
                 buffer.extend_from_slice(piece);
-                buffer = self.write(buffer).await?;
+                buffer = self.write(buffer, Vec::new()).await?;
             }
         }
         Ok(())
     }
 
-    /// Writes one piece and returns its storage, empty.
-    async fn write(&mut self, mut piece: Vec<u8>) -> io::Result<Vec<u8>> {
+    /// Writes one piece, and what follows it; returns the storage of the first, empty.
+    async fn write(&mut self, mut piece: Vec<u8>, tail: Vec<u8>) -> io::Result<Vec<u8>> {
         if let Some(sealed) = &mut self.sealed {
+            debug_assert!(tail.is_empty(), "what is encrypted is copied anyway");
             piece = sealed.seal(&piece)?;
         }
         self.alarm.set(rt::time::now() + self.timing().stall);
         // A write that is cut short leaves an unknown part behind.
         self.dead = true;
         let alarm = &mut self.alarm;
-        let write = self.writer.write_all(piece);
+        let write = self.writer.write_both(piece, tail);
         let (result, mut buffer) = match rt::race(write, poll_fn(|cx| alarm.poll(cx))).await {
             rt::Either::Left(done) => done,
             rt::Either::Right(()) => return Err(io::ErrorKind::TimedOut.into()),
@@ -615,7 +673,7 @@ impl Connection {
         self.closing |= old && length.is_none();
         self.status = status;
         let out = &mut self.output;
-        out.reserve(160 + lines.len() + length.map_or(0, |l| l.min(WRITE_PIECE as u64) as usize));
+        out.reserve(160 + lines.len());
         status_line(out, status);
         date_line(out);
         out.extend_from_slice(lines.as_bytes());
@@ -672,6 +730,7 @@ impl Connection {
     /// Answers what could not even be read, and closes.
     async fn refuse(&mut self, status: u16, why: &dyn fmt::Display) {
         tracing::debug!(peer = %self.peer, status, %why, "request refused");
+        self.output.append(&mut self.tail);
         status_line(&mut self.output, status);
         date_line(&mut self.output);
         self.output.extend_from_slice(b"Content-Length: 0\r\nConnection: close\r\n\r\n");
@@ -730,11 +789,12 @@ impl Connection {
             return Box::pin(self.pump_sealed(buffer, room, now, by, stop)).await;
         }
         let output = std::mem::take(&mut self.output);
+        let tail = std::mem::take(&mut self.tail);
         let mut wrote = output.is_empty();
         let mut settled = false;
         let stall = now + self.timing().stall;
         let (writer, alarm) = (&mut self.writer, &mut self.alarm);
-        let mut write = pin!(writer.write_all(output));
+        let mut write = pin!(writer.write_both(output, tail));
         let mut read = pin!(self.reader.read(buffer, room));
         let mut received = None;
         let mut buffers = (Vec::new(), Vec::new());

@@ -104,6 +104,8 @@ pub struct Envelope {
     pub request_id: Option<Span>,
     /// `result`, any value.
     pub result: Option<Span>,
+    /// Whether `result.isError` is true: a tool says that it failed.
+    pub tool_error: bool,
     /// `error`, object.
     pub error: Option<Span>,
 }
@@ -132,6 +134,7 @@ impl Envelope {
             progress_token,
             request_id,
             result,
+            tool_error: _,
             error,
         } = self;
         let parts = [

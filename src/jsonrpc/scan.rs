@@ -19,7 +19,31 @@ use crate::limits::{JSON_DEPTH_MAX, SCALAR_BYTES_MAX};
 /// # Errors
 /// See [`ScanFault`].
 pub fn scan(message: &[u8]) -> Result<Envelope, ScanFault> {
-    Scanner::new(message)?.message()
+    checked(message, Scanner::message)
+}
+
+/// What `read` makes of bytes that are UTF-8 as a whole: nothing is said of others but that.
+///
+/// Structure is ASCII, so that nothing looks at more than one byte of a character, and only where
+/// there was any beyond ASCII is there more to look at: as a rule one pass does.
+///
+/// # Errors
+/// [`ScanFault::TooLong`], [`ScanFault::Utf8`], then what `read` says.
+pub(super) fn checked<'m, T>(
+    bytes: &'m [u8],
+    read: impl FnOnce(&mut Scanner<'m>) -> Result<T, ScanFault>,
+) -> Result<T, ScanFault> {
+    if u32::try_from(bytes.len()).is_err() {
+        return Err(ScanFault::TooLong);
+    }
+    let mut scanner = Scanner::checked(bytes);
+    let verdict = read(&mut scanner);
+    if (scanner.bits & token::HIGHS != 0 || verdict.is_err())
+        && simdutf8::basic::from_utf8(bytes).is_err()
+    {
+        return Err(ScanFault::Utf8);
+    }
+    verdict
 }
 
 /// One message, or several in an array (JSON-RPC 2.0 §6; MCP 2025-03-26 alone).
@@ -242,6 +266,8 @@ struct Found {
     request_id: Option<Span>,
     meta_token: Option<Span>,
     result: Option<Span>,
+    /// What the first `isError` of the result says.
+    tool_error: Option<bool>,
     error: Option<Span>,
 }
 
@@ -275,6 +301,7 @@ impl Found {
             progress_token,
             request_id: self.request_id,
             result: self.result,
+            tool_error: self.tool_error == Some(true),
             error: self.error,
         })
     }
@@ -312,25 +339,17 @@ pub(super) fn id_value(value: &[u8]) -> Result<(), ScanFault> {
 pub(super) struct Scanner<'m> {
     bytes: &'m [u8],
     at: usize,
+    /// Of the bytes of strings, gathered.
+    bits: u64,
 }
 
 impl<'m> Scanner<'m> {
-    /// At the start of `bytes`, which are checked to be UTF-8 first: structure is ASCII, so that
-    /// nothing later has to look at more than one byte of a character.
-    pub(super) fn new(bytes: &'m [u8]) -> Result<Scanner<'m>, ScanFault> {
-        if u32::try_from(bytes.len()).is_err() {
-            return Err(ScanFault::TooLong);
-        }
-        simdutf8::basic::from_utf8(bytes).map_err(|_| ScanFault::Utf8)?;
-        Ok(Scanner { bytes, at: 0 })
-    }
-
     /// At the start of bytes that were checked as a part of others.
     pub(super) fn checked(bytes: &'m [u8]) -> Scanner<'m> {
-        Scanner { bytes, at: 0 }
+        Scanner { bytes, at: 0, bits: 0 }
     }
 
-    fn message(mut self) -> Result<Envelope, ScanFault> {
+    fn message(&mut self) -> Result<Envelope, ScanFault> {
         let mut found = Found::default();
         self.space();
         if self.peek() != Some(b'{') {
@@ -359,8 +378,11 @@ impl<'m> Scanner<'m> {
             return Ok(());
         }
         let first = self.peek();
-        let value =
-            if bit == PARAMS && first == Some(b'{') { self.params(found)? } else { self.value(1)? };
+        let value = match (bit, first) {
+            (PARAMS, Some(b'{')) => self.params(found)?,
+            (RESULT, Some(b'{')) => self.result(found)?,
+            _ => self.value(1)?,
+        };
         let place = match bit {
             ID => {
                 id_value(value.of(self.bytes))?;
@@ -403,6 +425,16 @@ impl<'m> Scanner<'m> {
                 _ => return Ok(()),
             };
             *place = Some(value);
+            Ok(())
+        })
+    }
+
+    fn result(&mut self, found: &mut Found) -> Result<Span, ScanFault> {
+        self.members(|scanner, key| {
+            let value = scanner.value(2)?;
+            if super::walk::key_is(key.of(scanner.bytes), "isError") {
+                found.tool_error.get_or_insert(value.of(scanner.bytes) == b"true");
+            }
             Ok(())
         })
     }
@@ -549,7 +581,7 @@ impl<'m> Scanner<'m> {
     fn string(&mut self) -> Result<(), ScanFault> {
         self.expect(b'"')?;
         loop {
-            self.at = token::plain_end(self.bytes, self.at);
+            self.at = token::plain_end_noting(self.bytes, self.at, &mut self.bits);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
@@ -682,6 +714,47 @@ mod tests {
         // A request's params.progressToken is some parameter of its own.
         let request = r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"progressToken":7}}"#;
         assert_eq!(scan(request.as_bytes()).unwrap().progress_token, None);
+    }
+
+    #[test]
+    fn a_tool_says_that_it_failed() {
+        for (result, failed) in [
+            (r#"{"content":[],"isError":true}"#, true),
+            (r#"{"is\u0045rror": true }"#, true),
+            (r#"{"isError":false}"#, false),
+            (r#"{"isError":"true"}"#, false),
+            (r#"{"isError":false,"isError":true}"#, false),
+            (r#"{"a":{"isError":true},"iserror":true}"#, false),
+            (r#"[{"isError":true}]"#, false),
+            ("null", false),
+            ("{}", false),
+        ] {
+            let message = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
+            let found = scan(message.as_bytes()).unwrap();
+            assert_eq!(found.tool_error, failed, "{result}");
+            assert_eq!(of(&message, found.result).unwrap(), result);
+        }
+    }
+
+    /// One pass does for ASCII; wherever else a byte beyond it stands, the whole is looked at.
+    #[test]
+    fn bytes_that_are_no_text_are_found_in_strings_of_any_length() {
+        for length in [0, 1, 7, 8, 15, 16, 31, 40, 64, 100, 300, 700] {
+            let text = "x".repeat(length);
+            let message = format!(r#"{{"jsonrpc":"2.0","id":1,"result":["{text}é"," {text}"]}}"#);
+            assert!(scan(message.as_bytes()).is_ok(), "{length}");
+            let start = message.find('[').unwrap();
+            for at in start..message.len() {
+                let mut bytes = message.clone().into_bytes();
+                bytes[at] = 0xFF;
+                assert_eq!(scan(&bytes), Err(ScanFault::Utf8), "{length}, {at}");
+                let mut watch = super::super::Watch::new();
+                assert_eq!(watch.feed(&bytes), Err(ScanFault::Utf8), "{length}, {at}");
+            }
+        }
+        // What else is wrong is said of text alone.
+        assert_eq!(scan(b"{\xFF"), Err(ScanFault::Utf8));
+        assert_eq!(scan("{é".as_bytes()), Err(ScanFault::Syntax));
     }
 
     #[test]

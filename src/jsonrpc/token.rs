@@ -7,35 +7,48 @@
 
 use super::message::ScanFault;
 use crate::limits::SCALAR_BYTES_MAX;
+use crate::rt::wide;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGHS: u64 = 0x8080_8080_8080_8080;
+pub(super) const HIGHS: u64 = 0x8080_8080_8080_8080;
 
 /// Where the first quote, backslash or control character at or behind `at` stands, or the length.
 #[inline(always)]
 pub(super) fn plain_end(bytes: &[u8], at: usize) -> usize {
+    plain_end_noting(bytes, at, &mut 0)
+}
+
+/// As [`plain_end`]; the high bits of `seen` tell whether any byte of the run was beyond ASCII (a
+/// byte of the word behind it may set them too).
+#[inline(always)]
+pub(super) fn plain_end_noting(bytes: &[u8], at: usize, seen: &mut u64) -> usize {
     // Keys and short strings end within the first words; only what is longer pays for the call.
-    match word(bytes, at) {
-        Some(0) => match word(bytes, at + 8) {
-            Some(0) => long_plain_end(bytes, at + 16),
+    match word(bytes, at, seen) {
+        Some(0) => match word(bytes, at + 8, seen) {
+            Some(0) => long_plain_end(bytes, at + 16, seen),
             Some(mask) => at + 8 + (mask.trailing_zeros() / 8) as usize,
-            None => long_plain_end(bytes, at + 8),
+            None => long_plain_end(bytes, at + 8, seen),
         },
         Some(mask) => at + (mask.trailing_zeros() / 8) as usize,
-        None => long_plain_end(bytes, at),
+        None => long_plain_end(bytes, at, seen),
     }
 }
 
+/// A run that goes on for so long is looked at by the widest vectors: they cost a call, and the block
+/// in which they end is looked at again.
+const WIDE_FROM: usize = 256;
+
 #[inline(never)]
-fn long_plain_end(bytes: &[u8], mut at: usize) -> usize {
+fn long_plain_end(bytes: &[u8], mut at: usize, seen: &mut u64) -> usize {
     // Two words more before the wide loop, which would look at them twice.
     for _ in 0..2 {
-        match word(bytes, at) {
+        match word(bytes, at, seen) {
             Some(0) => at += 8,
             Some(mask) => return at + (mask.trailing_zeros() / 8) as usize,
             None => break,
         }
     }
+    let wide = at + WIDE_FROM;
     while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<64>()) {
         // No early exit and no table: the compiler turns this into vector compares.
         let special = chunk.iter().fold(0u8, |seen, &byte| {
@@ -44,25 +57,38 @@ fn long_plain_end(bytes: &[u8], mut at: usize) -> usize {
         if special != 0 {
             break;
         }
+        *seen |= u64::from(chunk.iter().fold(0u8, |bits, &byte| bits | byte));
         at += 64;
+        if at >= wide {
+            let (length, beyond) = wide::plain_blocks(&bytes[at..]);
+            *seen |= u64::from(beyond) << 7;
+            at += length;
+            break;
+        }
     }
-    while let Some(mask) = word(bytes, at) {
+    while let Some(mask) = word(bytes, at, seen) {
         if mask != 0 {
             return at + (mask.trailing_zeros() / 8) as usize;
         }
         at += 8;
     }
-    let ends = |&byte: &u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    bytes[at..].iter().position(ends).map_or(bytes.len(), |run| at + run)
+    for (run, &byte) in bytes[at..].iter().enumerate() {
+        if byte < 0x20 || byte == b'"' || byte == b'\\' {
+            return at + run;
+        }
+        *seen |= u64::from(byte);
+    }
+    bytes.len()
 }
 
 /// The high bit of each of the next eight bytes that ends a run; `None` near the end.
 ///
 /// A subtraction may borrow into the byte above a hit, so only the lowest bit is exact, and only
-/// that one is used.
+/// that one is used. `seen` gathers all bits.
 #[inline(always)]
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
+fn word(bytes: &[u8], at: usize, seen: &mut u64) -> Option<u64> {
     let word = u64::from_le_bytes(*bytes.get(at..)?.first_chunk::<8>()?);
+    *seen |= word;
     let zero = |word: u64| word.wrapping_sub(ONES) & !word;
     let quote = zero(word ^ (ONES * b'"' as u64));
     let backslash = zero(word ^ (ONES * b'\\' as u64));

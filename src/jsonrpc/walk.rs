@@ -3,7 +3,7 @@
 //! Next: `write`, which puts the parts together again.
 
 use super::message::{ScanFault, Span};
-use super::scan::{Elements, Scanner};
+use super::scan::{self, Elements, Scanner};
 
 /// The members of the object that is all of `document`, which is checked whole first.
 ///
@@ -41,12 +41,13 @@ pub fn elements_of_checked(array: &[u8]) -> Option<Elements<'_>> {
 }
 
 fn checked(document: &[u8], bracket: u8) -> Result<Scanner<'_>, ScanFault> {
-    let mut scanner = Scanner::new(document)?;
-    scanner.space();
-    let start = scanner.clone();
-    scanner.value(0)?;
-    scanner.end()?;
-    if start.peek() == Some(bracket) { Ok(start) } else { Err(ScanFault::Shape) }
+    scan::checked(document, |scanner| {
+        scanner.space();
+        let start = scanner.clone();
+        scanner.value(0)?;
+        scanner.end()?;
+        if start.peek() == Some(bracket) { Ok(start) } else { Err(ScanFault::Shape) }
+    })
 }
 
 /// The value of the first member of an object whose name is `name`, written with escapes or not.

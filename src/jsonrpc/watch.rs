@@ -35,6 +35,8 @@ pub struct Watch {
     id_at: Range<u64>,
     /// Start of a character that the last piece cut.
     cut: Vec<u8>,
+    /// Of the bytes of strings of this piece, gathered.
+    bits: u64,
     fault: Option<ScanFault>,
 }
 
@@ -85,7 +87,12 @@ impl Watch {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let verdict = self.utf8(piece).and_then(|()| self.bytes(piece));
+        self.bits = 0;
+        let mut verdict = self.bytes(piece);
+        // As in `scan`: only what is beyond ASCII, or odd, is looked at twice.
+        if self.bits & token::HIGHS != 0 || !self.cut.is_empty() || verdict.is_err() {
+            verdict = self.utf8(piece).and(verdict);
+        }
         self.fed += piece.len() as u64;
         self.fault = verdict.err();
         verdict
@@ -294,7 +301,7 @@ impl Watch {
 
     /// A run of plain characters, and what ends it.
     fn text(&mut self, piece: &[u8], at: usize, key: bool) -> Result<usize, ScanFault> {
-        let end = token::plain_end(piece, at);
+        let end = token::plain_end_noting(piece, at, &mut self.bits);
         let run = &piece[at..end];
         if !key {
             self.keep(run)?;

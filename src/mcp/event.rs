@@ -53,15 +53,31 @@ impl EventId {
         let id = EventId { kind, worker: worker as usize, stream, number: event };
         parts.next().is_none().then_some(id)
     }
+
+    /// The wire form. By hand: each event of a stream has one.
+    pub fn text(self) -> String {
+        let mut text = String::with_capacity(24);
+        text.push(match self.kind {
+            StreamKind::Listening => 'l',
+            StreamKind::Answering => 'a',
+        });
+        for (at, number) in [self.worker as u64, self.stream, self.number].into_iter().enumerate() {
+            if at > 0 {
+                text.push('-');
+            }
+            let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+            for digit in (0..digits).rev() {
+                let digit = number >> (4 * digit) & 0xF;
+                text.push(char::from(b"0123456789abcdef"[digit as usize]));
+            }
+        }
+        text
+    }
 }
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            StreamKind::Listening => 'l',
-            StreamKind::Answering => 'a',
-        };
-        write!(f, "{kind}{:x}-{:x}-{:x}", self.worker, self.stream, self.number)
+        f.write_str(&self.text())
     }
 }
 
@@ -74,7 +90,10 @@ mod tests {
         for kind in [StreamKind::Listening, StreamKind::Answering] {
             let id = EventId { kind, worker: 511, stream: u64::MAX, number: 0x1f };
             assert_eq!(EventId::parse(id.to_string().as_bytes()), Some(id));
+            assert!(id.text().ends_with("1ff-ffffffffffffffff-1f"));
         }
+        let first = EventId { kind: StreamKind::Answering, worker: 0, stream: 16, number: 1 };
+        assert_eq!(first.text(), "a0-10-1");
         for bad in ["", "l", "x1-2-3", "l1-2", "l1-2-3-4", "l1--3", "l+1-2-3", "l1-2-g", "a 1-2-3"]
         {
             assert_eq!(EventId::parse(bad.as_bytes()), None, "{bad}");

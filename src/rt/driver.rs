@@ -15,17 +15,19 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 const ENTRIES: u32 = 1024;
 
 /// The operations that the runtime submits; a kernel without one of them is no ring for us.
-const OPERATIONS: [u8; 10] = [
+const OPERATIONS: [u8; 12] = [
     opcode::Accept::CODE,
     opcode::AsyncCancel::CODE,
     opcode::Close::CODE,
     opcode::Connect::CODE,
     opcode::PollAdd::CODE,
     opcode::Read::CODE,
+    opcode::Readv::CODE,
     opcode::Recv::CODE,
     opcode::Send::CODE,
     opcode::Timeout::CODE,
     opcode::Write::CODE,
+    opcode::Writev::CODE,
 ];
 
 /// The kinds of event loop, best first.

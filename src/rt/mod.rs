@@ -15,6 +15,8 @@ mod sys;
 pub mod alarm;
 pub mod child;
 mod driver;
+pub mod wide;
+
 pub mod net;
 pub mod time;
 
@@ -32,7 +34,7 @@ pub mod signals;
 
 pub use bell::Breath;
 pub use driver::Driver;
-pub use race::{Either, join, race};
+pub use race::{Either, at_once, join, race};
 pub use spawn::{panics, spawn};
 pub use sys::Place;
 

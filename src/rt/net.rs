@@ -10,11 +10,12 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::pin;
 use std::time::Duration;
 
-use monoio::buf::{IoBuf, IoBufMut};
+use monoio::buf::{IoBuf, IoBufMut, VecBuf};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::{ListenerOpts, TcpListener, TcpStream};
 
 use super::bell::Streak;
+use super::sys::Pair;
 use super::{sys, time};
 use crate::limits;
 
@@ -173,6 +174,30 @@ impl ReadHalf {
         read(&mut self.tcp, &mut self.reads, buf, room).await
     }
 
+    /// As [`Stream::read`], with exactly so much room behind the end of `buf`, and what is beyond in a
+    /// buffer of its own with room for `more`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read_both(
+        &mut self,
+        buf: Vec<u8>,
+        room: usize,
+        more: usize,
+    ) -> (io::Result<usize>, Vec<u8>, Vec<u8>) {
+        let mut pair = Pair::new(buf, room, more);
+        loop {
+            let (result, back) = self.reads.pace(pin!(self.tcp.readv(pair))).await;
+            match result {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => pair = back,
+                result => {
+                    let (buf, rest) = back.into_parts();
+                    return (result, buf, rest);
+                }
+            }
+        }
+    }
+
     /// As [`Stream::is_quiet`].
     pub fn is_quiet(&self) -> bool {
         sys::peek(self.fd) == sys::Peek::Quiet
@@ -212,6 +237,20 @@ impl WriteHalf {
     /// As there.
     pub async fn write_all(&mut self, buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         write_all(&mut self.tcp, &mut self.writes, buf).await
+    }
+
+    /// Writes the whole of `buf` and then of `tail`, in one call if the socket takes both. `buf` comes
+    /// back, else as [`Stream::write_all`]. Where the peer has left it may also raise SIGPIPE, which the
+    /// programs of this language ignore.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_both(&mut self, buf: Vec<u8>, tail: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        if tail.is_empty() {
+            return self.write_all(buf).await;
+        }
+        // Boxed: the rare case must not make every wait for I/O larger.
+        Box::pin(write_both(&mut self.tcp, &mut self.writes, buf, tail)).await
     }
 
     /// Tells the peer that no more bytes come.
@@ -267,9 +306,18 @@ async fn read(
 async fn write_all(
     to: &mut impl AsyncWriteRent,
     streak: &mut Streak,
-    mut buf: Vec<u8>,
+    buf: Vec<u8>,
 ) -> (io::Result<()>, Vec<u8>) {
-    let mut written = 0;
+    write_from(to, streak, buf, 0).await
+}
+
+/// Writes what stands behind the first `written` bytes.
+async fn write_from(
+    to: &mut impl AsyncWriteRent,
+    streak: &mut Streak,
+    mut buf: Vec<u8>,
+    mut written: usize,
+) -> (io::Result<()>, Vec<u8>) {
     while written < buf.len() {
         let (result, slice) = streak.pace(pin!(to.write(buf.slice(written..)))).await;
         buf = slice.into_inner();
@@ -281,6 +329,31 @@ async fn write_all(
         }
     }
     (Ok(()), buf)
+}
+
+/// Gathers two buffers into one write; what it leaves goes as usual.
+async fn write_both(
+    to: &mut impl AsyncWriteRent,
+    streak: &mut Streak,
+    buf: Vec<u8>,
+    tail: Vec<u8>,
+) -> (io::Result<()>, Vec<u8>) {
+    let pair = VecBuf::from(vec![buf, tail]);
+    let (result, pair) = streak.pace(pin!(to.writev(pair))).await;
+    let mut pair = Vec::from(pair).into_iter();
+    let (buf, tail) = (pair.next().unwrap_or_default(), pair.next().unwrap_or_default());
+    let written = match result {
+        Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
+        Ok(written) => written,
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+        Err(e) => return (Err(e), buf),
+    };
+    let rest = written.saturating_sub(buf.len());
+    let (result, buf) = write_from(to, streak, buf, written).await;
+    if result.is_err() {
+        return (result, buf);
+    }
+    (write_from(to, streak, tail, rest).await.0, buf)
 }
 
 #[cfg(test)]
@@ -361,6 +434,59 @@ mod tests {
             };
             let (sent, echoed) = join(write, read).await;
             assert!(sent == echoed);
+        });
+    }
+
+    #[test]
+    fn one_read_fills_two_buffers_in_turn() {
+        everywhere(async || {
+            for (sent, first, second) in [(3, 5, 8), (5, 5, 0), (9, 5, 8), (30, 5, 8)] {
+                let (server, mut client) = pair().await;
+                let (mut from, _to) = server.split();
+                let bytes: Vec<u8> = (0..sent).collect();
+                client.write_all(bytes.clone()).await.0.unwrap();
+                let (n, head, rest) = from.read_both(b"a".to_vec(), first, second).await;
+                let wanted = usize::from(sent).min(first + second);
+                assert_eq!(n.unwrap(), wanted);
+                assert_eq!(head, [b"a", &bytes[..wanted.min(first)]].concat());
+                assert_eq!(rest, &bytes[wanted.min(first)..wanted]);
+                drop(client);
+                let (n, head, rest) = from.read_both(Vec::new(), 100, 100).await;
+                assert_eq!(n.unwrap(), head.len());
+                assert_eq!([&head[..], &rest].concat(), &bytes[wanted..], "what was left");
+                let (n, head, rest) = from.read_both(head, 4, 4).await;
+                assert_eq!((n.ok(), rest.len()), (Some(0), 0), "the end, {}", head.len());
+            }
+        });
+    }
+
+    /// More than the kernel holds, so that the one write is cut at any place.
+    #[test]
+    fn two_buffers_arrive_as_one() {
+        everywhere(async || {
+            for (first, second) in [(3, 5), (0, 7), (100, 6_000_000), (6_000_000, 100)] {
+                let (mut server, client) = pair().await;
+                let (_from, mut to) = client.split();
+                let bytes = |n: usize| (0..n).map(|n| ((n * 31) >> 3) as u8).collect::<Vec<u8>>();
+                let write = async {
+                    let (result, buf) = to.write_both(bytes(first), bytes(second)).await;
+                    result.unwrap();
+                    assert!(buf == bytes(first), "the buffer comes back as it was");
+                    to.shutdown_write();
+                };
+                let read = async {
+                    let mut all = Vec::new();
+                    loop {
+                        let (n, buf) = server.read(all, 64 * 1024).await;
+                        all = buf;
+                        if n.unwrap() == 0 {
+                            return all;
+                        }
+                    }
+                };
+                let ((), all) = join(write, read).await;
+                assert!(all == [bytes(first), bytes(second)].concat(), "{first}, {second}");
+            }
         });
     }
 

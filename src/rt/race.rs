@@ -3,7 +3,7 @@
 //! Next: `bell`, being woken by another thread.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 /// Which of two futures was first.
@@ -27,6 +27,15 @@ pub async fn race<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Outp
             return Poll::Ready(Either::Left(a));
         }
         b.as_mut().poll(cx).map(Either::Right)
+    })
+    .await
+}
+
+/// What a future has to say without waiting; `None` leaves it to be awaited.
+pub async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
     })
     .await
 }
@@ -72,6 +81,19 @@ mod tests {
             assert_eq!(race(ready(1), ready(2)).await, Either::Left(1));
             let never = std::future::pending::<()>();
             assert_eq!(race(never, ready(2)).await, Either::Right(2));
+        });
+    }
+
+    #[test]
+    fn at_once_is_now_or_later() {
+        everywhere(async || {
+            assert_eq!(at_once(pin!(ready(1))).await, Some(1));
+            let mut late = pin!(async {
+                time::sleep(Duration::from_millis(2)).await;
+                2
+            });
+            assert_eq!(at_once(late.as_mut()).await, None);
+            assert_eq!(late.await, 2, "nothing is lost");
         });
     }
 

@@ -1,5 +1,5 @@
-//! Owns: the system calls that std does not wrap, each behind a safe signature. The only module
-//! with `unsafe`.
+//! Owns: the system calls that std does not wrap, each behind a safe signature, and the call of what
+//! is compiled for this machine alone. The only module with `unsafe`.
 //! Never: policy; callers decide what a failure means.
 //! Next: `driver`, which picks the event loop.
 
@@ -16,6 +16,7 @@ use std::process::Command;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use monoio::buf::IoVecBufMut;
 use monoio::io::OwnedReadHalf;
 use monoio::net::TcpStream;
 
@@ -297,6 +298,77 @@ pub(super) fn take_signal(
         Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Two buffers for one read: the room given in the first is filled before the second gets any.
+pub(super) struct Pair {
+    first: Vec<u8>,
+    second: Vec<u8>,
+    /// The rooms. On the heap, where they stay while the pair is moved.
+    rooms: Box<[libc::iovec; 2]>,
+}
+
+impl Pair {
+    /// Room behind the end of `first`, and a second buffer of its own.
+    pub(super) fn new(mut first: Vec<u8>, room: usize, more: usize) -> Pair {
+        first.reserve(room);
+        let mut second = super::spare::buffer(more);
+        let rooms = Box::new([
+            libc::iovec { iov_base: first.spare_capacity_mut().as_mut_ptr().cast(), iov_len: room },
+            libc::iovec { iov_base: second.as_mut_ptr().cast(), iov_len: more },
+        ]);
+        Pair { first, second, rooms }
+    }
+
+    /// Both buffers.
+    pub(super) fn into_parts(self) -> (Vec<u8>, Vec<u8>) {
+        (self.first, self.second)
+    }
+}
+
+// SAFETY: the two rooms are spare capacity of the two vectors, which nobody can reach to move or free
+// before the pair is taken apart; they and their descriptions are on the heap, so that moving the
+// pair moves neither.
+// JUSTIFICATION: the runtime's own pair takes only buffers that are filled already, so that each read
+// would begin with writing zeros.
+unsafe impl IoVecBufMut for Pair {
+    fn write_iovec_ptr(&mut self) -> *mut libc::iovec {
+        self.rooms.as_mut_ptr()
+    }
+
+    fn write_iovec_len(&mut self) -> usize {
+        self.rooms.len()
+    }
+
+    unsafe fn set_init(&mut self, pos: usize) {
+        let in_first = pos.min(self.rooms[0].iov_len);
+        let in_second = (pos - in_first).min(self.rooms[1].iov_len);
+        // SAFETY: the caller says that the kernel has filled `pos` bytes, in the order of the rooms,
+        // each of which ends within the capacity of its vector.
+        // JUSTIFICATION: see above.
+        unsafe {
+            self.first.set_len(self.first.len() + in_first);
+            self.second.set_len(in_second);
+        }
+    }
+}
+
+/// Runs `work` compiled for the widest vectors that this machine has, if it is inlined here.
+#[inline]
+pub(super) fn widest<T>(work: impl FnOnce() -> T) -> T {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has just been found to have what the function is compiled for.
+        // JUSTIFICATION: what is known only at run time cannot be called otherwise.
+        return unsafe { with_avx2(work) };
+    }
+    work()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn with_avx2<T>(work: impl FnOnce() -> T) -> T {
+    work()
 }
 
 /// The event counter rung once: adds one.

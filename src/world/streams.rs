@@ -99,7 +99,7 @@ enum Told {
 pub(super) struct Streams {
     tapes: RefCell<AHashMap<u64, Rc<Tape>>>,
     /// Of each session; the one that was opened or taken up last stands last.
-    of: RefCell<AHashMap<SessionId, Vec<u64>>>,
+    of: RefCell<AHashMap<SessionId, Vec<Rc<Tape>>>>,
     /// Those that nobody reads, the oldest first; a tape that was read again is not what it says.
     idle: RefCell<VecDeque<(Instant, u64)>>,
     bytes: Rc<Cell<usize>>,
@@ -393,7 +393,7 @@ impl World {
         let stream = self.token();
         let tape = Tape::new(kind, self.me, stream, session, self.streams.bytes.clone());
         self.streams.tapes.borrow_mut().insert(stream, tape.clone());
-        self.streams.of.borrow_mut().entry(session).or_default().push(stream);
+        self.streams.of.borrow_mut().entry(session).or_default().push(tape.clone());
         tape
     }
 
@@ -429,8 +429,8 @@ impl World {
         let listened = self.is_listened(session);
         let reader = tape.attach(after);
         if let Some(all) = self.streams.of.borrow_mut().get_mut(&session) {
-            all.retain(|other| *other != stream);
-            all.push(stream);
+            all.retain(|other| !Rc::ptr_eq(other, &tape));
+            all.push(tape.clone());
         }
         if tape.kind == StreamKind::Listening
             && let Some(owned) = self.owned.borrow_mut().get_mut(&session)
@@ -446,10 +446,11 @@ impl World {
 
     /// The streams that a client of this worker's session opened to listen, oldest first.
     fn listened(&self, session: SessionId) -> impl Iterator<Item = Rc<Tape>> {
-        let all = self.streams.of.borrow().get(&session).cloned().unwrap_or_default();
-        let tapes = self.streams.tapes.borrow();
-        let tapes: Vec<_> = all.iter().filter_map(|stream| tapes.get(stream).cloned()).collect();
-        tapes.into_iter().filter(|tape| tape.kind == StreamKind::Listening && !tape.has_ended())
+        let of = self.streams.of.borrow();
+        let all = of.get(&session).map(Vec::as_slice).unwrap_or_default().iter();
+        let is_listened =
+            |tape: &&Rc<Tape>| tape.kind == StreamKind::Listening && !tape.has_ended();
+        all.filter(is_listened).cloned().collect::<Vec<_>>().into_iter()
     }
 
     /// The client of a session of this worker has begun to listen, or listens no more.
@@ -522,27 +523,7 @@ impl World {
     /// Forgets tapes, the oldest first, while more is kept than the bounds allow.
     fn keep_within_bounds(&self, tape: &Rc<Tape>) {
         if !tape.is_read() {
-            let unread: Vec<Rc<Tape>> = {
-                let of = self.streams.of.borrow();
-                let all = of.get(&tape.session).map(Vec::as_slice).unwrap_or_default();
-                let tapes = self.streams.tapes.borrow();
-                let known = all.iter().filter_map(|stream| tapes.get(stream));
-                known.filter(|tape| !tape.is_read()).cloned().collect()
-            };
-            let mut bytes: usize = unread.iter().map(|tape| tape.bytes()).sum();
-            let mut count = unread.len();
-            for old in &unread {
-                if bytes <= limits::REPLAY_SESSION_BYTES_MAX
-                    && count <= limits::REPLAY_SESSION_STREAMS_MAX
-                {
-                    break;
-                }
-                // The response of the one at hand is what somebody will come back for.
-                if !Rc::ptr_eq(old, tape) {
-                    (bytes, count) = (bytes - old.bytes(), count - 1);
-                    self.forget(old);
-                }
-            }
+            self.keep_session_within_bounds(tape);
         }
         loop {
             let many = self.streams.bytes.get() > limits::REPLAY_WORKER_BYTES_MAX
@@ -550,6 +531,38 @@ impl World {
             if !many || !self.forget_oldest(None) {
                 return;
             }
+        }
+    }
+
+    /// The same of those of one session that nobody reads.
+    fn keep_session_within_bounds(&self, tape: &Rc<Tape>) {
+        let mut count_max = limits::REPLAY_SESSION_STREAMS_MAX;
+        loop {
+            let (mut bytes, mut count, mut oldest) = (0, 0, None);
+            if let Some(all) = self.streams.of.borrow().get(&tape.session) {
+                // What is true of all of them is true of those.
+                if all.len() <= count_max
+                    && self.streams.bytes.get() <= limits::REPLAY_SESSION_BYTES_MAX
+                {
+                    return;
+                }
+                for old in all.iter().filter(|tape| !tape.is_read()) {
+                    (bytes, count) = (bytes + old.bytes(), count + 1);
+                    // The response of the one at hand is what somebody will come back for.
+                    if oldest.is_none() && !Rc::ptr_eq(old, tape) {
+                        oldest = Some(old.clone());
+                    }
+                }
+            }
+            let many = count > count_max;
+            let Some(oldest) = oldest.filter(|_| many || bytes > limits::REPLAY_SESSION_BYTES_MAX)
+            else {
+                return;
+            };
+            if many {
+                count_max = limits::REPLAY_SESSION_STREAMS_LEFT;
+            }
+            self.forget(&oldest);
         }
     }
 
@@ -576,16 +589,14 @@ impl World {
         tape.forget();
         self.streams.tapes.borrow_mut().remove(&tape.stream);
         if let Some(all) = self.streams.of.borrow_mut().get_mut(&tape.session) {
-            all.retain(|stream| *stream != tape.stream);
+            all.retain(|other| !Rc::ptr_eq(other, tape));
         }
     }
 
     /// The streams of a session that ended: those of answers that somebody reads go on.
     pub(super) fn end_streams_of(&self, session: SessionId) {
         let all = self.streams.of.borrow_mut().remove(&session).unwrap_or_default();
-        for stream in all {
-            let tape = self.streams.tapes.borrow().get(&stream).cloned();
-            let Some(tape) = tape else { continue };
+        for tape in all {
             if tape.kind == StreamKind::Listening {
                 tape.end();
             }
@@ -621,7 +632,7 @@ impl World {
             true => self.owned.borrow().contains_key(session),
             false => self.known.borrow().get(session).is_some_and(|record| !record.ended()),
         };
-        let empty = |streams: &Vec<u64>| streams.is_empty();
+        let empty = |streams: &Vec<Rc<Tape>>| streams.is_empty();
         let ended: Vec<SessionId> = {
             let of = self.streams.of.borrow();
             of.iter().filter(|(id, all)| empty(all) || !known(id)).map(|(id, _)| *id).collect()

@@ -72,7 +72,15 @@ pub(super) async fn forward(
         match resumed {
             Ok(Some((backend, attended))) => {
                 way.backend = Some(backend);
-                return Box::pin(relay::follow(world, connection, ask, way, attended, false)).await;
+                return Box::pin(relay::follow(
+                    world,
+                    connection,
+                    ask,
+                    way,
+                    attended,
+                    relay::Events::default(),
+                ))
+                .await;
             }
             // Its backend's own.
             Ok(None) => {}

@@ -96,20 +96,24 @@ pub(super) async fn pass_on(
     handle: &Rc<CallHandle>,
 ) -> io::Result<()> {
     let mut cancel = Cancel(Some(handle));
-    let mut streaming = false;
+    let mut events = Events::default();
     loop {
         let reply = {
             let mut next = pin!(replies.next());
+            let mut ready = rt::at_once(next.as_mut()).await;
+            if ready.is_none() {
+                events.flush(connection, ask).await?;
+            }
             loop {
+                if let Some(reply) = ready.take() {
+                    break Some(reply);
+                }
                 let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
                 let wait = rt::race(silence, connection.closed());
                 match rt::race(next.as_mut(), wait).await {
                     Either::Left(reply) => break Some(reply),
                     Either::Right(Either::Right(())) => break None,
-                    Either::Right(Either::Left(())) => {
-                        let comment = sse::COMMENT.to_vec();
-                        event_out(connection, ask, &mut streaming, comment).await?;
-                    }
+                    Either::Right(Either::Left(())) => events.comment(connection, ask).await?,
                 }
             }
         };
@@ -135,9 +139,7 @@ pub(super) async fn pass_on(
             Ok(Reply::Notification(message)) => {
                 let backend = Some(replies.backend());
                 let Some(message) = wanted(message, way.level, world, backend) else { continue };
-                let mut event = Vec::with_capacity(message.len() + 16);
-                sse::write(&mut event, None, &message);
-                event_out(connection, ask, &mut streaming, event).await?;
+                events.put(connection, ask, &message).await?;
             }
             // No request can be sent to this caller: a result asks for input instead.
             Ok(Reply::Ask(question)) => match way.seal.take() {
@@ -145,8 +147,7 @@ pub(super) async fn pass_on(
                     cancel.0 = None;
                     way.backend = Some(replies.backend());
                     let attended = world.backends.ask_caller(replies, handle, question, seal);
-                    return Box::pin(follow(world, connection, ask, way, attended, streaming))
-                        .await;
+                    return Box::pin(follow(world, connection, ask, way, attended, events)).await;
                 }
                 None => world.backends.decline(&question),
             },
@@ -159,22 +160,22 @@ pub(super) async fn pass_on(
                 };
                 let (status, answer) = completed(answer, way.method, way.private);
                 ask.facts.answered(&answer);
-                if !streaming {
-                    return connection.answer(status, &with(JSON, &ask.cors), &answer).await;
+                if events.are_none() {
+                    return connection.answer_with(status, &with(JSON, &ask.cors), answer).await;
                 }
-                return last_event(connection, &answer).await;
+                return events.end(connection, ask, &answer).await;
             }
             Ok(Reply::Streaming { len }) => {
                 ask.facts.well();
-                return stream_on(connection, ask, streaming, len, &mut replies).await;
+                return stream_on(connection, ask, events, len, &mut replies).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "a call failed");
                 let (status, lines, answer) = failed(ask, &reworded(error), &way.id);
-                if !streaming {
+                if events.are_none() {
                     return connection.answer(status, &lines, &answer).await;
                 }
-                return last_event(connection, &answer).await;
+                return events.end(connection, ask, &answer).await;
             }
         }
     }
@@ -188,15 +189,16 @@ pub(super) async fn follow(
     ask: &Ask,
     way: Way,
     mut attended: Attended,
-    mut streaming: bool,
+    mut events: Events,
 ) -> io::Result<()> {
     loop {
+        events.flush(connection, ask).await?;
         let silence = rt::time::sleep(limits::SSE_COMMENT_INTERVAL);
         let wait = rt::race(silence, connection.closed());
         let piece = match rt::race(attended.next(), wait).await {
             Either::Left(piece) => piece,
             Either::Right(Either::Left(())) => {
-                event_out(connection, ask, &mut streaming, sse::COMMENT.to_vec()).await?;
+                events.comment(connection, ask).await?;
                 continue;
             }
             Either::Right(Either::Right(())) => {
@@ -209,9 +211,7 @@ pub(super) async fn follow(
                 if let Some(message) = retold(message, way.token.as_deref())
                     && let Some(message) = wanted(message, way.level, world, way.backend)
                 {
-                    let mut event = Vec::with_capacity(message.len() + 16);
-                    sse::write(&mut event, None, &message);
-                    event_out(connection, ask, &mut streaming, event).await?;
+                    events.put(connection, ask, &message).await?;
                 }
                 continue;
             }
@@ -236,10 +236,10 @@ pub(super) async fn follow(
                 failed(ask, &reworded(error), &way.id)
             }
         };
-        if streaming {
-            return last_event(connection, &answer).await;
+        if events.are_none() {
+            return connection.answer(status, &lines, &answer).await;
         }
-        return connection.answer(status, &lines, &answer).await;
+        return events.end(connection, ask, &answer).await;
     }
 }
 
@@ -275,36 +275,82 @@ pub(super) async fn own(
     }
 }
 
-async fn last_event(connection: &mut Connection, answer: &[u8]) -> io::Result<()> {
-    let mut event = Vec::with_capacity(answer.len() + 16);
-    sse::write(&mut event, None, answer);
-    connection.finish_with(&event).await
+/// The event stream of an answer, if it becomes one.
+#[derive(Default)]
+pub(super) struct Events {
+    /// Its head was sent.
+    begun: bool,
+    /// Events that wait for company: those that are there already go out in one write.
+    held: Vec<u8>,
 }
 
-/// Sends one event; the first one begins the stream.
-async fn event_out(
-    connection: &mut Connection,
-    ask: &Ask,
-    streaming: &mut bool,
-    event: Vec<u8>,
-) -> io::Result<()> {
-    if std::mem::replace(streaming, true) {
-        return connection.chunk(event).await;
+impl Events {
+    /// Whether the answer can still be a document.
+    fn are_none(&self) -> bool {
+        !self.begun && self.held.is_empty()
     }
-    connection.begin_with(200, &with(EVENTS, &ask.cors), None, &event).await
+
+    /// Adds a message, to be written with the next one or by [`Events::flush`].
+    async fn put(
+        &mut self,
+        connection: &mut Connection,
+        ask: &Ask,
+        message: &[u8],
+    ) -> io::Result<()> {
+        sse::write(&mut self.held, None, message);
+        match self.held.len() >= limits::EVENTS_HELD_BYTES {
+            true => self.flush(connection, ask).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Says something to keep the connection open.
+    async fn comment(&mut self, connection: &mut Connection, ask: &Ask) -> io::Result<()> {
+        self.held.extend_from_slice(sse::COMMENT);
+        self.flush(connection, ask).await
+    }
+
+    /// Writes what is held.
+    async fn flush(&mut self, connection: &mut Connection, ask: &Ask) -> io::Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let held = std::mem::take(&mut self.held);
+        match std::mem::replace(&mut self.begun, true) {
+            true => connection.chunk(held).await,
+            false => connection.begin_with(200, &with(EVENTS, &ask.cors), None, &held).await,
+        }
+    }
+
+    /// Ends the stream with the answer.
+    async fn end(
+        mut self,
+        connection: &mut Connection,
+        ask: &Ask,
+        answer: &[u8],
+    ) -> io::Result<()> {
+        sse::write(&mut self.held, None, answer);
+        match self.begun {
+            true => connection.finish_with(&self.held).await,
+            false => connection.answer_with(200, &with(EVENTS, &ask.cors), self.held).await,
+        }
+    }
 }
 
 /// Sends a response that is too large to hold, piece by piece; each piece waits for the client.
 async fn stream_on(
     connection: &mut Connection,
     ask: &Ask,
-    streaming: bool,
+    mut events: Events,
     len: Option<u64>,
     replies: &mut Replies,
 ) -> io::Result<()> {
     let mut whole = Vec::new();
-    if !streaming {
-        connection.begin(200, &with(JSON, &ask.cors), len).await?;
+    let streaming = !events.are_none();
+    if streaming {
+        events.flush(connection, ask).await?;
+    } else {
+        connection.open(200, &with(JSON, &ask.cors), len)?;
     }
     loop {
         let piece = {
@@ -320,7 +366,7 @@ async fn stream_on(
                 whole.extend_from_slice(&piece);
             }
             Either::Left(Ok(None)) if !streaming => return connection.finish().await,
-            Either::Left(Ok(None)) => return last_event(connection, &whole).await,
+            Either::Left(Ok(None)) => return events.end(connection, ask, &whole).await,
             Either::Left(_) => {
                 tracing::debug!("a streamed answer broke off");
                 connection.abort();

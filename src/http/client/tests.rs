@@ -205,6 +205,93 @@ fn a_connection_is_used_again_until_something_is_odd() {
 
 /// Who still held the head while the body was read made the next answer go on in the middle of
 /// the last one: a session that was lost could not be opened again on the same connection.
+/// Behind a large answer the next one is read as if it were alike, and is understood whatever it is.
+#[test]
+fn an_answer_is_read_whether_or_not_it_looks_like_the_last_one() {
+    let large = |length: usize, more: &str| {
+        let body: String = (0..length).map(|n| char::from(b'a' + (n / 7 % 26) as u8)).collect();
+        let wire = format!("HTTP/1.1 200 OK\r\n{more}Content-Length: {length}\r\n\r\n{body}");
+        (wire, body)
+    };
+    let plain = |wire: &str, body: &str| (wire.to_owned(), body.to_owned());
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let hinted = large(50_000, "");
+    let hinted = (format!("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n{}", hinted.0), hinted.1);
+    let answers = vec![
+        large(60_000, ""),
+        large(60_000, ""),
+        large(59_999, ""),
+        large(60_000, "A: a longer head\r\n"),
+        large(60_000, ""),
+        large(200_000, "A: as long as it was once more\r\n"),
+        large(200_001, "A: as long as it was once more\r\n"),
+        plain("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "hi"),
+        large(70_000, ""),
+        plain(chunked, "hello"),
+        large(70_000, ""),
+        plain("HTTP/1.1 204 No Content\r\n\r\n", ""),
+        hinted,
+        large(70_000, ""),
+    ];
+    for step in [usize::MAX, 70_001, 4099, 61] {
+        let wires: Vec<String> = answers.iter().map(|(wire, _)| wire.clone()).collect();
+        let (address, thread) = backend(move |mut stream| {
+            for wire in wires {
+                assert!(read_head(&mut stream));
+                for piece in wire.as_bytes().chunks(step.min(wire.len())) {
+                    stream.write_all(piece).unwrap();
+                }
+            }
+        });
+        run(async {
+            let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+            for (at, (_, body)) in answers.iter().enumerate() {
+                // Both ways to read a body.
+                let (text, reusable) = if at % 2 == 0 {
+                    let (_, text, reusable) = exchange(&mut connection, get("GET")).await.unwrap();
+                    (text, reusable)
+                } else {
+                    connection.send(get("GET")).await.unwrap();
+                    connection.head().await.unwrap();
+                    let text = connection.whole(1_000_000).await.unwrap();
+                    (String::from_utf8(text).unwrap(), connection.reusable())
+                };
+                assert!(text == *body && reusable, "answer {at} in pieces of {step}");
+            }
+        });
+        thread.join().unwrap();
+    }
+}
+
+/// A guess must not hide what nobody asked for.
+#[test]
+fn bytes_behind_an_answer_that_was_guessed_end_the_connection() {
+    let body = "x".repeat(30_000);
+    let wire = format!("HTTP/1.1 200 OK\r\nContent-Length: 30000\r\n\r\n{body}");
+    for (second, text) in [
+        (wire.replace("30000", "20000"), &body[..20_000]),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 00000\r\n\r\nx".to_owned(), ""),
+    ] {
+        let first = wire.clone();
+        let (address, thread) = backend(move |mut stream| {
+            for wire in [first, second] {
+                assert!(read_head(&mut stream));
+                stream.write_all(wire.as_bytes()).unwrap();
+            }
+        });
+        run(async {
+            let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+            let (_, _, reusable) = exchange(&mut connection, get("GET")).await.unwrap();
+            assert!(reusable);
+            // The rest of it may still be on its way.
+            let (_, got, reusable) = exchange(&mut connection, get("GET")).await.unwrap();
+            assert!(got == text);
+            assert!(!(reusable && connection.is_quiet()));
+        });
+        thread.join().unwrap();
+    }
+}
+
 #[test]
 fn a_head_that_is_still_held_does_not_spoil_the_next_one() {
     let (address, thread) = backend(|mut stream| {

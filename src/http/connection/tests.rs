@@ -77,6 +77,14 @@ async fn service(connection: &mut Connection, head: &RequestHead) {
             Ok(())
         }
         "/big" => connection.answer(200, "", &vec![b'x'; 1_000_000]).await,
+        "/whole" => connection.answer_with(200, "", vec![b'w'; 200_000]).await,
+        "/pieces" => {
+            connection.open(200, "", Some(300_000)).unwrap();
+            for _ in 0..3 {
+                connection.chunk(vec![b'p'; 100_000]).await.unwrap();
+            }
+            connection.finish().await
+        }
         "/gone" => {
             connection.closed().await;
             Ok(())
@@ -168,6 +176,49 @@ fn requests_are_answered_in_order_at_any_split() {
         });
         assert_eq!(served, 7);
         assert_eq!(got, expected);
+    }
+}
+
+/// A body that is not copied stands behind its head and before what follows, on every driver.
+#[test]
+fn large_bodies_are_answered_in_order() {
+    let head = |length: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n");
+    let wanted = format!(
+        "{}\r\n{}{}\r\n{}{}\r\n{}{}\r\n{}HTTP/1.1 400 ",
+        head(200_000),
+        "w".repeat(200_000),
+        head(300_000),
+        "p".repeat(300_000),
+        head(200_000),
+        "",
+        head(200_000),
+        "w".repeat(200_000),
+    );
+    let get = |method: &str, path: &str| format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let wire = get("GET", "/whole")
+        + &get("GET", "/pieces")
+        + &get("HEAD", "/whole")
+        + &get("GET", "/whole")
+        + "nonsense\r\n\r\n";
+    for driver in [Driver::TunedRing, Driver::Ring, Driver::Epoll] {
+        if Driver::choose(Some(driver)).is_err() {
+            continue;
+        }
+        for pipelined in [true, false] {
+            let wire = wire.clone();
+            let (served, answer) =
+                with_driver(Some(driver), Timing::default(), move |mut stream| {
+                    for request in wire.split_inclusive("\r\n\r\n") {
+                        stream.write_all(request.as_bytes()).unwrap();
+                        if !pipelined {
+                            std::thread::sleep(Duration::from_millis(5));
+                        }
+                    }
+                    rest(&mut stream)
+                });
+            assert_eq!(served, 4);
+            assert!(answer.starts_with(&wanted), "{driver}, {}", answer.len());
+        }
     }
 }
 
