@@ -19,6 +19,7 @@ pub struct Moving {
     timing: Option<Box<Timing>>,
     input: Vec<u8>,
     output: Vec<u8>,
+    tail: Vec<u8>,
     size: usize,
     served: u32,
 }
@@ -44,10 +45,10 @@ impl Connection {
     pub fn pack(self, socket: OwnedFd) -> Moving {
         debug_assert!(self.may_move());
         let Connection { reader, writer, peer, sealed, timing, mut input, at, .. } = self;
-        let (output, size, served) = (self.output, self.size, self.served);
+        let (output, tail, size, served) = (self.output, self.tail, self.size, self.served);
         net::let_go(reader, writer);
         input.drain(..at);
-        Moving { socket, peer, sealed, timing, input, output, size, served }
+        Moving { socket, peer, sealed, timing, input, output, tail, size, served }
     }
 }
 
@@ -62,6 +63,7 @@ impl Moving {
             sealed: self.sealed,
             input: self.input,
             output: self.output,
+            tail: self.tail,
             size: self.size,
             served: self.served,
             ..Connection::timed(stream, self.peer, self.timing)

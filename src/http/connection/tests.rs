@@ -607,6 +607,43 @@ fn a_connection_that_goes_to_another_thread_goes_on_there() {
     }
 }
 
+/// An answer whose body is written from where it is, and has not been written yet.
+#[test]
+fn a_large_answer_goes_along() {
+    let (driver, _) = Driver::choose(None).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let (stream, peer) = listener.accept().unwrap();
+    let wire = format!("GET /whole HTTP/1.1\r\nHost: a\r\n\r\n{CLOSE}");
+    client.write_all(wire.as_bytes()).unwrap();
+    let first = std::thread::spawn(move || {
+        let packed = driver.run(async move {
+            let stream = Stream::adopt(stream.into(), peer).unwrap();
+            let mut connection = Connection::new(stream, peer);
+            let head = connection.head().await.unwrap();
+            service(&mut connection, &head).await;
+            assert!(!connection.tail.is_empty());
+            let socket = connection.socket().unwrap();
+            connection.pack(socket)
+        });
+        packed.unwrap()
+    });
+    let moving = first.join().unwrap();
+    let second = std::thread::spawn(move || {
+        driver.run(async move {
+            let mut connection = moving.unpack().unwrap();
+            let head = connection.head().await.unwrap();
+            service(&mut connection, &head).await;
+            assert!(connection.head().await.is_none());
+        })
+    });
+    let answers = rest(&mut client);
+    second.join().unwrap().unwrap();
+    assert_eq!(answers.matches('w').count(), 200_000);
+    assert!(answers.ends_with(CLOSED), "{}", &answers[answers.len() - 200..]);
+}
+
 #[test]
 fn one_that_is_about_to_end_stays() {
     let (served, _) = with_timing(Timing::default(), |mut stream| {
