@@ -2,7 +2,9 @@
 //! Never: sockets.
 //! Next: nothing.
 
+use super::fields::{KEPT_BYTES, KEPT_FIELDS};
 use super::*;
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, REQUEST_LINE_BYTES_MAX};
 
 /// Parses `wire` as it arrives in pieces of `step` bytes.
 fn request_by(wire: &[u8], step: usize) -> Result<Option<(usize, RequestHead)>, HeadFault> {
