@@ -2,6 +2,7 @@
 //! Never: what an exchange says.
 //! Next: nothing.
 
+use super::date::{DATE_LINE_BYTES, date};
 use super::*;
 use crate::rt::Driver;
 use crate::rt::net::Listener;
