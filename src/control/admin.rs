@@ -9,15 +9,16 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::BackendStatus;
 use super::added;
 use super::config::ProxyConfig;
 use super::crew::Crew;
 use super::diagnose::Diagnosis;
 use super::reload::{self, Applied, NotApplied, Numbers, Overlay};
 use super::scrape::{self, Admitted, Sources, children};
+use super::shared::Shared;
 use super::watch_file::Watcher;
 use super::watching::Watching;
-use super::{BackendStatus, Shared};
 use crate::backend::health::{Board, State};
 use crate::middleware::breaker;
 use crate::plan::{BackendId, BackendPlan, Plan, TransportPlan};

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::entrance::Entrance;
-use super::{bind_fault, is_free};
+use super::resources::{bind_fault, is_free};
 use crate::backend::health::Board;
 use crate::limits;
 use crate::middleware::custom::Maker;
