@@ -1,10 +1,15 @@
 //! Owns: one exchange over Streamable HTTP: request out, replies in, connection kept or closed.
 //! Never: repeating anything (`attempt`), opening sessions (`leg`).
-//! Next: `leg`, sessions with a backend.
+//! Next: `events`, answers that are streams.
 //!
 //! MCP, Transports, Streamable HTTP: a request is a POST, answered by one JSON document or by an
 //! event stream that may carry other messages before the answer. A connection is used again only
 //! when a whole response was read from it.
+
+mod events;
+mod side;
+
+pub(super) use side::{send, side, tell};
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -12,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::asks::{self, Back, Caller};
+use super::asks;
 use super::attempt::Ended;
 use super::entry::Entry;
 use super::failure::Failure;
@@ -20,15 +25,13 @@ use super::handle::{CallHandle, Stop};
 use super::judge::{self, Verdict};
 use super::leg::Leg;
 use super::names::{self, Own};
-use super::relay::{self, Word};
-use super::resume::{self, Again, Place};
-use super::{BackendMail, Backends, Reply, wishes};
+use super::resume::Place;
+use super::{Backends, Reply};
 use crate::error::Kind;
 use crate::http::{ClientConnection, Fault, ResponseHead, sse};
-use crate::jsonrpc::{self, Envelope, Kind as Message, Raw, Shape, Span, Watch};
+use crate::jsonrpc::{self, Envelope, Kind as Message, Raw, Span, Watch};
 use crate::limits;
 use crate::mcp::session::SessionRecord;
-use crate::plan::Isolation;
 use crate::rt;
 
 /// A request to send.
@@ -481,233 +484,6 @@ impl HttpReplies {
         }
     }
 
-    /// The next message of an event stream that is for the caller.
-    async fn event(&mut self) -> Result<Reply, Ended> {
-        loop {
-            let Mode::Events { reader, piece, at, queue } = &mut self.mode else {
-                return Err(Failure::new(Kind::Internal, "no event stream").into());
-            };
-            if let Some(message) = queue.pop_front() {
-                let envelope = match jsonrpc::scan(&message) {
-                    Ok(envelope) => envelope,
-                    Err(fault) => return Err(self.bad(fault.text()).into()),
-                };
-                match self.message(message, &envelope)? {
-                    Some(reply) => return Ok(reply),
-                    None => continue,
-                }
-            }
-            let mut input = &piece[*at..];
-            let event = reader.take(&mut input);
-            *at = piece.len() - input.len();
-            match event {
-                // Without data: a place to resume from, or nothing (2025-11-25, Transports).
-                Ok(Some(event)) if event.data.is_empty() => self.goes_on(),
-                Ok(Some(event)) => match jsonrpc::shape(&event.data) {
-                    // Revision 2025-03-26 alone.
-                    Ok(Shape::Batch(elements)) => {
-                        let of = |element: Span| element.of(&event.data).to_vec();
-                        queue.extend(elements.map(of));
-                        self.goes_on();
-                    }
-                    Ok(Shape::One(envelope)) => {
-                        self.goes_on();
-                        if let Some(reply) = self.message(event.data, &envelope)? {
-                            return Ok(reply);
-                        }
-                    }
-                    Err(fault) => return Err(self.bad(fault.text()).into()),
-                },
-                Ok(None) => {
-                    let fault = match self.piece_or_fault().await? {
-                        Ok(Some(next)) => {
-                            if let Mode::Events { piece, at, .. } = &mut self.mode {
-                                (*piece, *at) = (next, 0);
-                            }
-                            continue;
-                        }
-                        Ok(None) => None,
-                        Err(fault) => Some(fault.to_string()),
-                    };
-                    let on_purpose = fault.is_none();
-                    if !self.ended_early() {
-                        let cause = fault.unwrap_or_else(|| "event stream ended early".into());
-                        return Err(self.lost(cause).into());
-                    }
-                    if on_purpose {
-                        let retry = self.place.as_ref().and_then(|place| place.retry);
-                        return Ok(Reply::Away { retry });
-                    }
-                    Box::pin(self.come_back()).await?;
-                }
-                Err(fault) => return Err(self.bad(fault.to_string()).into()),
-            }
-        }
-    }
-
-    /// There was an event.
-    fn goes_on(&mut self) {
-        if let Some(place) = &mut self.place {
-            place.tries = 0;
-        }
-    }
-
-    /// The stream has ended without the answer; false if it cannot be taken up again.
-    fn ended_early(&mut self) -> bool {
-        let Mode::Events { reader, .. } = &self.mode else { return false };
-        // A request of the newer era ends with its stream, and before there is a session there is
-        // nothing to come back to.
-        if self.leg.is_modern() || self.leg.is_provisional() {
-            return false;
-        }
-        let place = self.place.get_or_insert_default();
-        if !place.learn(reader) {
-            return false;
-        }
-        self.connection = None;
-        self.mode = Mode::Away;
-        true
-    }
-
-    /// Takes the stream up again behind the last event that came.
-    async fn come_back(&mut self) -> Result<(), Ended> {
-        let mut cause = "event stream ended early".to_owned();
-        loop {
-            let Some(place) = &mut self.place else { return Err(self.lost(cause).into()) };
-            if place.tries >= limits::RESUME_TRIES_MAX {
-                return Err(self.lost(cause).into());
-            }
-            place.tries += 1;
-            let HttpReplies { backends, entry, leg, handle, asked, place, .. } = self;
-            let Some(place) = place else { continue };
-            let tell = || cancel(backends, entry, leg, handle, asked);
-            let again = {
-                let again = pin!(resume::open(backends, entry, leg, place));
-                handle.watch_telling(again, tell).await
-            };
-            match again {
-                Ok(Again::Open(connection)) => {
-                    self.connection = Some(connection);
-                    self.mode = Mode::Events {
-                        reader: Box::default(),
-                        piece: Vec::new(),
-                        at: 0,
-                        queue: VecDeque::new(),
-                    };
-                    return Ok(());
-                }
-                Ok(Again::Refused(status)) => {
-                    cause = format!("event stream ended early, and is refused: HTTP {status}");
-                    return Err(self.lost(cause).into());
-                }
-                Ok(Again::Failed(why)) => cause = format!("event stream ended early: {why}"),
-                Err(stop) => {
-                    self.expired();
-                    return Err(stop.into());
-                }
-            }
-        }
-    }
-
-    /// What a notification is about; an update outdates what is kept.
-    fn word(&self, envelope: &Envelope, message: &[u8]) -> Word {
-        let word = relay::word(envelope, message);
-        if word == Word::Updated {
-            self.backends.board.outdate(self.entry.id, false, true);
-        }
-        word
-    }
-
-    /// One message of an event stream: what the caller gets of it.
-    fn message(&mut self, message: Vec<u8>, envelope: &Envelope) -> Result<Option<Reply>, Ended> {
-        match envelope.kind {
-            Message::Response | Message::ErrorResponse => {
-                let answer = self.checked(message, envelope)?;
-                self.drain();
-                Ok(Some(Reply::Answer(answer)))
-            }
-            Message::Notification => match self.word(envelope, &message) {
-                Word::Changed(flags) => {
-                    self.backends.changed(&self.entry, flags);
-                    let Some(session) = &self.leg.session else { return Ok(None) };
-                    session.lists_changed(self.entry.id);
-                    Ok(Some(Reply::Notification(message)))
-                }
-                Word::Withdrawn => Ok(self.withdrawn(&message, envelope)),
-                Word::Progress => {
-                    let Some(own) = &self.own else {
-                        return Ok(Some(Reply::Notification(message)));
-                    };
-                    let token = envelope.progress_token;
-                    let token = token.filter(|token| names::same(&self.asked, token.of(&message)));
-                    let progress = token.and_then(|token| own.progress(&message, token));
-                    Ok(progress.map(Reply::Notification))
-                }
-                // In a session that all share: of interest to who subscribed, wherever it came.
-                Word::Updated | Word::Task if self.own.is_some() && self.shared() => {
-                    if self.entry.owner == self.backends.me {
-                        wishes::said_to_all(&self.backends, &self.entry, &message);
-                    } else {
-                        let mail = BackendMail::Heard { backend: self.entry.id, message };
-                        let _ = self.backends.try_send(self.entry.owner, mail);
-                    }
-                    Ok(None)
-                }
-                // It came on the stream of this very request.
-                Word::Other | Word::Log | Word::Updated | Word::Task => {
-                    Ok(Some(Reply::Notification(message)))
-                }
-            },
-            // In the request era servers send none, and take no answers.
-            Message::Request if self.leg.is_modern() => Ok(None),
-            Message::Request => match self.question(&message, envelope) {
-                Ok(question) => Ok(Some(Reply::Ask(question))),
-                Err(reply) => {
-                    send(&self.backends, &self.entry, &self.leg, reply);
-                    Ok(None)
-                }
-            },
-        }
-    }
-
-    /// Whether all clients share the session.
-    fn shared(&self) -> bool {
-        self.entry.plan.isolation == Isolation::Shared
-    }
-
-    /// The client that a message on this stream is for.
-    fn client(&self) -> Option<&Arc<SessionRecord>> {
-        let client = self.leg.session.as_ref().or(self.caller.as_ref());
-        client.filter(|_| !self.handle.is_deaf())
-    }
-
-    /// A request of the server as the client shall see it, or the answer that the server gets.
-    fn question(&self, message: &[u8], envelope: &Envelope) -> Result<Vec<u8>, Vec<u8>> {
-        let pong = relay::pong(envelope, message);
-        if pong.is_none() {
-            self.backends.board.asked(self.entry.id);
-        }
-        let client = match (pong, self.client()) {
-            (Some(pong), _) => return Err(pong),
-            (None, Some(client)) => client,
-            (None, None) => return Err(relay::reply(envelope, message).unwrap_or_default()),
-        };
-        let back = Back::Leg(self.leg.clone());
-        let caller = Some(Caller::over_http(&self.handle));
-        let (backends, entry) = (&self.backends, &self.entry);
-        let opened = asks::open(backends, entry, client, back, caller, message, envelope)?;
-        self.handle.hold_clock(Instant::now());
-        Ok(opened.message)
-    }
-
-    /// The server takes back what it asked.
-    fn withdrawn(&self, message: &[u8], envelope: &Envelope) -> Option<Reply> {
-        let (backends, entry, leg) = (&self.backends, &self.entry, Some(&self.leg));
-        let client = self.client()?;
-        let (message, _) = asks::withdrawn(backends, entry, client, leg, message, envelope)?;
-        Some(Reply::Notification(message))
-    }
-
     /// A whole answer that was collected.
     fn answered(&mut self, body: Vec<u8>) -> Result<Reply, Ended> {
         let envelope = match jsonrpc::scan(&body) {
@@ -745,25 +521,6 @@ impl HttpReplies {
             // Exact to a millisecond: see `POOL_TRUST`.
             self.entry.http().1.pool.put(connection, rt::time::now());
         }
-    }
-
-    /// After the answer a stream should end; if it does so soon, its connection is kept.
-    fn drain(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
-        // As a rule the end came with the answer.
-        if connection.is_at_end() {
-            self.connection = Some(connection);
-            return self.release();
-        }
-        let entry = self.entry.clone();
-        rt::spawn("stream end", async move {
-            let end = async { while let Ok(Some(_)) = connection.body().await {} };
-            // When time is up the connection is closed.
-            let ended = rt::time::timeout(limits::DRAIN_AFTER_ANSWER, end).await;
-            if ended.is_ok() && connection.reusable() {
-                entry.http().1.pool.put(connection, Instant::now());
-            }
-        });
     }
 
     fn cancel(&self) {
@@ -842,90 +599,6 @@ fn cancel(
     // `initialize` must not be cancelled (2025-11-25, Cancellation).
     } else if !leg.is_provisional() {
         send(backends, entry, leg, names::cancellation(asked, handle.reason().as_deref()));
-    }
-}
-
-/// Sends what is not a request, in a task of its own.
-pub(super) fn send(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, body: Vec<u8>) {
-    let (backends, entry, leg) = (backends.clone(), entry.clone(), leg.clone());
-    rt::spawn("side message", async move {
-        if let Err(failure) = tell(&backends, &entry, &leg, &body).await {
-            tracing::debug!(backend = entry.name(), %failure, "side message not taken");
-        }
-    });
-}
-
-/// Sends a notification or a response; both may be sent twice.
-///
-/// # Errors
-/// It was not accepted within [`SIDE_MESSAGE_TIMEOUT`](limits::SIDE_MESSAGE_TIMEOUT).
-pub(super) async fn tell(
-    backends: &Rc<Backends>,
-    entry: &Rc<Entry>,
-    leg: &Rc<Leg>,
-    body: &[u8],
-) -> Result<(), Failure> {
-    let authorization = leg.authorization();
-    let write = |out: &mut Vec<u8>| {
-        leg.post(out, body.len(), authorization.as_ref().map(|shown| shown.0.as_str()));
-        out.extend_from_slice(body);
-    };
-    let (status, body) = side(backends, entry, write).await?;
-    if (200..300).contains(&status) {
-        return Ok(());
-    }
-    let mut failure = judge::failed(status);
-    let verdict = judge::refusal(status, &body, b"", leg.has_session());
-    failure.session_lost = matches!(verdict, Verdict::SessionLost);
-    Err(failure)
-}
-
-/// One small exchange beside calls: status and body of the response.
-pub(super) async fn side(
-    backends: &Rc<Backends>,
-    entry: &Rc<Entry>,
-    write: impl Fn(&mut Vec<u8>),
-) -> Result<(u16, Vec<u8>), Failure> {
-    let pool = &entry.http().1.pool;
-    let exchange = async {
-        let mut pooled = pool.take(Instant::now(), |connection| connection.is_quiet());
-        loop {
-            let reused = pooled.is_some();
-            let mut connection = match pooled.take() {
-                Some(connection) => connection,
-                None => Box::pin(connect(backends, entry)).await?,
-            };
-            let mut bytes = connection.buffer();
-            write(&mut bytes);
-            let sent = connection.send(bytes).await;
-            let head = match sent {
-                Ok(()) => {
-                    connection.head().await.map_err(|fault| (fault.answered, fault.to_string()))
-                }
-                Err(fault) => Err((false, fault.to_string())),
-            };
-            match head {
-                Ok(head) => {
-                    let status = head.status();
-                    drop(head);
-                    let body = match connection.whole(limits::WHOLE_BODY_BYTES_MAX).await {
-                        Ok(body) => body,
-                        Err(_) => return Ok((status, Vec::new())),
-                    };
-                    if connection.reusable() {
-                        pool.put(connection, Instant::now());
-                    }
-                    return Ok((status, body));
-                }
-                Err((false, _)) if reused => {}
-                Err((_, cause)) => return Err(Failure::new(Kind::Lost, cause)),
-            }
-        }
-    };
-    // The connection is closed with the exchange.
-    match rt::time::timeout(limits::SIDE_MESSAGE_TIMEOUT, exchange).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Failure::new(Kind::Timeout, "no answer to a side message")),
     }
 }
 
