@@ -5,16 +5,23 @@
 //!
 //! Header fields: RFC 9110 §5.1 (names), §5.5 (values), §7.6.1 (hop-by-hop). URLs: RFC 3986.
 
+mod address;
+mod child;
+mod tls;
+
+pub(super) use address::Url;
+use address::{host, listen_ip, origin};
+use child::{environment, is_found, own_executable};
+pub(super) use tls::TlsFiles;
+
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use super::config::{BackendTable, NamedBackend, ProxyConfig, TlsTable, read_bounded};
+use super::config::{BackendTable, NamedBackend, ProxyConfig};
 use super::diagnose::{Place, Report, whole_file};
-use super::setting::{GiveUp, Inherit, IsolationKey, ProtocolKey, Setting, Transport, join};
-use crate::http::tls::{self, Trust, TrustFault};
+use super::setting::{GiveUp, IsolationKey, ProtocolKey, Setting, Transport, join};
 use crate::limits;
 use crate::middleware::Chain;
 use crate::middleware::around::Around;
@@ -600,166 +607,8 @@ fn backend_plan(
     }
 }
 
-// ---------------------------------------------------------------------------------------------
-// Names, origins, addresses
-// ---------------------------------------------------------------------------------------------
-
 fn in_tool_names(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-')
-}
-
-fn listen_ip(host: &str) -> Option<IpAddr> {
-    if host.eq_ignore_ascii_case("localhost") {
-        return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    unbracketed(host).parse().ok()
-}
-
-fn unbracketed(host: &str) -> &str {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-}
-
-/// An origin in the form in which browsers send it.
-fn origin(text: &str) -> Result<String, &'static str> {
-    const ACCEPTED: &str = "an origin as browsers send it, \"scheme://host[:port]\"";
-    let lower = text.to_ascii_lowercase();
-    let (scheme, rest) = lower.split_once("://").ok_or(ACCEPTED)?;
-    let legal =
-        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.');
-    if !scheme.starts_with(|c: char| c.is_ascii_lowercase()) || !scheme.bytes().all(legal) {
-        return Err(ACCEPTED);
-    }
-    let (host, port) = split_port(rest).ok_or(ACCEPTED)?;
-    if !is_host(host) {
-        return Err(ACCEPTED);
-    }
-    // Browsers leave the scheme's own port out.
-    Ok(match (scheme, port) {
-        ("http", Some(80)) | ("https", Some(443)) | (_, None) => format!("{scheme}://{host}"),
-        (_, Some(port)) => format!("{scheme}://{host}:{port}"),
-    })
-}
-
-/// A host, with or without port, in lower case.
-fn host(text: &str) -> Result<String, &'static str> {
-    const ACCEPTED: &str = "\"host\" or \"host:port\"";
-    let lower = text.to_ascii_lowercase();
-    match split_port(&lower) {
-        Some((host, _)) if is_host(host) => Ok(lower),
-        _ => Err(ACCEPTED),
-    }
-}
-
-/// `host[:port]`, an IPv6 address in brackets; `None` if the port is none.
-fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
-    let host_len = match authority.starts_with('[') {
-        true => authority.find(']')? + 1,
-        false => authority.find(':').unwrap_or(authority.len()),
-    };
-    let (host, port) = authority.split_at(host_len);
-    match port.strip_prefix(':') {
-        None if port.is_empty() => Some((host, None)),
-        None => None,
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            Some((host, Some(digits.parse().ok().filter(|port| *port > 0)?)))
-        }
-        Some(_) => None,
-    }
-}
-
-/// A name of letters, digits and hyphens in labels (underscores too, as container networks have
-/// them), an IPv4 address, or an IPv6 address in brackets.
-fn is_host(host: &str) -> bool {
-    const HOST_CHARS_MAX: usize = 253;
-    const LABEL_CHARS_MAX: usize = 63;
-    if host.starts_with('[') {
-        return host.ends_with(']') && unbracketed(host).parse::<Ipv6Addr>().is_ok();
-    }
-    let labels = host.strip_suffix('.').unwrap_or(host);
-    // What ends in a number is meant as an IPv4 address (WHATWG URL §3.5), and must be one.
-    let last = labels.rsplit('.').next().unwrap_or_default();
-    if last.bytes().all(|b| b.is_ascii_digit()) {
-        return host.parse::<Ipv4Addr>().is_ok();
-    }
-    host.len() <= HOST_CHARS_MAX
-        && labels.split('.').all(|label| {
-            (1..=LABEL_CHARS_MAX).contains(&label.len()) && label.chars().all(in_tool_names)
-        })
-}
-
-/// A URL of a backend.
-#[derive(Debug, PartialEq)]
-pub(super) struct Url {
-    pub(super) https: bool,
-    /// Lower case, IPv6 without brackets.
-    pub(super) host: String,
-    pub(super) port: u16,
-    /// Path and query.
-    pub(super) target: String,
-}
-
-impl Url {
-    pub(super) fn parse(text: &str) -> Result<Url, String> {
-        let (scheme, rest) = text.split_once("://").ok_or("found no scheme")?;
-        match scheme.to_ascii_lowercase().as_str() {
-            "http" => Url::after_scheme(false, rest).map_err(str::to_owned),
-            "https" => Url::after_scheme(true, rest).map_err(str::to_owned),
-            other if other.bytes().all(|b| b.is_ascii_alphanumeric()) => {
-                Err(format!("found the scheme {other}"))
-            }
-            _ => Err("found no scheme".to_owned()),
-        }
-    }
-
-    fn after_scheme(https: bool, rest: &str) -> Result<Url, &'static str> {
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (authority, target) = rest.split_at(end);
-        if authority.contains('@') {
-            return Err(
-                "found a user name or password in it (bearer_token and headers are for that)",
-            );
-        }
-        let (host, port) = split_port(authority).ok_or("found a port that is none")?;
-        if host.is_empty() {
-            return Err("found no host");
-        }
-        if !is_host(host) {
-            return Err("found a host that is none");
-        }
-        if target.contains('#') {
-            return Err("found a fragment (#)");
-        }
-        let legal = |b: u8| b.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&b);
-        if !target.bytes().all(legal) || !escapes_are_whole(target) {
-            return Err("found a character in the path or query that must be written as %XX");
-        }
-        let slash = if target.starts_with('/') { "" } else { "/" };
-        Ok(Url {
-            https,
-            host: unbracketed(host).to_ascii_lowercase(),
-            port: port.unwrap_or(if https { 443 } else { 80 }),
-            target: format!("{slash}{target}"),
-        })
-    }
-
-    /// As the Host header names it: without the scheme's own port.
-    pub(super) fn authority(&self) -> String {
-        let host = match self.host.contains(':') {
-            true => format!("[{}]", self.host),
-            false => self.host.clone(),
-        };
-        match (self.https, self.port) {
-            (true, 443) | (false, 80) => host,
-            (_, port) => format!("{host}:{port}"),
-        }
-    }
-}
-
-fn escapes_are_whole(target: &str) -> bool {
-    target
-        .split('%')
-        .skip(1)
-        .all(|rest| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
 /// RFC 9110 §5.6.2.
@@ -788,115 +637,9 @@ pub(super) fn refused_header(lower: &str) -> Option<&'static str> {
     }
 }
 
-// ---------------------------------------------------------------------------------------------
-// Children
-// ---------------------------------------------------------------------------------------------
-
-/// The whole environment of a child, in the order of names. Inherited variables that are not
-/// UTF-8 are left out.
-fn environment(
-    table: &BackendTable,
-    own: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
-) -> Vec<(String, String)> {
-    let matches = |name: &str| match &table.inherit_env {
-        Inherit::All => true,
-        Inherit::Names(names) => names.iter().any(|pattern| match pattern.strip_suffix('*') {
-            Some(start) => name.starts_with(start),
-            None => name == pattern,
-        }),
-    };
-    let mut env: std::collections::BTreeMap<String, String> = own
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| matches(name))
-        .collect();
-    env.extend(table.env.iter().map(|(name, value)| (name.clone(), value.0.expose().to_owned())));
-    env.into_iter().collect()
-}
-
-/// This very executable, if the command is exactly its name: so a file can name the proxy's own
-/// `demo-server` wherever it was built. A program that merely embeds the library is not meant.
-fn own_executable(command: &str) -> Option<String> {
-    let name = env!("CARGO_PKG_NAME");
-    let own = std::env::current_exe().ok()?;
-    (command == name && own.file_name()? == name && own.exists())
-        .then(|| own.to_str().map(str::to_owned))
-        .flatten()
-}
-
-/// Whether a program can be found now; it may well appear later.
-fn is_found(command: &str, cwd: Option<&Path>, env: &[(String, String)]) -> bool {
-    if command.contains('/') {
-        return cwd.unwrap_or(Path::new("")).join(command).is_file();
-    }
-    let path = env.iter().find(|(name, _)| name == "PATH");
-    path.is_none_or(|(_, path)| {
-        std::env::split_paths(path).any(|folder| folder.join(command).is_file())
-    })
-}
-
-// ---------------------------------------------------------------------------------------------
-// TLS towards backends
-// ---------------------------------------------------------------------------------------------
-
-/// A key of `[backends.tls]` and what is wrong with it.
-pub(super) type TlsFault = (&'static str, String);
-
-/// What a TLS client is made of.
-#[derive(Hash)]
-pub(super) struct TlsFiles {
-    ca: Option<Vec<u8>>,
-    cert: Option<Vec<u8>>,
-    key: Option<Vec<u8>>,
-    insecure_skip_verify: bool,
-}
-
-impl TlsFiles {
-    pub(super) fn read(table: &TlsTable, folder: &Path) -> Result<TlsFiles, TlsFault> {
-        let read = |key: &'static str, path: &Option<String>| -> Result<_, TlsFault> {
-            let Some(path) = path else { return Ok(None) };
-            let path = folder.join(path);
-            read_bounded(&path, limits::SECRET_BYTES_MAX)
-                .map(Some)
-                .map_err(|message| (key, format!("the file {} {message}", path.display())))
-        };
-        Ok(TlsFiles {
-            ca: read("ca", &table.ca)?,
-            cert: read("cert", &table.cert)?,
-            key: read("key", &table.key)?,
-            insecure_skip_verify: table.insecure_skip_verify,
-        })
-    }
-
-    /// The client for these settings; one for all backends and reloads that have the same: TLS
-    /// sessions are resumed across them, and the host's authorities are read once.
-    pub(super) fn client(&self) -> Result<Arc<rustls::ClientConfig>, TlsFault> {
-        static CLIENTS: Mutex<Vec<(u64, Weak<rustls::ClientConfig>)>> = Mutex::new(Vec::new());
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        let wanted = hasher.finish();
-        let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.retain(|(_, client)| client.strong_count() > 0);
-        let known = clients.iter().find(|(key, _)| *key == wanted);
-        if let Some(client) = known.and_then(|(_, client)| client.upgrade()) {
-            return Ok(client);
-        }
-        let trust = Trust {
-            ca: self.ca.as_deref(),
-            identity: self.cert.as_deref().zip(self.key.as_deref()),
-            insecure_skip_verify: self.insecure_skip_verify,
-        };
-        let client = tls::client_config(trust).map_err(|fault| match fault {
-            TrustFault::Identity(_) => ("cert", fault.to_string()),
-            _ => ("ca", fault.to_string()),
-        })?;
-        clients.push((wanted, Arc::downgrade(&client)));
-        Ok(client)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::setting::{EnvValue, Secret};
+    use super::super::setting::{EnvValue, Inherit, Secret};
     use super::*;
 
     /// The plan of a text, its warnings, or its faults, one a line.
