@@ -182,7 +182,7 @@ async fn route(
     }
     if !is_mcp {
         return match head.path() {
-            "/livez" | "/health" | "/readyz" => health(world, connection, head).await,
+            path if is_health(path) => health(world, connection, head).await,
             path if door::is_metadata(world, path) => {
                 Box::pin(door::metadata(world, connection, ask, head)).await
             }
@@ -302,7 +302,10 @@ fn read_ask(world: &Rc<World>, head: &RequestHead, known: &mut Known) -> (Ask, O
             refusal = Some(Error::new(Kind::Forbidden).context("Origin not allowed"));
         }
     }
-    if refusal.is_none() && !world.plan.listen.hosts.allows(fields.host.unwrap_or(b"")) {
+    // What names no host at all (HTTP/1.0) is no browser. It may ask whether the proxy is well.
+    let is_probe = fields.host.is_none() && is_health(head.path());
+    let hosts = &world.plan.listen.hosts;
+    if refusal.is_none() && !is_probe && !hosts.allows(fields.host.unwrap_or(b"")) {
         refusal = Some(Error::new(Kind::Forbidden).context("Host not allowed"));
     }
     let version = fields.version;
@@ -323,6 +326,10 @@ fn read_ask(world: &Rc<World>, head: &RequestHead, known: &mut Known) -> (Ask, O
     let plain = fields.origin.is_none() && refusal.is_none();
     known.0 = plain.then(|| (Rc::downgrade(world), said));
     (Ask::new(world, head, said, cors), refusal)
+}
+
+fn is_health(path: &str) -> bool {
+    matches!(path, "/livez" | "/health" | "/readyz")
 }
 
 /// `GET /livez`, `/health`: the process serves. `GET /readyz`: no backend is in its first start.

@@ -23,6 +23,9 @@ pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const WHOLE_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Messages of one batch (2025-03-26).
 pub const BATCH_MAX: usize = 100;
+/// Bytes of the answers to one batch up to which they are held for one array; larger ones go out as
+/// events, each as it comes.
+pub const BATCH_HELD_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a chunk-size line with its extensions, and of all trailers together.
 pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 
@@ -326,8 +329,10 @@ pub const CUT_LISTS_KEPT_MAX: usize = 256;
 pub const JWT_VERIFICATIONS_MAX: usize = 16;
 /// Keys that are tried on a token that does not name its own.
 pub const JWT_KEYS_TRIED_MAX: usize = 4;
-/// Client sessions of one principal.
-pub const SESSIONS_PER_PRINCIPAL_MAX: usize = 1000;
+/// Client sessions of one principal, over all workers.
+pub const SESSIONS_PER_PRINCIPAL_MAX: u32 = 1000;
+/// Places in which principals are counted, by hash: 64 KiB.
+pub const SESSION_TALLY_PLACES: usize = 16_384;
 /// Default of `auth.leeway_seconds`.
 pub const JWT_LEEWAY: Duration = Duration::from_secs(60);
 /// Bytes of an issuer's key set.
@@ -409,6 +414,8 @@ pub const BIRTHS_MAX: usize = 1024;
 
 /// Tools that have a series of their own in the metrics; calls of the rest are counted together.
 pub const TOOL_SERIES_MAX: usize = 1000;
+/// A fault that comes again and again is logged once in this time, with how often it came.
+pub const LOG_QUIET: Duration = Duration::from_secs(10);
 /// Log lines of one worker that wait to be written; beyond it they are dropped and counted.
 pub const LINES_LEN: usize = 4096;
 /// Bytes of them.

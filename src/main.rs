@@ -228,13 +228,17 @@ fn obey_signals(handle: Handle, manager: Arc<Manager>) -> std::io::Result<()> {
 /// Logs go to standard error, so that standard output stays readable to programs. What is given back
 /// sets another level, unless the one in force was not the file's to say.
 fn start_log(level: Option<&str>, config: &ProxyConfig) -> Box<dyn Fn(&str) + Send + Sync> {
-    let is_fixed = level.is_some() || std::env::var_os(EnvFilter::DEFAULT_ENV).is_some();
-    let filter = match level {
-        Some(level) => EnvFilter::new(level),
-        None => {
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log_level()))
-        }
-    };
+    let name = EnvFilter::DEFAULT_ENV;
+    // Set to nothing is as good as not set.
+    let own = std::env::var(name).ok().filter(|own| level.is_none() && !own.is_empty());
+    let checked = own.as_deref().map(ProxyConfig::check_log_level);
+    if let Some(Err(message)) = &checked {
+        eprintln!("warning: {name} is ignored: {message}");
+    }
+    let own = own.filter(|_| matches!(checked, Some(Ok(()))));
+    let fixed = level.or(own.as_deref());
+    let is_fixed = fixed.is_some();
+    let filter = EnvFilter::new(fixed.unwrap_or(config.log_level()));
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
     // Checked by the configuration, which takes the same directives.
     let set = move |level: &str, reload: &dyn Fn(EnvFilter) -> bool| {
@@ -280,7 +284,7 @@ fn listen_addr(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn log_level(text: &str) -> Result<String, String> {
-    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+    ProxyConfig::check_log_level(text).map(|()| text.to_owned())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod clients;
 mod ear;
 mod streams;
+mod tally;
 pub mod tape;
 mod view;
 
@@ -39,6 +40,7 @@ use crate::telemetry::trace::Report;
 use crate::telemetry::{Switch, desk};
 use streams::Streams;
 pub use streams::{Answering, Reader, StreamMail};
+pub use tally::Tally;
 
 pub use ear::OpenEar;
 
@@ -108,6 +110,8 @@ pub struct Counts {
     pub connections: AtomicUsize,
     /// Event streams open.
     pub streams: AtomicUsize,
+    /// Client sessions of each principal.
+    pub principals: Tally,
 }
 
 /// A session of this worker.
@@ -170,8 +174,6 @@ pub struct Lasting {
     random: SystemRandom,
     hasher: RandomState,
     owned: RefCell<AHashMap<SessionId, Owned>>,
-    /// Sessions of this worker by principal.
-    sessions_of: RefCell<AHashMap<Arc<str>, usize>>,
     known: RefCell<AHashMap<SessionId, Arc<SessionRecord>>>,
     asked: RefCell<AHashMap<u64, OneSender<Known>>>,
     streams: Streams,
@@ -222,7 +224,6 @@ impl Lasting {
             random: SystemRandom::new(),
             hasher: RandomState::new(),
             owned: RefCell::default(),
-            sessions_of: RefCell::default(),
             known: RefCell::default(),
             asked: RefCell::default(),
             streams: Streams::default(),
@@ -329,12 +330,9 @@ impl World {
         principal: Option<&Arc<str>>,
         make: impl FnOnce(SessionId) -> SessionRecord,
     ) -> Result<Arc<SessionRecord>> {
-        // The kernel spreads connections evenly, so each worker holds its share of the bound.
-        let share = limits::SESSIONS_PER_PRINCIPAL_MAX.div_ceil(self.workers);
-        if let Some(principal) = principal
-            && self.sessions_of.borrow().get(principal).is_some_and(|count| *count >= share)
-        {
-            return Err(Error::new(Kind::Capacity).context("too many sessions of one principal"));
+        let mut random = [0u8; 16];
+        if self.random.fill(&mut random).is_err() {
+            return Err(Error::new(Kind::Internal).cause("no random bytes"));
         }
         let max = self.plan.sessions_max;
         let taken =
@@ -344,15 +342,13 @@ impl World {
         if taken.is_err() {
             return Err(Error::new(Kind::Capacity).context("too many sessions"));
         }
-        let mut random = [0u8; 16];
-        if self.random.fill(&mut random).is_err() {
+        if let Some(principal) = principal
+            && !self.counts.principals.enter(principal, limits::SESSIONS_PER_PRINCIPAL_MAX)
+        {
             self.counts.sessions.fetch_sub(1, Ordering::AcqRel);
-            return Err(Error::new(Kind::Internal).cause("no random bytes"));
+            return Err(Error::new(Kind::Capacity).context("too many sessions of one principal"));
         }
         let record = Arc::new(make(SessionId::mint(self.me, random)));
-        if let Some(principal) = principal {
-            *self.sessions_of.borrow_mut().entry(principal.clone()).or_default() += 1;
-        }
         let owned = Owned { record: record.clone(), pending: Changes::default() };
         self.owned.borrow_mut().insert(record.id, owned);
         Ok(record)
@@ -414,13 +410,7 @@ impl World {
         owned.record.end();
         self.counts.sessions.fetch_sub(1, Ordering::AcqRel);
         if let Some(principal) = &owned.record.principal {
-            let mut sessions_of = self.sessions_of.borrow_mut();
-            if let Some(count) = sessions_of.get_mut(principal) {
-                *count -= 1;
-                if *count == 0 {
-                    sessions_of.remove(principal);
-                }
-            }
+            self.counts.principals.leave(principal);
         }
         self.end_streams_of(id);
         for worker in self.workers() {

@@ -287,10 +287,13 @@ impl CallHandle {
 
     fn sleep_until_woken(&self, cx: &Context<'_>) {
         let mut slot = self.waker.borrow_mut();
-        match &*slot {
-            Some(old) if old.will_wake(cx.waker()) => {}
-            _ => *slot = Some(cx.waker().clone()),
-        }
+        let old = match &*slot {
+            Some(old) if old.will_wake(cx.waker()) => None,
+            _ => slot.replace(cx.waker().clone()),
+        };
+        drop(slot);
+        // The last waker of a task takes the task along, which may hold this handle.
+        drop(old);
     }
 
     /// Ready when the wait should end.
@@ -505,7 +508,8 @@ impl Clock {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        self.clock.slots.borrow_mut()[self.slot] = None;
+        let handle = self.clock.slots.borrow_mut()[self.slot].take();
+        drop(handle);
         self.clock.free.borrow_mut().push(self.slot);
         self.clock.armed.set(self.clock.armed.get() - 1);
     }

@@ -401,17 +401,14 @@ impl Link {
         // One wait for all writes, as in `read`.
         let mut closed = std::pin::pin!(self.closed.wait());
         while let Some(mut batch) = self.queued(spare).await {
-            while !batch.is_empty() {
+            let mut at = 0;
+            while at < batch.len() {
                 // A long batch goes in pieces, so that a child that takes some of it counts as alive.
-                let rest = if batch.len() > WRITE_BYTES {
-                    batch.split_off(WRITE_BYTES)
-                } else {
-                    Vec::new()
-                };
-                self.writing.set(batch.len() + rest.len());
+                let end = batch.len().min(at + WRITE_BYTES);
+                self.writing.set(batch.len() - at);
                 self.writing_since.set(Some(Instant::now()));
                 // Dropped on close: the child is killed then.
-                let written = match race(input.write_all(batch), closed.as_mut()).await {
+                let written = match race(input.write(batch, at..end), closed.as_mut()).await {
                     Either::Left(written) => written,
                     Either::Right(()) => return,
                 };
@@ -420,12 +417,9 @@ impl Link {
                     let cause = format!("writing to the child: {fault}");
                     return self.close(Failure::new(Kind::Lost, cause));
                 }
-                batch = written.1;
-                batch.clear();
-                if !rest.is_empty() {
-                    batch = rest;
-                }
+                (batch, at) = (written.1, end);
             }
+            batch.clear();
             self.writing.set(0);
             spare = if batch.capacity() > KEEP_BYTES { Vec::new() } else { batch };
         }
@@ -597,8 +591,8 @@ impl Link {
     fn noise(&self, line: &[u8], why: &str) {
         self.noise.set(self.noise.get() + 1);
         let now = Instant::now();
-        let quiet = Duration::from_secs(10);
-        if self.noise_logged.get().is_some_and(|last| now.duration_since(last) < quiet) {
+        let quiet = |last| now.duration_since(last) < limits::LOG_QUIET;
+        if self.noise_logged.get().is_some_and(quiet) {
             return;
         }
         self.noise_logged.set(Some(now));

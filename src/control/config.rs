@@ -17,6 +17,7 @@ use toml::de::DeTable;
 use super::compile;
 use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
+use super::log_level;
 use super::schema;
 use super::setting::{Count, Node, Reader, Setting, table};
 use crate::limits;
@@ -196,6 +197,14 @@ impl ProxyConfig {
             backend.table.write_table("backends", ("[[", "]]"), &mut out);
         }
         out.trim_start().to_owned()
+    }
+
+    /// Whether `observability.log_level` may say so: a level, or directives of levels and modules.
+    ///
+    /// # Errors
+    /// What was found, and what is accepted.
+    pub fn check_log_level(text: &str) -> Result<(), String> {
+        log_level::check(text)
     }
 
     /// `observability.log_level`.

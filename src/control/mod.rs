@@ -20,6 +20,7 @@ mod foreign;
 mod import;
 mod jwks;
 mod life;
+mod log_level;
 pub mod notify;
 pub mod reload;
 mod resources;

@@ -9,11 +9,10 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use tracing_subscriber::EnvFilter;
-
 use super::compile::{Compiler, TlsFiles, Url, is_token, refused_header};
 use super::config::{ProxyConfig, TlsTable, TracingTable};
 use super::diagnose::Report;
+use super::log_level;
 use super::setting::{AdminToolsKey, join};
 use crate::limits;
 use crate::mcp::method::Method;
@@ -32,12 +31,7 @@ impl Compiler<'_> {
     pub(super) fn watch(&mut self) -> WatchPlan {
         let config = self.config;
         let table = &config.observability;
-        if EnvFilter::try_new(&table.log_level).is_err() {
-            let message = format!(
-                "found {:?}, accepted: error, warn, info, debug, trace, off, or directives such \
-                 as \"info,mcp_proxy=debug\"",
-                table.log_level
-            );
+        if let Err(message) = log_level::check(&table.log_level) {
             self.fault("observability.log_level", message);
         }
         if let Some(service) = &table.tracing.service_name {
@@ -280,6 +274,7 @@ mod tests {
     fn what_is_wrong_is_told() {
         for (lines, part) in [
             ("log_level='x=y=z'", "observability.log_level: found"),
+            ("log_level='wran'", "did you mean \"warn\"?"),
             ("audit=1", "accepted: true, false, or a table"),
             ("audit={path='a', x=1}", "observability.audit.x: unknown key"),
             ("tracing.endpoint='localhost'", "observability.tracing.endpoint: found no scheme"),

@@ -62,7 +62,8 @@ async fn page(
     path: &str,
 ) -> io::Result<Page> {
     let method = match ask.method {
-        HttpMethod::Get => "GET",
+        // The connection leaves the body out (RFC 9110 §9.3.2).
+        HttpMethod::Get | HttpMethod::Head => "GET",
         HttpMethod::Post => "POST",
         HttpMethod::Delete => "DELETE",
         _ => "",
@@ -72,7 +73,10 @@ async fn page(
         _ => Ok(Vec::new()),
     };
     let body = match body {
-        Ok(body) => body,
+        Ok(body) => {
+            ask.facts.body(body.len());
+            body
+        }
         Err(BodyFault::Gone) => return Err(io::ErrorKind::UnexpectedEof.into()),
         Err(fault) => {
             let status = fault.status().unwrap_or(400);

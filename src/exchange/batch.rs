@@ -105,21 +105,28 @@ pub(super) async fn batch(
         return connection.answer(202, &ask.cors, b"").await;
     }
     let mut held: Vec<Vec<u8>> = Vec::new();
+    let mut bytes = 0;
     while let Some((is_answer, message)) = answers.recv().await {
-        if !is_answer {
+        bytes += message.len();
+        held.push(message);
+        if !is_answer || bytes > limits::BATCH_HELD_BYTES_MAX {
             let outlet = Outlet::new(world, &record, connection, ask);
-            held.push(message);
             return Box::pin(stream_out(outlet, held, answers)).await;
         }
-        held.push(message);
     }
-    let mut array = vec![b'['];
-    array.extend_from_slice(&held.join(&b','));
+    let mut array = Vec::with_capacity(bytes + held.len() + 1);
+    let mut separator = b'[';
+    for message in held {
+        array.push(separator);
+        array.extend_from_slice(&message);
+        separator = b',';
+    }
     array.push(b']');
-    connection.answer(200, &with(JSON, &ask.cors), &array).await
+    connection.answer_with(200, &with(JSON, &ask.cors), array).await
 }
 
-/// Something precedes an answer: all goes out as events.
+/// Something precedes an answer, or the answers are too large to be held together: all goes out as
+/// events, each as it comes.
 async fn stream_out(
     mut outlet: Outlet<'_>,
     held: Vec<Vec<u8>>,

@@ -304,6 +304,12 @@ impl Connection {
                     }
                     return Some(self.head.clone());
                 }
+                // An empty line is forgiven (RFC 9112 §2.2), and begins no request: whoever sends one
+                // behind a body is idle.
+                Ok(None) if self.input == b"\r\n" => {
+                    head.reset();
+                    self.input.clear();
+                }
                 Ok(None) => {}
                 Err(fault) => {
                     // Boxed, as `close` is: what is rare must not make every connection larger.

@@ -10,6 +10,7 @@
 
 use super::message::{Envelope, Kind, ScanFault, Span};
 use super::token;
+use crate::error;
 use crate::limits::{JSON_DEPTH_MAX, SCALAR_BYTES_MAX};
 
 /// Scans one message.
@@ -19,7 +20,22 @@ use crate::limits::{JSON_DEPTH_MAX, SCALAR_BYTES_MAX};
 /// # Errors
 /// See [`ScanFault`].
 pub fn scan(message: &[u8]) -> Result<Envelope, ScanFault> {
-    checked(message, Scanner::message)
+    checked(message, |scanner| scanner.message().map_err(|fault| first_of_all(message, fault)))
+}
+
+/// Of two faults the one that JSON-RPC names first: what is no JSON is no message either, wherever
+/// in it that shows.
+#[cold]
+fn first_of_all(message: &[u8], fault: ScanFault) -> ScanFault {
+    if fault.kind() != error::Kind::InvalidRequest {
+        return fault;
+    }
+    let mut scanner = Scanner::checked(message);
+    scanner.space();
+    match scanner.value(0).and_then(|_| scanner.end()) {
+        Err(worse) if worse.kind() == error::Kind::Parse => worse,
+        _ => fault,
+    }
 }
 
 /// What `read` makes of bytes that are UTF-8 as a whole: nothing is said of others but that.

@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -319,17 +320,17 @@ impl Pipe {
         }
     }
 
-    async fn write_all(&mut self, mut buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        let mut written = 0;
-        while written < buf.len() {
+    async fn write(&mut self, mut buf: Vec<u8>, part: Range<usize>) -> (io::Result<()>, Vec<u8>) {
+        let Range { start: mut written, end } = part;
+        while written < end {
             let result = match self {
                 Pipe::Ring(file) => {
-                    let (result, slice) = file.write_at(buf.slice(written..), 0).await;
+                    let (result, slice) = file.write_at(buf.slice(written..end), 0).await;
                     buf = slice.into_inner();
                     result
                 }
                 Pipe::Epoll(pipe, streak) => match streak.pace(pin!(pipe.writable(false))).await {
-                    Ok(()) => sys::write(pipe.as_raw_fd(), &buf[written..]),
+                    Ok(()) => sys::write(pipe.as_raw_fd(), &buf[written..end]),
                     Err(e) => Err(e),
                 },
             };
@@ -360,7 +361,16 @@ impl Input {
     /// # Errors
     /// Those of write: `BrokenPipe` when the child has closed its end or died.
     pub async fn write_all(&mut self, buf: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        self.0.write_all(buf).await
+        let whole = 0..buf.len();
+        self.write(buf, whole).await
+    }
+
+    /// As [`Input::write_all`], a part of the buffer. `part` must lie in it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write(&mut self, buf: Vec<u8>, part: Range<usize>) -> (io::Result<()>, Vec<u8>) {
+        self.0.write(buf, part).await
     }
 
     /// Ends the child's input: what most servers understand as the wish that they end.

@@ -3,12 +3,13 @@
 //! Next: `exchange`.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 
@@ -38,6 +39,9 @@ pub(super) struct Door {
     /// Connections of each address that is not loopback, as they were accepted here: some may be at
     /// other workers meanwhile.
     addresses: RefCell<AHashMap<IpAddr, usize>>,
+    /// Tries to accept that failed and were not told yet, and when some were told last.
+    failed: Cell<u32>,
+    failed_logged: Cell<Option<Instant>>,
     /// Of all workers together.
     connections_max: usize,
     /// Set [`DRAIN_GRACE`] after a drain began. One timer for all: one in each task would make an
@@ -66,6 +70,8 @@ impl Door {
             stopped: Cell::new(false),
             open: Cell::new(0),
             addresses: RefCell::default(),
+            failed: Cell::new(0),
+            failed_logged: Cell::new(None),
             connections_max,
             grace_over: Event::new(),
             moves,
@@ -162,7 +168,7 @@ impl Door {
         let outbox = self.outbox.clone();
         rt::spawn("left", async move {
             for _ in 0..limits::ORDER_TRIES {
-                rt::time::sleep(ACCEPT_PAUSE).await;
+                rt::time::sleep(limits::ORDER_PAUSE).await;
                 match outbox.send(home, mail) {
                     Ok(()) => return,
                     Err(back) => mail = back,
@@ -194,11 +200,24 @@ impl Door {
                 },
                 Err(_) if self.stopped.get() => return,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections; trying on");
+                    self.cannot_accept(&error);
                     rt::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
+    }
+
+    /// Says so, now and then: out of descriptors, every try fails for as long as that lasts.
+    fn cannot_accept(&self, error: &io::Error) {
+        self.failed.set(self.failed.get() + 1);
+        let now = rt::time::now();
+        if self.failed_logged.get().is_some_and(|last| now.duration_since(last) < limits::LOG_QUIET)
+        {
+            return;
+        }
+        self.failed_logged.set(Some(now));
+        let tries = self.failed.replace(0);
+        tracing::warn!(%error, tries, "cannot accept connections; trying on");
     }
 
     fn enter(self: &Rc<Door>, peer: SocketAddr) -> Option<Entry> {

@@ -52,7 +52,8 @@ impl Pull {
 /// How busy each worker is, as far as it matters to the others.
 pub struct Loads {
     began: Instant,
-    /// Thousandths of a CPU, and above them the millisecond in which that was measured; 0 = never.
+    /// Thousandths of a CPU, and above them the low half of the millisecond in which that was
+    /// measured; 0 = never.
     words: Box<[AtomicU64]>,
 }
 
@@ -77,7 +78,8 @@ impl Loads {
     fn is_full(&self, worker: WorkerId, now: Instant) -> bool {
         let Some(word) = self.words.get(worker) else { return true };
         let word = word.load(Ordering::Relaxed);
-        let age = self.millis(now).saturating_sub(word >> 32);
+        // In 32 bits, which come around every 49 days.
+        let age = (self.millis(now) as u32).wrapping_sub((word >> 32) as u32);
         word as u32 > limits::MOVE_LOAD_MAX && u128::from(age) < limits::LOAD_TTL.as_millis()
     }
 }
@@ -159,6 +161,20 @@ mod tests {
         assert!(!moves.may_send(1, at(3000) + limits::LOAD_TTL / 2));
         assert!(moves.may_send(1, at(3001) + limits::LOAD_TTL));
         assert!(!moves.may_send(2, begin), "there is no such worker");
+    }
+
+    /// The time beside the load has 32 bits: what is young must look young when they have come around.
+    #[test]
+    fn a_busy_worker_is_known_after_fifty_days_too() {
+        let begin = Instant::now();
+        let loads = Loads::new(2);
+        let moves = Moves::new(0, loads.clone(), begin);
+        for days in [49, 50, 200] {
+            let now = begin + Duration::from_secs(days * 86_400);
+            loads.tell(1, 1000, now);
+            assert!(!moves.may_send(1, now + Duration::from_millis(1)), "{days}");
+            assert!(moves.may_send(1, now + 2 * limits::LOAD_TTL), "{days}");
+        }
     }
 
     #[test]

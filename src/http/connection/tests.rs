@@ -429,6 +429,10 @@ fn the_idle_are_closed_and_the_slow_are_refused() {
     assert_eq!(transcript(short(), ""), (0, String::new()));
     let (served, got) = transcript(short(), "GET / HTTP/1.1\r\nHost");
     assert!(served == 0 && got.starts_with("HTTP/1.1 408 "), "{got}");
+    // A client that ends a body with an empty line is no slow one: an answer that it never asked
+    // for could pass for that to its next request.
+    let (served, got) = transcript(short(), "GET / HTTP/1.1\r\nHost: a\r\n\r\n\r\n");
+    assert!(served == 1 && got.starts_with("HTTP/1.1 200 ") && !got.contains("408"), "{got}");
     let head = "POST /x HTTP/1.1\r\nHost: a\r\n";
     for framing in ["Content-Length: 5\r\n\r\nhe", "Transfer-Encoding: chunked\r\n\r\n5\r\nhe"] {
         let (served, got) = transcript(short(), format!("{head}{framing}"));

@@ -128,6 +128,21 @@ fn answers() {
     assert_eq!(scan(error.as_bytes()).unwrap().id, None);
 }
 
+/// JSON-RPC 2.0 §5.1: what is no JSON is -32700, also where its beginning is no message already.
+#[test]
+fn what_is_no_json_is_that_before_anything_else() {
+    for start in [
+        r#"{"jsonrpc":"1.0","id":1,"method":"x""#,
+        r#"{"id":1,"id":2,"jsonrpc":"2.0","method":"x""#,
+        r#"{"ID":1,"jsonrpc":"2.0","method":"x""#,
+        r#"{"jsonrpc":"2.0","method":7"#,
+    ] {
+        assert_eq!(fault(start).kind(), error::Kind::Parse, "{start}");
+        assert_eq!(fault(&format!("{start},}}")).kind(), error::Kind::Parse, "{start}");
+        assert_eq!(fault(&format!("{start}}}")).kind(), error::Kind::InvalidRequest, "{start}");
+    }
+}
+
 #[test]
 fn what_is_json_but_no_message() {
     for message in [
