@@ -310,9 +310,13 @@ fn the_access_log_has_every_request_and_the_audit_log_can_go_to_stderr() {
     let mut client = proxy.client_seeing(&["web__echo"]);
     client.call("web__echo", "{}").said();
     once(proxy.addr, "GET", "/nothing?secret=1", "");
+    once_with(proxy.addr, "POST", "/admin/reload", "", "0123456789");
     wait_until("the lines", || {
         let said = proxy.stderr();
-        said.contains(r#""path":"/nothing","status":404"#)
+        let page =
+            |line: &str| line.contains("/admin/reload") && line.contains(r#""bytes_in":10,"#);
+        said.lines().any(page)
+            && said.contains(r#""path":"/nothing","status":404"#)
             && said.contains(r#""target":"web__echo""#)
             && said.contains(r#""http_method":"POST","path":"/mcp","status":200"#)
     });

@@ -122,6 +122,60 @@ fn only_who_shows_a_token_gets_in() {
     }
 }
 
+/// The bound is the principal's, wherever his connections end up: on one of two workers too.
+#[test]
+fn a_principal_has_so_many_sessions_over_one_connection() {
+    let proxy = proxy();
+    let hello = message("1", "initialize", HELLO);
+    let open = |conn: &mut Conn, token: &str| {
+        let lines = format!("{ACCEPT}{JSON}{}", bearer(token));
+        let (addr, length) = (proxy.addr, hello.len());
+        let head = format!("POST /mcp HTTP/1.1\r\nHost: {addr}\r\n{lines}");
+        conn.send(format!("{head}Content-Length: {length}\r\n\r\n{hello}").as_bytes());
+        conn.answer()
+    };
+    let mut conn = Conn::open(proxy.addr);
+    let first = open(&mut conn, ALL);
+    for n in 1..1000 {
+        assert_eq!(open(&mut conn, ALL).status, 200, "{n}");
+    }
+    assert_eq!(open(&mut conn, ALL).status, 503);
+    assert_eq!(open(&mut conn, OTHER).status, 200, "another one");
+    let session = first.head.field("mcp-session-id").expect("a session");
+    let lines = format!("{}Mcp-Session-Id: {session}\r\n", bearer(ALL));
+    assert_eq!(once(proxy.addr, "DELETE", "/mcp", &lines).status, 200);
+    // The other worker may hear of it a moment later.
+    wait_until("room", || open(&mut conn, ALL).status == 200);
+    assert_eq!(open(&mut conn, ALL).status, 503);
+}
+
+/// Load balancers ask as HTTP/1.0 does, without a host; browsers, of which pages could make use, do
+/// not.
+#[test]
+fn probes_need_no_host_and_no_body() {
+    let proxy = Proxy::start(&[stdio_backend("a", &[])]);
+    let ask = |request: &str| {
+        let mut conn = Conn::open(proxy.addr);
+        conn.send(request.as_bytes());
+        conn.answer().status
+    };
+    for path in ["/health", "/livez", "/readyz"] {
+        assert!([200, 503].contains(&ask(&format!("GET {path} HTTP/1.0\r\n\r\n"))), "{path}");
+        let foreign = format!("GET {path} HTTP/1.0\r\nHost: evil.example\r\n\r\n");
+        assert_eq!(ask(&foreign), 403, "{path}");
+    }
+    for path in ["/mcp", "/admin/health", "/admin/metrics"] {
+        assert_eq!(ask(&format!("GET {path} HTTP/1.0\r\n\r\n")), 403, "{path}");
+    }
+    for path in ["/health", "/admin/health", "/admin/metrics"] {
+        let mut conn = Conn::open(proxy.addr);
+        conn.send(format!("HEAD {path} HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.addr).as_bytes());
+        let head = conn.head();
+        assert_eq!(head.status, 200, "{path}");
+        assert_ne!(head.field("content-length"), Some("0"), "{path}");
+    }
+}
+
 #[test]
 fn the_metadata_is_open() {
     let public = "[proxy.listen]\npublic_url = \"https://mcp.example.com/tools/\"\n";

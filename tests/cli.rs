@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::support::process::{Proxy, scratch, stub_path};
+use crate::support::process::{Proxy, Setup, scratch, stdio_backend, stub_path};
 use crate::support::quote;
 
 fn run(args: &[&str]) -> (Option<i32>, String) {
@@ -67,6 +67,44 @@ fn check_tells_all_faults_at_once_with_their_places() {
     let (code, said) = run(&["-c", path]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("proxy.toml:3:"), "{said}");
+}
+
+/// A level that is none would be taken for a module's name, and silence all others.
+#[test]
+fn a_misspelt_level_of_the_log_is_a_fault_and_no_silence() {
+    let scratch = scratch();
+    let file = scratch.path().join("proxy.toml");
+    let path = file.to_str().unwrap();
+    let backend = "[[backends]]\nname = \"a\"\ntransport = \"stdio\"\ncommand = \"true\"\n";
+    let own = format!("[observability]\nlog_level = \"wran\"\n{backend}");
+    std::fs::write(&file, format!("[proxy]\nname = \"x\"\n{own}")).unwrap();
+    let (code, said) = run(&["-c", path, "--check"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("proxy.toml:4:") && said.contains("did you mean \"warn\"?"), "{said}");
+    std::fs::write(&file, format!("[proxy]\nname = \"x\"\n{backend}")).unwrap();
+    let (code, said) = run(&["-c", path, "--check", "--log-level", "nonsense"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("accepted: error, warn"), "{said}");
+}
+
+/// An environment with an empty or a wrong RUST_LOG leaves the word to the file.
+#[test]
+fn rust_log_counts_if_it_says_something() {
+    for (own, warned, debug) in
+        [("", false, true), ("a=b=c", true, true), ("wran", true, true), ("warn", false, false)]
+    {
+        let setup = Setup {
+            backends: stdio_backend("a", &[]),
+            proxy: "[observability]\nlog_level = \"debug\"\n".into(),
+            variable: Some(("RUST_LOG", own.into())),
+            ..Setup::default()
+        };
+        let proxy = setup.start();
+        proxy.client_seeing(&["a__echo"]);
+        let said = proxy.stderr();
+        assert_eq!(said.contains("RUST_LOG is ignored: found"), warned, "{own}: {said}");
+        assert_eq!(said.contains("INFO"), debug, "{own}: {said}");
+    }
 }
 
 /// A file in which much is allowed and little is wise: each warning stands at its line and column.

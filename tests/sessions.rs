@@ -460,6 +460,39 @@ fn batches_at_the_one_revision_that_has_them() {
     }
 }
 
+/// A small request can ask for much: what is held for one array is bounded, and beyond it the answers
+/// go out one by one.
+#[test]
+fn large_answers_to_a_batch_are_not_held_together() {
+    let stub = HttpStub::start("web", &[]);
+    let proxy = Proxy::start(&[stub.backend("web")]);
+    let mut client = Client::connect_at(proxy.addr, "2025-03-26");
+    client.wait_for_tools(&["web__big"]);
+    let big = |id: usize| {
+        let params = call_params("web__big", r#"{"bytes":400000}"#);
+        message(&id.to_string(), "tools/call", &params)
+    };
+    let batch = |count: usize| format!("[{}]", (1..=count).map(big).collect::<Vec<_>>().join(","));
+    let told = client.post(&batch(2));
+    assert!(!told.as_events);
+    assert_eq!(told.json().as_array().map(Vec::len), Some(2));
+    let told = client.post(&batch(20));
+    assert!(told.as_events);
+    let all: Vec<&String> = told.before.iter().chain([&told.text]).collect();
+    let mut ids: Vec<u64> = all
+        .iter()
+        .map(|text| {
+            let answer: serde_json::Value = serde_json::from_str(text).expect("JSON");
+            assert!(
+                answer["result"]["content"][0]["text"].as_str().expect("text").len() >= 400_000
+            );
+            answer["id"].as_u64().expect("an id")
+        })
+        .collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=20).collect::<Vec<u64>>());
+}
+
 #[test]
 fn initialize_needs_its_params_and_may_come_again() {
     let proxy = proxy();
