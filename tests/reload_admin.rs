@@ -143,6 +143,30 @@ fn a_link_that_is_turned_is_noticed_as_are_the_files_that_the_file_names() {
     wait_for_backends(&mut client, &["a", "b", "c", "web"]);
 }
 
+/// A configuration may be there before the secrets that it names.
+#[test]
+fn a_file_that_a_refused_configuration_names_is_waited_for() {
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    let web = HttpStub::start("web", &["--token", "right"]);
+    let other = HttpStub::start("other", &[]);
+    fs::write(path("proxy.toml"), format!("{HEAD}{}", other.backend("other"))).unwrap();
+    let proxy = Proxy::start_file(&path("proxy.toml"), &[]);
+    let mut client = proxy.client();
+    wait_for_backends(&mut client, &["other"]);
+    let token = quote(&format!("file:{}", path("token").display()));
+    let whole =
+        format!("{HEAD}{}{}bearer_token = {token}\n", other.backend("other"), web.backend("web"));
+    fs::write(path("proxy.toml"), whole).unwrap();
+    wait_until("the fault", || {
+        let error = get(&proxy, "health")["config"]["last_error"].to_string();
+        error.contains("cannot be read") && error.contains("token")
+    });
+    fs::write(path("token"), "right\n").unwrap();
+    wait_for_backends(&mut client, &["other", "web"]);
+    assert_eq!(get(&proxy, "health")["config"]["last_error"], Value::Null);
+}
+
 #[test]
 fn hot_reload_can_be_off_and_a_request_or_signal_reloads_all_the_same() {
     let scratch = scratch();

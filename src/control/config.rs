@@ -119,8 +119,12 @@ impl ProxyConfig {
         if !self.proxy.hot_reload || self.origin.is_none() {
             return Vec::new();
         }
-        let mut files = self.files();
-        files.extend_from_slice(self.spots.files());
+        [self.files(), self.named()].concat()
+    }
+
+    /// Files that values of it name: of secrets and certificates.
+    fn named(&self) -> Vec<PathBuf> {
+        let mut files = self.spots.files().to_vec();
         if let Some(tls) = &self.proxy.listen.tls {
             let named = [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()];
             files.extend(named.into_iter().flatten().map(|file| self.folder.join(file)));
@@ -267,7 +271,11 @@ impl ProxyConfig {
         self.noted = report.warnings.clone();
         compile::compile(&self, &mut report);
         report.sort();
-        if report.is_ok() { Ok(self) } else { Err(report) }
+        if report.is_ok() {
+            return Ok(self);
+        }
+        report.names(self.named());
+        Err(report)
     }
 }
 

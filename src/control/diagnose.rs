@@ -59,12 +59,24 @@ pub struct Report {
     pub warnings: Vec<Diagnosis>,
     /// Lines that could not be understood: what was made of them is not judged.
     broken: Vec<Place>,
+    /// Other files that the faulty one names: what is wrong may be mended there.
+    named: Vec<PathBuf>,
 }
 
 impl Report {
     /// Whether nothing stands in the way of running.
     pub fn is_ok(&self) -> bool {
         self.faults.is_empty()
+    }
+
+    /// Notes the other files that this is about.
+    pub(super) fn names(&mut self, files: Vec<PathBuf>) {
+        self.named = files;
+    }
+
+    /// Those files.
+    pub(super) fn named(&self) -> &[PathBuf] {
+        &self.named
     }
 
     /// Notes a line that cannot be understood.

@@ -180,7 +180,7 @@ impl Office<'_> {
         // Before they are read: what comes between is a change.
         let used = watch_file::contents(self.config.watched());
         let outcome = self.try_reload(wanted);
-        self.watch(used);
+        self.watch(used, &outcome);
         match &outcome {
             Ok(applied) => {
                 let Applied { generation, added, removed, replaced, changed, .. } = applied;
@@ -224,11 +224,17 @@ impl Office<'_> {
     }
 
     /// Watches the files of the configuration in force; of those that are known, `used` is what was
-    /// in them.
-    fn watch(&self, used: Contents) {
+    /// in them. Of one that has faults also those it names: a secret that is missing may still come.
+    fn watch(&self, used: Contents, outcome: &Result<Applied, NotApplied>) {
         let known = |path: &Path| used.iter().find(|(known, _)| known == path);
+        let mut files = self.config.watched();
+        if let Err(NotApplied::Faults(report)) = outcome
+            && !files.is_empty()
+        {
+            files.extend_from_slice(report.named());
+        }
         let (old, new): (Vec<PathBuf>, Vec<PathBuf>) =
-            self.config.watched().into_iter().partition(|path| known(path).is_some());
+            files.into_iter().partition(|path| known(path).is_some());
         let mut all = watch_file::contents(new);
         all.extend(old.iter().filter_map(|path| known(path)).cloned());
         self.watcher.watch(all);

@@ -19,7 +19,7 @@ use crate::backend::{Backends, Staged};
 use crate::middleware::custom::Maker;
 use crate::plan::{Plan, WorkerId};
 use crate::rt;
-use crate::rt::mailbox::{self, Outbox};
+use crate::rt::mailbox::{self, Inbox, Outbox};
 use crate::rt::net::Listener;
 use crate::telemetry::{Kit, Switch};
 use crate::world::{Counts, Lasting, World};
@@ -131,52 +131,56 @@ async fn work(seat: Seat) -> io::Result<()> {
 
     let moves = Moves::new(id, loads, rt::time::exact());
     let door = Door::new(stage.clone(), connections_max, listener, moves, outbox.clone());
-    {
-        let (stage, door) = (stage.clone(), door.clone());
-        rt::spawn("mail", async move {
-            let end = stage.lasting.draining.clone();
-            let served = inbox.serve(move |from, mail| match mail {
-                Mail::Backend(mail) => stage.lasting.backends.on_mail(from, mail),
-                Mail::Session(mail) => stage.now().receive(from, mail),
-                Mail::Told(token, reply) => stage.now().told(token, reply),
-                Mail::Prepare(change, outlets) => stage.prepare(change, *outlets),
-                Mail::Commit => stage.commit(),
-                Mail::Abandon => stage.abandon(),
-                Mail::Moved(moved) => door.take_over(*moved),
-                Mail::Left(address) => door.left(address),
-                Mail::Inside(socket) => door.take_in(socket),
-                Mail::StopListening => door.stop_listening(),
-                Mail::Drain => stage.lasting.draining.set(),
-            });
-            if let Err(error) = served.await {
-                // A worker that hears nothing is as good as dead, and the process ends with it.
-                tracing::error!(%error, "a worker cannot hear its mail");
-            }
-            end.set();
-        });
-    }
-    {
-        let world = Rc::downgrade(&this);
-        rt::spawn("sweep", async move {
-            loop {
-                rt::time::sleep(SWEEP_INTERVAL).await;
-                let Some(world) = world.upgrade().and_then(|lasting| lasting.current()) else {
-                    return;
-                };
-                world.sweep(rt::time::now());
-            }
-        });
-    }
+    rt::spawn("mail", hear(inbox, stage.clone(), door.clone()));
+    rt::spawn("sweep", sweep(Rc::downgrade(&this)));
     backends.start();
     rt::spawn("accept", door.clone().run());
     ready(addr);
 
     this.draining.wait().await;
+    leave(&stage, &door, &backends).await;
+    Ok(())
+}
+
+/// What the other workers and the control thread say, for as long as there are any.
+async fn hear(inbox: Inbox<Mail>, stage: Rc<Stage>, door: Rc<Door>) {
+    let end = stage.lasting.draining.clone();
+    let served = inbox.serve(move |from, mail| match mail {
+        Mail::Backend(mail) => stage.lasting.backends.on_mail(from, mail),
+        Mail::Session(mail) => stage.now().receive(from, mail),
+        Mail::Told(token, reply) => stage.now().told(token, reply),
+        Mail::Prepare(change, outlets) => stage.prepare(change, *outlets),
+        Mail::Commit => stage.commit(),
+        Mail::Abandon => stage.abandon(),
+        Mail::Moved(moved) => door.take_over(*moved),
+        Mail::Left(address) => door.left(address),
+        Mail::Inside(socket) => door.take_in(socket),
+        Mail::StopListening => door.stop_listening(),
+        Mail::Drain => stage.lasting.draining.set(),
+    });
+    if let Err(error) = served.await {
+        // A worker that hears nothing is as good as dead, and the process ends with it.
+        tracing::error!(%error, "a worker cannot hear its mail");
+    }
+    end.set();
+}
+
+/// Ends sessions that nobody uses any more.
+async fn sweep(lasting: Weak<Lasting>) {
+    loop {
+        rt::time::sleep(SWEEP_INTERVAL).await;
+        let Some(world) = lasting.upgrade().and_then(|lasting| lasting.current()) else { return };
+        world.sweep(rt::time::now());
+    }
+}
+
+/// The end of a worker: nobody new comes in, who is in may finish, then the backends go.
+async fn leave(stage: &Stage, door: &Door, backends: &Rc<Backends>) {
     door.stop_listening();
     stage.now().end_streams();
     // A call of another worker may be under way at a child of ours: all leave before any backend
     // is stopped.
-    let counts = this.counts.clone();
+    let counts = &stage.lasting.counts;
     let connections = async {
         while counts.connections.load(Ordering::Acquire) > 0 {
             rt::time::sleep(Duration::from_millis(10)).await;
@@ -187,7 +191,6 @@ async fn work(seat: Seat) -> io::Result<()> {
         tracing::warn!(open = door.open(), "connections are cut: the time to shut down is over");
     }
     backends.stop().await;
-    Ok(())
 }
 
 /// All workers see the same; one says it.
