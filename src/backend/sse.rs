@@ -156,7 +156,7 @@ async fn read(
         let mut input = &piece[..];
         loop {
             match reader.take(&mut input) {
-                Ok(Some(event)) if event.event.as_deref().is_none_or(|name| name == b"message") => {
+                Ok(Some(event)) if event.is_message() => {
                     link.line(&event.data);
                 }
                 Ok(Some(_)) => {}

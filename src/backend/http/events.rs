@@ -43,8 +43,9 @@ impl HttpReplies {
             let event = reader.take(&mut input);
             *at = piece.len() - input.len();
             match event {
-                // Without data: a place to resume from, or nothing (2025-11-25, Transports).
-                Ok(Some(event)) if event.data.is_empty() => self.goes_on(),
+                // Without data: a place to resume from, or nothing (2025-11-25, Transports). Of
+                // another type: a keep-alive, or something else that is no message.
+                Ok(Some(event)) if event.data.is_empty() || !event.is_message() => self.goes_on(),
                 Ok(Some(event)) => match jsonrpc::shape(&event.data) {
                     // Revision 2025-03-26 alone.
                     Ok(Shape::Batch(elements)) => {
