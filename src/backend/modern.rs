@@ -65,7 +65,11 @@ pub(super) async fn wire(
         let level = session.and_then(|session| session.level());
         let level = level.map(|level| format!("\"{}\"", level.as_str()));
         let with = envelope::members(capabilities, client, level.as_deref());
-        call.body = envelope::wrap(&call.body, &scan(&call.body)?, &with);
+        let message = scan(&call.body)?;
+        if !envelope::may_be_wrapped(&call.body, &message) {
+            return Err(Failure::new(Kind::InvalidParams, "").note("_meta is no object").into());
+        }
+        call.body = envelope::wrap(&call.body, &message, &with);
     }
     if !crossed {
         return up(backends, entry, call, false).await;
