@@ -306,12 +306,15 @@ async fn stream(
             // Servers of that era ask nothing.
             Ok(Reply::Ask(_) | Reply::Away { .. }) => {}
             Ok(Reply::Streaming { .. }) => return End::Refused,
-            Err(Ended::Failed(failure)) if (400..500).contains(&failure.status) => {
-                return End::Refused;
-            }
+            Err(Ended::Failed(failure)) if is_final(failure.status) => return End::Refused,
             Err(_) => return End::Closed { opened },
         }
     }
+}
+
+/// Whether a status says that it would be refused again.
+fn is_final(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 408 | 409 | 425 | 429)
 }
 
 async fn open(
@@ -323,7 +326,8 @@ async fn open(
 ) -> Result<Wire, Ended> {
     if let entry::Wire::Http(_) = &entry.wire {
         let leg = Rc::new(Leg::modern(entry.http().0, &modern::lines(LISTEN, None)));
-        let request = Request { body: &body, rename: None, asked, whole: true, caller: None };
+        let request =
+            Request { body: &body, rename: None, asked, whole: true, caller: None, renewed: false };
         let sent = attempt::sent(backends, entry, &leg, &request, handle, true).await;
         return sent.map(Wire::Http);
     }

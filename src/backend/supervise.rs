@@ -217,12 +217,12 @@ impl Supervisor {
         let Some(slice) = self.slice.clone() else { return Ok(()) };
         // Of what was good for a time, the time begins anew.
         let same = same(&slice, &pages);
-        if same {
-            // Not for the proxy, but perhaps for clients that can do more.
-            views::outdated(&backends, &entry, flags, true);
-        }
         // What a rule hides may change unseen; all else that a backend says is passed on.
         let said = if entry.plan.chain.spares_lists() { said } else { 0 };
+        if same {
+            // Not for the proxy, but perhaps for clients that can do more. What was said all hear.
+            views::outdated(&backends, &entry, flags & !said, true);
+        }
         if same && said == 0 && self.refresh().is_none() {
             return Ok(());
         }

@@ -171,10 +171,11 @@ impl HttpReplies {
             }
             Message::Notification => match self.word(envelope, &message) {
                 Word::Changed(flags) => {
-                    self.backends.changed(&self.entry, flags);
-                    let Some(session) = &self.leg.session else { return Ok(None) };
-                    session.lists_changed(self.entry.id);
-                    Ok(Some(Reply::Notification(message)))
+                    let session = self.leg.session.as_deref();
+                    self.backends.changed_in(&self.entry, session, flags);
+                    // Who listens hears of it there, once.
+                    let here = session.is_some_and(|session| !session.listens());
+                    Ok(here.then_some(Reply::Notification(message)))
                 }
                 Word::Withdrawn => Ok(self.withdrawn(&message, envelope)),
                 Word::Progress => {
