@@ -101,6 +101,16 @@ impl Replies {
         }
     }
 
+    /// How long the backend wants to be left alone, if its answer is an error that came with such a
+    /// word beside it.
+    pub fn wait(&self) -> Option<Duration> {
+        match &self.kept {
+            Kept::Plain(attempt) => attempt.aside().wait,
+            Kept::Run(run) => run.wait(),
+            Kept::Ready(..) | Kept::Tapped(_) | Kept::Joined(_) | Kept::StandIn(_) => None,
+        }
+    }
+
     /// Shows the end of a call to who waits for it; what becomes of it. A long answer is held.
     async fn shown(&mut self, reply: Result<Reply>) -> Result<Reply> {
         let answer = match reply {
@@ -186,6 +196,14 @@ impl Attempt {
             Wire::Crossed(crossed) => Box::pin(crossed.next()).await,
         };
         self.guard.judge(reply)
+    }
+
+    /// What HTTP says beside the answer that came, if it is an error.
+    pub(super) fn aside(&self) -> http::Aside {
+        match &self.wire {
+            Wire::Http(http) => http.aside(),
+            Wire::Line(_) | Wire::Aside(_) | Wire::Crossed(_) => http::Aside::default(),
+        }
     }
 
     /// The time limit of the attempt begins anew, but does not go beyond `ends`.

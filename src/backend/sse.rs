@@ -275,7 +275,7 @@ impl Poster {
     /// A message, the request `id` or another one, was not accepted.
     fn refused(&self, id: Option<u64>, status: u16, body: &[u8]) {
         let asked = id.map(Raw::number);
-        let verdict = judge::refusal(status, body, asked.as_deref().unwrap_or(b""), true);
+        let verdict = judge::refusal(status, body, asked.as_deref().unwrap_or(b""), true, false);
         let lost = matches!(verdict, Verdict::SessionLost);
         let failure = match verdict {
             Verdict::Answer => return self.link.line(body),

@@ -293,8 +293,8 @@ impl Reader {
         Some(Event { event, id, data, retry })
     }
 
-    /// The id to resume from: the last one that was set, by an event with data or without; empty
-    /// if none was.
+    /// The id to resume from: that of the last whole event that set one, with data or without; empty
+    /// if none did.
     pub fn last_id(&self) -> &[u8] {
         &self.last_id
     }

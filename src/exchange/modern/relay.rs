@@ -14,7 +14,7 @@ use super::{fail, failed, reworded, tasks};
 use crate::backend::{Attended, CallHandle, Piece, Replies, Reply, Seal};
 use crate::error::{Kind, Result};
 use crate::exchange::Ask;
-use crate::exchange::answer::{EVENTS, JSON, with};
+use crate::exchange::answer::{EVENTS, JSON, after, with};
 use crate::exchange::relay::whole;
 use crate::exchange::route;
 use crate::exchange::session::Outcome;
@@ -161,7 +161,11 @@ pub(super) async fn pass_on(
                 let (status, answer) = completed(answer, way.method, way.private);
                 ask.facts.answered(&answer);
                 if events.are_none() {
-                    return connection.answer_with(status, &with(JSON, &ask.cors), answer).await;
+                    let mut lines = with(JSON, &ask.cors);
+                    if let Some(wait) = replies.wait() {
+                        lines.to_mut().push_str(&after(wait));
+                    }
+                    return connection.answer_with(status, &lines, answer).await;
                 }
                 return events.end(connection, ask, &answer).await;
             }
