@@ -253,7 +253,45 @@ fn a_gateway_that_answers_leaves_it_open_whether_a_tool_ran() {
         let mut client = proxy.client_seeing(&["a__t"]);
         assert_eq!(client.call("a__t", "{}").error().0, -32603);
         assert_eq!(script.count("tools/call"), 1, "{status}");
+        let mut caller = Caller::seeing(&proxy, &["a__t"]);
+        assert_eq!(caller.call("a__t", "{}").error().0, -32603);
+        assert_eq!(script.count("tools/call"), 2, "{status}");
     }
+}
+
+/// The same where the backend has no sessions.
+#[test]
+fn a_gateway_before_a_backend_without_sessions_leaves_it_open_likewise() {
+    let script = Script::start(|asked| {
+        let complete = |mut result: Value| {
+            let more = json!({ "resultType": "complete", "ttlMs": 1000, "cacheScope": "public" });
+            result.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            document(
+                200,
+                "",
+                &json!({ "jsonrpc": "2.0", "id": asked.message["id"], "result": result }),
+            )
+        };
+        match () {
+            () if asked.is("tools/call") => {
+                document(504, "Retry-After: 9\r\n", &asked.error(-32603, "timed out"))
+            }
+            () if asked.is("server/discover") => complete(json!({
+                "supportedVersions": ["2026-07-28"],
+                "capabilities": { "tools": {} },
+                "serverInfo": { "name": "script", "version": "0" },
+            })),
+            () if asked.is("tools/list") => {
+                complete(json!({ "tools": [{ "name": "t", "inputSchema": { "type": "object" } }] }))
+            }
+            () => bare(404),
+        }
+    });
+    let retry = "[backends.retry]\ninitial_backoff_ms = 1\nmax_backoff_ms = 100\n";
+    let proxy = Proxy::start(&[script.backend("a") + retry]);
+    let mut client = proxy.client_seeing(&["a__t"]);
+    assert_eq!(client.call("a__t", "{}").error().0, -32603);
+    assert_eq!(script.count("tools/call"), 1);
 }
 
 /// A code that callers of 2026-07-28 may not be sent.

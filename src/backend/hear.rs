@@ -300,21 +300,29 @@ async fn stream(
             Ok(Reply::Answer(answer)) => {
                 return match own::said(&answer) {
                     Ok(Said::Result(_)) => End::Closed { opened },
+                    // Full, or not there just now.
+                    Ok(Said::Error { .. }) if is_for_now(wire.aside().status) => {
+                        End::Closed { opened }
+                    }
                     Ok(Said::Error { .. }) | Err(_) => End::Refused,
                 };
             }
             // Servers of that era ask nothing.
             Ok(Reply::Ask(_) | Reply::Away { .. }) => {}
             Ok(Reply::Streaming { .. }) => return End::Refused,
-            Err(Ended::Failed(failure)) if is_final(failure.status) => return End::Refused,
+            Err(Ended::Failed(failure))
+                if (400..500).contains(&failure.status) && !is_for_now(failure.status) =>
+            {
+                return End::Refused;
+            }
             Err(_) => return End::Closed { opened },
         }
     }
 }
 
-/// Whether a status says that it would be refused again.
-fn is_final(status: u16) -> bool {
-    (400..500).contains(&status) && !matches!(status, 408 | 409 | 425 | 429)
+/// Whether a status says that the same may be granted later.
+fn is_for_now(status: u16) -> bool {
+    matches!(status, 408 | 409 | 425 | 429 | 502..=504)
 }
 
 async fn open(

@@ -107,7 +107,8 @@ impl Replies {
         match &self.kept {
             Kept::Plain(attempt) => attempt.aside().wait,
             Kept::Run(run) => run.wait(),
-            Kept::Ready(..) | Kept::Tapped(_) | Kept::Joined(_) | Kept::StandIn(_) => None,
+            Kept::StandIn(call) => call.wait(),
+            Kept::Ready(..) | Kept::Tapped(_) | Kept::Joined(_) => None,
         }
     }
 
@@ -186,6 +187,17 @@ pub(super) enum Wire {
     Crossed(Box<rounds::Crossed>),
 }
 
+impl Wire {
+    /// See [`Attempt::aside`].
+    pub(super) fn aside(&self) -> http::Aside {
+        match self {
+            Wire::Http(http) => http.aside(),
+            Wire::Crossed(crossed) => crossed.aside(),
+            Wire::Line(_) | Wire::Aside(_) => http::Aside::default(),
+        }
+    }
+}
+
 impl Attempt {
     /// See [`Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply> {
@@ -200,10 +212,7 @@ impl Attempt {
 
     /// What HTTP says beside the answer that came, if it is an error.
     pub(super) fn aside(&self) -> http::Aside {
-        match &self.wire {
-            Wire::Http(http) => http.aside(),
-            Wire::Line(_) | Wire::Aside(_) | Wire::Crossed(_) => http::Aside::default(),
-        }
+        self.wire.aside()
     }
 
     /// The time limit of the attempt begins anew, but does not go beyond `ends`.
