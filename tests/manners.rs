@@ -256,6 +256,10 @@ fn a_gateway_that_answers_leaves_it_open_whether_a_tool_ran() {
         let mut caller = Caller::seeing(&proxy, &["a__t"]);
         assert_eq!(caller.call("a__t", "{}").error().0, -32603);
         assert_eq!(script.count("tools/call"), 2, "{status}");
+        // One that can be asked something.
+        caller.capabilities = r#"{"elicitation":{}}"#.into();
+        assert_eq!(caller.call("a__t", "{}").error().0, -32603);
+        assert_eq!(script.count("tools/call"), 3, "{status}");
     }
 }
 

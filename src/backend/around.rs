@@ -31,7 +31,7 @@ pub(super) struct Run {
     made: u32,
     current: Under,
     /// What stood beside the last answer, if it is an error of one attempt.
-    aside: http::Aside,
+    beside: http::Beside,
 }
 
 /// What is under way.
@@ -89,7 +89,7 @@ pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Box<Run>
     let ends = rows(&entry).total.map(|total| Instant::now() + total);
     let maker =
         Rc::new(Maker { backends: backends.clone(), entry, call, ends, begun: Cell::new(false) });
-    let mut run = Run { maker, made: 0, current: Under::Nothing, aside: http::Aside::default() };
+    let mut run = Run { maker, made: 0, current: Under::Nothing, beside: http::Beside::default() };
     if let Err(error) = run.start().await {
         run.again(error).await?;
     }
@@ -107,20 +107,20 @@ impl Run {
 
     /// See [`super::Replies::wait`].
     pub(super) fn wait(&self) -> Option<Duration> {
-        self.aside.wait
+        self.beside.wait
     }
 
     /// See [`super::Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply> {
         loop {
-            self.aside = http::Aside::default();
+            self.beside = http::Beside::default();
             let ended = match &mut self.current {
                 Under::Nothing => {
                     return Err(Error::new(Kind::Internal).cause("asked behind the answer"));
                 }
                 Under::One(current) => match self.maker.reply(current).await {
                     Ok(Reply::Answer(answer)) => {
-                        self.aside = current.attempt.aside();
+                        self.beside = current.attempt.beside();
                         Ok(answer)
                     }
                     Ok(other) => return Ok(other),
@@ -139,8 +139,8 @@ impl Run {
             self.current = Under::Nothing;
             match ended {
                 Ok(answer) => {
-                    let verdict = Verdict::of_answer(&answer, self.aside.status);
-                    if !self.may_repeat(verdict, self.aside.wait).await?
+                    let verdict = Verdict::of_answer(&answer, self.beside.status);
+                    if !self.may_repeat(verdict, self.beside.wait).await?
                         || self.start().await.is_err()
                     {
                         // Of a refusal by the proxy the backend's own word says more.
@@ -296,7 +296,7 @@ impl Maker {
             }
             Ok(Reply::Ask(_) | Reply::Away { .. }) => {}
             Ok(Reply::Answer(answer)) => {
-                let status = current.attempt.aside().status;
+                let status = current.attempt.beside().status;
                 self.count(&current.holds, Verdict::of_answer(answer, status));
             }
             // What is long is no error.

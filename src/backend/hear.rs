@@ -301,7 +301,7 @@ async fn stream(
                 return match own::said(&answer) {
                     Ok(Said::Result(_)) => End::Closed { opened },
                     // Full, or not there just now.
-                    Ok(Said::Error { .. }) if is_for_now(wire.aside().status) => {
+                    Ok(Said::Error { .. }) if is_for_now(wire.beside().status) => {
                         End::Closed { opened }
                     }
                     Ok(Said::Error { .. }) | Err(_) => End::Refused,

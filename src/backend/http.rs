@@ -54,7 +54,7 @@ pub(super) struct Request<'a> {
 
 /// What HTTP says beside an error in JSON-RPC.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Aside {
+pub(super) struct Beside {
     /// The status; 0 = there was none.
     pub(super) status: u16,
     /// How long the backend wants to be left alone.
@@ -99,7 +99,7 @@ pub(super) struct HttpReplies {
     /// See [`Request::renewed`].
     renewed: bool,
     /// What stands beside an error, if the answer is one.
-    aside: Aside,
+    beside: Beside,
     /// Where to go on, once its event stream has ended early.
     place: Option<Box<Place>>,
     mode: Mode,
@@ -168,7 +168,7 @@ pub(super) async fn post(
         succeeded: false,
         caller: request.caller.cloned(),
         renewed: request.renewed,
-        aside: Aside::default(),
+        beside: Beside::default(),
         place: None,
         mode: Mode::Waiting,
     });
@@ -259,7 +259,7 @@ impl HttpReplies {
             return Err(self.bad("an encoding that was not asked for").into());
         }
         let status = head.status();
-        self.aside = Aside { status, wait: wait(&head) };
+        self.beside = Beside { status, wait: wait(&head) };
         if !(200..300).contains(&status) {
             // The connection clears its head for the next answer only when nobody holds it.
             drop(head);
@@ -330,7 +330,7 @@ impl HttpReplies {
             }
             Verdict::Failed(mut failure) => {
                 self.mode = Mode::Over;
-                failure.retry_after = self.aside.wait;
+                failure.retry_after = self.beside.wait;
                 Err(failure.into())
             }
         }
@@ -347,8 +347,8 @@ impl HttpReplies {
     }
 
     /// What stood beside the answer, if it is an error.
-    pub(super) fn aside(&self) -> Aside {
-        self.aside
+    pub(super) fn beside(&self) -> Beside {
+        self.beside
     }
 
     /// See [`super::Replies::next`].
@@ -527,7 +527,7 @@ impl HttpReplies {
         };
         self.mode = Mode::Over;
         if envelope.kind == Message::Response {
-            self.aside = Aside::default();
+            self.beside = Beside::default();
         }
         self.succeeded = envelope.kind == Message::Response && !envelope.tool_error;
         self.backends.succeeded(&self.entry);

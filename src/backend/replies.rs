@@ -105,7 +105,7 @@ impl Replies {
     /// word beside it.
     pub fn wait(&self) -> Option<Duration> {
         match &self.kept {
-            Kept::Plain(attempt) => attempt.aside().wait,
+            Kept::Plain(attempt) => attempt.beside().wait,
             Kept::Run(run) => run.wait(),
             Kept::StandIn(call) => call.wait(),
             Kept::Ready(..) | Kept::Tapped(_) | Kept::Joined(_) => None,
@@ -188,12 +188,13 @@ pub(super) enum Wire {
 }
 
 impl Wire {
-    /// See [`Attempt::aside`].
-    pub(super) fn aside(&self) -> http::Aside {
+    /// See [`Attempt::beside`].
+    pub(super) fn beside(&self) -> http::Beside {
         match self {
-            Wire::Http(http) => http.aside(),
-            Wire::Crossed(crossed) => crossed.aside(),
-            Wire::Line(_) | Wire::Aside(_) => http::Aside::default(),
+            Wire::Http(http) => http.beside(),
+            Wire::Crossed(crossed) => crossed.beside(),
+            Wire::Aside(aside) => aside.beside(),
+            Wire::Line(_) => http::Beside::default(),
         }
     }
 }
@@ -211,8 +212,8 @@ impl Attempt {
     }
 
     /// What HTTP says beside the answer that came, if it is an error.
-    pub(super) fn aside(&self) -> http::Aside {
-        self.wire.aside()
+    pub(super) fn beside(&self) -> http::Beside {
+        self.wire.beside()
     }
 
     /// The time limit of the attempt begins anew, but does not go beyond `ends`.

@@ -94,8 +94,8 @@ impl Crossed {
     }
 
     /// What HTTP says beside the answer that came, if it is an error.
-    pub(super) fn aside(&self) -> http::Aside {
-        self.wire.aside()
+    pub(super) fn beside(&self) -> http::Beside {
+        self.wire.beside()
     }
 
     /// See [`super::Replies::next`].
