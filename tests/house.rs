@@ -4,6 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::process::scratch;
+use crate::support::tls::Authority;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -202,19 +206,55 @@ fn the_programs_of_the_readme_are_examples() {
     }
 }
 
-/// What README.md shows of the configuration is what a reader copies: it must be right.
+/// What README.md shows of the configuration is what a reader copies: it must be right, and let in
+/// nobody by a token that stands there for all to read.
 #[test]
 fn the_examples_of_the_readme_are_accepted() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let mut seen = 0;
+    let scratch = scratch();
+    let folder = scratch.path();
+    fs::create_dir(folder.join("certs")).unwrap();
+    let authority = Authority::new();
+    let own = authority.identity(&["localhost"]);
+    for (name, text) in
+        [("server.pem", &own.cert), ("server.key", &own.key), ("clients.pem", &authority.pem)]
+    {
+        fs::write(folder.join("certs").join(name), text).unwrap();
+    }
+    let (mut seen, mut secrets) = (0, 0);
     for block in readme.split("```toml\n").skip(1) {
         let block = block.split("```").next().unwrap();
         let head = if block.contains("[proxy]") { "" } else { "[proxy]\nname = \"p\"\n" };
-        let text = format!("{head}{block}").replace("${SEARCH_TOKEN}", "token");
-        if let Err(report) = mcp_proxy::ProxyConfig::parse(&text) {
-            panic!("{report}\n{text}");
+        let (file, text) = (folder.join("proxy.toml"), format!("{head}{block}"));
+        fs::write(&file, &text).unwrap();
+        let names = variables(&text);
+        let mut check = Command::new(env!("CARGO_BIN_EXE_mcp-proxy"));
+        check.arg("-c").arg(&file).arg("--check");
+        let run = |check: &mut Command| {
+            let output = check.output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        // Without its secrets it is refused, each of them by name.
+        for name in &names {
+            check.env_remove(name);
         }
-        seen += 1;
+        let (code, said) = run(&mut check);
+        assert_eq!(code, Some(if names.is_empty() { 0 } else { 1 }), "{said}\n{text}");
+        for name in &names {
+            assert!(said.contains(name.as_str()), "{name}: {said}");
+            check.env(name, format!("0123456789abcdef-{name}"));
+        }
+        let (code, said) = run(&mut check);
+        assert_eq!(code, Some(0), "{said}\n{text}");
+        (seen, secrets) = (seen + 1, secrets + names.len());
     }
-    assert!(seen >= 3, "only {seen} examples were found");
+    assert!(seen >= 7 && secrets >= 4, "only {seen} examples with {secrets} secrets were found");
+}
+
+/// The variables that a configuration names; one with a default would let it start without.
+fn variables(text: &str) -> Vec<String> {
+    let behind = text.split("${").skip(1);
+    let names = behind.map(|rest| rest.split('}').next().unwrap().to_owned()).collect();
+    assert!(!text.contains(":-"), "a default for a secret: {text}");
+    names
 }
