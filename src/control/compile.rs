@@ -11,6 +11,7 @@ mod tls;
 
 pub(super) use address::Url;
 use address::{host, listen_ip, origin};
+pub(super) use child::set_own_executable;
 use child::{environment, is_found, own_executable};
 pub(super) use tls::TlsFiles;
 

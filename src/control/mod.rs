@@ -37,6 +37,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -55,6 +56,14 @@ use crate::plan::BackendId;
 use crate::rt::Driver;
 use crate::worker;
 use crate::world::Counts;
+
+/// Says that this process is the `mcp-proxy` command, whose file is `program`: what a configuration
+/// calls `command = "mcp-proxy"` is that file from then on, whatever its name. To be called before a
+/// configuration is read, and only by a program that serves `demo-server` as that command does; the
+/// first call holds.
+pub fn is_the_command(program: PathBuf) {
+    compile::set_own_executable(program);
+}
 
 /// Why a proxy does not run, or no longer.
 #[derive(Clone, Debug, PartialEq)]

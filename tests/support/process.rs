@@ -220,7 +220,24 @@ impl Proxy {
         Proxy::spawn(None, args, None, None, None)
     }
 
+    /// Under another file, a copy of it.
+    pub(crate) fn start_copy(program: &Path, file: &Path) -> Proxy {
+        Proxy::spawn_from(program, Some(file), &[], None, None, None)
+    }
+
     fn spawn(
+        file: Option<&Path>,
+        args: &[String],
+        open_files: Option<&str>,
+        variable: Option<(&str, String)>,
+        scratch: Option<TempDir>,
+    ) -> Proxy {
+        let program = Path::new(env!("CARGO_BIN_EXE_mcp-proxy"));
+        Proxy::spawn_from(program, file, args, open_files, variable, scratch)
+    }
+
+    fn spawn_from(
+        program: &Path,
         file: Option<&Path>,
         args: &[String],
         open_files: Option<&str>,
@@ -230,7 +247,7 @@ impl Proxy {
         let mut command = Command::new("sh");
         let limit = open_files.map(|files| format!("ulimit -n \"{files}\"; ")).unwrap_or_default();
         command.args(["-c", &format!("{limit}exec \"$@\""), "sh"]);
-        command.arg(env!("CARGO_BIN_EXE_mcp-proxy"));
+        command.arg(program);
         if let Some(file) = file {
             command.arg("-c").arg(file);
         }

@@ -345,7 +345,7 @@ tables! {
         /// to speak HTTP with SSE. What is said of http below holds for sse too.
         transport: Transport = Transport::Stdio;
         /// stdio: the program; looked up in PATH when it has no slash. "mcp-proxy" is this very
-        /// executable, wherever it is installed.
+        /// executable, wherever it lies and whatever its file is called.
         command: Option<String> = None;
         /// stdio: its arguments, one by one; there is no shell.
         args: Vec<String> = Vec::new();
