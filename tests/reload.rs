@@ -501,7 +501,8 @@ fn who_waits_for_a_place_goes_on_under_the_new_limit() {
         let scratch = scratch();
         let journal = Journal::new(&scratch, "pipe");
         let pipe = |max: usize| {
-            let queue = "queue = 7\nqueue_timeout_seconds = 600\n[backends.timeout]\nseconds = 600\n";
+            let queue =
+                "queue = 7\nqueue_timeout_seconds = 600\n[backends.timeout]\nseconds = 600\n";
             let backend = stdio_backend("pipe", &["--journal", journal.path()]);
             match max {
                 0 => backend,
