@@ -16,7 +16,7 @@ use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ahash::{AHashMap, RandomState};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -385,7 +385,7 @@ impl World {
             self.asked.borrow_mut().remove(&token);
             return Err(busy());
         }
-        let told = rt::time::timeout(Duration::from_secs(5), receiver).await;
+        let told = rt::time::timeout(limits::WORKER_ANSWER_WAIT, receiver).await;
         self.asked.borrow_mut().remove(&token);
         match told {
             Ok(Some(Some(record))) if !record.ended() => {
@@ -487,7 +487,7 @@ impl World {
                 all.extend(answers.recv().await.unwrap_or_default());
             }
         };
-        let _ = rt::time::timeout(Duration::from_secs(5), gather).await;
+        let _ = rt::time::timeout(limits::WORKER_ANSWER_WAIT, gather).await;
         all.retain(|record| !record.ended());
         all
     }

@@ -169,6 +169,19 @@ fn every_module_says_what_it_owns() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// The map of ARCHITECTURE.md and `src/lib.rs` tell one story.
+#[test]
+fn the_map_is_in_the_order_of_the_modules() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let map = text.split("## Map").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = map.lines().filter_map(|line| line.strip_prefix("| `src/"));
+    let name = |row: &str| row.split(['`', '/', '.']).next().unwrap().to_owned();
+    let shown: Vec<String> = rows.map(name).skip_while(|name| name != "limits").collect();
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let modules = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    assert_eq!(shown, modules.map(str::to_owned).collect::<Vec<_>>());
+}
+
 #[test]
 fn every_dependency_has_its_reason() {
     let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();

@@ -597,8 +597,8 @@ impl Link {
     fn noise(&self, line: &[u8], why: &str) {
         self.noise.set(self.noise.get() + 1);
         let now = Instant::now();
-        let quiet = Duration::from_secs(10);
-        if self.noise_logged.get().is_some_and(|last| now.duration_since(last) < quiet) {
+        let quiet = |last| now.duration_since(last) < limits::NOISE_PAUSE;
+        if self.noise_logged.get().is_some_and(quiet) {
             return;
         }
         self.noise_logged.set(Some(now));

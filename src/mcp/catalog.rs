@@ -56,6 +56,20 @@ pub struct Conflict {
     pub hidden: Arc<str>,
 }
 
+impl Conflict {
+    /// What helps: tools and prompts can have other names, URIs are the server's alone.
+    pub fn remedy(&self) -> &'static str {
+        match self.kind {
+            ListKind::Tools | ListKind::Prompts => {
+                "give one of the two backends another prefix, or this name another one in its aliases"
+            }
+            ListKind::Resources | ListKind::Templates => {
+                "name it in hide_resources of one of the two"
+            }
+        }
+    }
+}
+
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Conflict { kind, key, owner, hidden } = self;

@@ -43,7 +43,7 @@ pub fn block() -> io::Result<()> {
     sys::block_signals(&TAKEN)
 }
 
-/// Waits for a signal, as long as it takes. Blocks the thread: for the control thread only.
+/// Waits for a signal, as long as it takes. Blocks the thread: for one of its own, never a worker.
 ///
 /// # Errors
 /// None are known; the kernel's answer is passed on.

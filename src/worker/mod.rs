@@ -1,5 +1,6 @@
 //! Owns: one thread of the data plane: a ring, a listener, a world.
-//! Never: a lock, file I/O, a name look-up; anything mutable that another thread sees.
+//! Never: a lock, file I/O, a name look-up; anything mutable that another thread sees, but single
+//! atomics that say so (`Board`, `Counts`, `Loads`).
 //! Next: `orders`, what may be said to it.
 
 mod accept;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use crate::backend::health::Board;
 use crate::backend::{Backends, Staged};
+use crate::limits;
 use crate::middleware::custom::Maker;
 use crate::plan::{Plan, WorkerId};
 use crate::rt;
@@ -56,9 +58,6 @@ pub struct Seat {
     /// Told the address once connections are accepted; dropped untold if it comes to nothing.
     pub ready: Box<dyn FnOnce(SocketAddr) + Send>,
 }
-
-/// How often idle sessions are looked for.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs a worker on this thread until it is drained.
 ///
@@ -159,7 +158,7 @@ async fn work(seat: Seat) -> io::Result<()> {
         let world = Rc::downgrade(&this);
         rt::spawn("sweep", async move {
             loop {
-                rt::time::sleep(SWEEP_INTERVAL).await;
+                rt::time::sleep(limits::SESSION_SWEEP_INTERVAL).await;
                 let Some(world) = world.upgrade().and_then(|lasting| lasting.current()) else {
                     return;
                 };
@@ -194,7 +193,7 @@ async fn work(seat: Seat) -> io::Result<()> {
 fn tell_conflicts(world: &World) {
     if world.me == 0 {
         for conflict in world.catalog.borrow().new_conflicts() {
-            tracing::warn!(%conflict, "two backends have the same");
+            tracing::warn!(%conflict, remedy = conflict.remedy(), "two backends have the same");
         }
     }
 }

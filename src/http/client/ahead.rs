@@ -37,6 +37,10 @@ impl Ahead {
     /// The guess was wrong.
     pub(super) fn missed(&mut self) {
         self.misses += 1;
+        // Of an answer that is known already, too.
+        if self.misses >= MISSES_MAX {
+            (self.head, self.body) = (0, 0);
+        }
     }
 
     /// Memory for the next answer, if there is a guess and not too much is lent.
@@ -102,6 +106,7 @@ mod tests {
             assert!(ahead.lend().is_some());
             ahead.missed();
         }
+        assert!(ahead.lend().is_none(), "not even what the last one taught");
         ahead.learn(100, Some(65_536));
         assert!(ahead.lend().is_none());
     }

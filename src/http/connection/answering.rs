@@ -138,7 +138,7 @@ impl Connection {
     /// the connection, so that the client notices.
     ///
     /// # Errors
-    /// None so far.
+    /// Those of the socket, if much of the answer waits to be written.
     pub async fn finish(&mut self) -> io::Result<()> {
         self.finish_with(&[]).await
     }

@@ -239,6 +239,7 @@ fn of_two_bare_names_the_first_in_the_file_wins() {
     assert_eq!(catalog.conflicts().collect::<Vec<_>>(), [&conflict]);
     assert_eq!(catalog.new_conflicts().count(), 1);
     assert_eq!(conflict.to_string(), r#"tools/list: "x" of backend b is hidden by backend a"#);
+    assert!(conflict.remedy().contains("prefix"));
     // Another change brings another conflict; the first is not news.
     catalog.set(0, tools(&plan, 0, r#"{"name":"y","of":"a"},{"name":"x","of":"a"}"#));
     assert_eq!(catalog.conflict_count(), 2);
