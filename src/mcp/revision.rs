@@ -108,9 +108,4 @@ impl Revision {
     pub fn primes(self) -> bool {
         self >= Revision::V2025_11_25
     }
-
-    /// Whether requests after `initialize` must carry `MCP-Protocol-Version`.
-    pub fn version_header(self) -> bool {
-        self >= Revision::V2025_06_18
-    }
 }
