@@ -546,42 +546,4 @@ fn bad_answer(fault: jsonrpc::ScanFault) -> Error {
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    //! A backend for tests.
-
-    use std::time::Duration;
-
-    use crate::plan::{BackendId, BackendPlan, Isolation, RestartPlan, StdioPlan, TransportPlan};
-
-    pub(crate) fn backend(id: BackendId, name: &str, prefix: &str) -> BackendPlan {
-        BackendPlan {
-            id,
-            name: name.into(),
-            prefix: prefix.into(),
-            transport: TransportPlan::Stdio(StdioPlan {
-                command: "true".into(),
-                args: Vec::new(),
-                env: Vec::new(),
-                cwd: None,
-                children_max: 1,
-                idle_stop: Duration::from_secs(1),
-            }),
-            protocol: crate::plan::Protocol::Auto,
-            isolation: Isolation::Shared,
-            startup_timeout: Duration::from_secs(1),
-            restart: RestartPlan {
-                initial: Duration::from_secs(1),
-                max: Duration::from_secs(1),
-                give_up_after: None,
-            },
-            call_timeout: Duration::from_secs(1),
-            request_timeout: Duration::from_secs(1),
-            chain: Default::default(),
-            around: Default::default(),
-            unlisted: false,
-        }
-    }
-}
-
-#[cfg(test)]
 mod tests;

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn backend(prefix: &str) -> BackendPlan {
-        crate::mcp::catalog::testing::backend(0, "git", prefix)
+        BackendPlan::bare(0, "git", prefix)
     }
 
     fn log(params: &str) -> Vec<u8> {

@@ -374,6 +374,36 @@ impl Setup {
     }
 }
 
+/// A proxy before the stub with utilities as a child, `pipe`, and over HTTP, `web`.
+pub(crate) struct Pair {
+    pub(crate) proxy: Proxy,
+    pub(crate) pipe: Journal,
+    pub(crate) web: Journal,
+    /// `web`.
+    pub(crate) stub: HttpStub,
+    _scratch: TempDir,
+}
+
+impl Pair {
+    /// Each with these keys, and up: the tool is in both lists.
+    pub(crate) fn start(pipe_keys: &str, web_keys: &str, tool: &str) -> Pair {
+        let scratch = scratch();
+        let (pipe, web) = (Journal::new(&scratch, "pipe"), Journal::new(&scratch, "web"));
+        let stub = HttpStub::start("web", &["--utilities", "--journal", web.path()]);
+        let proxy = Proxy::start(&[
+            stdio_backend("pipe", &["--utilities", "--journal", pipe.path()]) + pipe_keys,
+            stub.backend("web") + web_keys,
+        ]);
+        proxy.client_seeing(&[&format!("pipe__{tool}"), &format!("web__{tool}")]);
+        Pair { proxy, pipe, web, stub, _scratch: scratch }
+    }
+
+    /// What each noted, by its name.
+    pub(crate) fn journals(&self) -> [(&'static str, &Journal); 2] {
+        [("pipe", &self.pipe), ("web", &self.web)]
+    }
+}
+
 /// The stub as an HTTP server.
 pub(crate) struct HttpStub {
     _group: Group,

@@ -2,43 +2,15 @@
 //! Never: backends.
 //! Next: nothing.
 
-use std::time::Duration;
-
 use super::*;
-use crate::plan::{HostRule, ListenPlan, OriginRule};
-
-fn backend(id: BackendId, name: &str, prefix: &str) -> Arc<BackendPlan> {
-    Arc::new(testing::backend(id, name, prefix))
-}
 
 /// Backends by name and prefix.
 fn plan(backends: &[(&str, &str)]) -> Plan {
-    Plan {
-        name: "proxy".into(),
-        version: "1".into(),
-        instructions: None,
-        separator: "__".into(),
-        workers: 1,
-        sessions_max: 1,
-        session_idle: Duration::from_secs(1),
-        shutdown_timeout: Duration::from_secs(1),
-        body_bytes_max: 1,
-        rate: None,
-        access: None,
-        listen: ListenPlan {
-            addr: "127.0.0.1:0".parse().unwrap(),
-            origins: OriginRule::Loopback,
-            hosts: HostRule::Any,
-            public_url: None,
-            tls: None,
-        },
-        watch: Default::default(),
-        backends: backends
-            .iter()
-            .enumerate()
-            .map(|(id, (name, prefix))| backend(id, name, prefix))
-            .collect(),
-    }
+    let backends = backends.iter().enumerate();
+    Plan::bare(
+        1,
+        backends.map(|(id, (name, prefix))| BackendPlan::bare(id, name, prefix)).collect(),
+    )
 }
 
 const INITIALIZE: &str = r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"s","version":"1"}}"#;
