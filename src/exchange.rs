@@ -1,7 +1,7 @@
 //! Owns: the life of one exchange, from a request's head to its answer, in a straight line.
 //! Never: sockets of backends (`backend`), who holds the tables (`world`), repetition of
 //! a call (`backend`).
-//! Next: `worker`, whose connections call it.
+//! Next: `facts`, what is remembered of it all along.
 //!
 //! MCP 2025-11-25, Basic, Transports (Streamable HTTP) and Lifecycle; JSON-RPC 2.0.
 

@@ -1,7 +1,7 @@
-//! Owns: every bound of what comes from outside, and every wait for somebody else, with its unit and
-//! its reason.
-//! Never: behaviour; how often a module looks at something of its own, and the size of its buffers,
-//! which stand there.
+//! Owns: the bounds of what clients, backends and files may take, and every wait for somebody else,
+//! each with its unit and its reason.
+//! Never: behaviour; what is of one format alone (a label in `sse`, a part of a `template`), how often
+//! a module looks at something of its own, and the size of its buffers: these stand there.
 //! Next: `error`, the answers given when a bound is met.
 
 use std::time::Duration;

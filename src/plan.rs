@@ -1,6 +1,6 @@
 //! Owns: the compiled, immutable settings that workers run.
 //! Never: parsing or defaults (`control::config`), and never changed after `control::compile`.
-//! Next: `exchange`, which obeys it.
+//! Next: `rt`, the runtime.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! Owns: what the exchanges of one worker share: sessions, streams, calls in flight, the catalogue.
 //! Never: I/O; anything another worker may touch, except through mail.
-//! Next: `exchange`, which works on it.
+//! Next: `clients`.
 //!
 //! An exchange takes the [`World`] that is in force when it begins, and keeps it: one plan, with what
 //! comes of it. What outlasts plans is in [`Lasting`], which all of them share.

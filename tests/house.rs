@@ -169,6 +169,47 @@ fn every_module_says_what_it_owns() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// The module that a `Next:` line names, as seen from another one: a child of it, a sibling, or a
+/// sibling of one that it stands in.
+fn resolved<'a>(from: &str, name: &str, all: &'a BTreeMap<String, String>) -> Option<&'a str> {
+    let mut folder = Some(from);
+    while let Some(at) = folder {
+        let path = if at.is_empty() { name.to_owned() } else { format!("{at}/{name}") };
+        if let Some((found, _)) = all.get_key_value(&path) {
+            return Some(found);
+        }
+        folder = (!at.is_empty()).then(|| at.rsplit_once('/').map_or("", |(above, _)| above));
+    }
+    None
+}
+
+/// Who reads a module and then the next one that it names, from `limits` on, has read all of them,
+/// each once.
+#[test]
+fn the_modules_can_be_read_in_one_line() {
+    let is_module = |name: &str| !matches!(name, "lib" | "main") && !name.contains("tests");
+    let all: BTreeMap<String, String> = source_files()
+        .into_iter()
+        .map(|(file, text)| {
+            let name = file.trim_end_matches(".rs").trim_end_matches("/mod").to_owned();
+            let next = text.lines().find_map(|line| line.strip_prefix("//! Next: "));
+            (name, next.unwrap_or_default().to_owned())
+        })
+        .filter(|(name, _)| is_module(name))
+        .collect();
+    let mut left: BTreeSet<&str> = all.keys().map(String::as_str).collect();
+    let mut at = "limits";
+    loop {
+        assert!(left.remove(at), "`{at}` is the next of two");
+        let line = &all[at];
+        let Some(name) = line.strip_prefix('`').and_then(|rest| rest.split('`').next()) else {
+            break;
+        };
+        at = resolved(at, name, &all).unwrap_or_else(|| panic!("{at}: no `{name}`"));
+    }
+    assert!(left.is_empty(), "the line ends with `{at}`, without {left:?}");
+}
+
 /// The map of ARCHITECTURE.md and `src/lib.rs` tell one story.
 #[test]
 fn the_map_is_in_the_order_of_the_modules() {

@@ -1,6 +1,6 @@
 //! Owns: what becomes of the backends of a worker when a reload brings another plan.
 //! Never: what a plan says; when it comes into force (`worker`).
-//! Next: `entry`.
+//! Next: `telemetry`, what is seen of it.
 //!
 //! A backend that is reached as before goes on with all that is open to it, under its new rules. One
 //! that comes takes mail from the moment at which the plan is prepared, since another worker may

@@ -1,6 +1,6 @@
 //! Owns: channels: the one that all share, and those that sessions have; birth and end of children.
 //! Never: restarting the shared one (`supervise`); opening event streams (`sse`).
-//! Next: `sse`, channels over HTTP.
+//! Next: `stderr`, its last output.
 //!
 //! A child is stopped as MCP says (Lifecycle, Shutdown, stdio): close its input, wait, SIGTERM,
 //! wait, SIGKILL; signals go to its group.

@@ -1,7 +1,7 @@
 //! Owns: the control plane: starting the workers, watching them, ending them; what a program that
 //! embeds the proxy holds in its hands.
 //! Never: a client's request; none ever waits for this.
-//! Next: `diagnose` and `config`, how the configuration is read.
+//! Next: `diagnose`, what can be wrong with a configuration.
 //!
 //! Everything here is plain blocking code on one thread, `mcp-control`. Those who wait for it may
 //! block or be futures under any executor.

@@ -1,6 +1,6 @@
 //! Owns: telling the service manager that started this process how it fares (sd_notify(3)).
 //! Never: what a library does by itself: the process that embeds it answers to its own manager.
-//! Next: `compile`.
+//! Next: `embed`, the proxy in another program.
 //!
 //! Without a manager (no `NOTIFY_SOCKET`) nothing is told and nothing fails.
 

@@ -1,6 +1,6 @@
 //! Owns: event streams: a reader that can be fed at any split, and the writer.
 //! Never: sockets or clocks, and no opinion on what the data says.
-//! Next: `connection` and `client`, which carry all of this over sockets.
+//! Next: `connection`, which carries all of this over sockets.
 //!
 //! WHATWG HTML, §9.2.5 "Parsing an event stream" and §9.2.6 "Interpreting an event stream".
 

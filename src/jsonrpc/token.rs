@@ -1,6 +1,6 @@
 //! Owns: the smallest pieces of JSON text: runs of plain characters, escapes, numbers, literals.
 //! Never: structure.
-//! Next: `scan` and `watch`, which share these so that they cannot disagree.
+//! Next: `scan`, which `watch` cannot disagree with, as both share these.
 //!
 //! Document: RFC 8259 §6, §7. serde_json is the judge where that leaves room: a lone surrogate and
 //! a number that overflows a double are refused.

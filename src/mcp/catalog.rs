@@ -1,7 +1,7 @@
 //! Owns: what all backends offer together: merged lists, owners of names and URIs, capabilities,
 //! instructions.
 //! Never: fetching (`backend`), prefixes of names that are called (`name`).
-//! Next: `template`.
+//! Next: `pages`.
 //!
 //! A [`Slice`] is what one backend offers, immutable, built once where it was fetched and shared by
 //! all workers. A [`Catalog`] is one worker's view of all slices: every list is rendered when a

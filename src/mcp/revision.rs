@@ -1,6 +1,6 @@
 //! Owns: the revisions of MCP and every difference between them.
 //! Never: a date of a revision anywhere else.
-//! Next: `session`.
+//! Next: `method`.
 //!
 //! Two eras: revisions up to 2025-11-25 begin with `initialize` and go on in a session; from
 //! 2026-07-28 on each request carries its revision and its caller's capabilities itself.

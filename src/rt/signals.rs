@@ -1,6 +1,6 @@
 //! Owns: the signals that a person or a supervisor sends to the proxy.
 //! Never: handlers, which would run in the middle of anything; signals of children (pidfd).
-//! Next: `http`, the wire over `net`.
+//! Next: `worker`, a thread with such a loop.
 
 use std::io;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Owns: the one accept loop of a worker, and its task per client connection.
 //! Never: races the accept, as a dropped one leaks the accepted socket.
-//! Next: `exchange`.
+//! Next: `moves`, when they go elsewhere.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,6 +1,6 @@
 //! Owns: the event streams of one worker: who reads which, what is kept of those that nobody reads.
 //! Never: connections.
-//! Next: `exchange`, which writes to them and reads from them.
+//! Next: `ear`, those who listen without a session.
 //!
 //! A stream that was opened by GET is kept by the worker that owns the session, the stream of an
 //! answer by the worker that received the request. A connection on another worker reads by mail: it

@@ -1,7 +1,7 @@
 //! Owns: the guess that the next answer of a connection looks like its last one: a large body then
 //! comes in one read with its head, and lies where it is to go on from.
 //! Never: what an answer says. A guess that is wrong costs a copy, and is not made for ever.
-//! Next: `tls`.
+//! Next: `exchange`, what becomes of a request.
 
 use std::cell::Cell;
 

@@ -1,6 +1,6 @@
 //! Owns: answers: their heads, their bodies, whole or in pieces, and how they are written.
 //! Never: requests.
-//! Next: `sealed`, for the connections with TLS.
+//! Next: `date`, a line of each answer.
 
 use super::date::date_line;
 use super::{Answer, Connection, WRITE_PIECE};
