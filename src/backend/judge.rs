@@ -1,6 +1,6 @@
 //! Owns: what an HTTP status and its body mean for a call: an answer, a lost session, a failure.
 //! Never: I/O.
-//! Next: `pool`.
+//! Next: `resume`, the rest of an answer.
 //!
 //! Streamable HTTP (2025-11-25), Session Management: 404 says that the session is gone. Servers
 //! also say it with 400, and with texts of their own. An error that names the request is its answer,

@@ -1,6 +1,6 @@
 //! Owns: sessions with backends over HTTP: opened when needed, once, and ended.
 //! Never: requests within them.
-//! Next: `own`, requests of the proxy's own.
+//! Next: `line`, the other way: children.
 //!
 //! A client session's is opened by the worker that owns that session, the one that all share by the
 //! backend's owner; the others ask for it once by mail and keep a copy. A backend that forgot a
@@ -11,7 +11,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::entry::{Entry, Wire};
 use super::failure::Failure;
@@ -530,12 +530,14 @@ pub(super) async fn end_all(backends: &Rc<Backends>, entries: &[Rc<Entry>]) {
             }
         });
     }
-    let _ = rt::time::timeout(Duration::from_secs(1), done.wait()).await;
+    let _ = rt::time::timeout(limits::SESSION_ENDS_WAIT, done.wait()).await;
     open.borrow_mut().clear();
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn plan() -> HttpPlan {

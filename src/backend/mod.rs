@@ -1,6 +1,6 @@
 //! Owns: backends as a worker sees them: calling them, keeping them alive.
 //! Never: client connections; JSON-RPC semantics beyond id, method and progress token.
-//! Next: `attempt`, the only place that repeats or abandons a call.
+//! Next: `entry`, what a worker holds of one.
 //!
 //! Each backend has one owner worker, whose supervisor keeps it up, reads its lists and mails them
 //! to all. A child belongs to its owner, and other workers mail it whole messages. A backend over

@@ -1,6 +1,6 @@
 //! Owns: what becomes of the backends of a worker when a reload brings another plan.
 //! Never: what a plan says; when it comes into force (`worker`).
-//! Next: `entry`.
+//! Next: `telemetry`, what is seen of it.
 //!
 //! A backend that is reached as before goes on with all that is open to it, under its new rules. One
 //! that comes takes mail from the moment at which the plan is prepared, since another worker may
@@ -18,6 +18,7 @@ use super::health::State;
 use super::relay::changed;
 use super::{Backends, around, left, leg, stand_in, supervise, views};
 use crate::error::Result;
+use crate::limits;
 use crate::plan::{BackendId, Isolation, Plan, slot};
 use crate::rt;
 
@@ -73,8 +74,6 @@ pub struct Staged {
     new: Vec<Rc<Entry>>,
 }
 
-/// A call may be between its plan and its backend for so long.
-const LINGER: Duration = Duration::from_millis(500);
 /// How often one that leaves is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -194,8 +193,8 @@ impl Backends {
         loop {
             rt::time::sleep(LOOK).await;
             let busy = self.board.in_flight(entry.id) > 0 || !entry.waiters.borrow().is_empty();
-            let over = began.elapsed() >= patience.max(LINGER);
-            if over || self.stopping.is_set() || (!busy && began.elapsed() >= LINGER) {
+            let over = began.elapsed() >= patience.max(limits::LEAVE_GRACE);
+            if over || self.stopping.is_set() || (!busy && began.elapsed() >= limits::LEAVE_GRACE) {
                 if over && busy {
                     tracing::warn!(backend = entry.name(), "its last calls are cut");
                 }
