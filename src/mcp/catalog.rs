@@ -19,12 +19,12 @@ pub use list::{Draft, List};
 pub use pages::{ListKind, Pages, next_cursor};
 pub use slice::{Can, Slice};
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cache::Fresh;
 use super::envelope::{self, CARRIED_MODERN, TASKS};
@@ -76,7 +76,7 @@ pub struct Catalog {
     lists: [Merged; 4],
     capabilities: String,
     /// Reads whose URI the templates of more than one backend match.
-    contested: Cell<u64>,
+    contested: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Debug)]
@@ -123,7 +123,7 @@ impl Catalog {
             at[slot(place.id)] = index as u32 + 1;
         }
         let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
-        let (capabilities, contested) = (String::new(), Cell::new(0));
+        let (capabilities, contested) = Default::default();
         let mut catalog = Catalog { places, at: at.into(), lists, capabilities, contested };
         catalog.promise();
         catalog
@@ -211,7 +211,7 @@ impl Catalog {
         }
         let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
         let (capabilities, at) = (self.capabilities.clone(), self.at.clone());
-        Catalog { places, at, lists, capabilities, contested: Cell::new(0) }
+        Catalog { places, at, lists, capabilities, contested: self.contested.clone() }
     }
 
     /// What a backend offers, as far as it is known.
@@ -330,7 +330,7 @@ impl Catalog {
         let mut matching = known().filter(|(_, slice)| slice.templates.expands_to(uri));
         let (owner, _) = matching.next()?;
         if let Some((rival, _)) = matching.next() {
-            self.contested.set(self.contested.get() + 1);
+            self.contested.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(
                 owner = %owner.name,
                 rival = %rival.name,
@@ -374,7 +374,12 @@ impl Catalog {
 
     /// Reads so far whose URI the templates of more than one backend matched.
     pub fn contested_reads(&self) -> u64 {
-        self.contested.get()
+        self.contested.load(Ordering::Relaxed)
+    }
+
+    /// Counts those reads here from now on, together with other catalogues.
+    pub fn count_contested_reads(&mut self, contested: &Arc<AtomicU64>) {
+        self.contested = contested.clone();
     }
 
     /// Backends of which it is not known what they offer.
