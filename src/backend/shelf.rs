@@ -73,10 +73,14 @@ impl Rows {
         self.bytes += bytes(&key, &kept);
         self.order.push_back((number, key.clone()));
         self.by_key.insert(key, Row { kept, number, asked_for: false });
-        if self.order.len() > 2 * self.by_key.len() + 64 {
-            let by_key = &self.by_key;
-            self.order
-                .retain(|(number, key)| by_key.get(key).is_some_and(|row| row.number == *number));
+        self.tidy();
+    }
+
+    /// Forgets those that have gone, once they are most of the names.
+    fn tidy(&mut self) {
+        let Rows { by_key, order, .. } = self;
+        if order.len() > 2 * by_key.len() + 64 {
+            order.retain(|(number, key)| by_key.get(key).is_some_and(|row| row.number == *number));
         }
     }
 
@@ -132,7 +136,8 @@ impl Shelf {
 
     /// Drops what is not as it should be.
     fn retain(&self, good: impl Fn(&Kept) -> bool) {
-        let Rows { by_key, bytes: sum, .. } = &mut *self.rows.borrow_mut();
+        let mut rows = self.rows.borrow_mut();
+        let Rows { by_key, bytes: sum, .. } = &mut *rows;
         by_key.retain(|key, row| {
             let stays = good(&row.kept);
             if !stays {
@@ -140,6 +145,7 @@ impl Shelf {
             }
             stays
         });
+        rows.tidy();
     }
 
     fn size(&self) -> (u64, u64) {
@@ -299,6 +305,7 @@ mod tests {
         assert_eq!(both.size(), (1, 2), "the new one takes its place");
         both.retain(|_| false);
         assert_eq!(both.size(), (0, 0));
+        assert!(both.rows.borrow().order.len() <= 64);
     }
 
     #[test]
