@@ -186,7 +186,8 @@ pub const CRASH_LOOP_AFTER: u32 = 4;
 /// A call waits this long for a child that is just being started again, for its handshake is
 /// usually a matter of milliseconds; the same patience as [`CONNECT_TIMEOUT_DOWN`].
 pub const RESTART_WAIT: Duration = CONNECT_TIMEOUT_DOWN;
-/// After a cancellation a backend may still answer for this long.
+/// After a cancellation a backend may still answer for this long; its place among the calls at once
+/// is free by then.
 pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// How often deadlines of calls are looked at; also how late an expiry may be.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(20);

@@ -16,7 +16,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use ahash::{AHashMap, RandomState};
@@ -110,6 +110,10 @@ pub struct Counts {
     pub connections: AtomicUsize,
     /// Event streams open.
     pub streams: AtomicUsize,
+    /// Names and URIs that more than one backend has, as worker 0 sees them.
+    pub conflicts: AtomicUsize,
+    /// Reads whose URI the templates of more than one backend matched.
+    pub contested_reads: Arc<AtomicU64>,
     /// Client sessions of each principal.
     pub principals: Tally,
 }
@@ -262,7 +266,8 @@ impl World {
             Some(spans) => spans.map(Rc::new),
             None => before.and_then(|before| before.spans.clone()),
         };
-        let catalog = Catalog::with(&plan, lasting.backends.offers());
+        let mut catalog = Catalog::with(&plan, lasting.backends.offers());
+        catalog.count_contested_reads(&lasting.counts.contested_reads);
         let world = Rc::new(World {
             names: Names::new(&plan),
             only: {

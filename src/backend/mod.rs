@@ -81,7 +81,7 @@ pub use reload::Staged;
 pub use replies::{Replies, Reply};
 pub use shelf::Kept as KeptAnswer;
 pub use stand_in::{Prepare, Prepared};
-pub use trail::{AttemptSpan, Share, Traced, Trail};
+pub use trail::{AttemptSpan, Past, Share, Traced, Trail};
 pub use views::{Seen, Whose};
 
 use crate::error::{Error, Kind, Result};
