@@ -169,6 +169,9 @@ pub const LIST_ENTRIES_MAX: usize = 100_000;
 pub const LIST_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A burst of list changes is answered by one refresh, this long after the first.
 pub const LIST_CHANGE_PAUSE: Duration = Duration::from_millis(100);
+/// A change that a backend told in the session of one client is told to it with that of the common
+/// lists, which takes the pause and a reading of them; it does not wait longer for that.
+pub const LIST_CHANGE_WAIT: Duration = Duration::from_secs(1);
 /// A ping that is not answered within this marks its backend as down. Shorter than
 /// [`REQUEST_TIMEOUT`]: a ping costs a server nothing, and nothing but the mark depends on it.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(5);

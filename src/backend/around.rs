@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::attempt;
 use super::entry::Entry;
 use super::handle::CallHandle;
-use super::{Attempt, BackendMail, Backends, Call, Reply};
+use super::{Attempt, BackendMail, Backends, Call, Reply, http};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Kind as Message};
 use crate::limits;
@@ -31,6 +31,8 @@ pub(super) struct Run {
     /// Attempts made one after another.
     made: u32,
     current: Under,
+    /// What stood beside the last answer, if it is an error of one attempt.
+    beside: http::Beside,
 }
 
 /// What is under way.
@@ -96,7 +98,7 @@ pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Box<Run>
     let ends = rows(&entry).total.map(|total| Instant::now() + total);
     let maker =
         Rc::new(Maker { backends: backends.clone(), entry, call, ends, begun: Cell::new(false) });
-    let mut run = Run { maker, made: 0, current: Under::Nothing };
+    let mut run = Run { maker, made: 0, current: Under::Nothing, beside: http::Beside::default() };
     if let Err(error) = run.start().await {
         run.again(error).await?;
     }
@@ -112,15 +114,24 @@ impl Run {
         self.maker.entry.id
     }
 
+    /// See [`super::Replies::wait`].
+    pub(super) fn wait(&self) -> Option<Duration> {
+        self.beside.wait
+    }
+
     /// See [`super::Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply> {
         loop {
+            self.beside = http::Beside::default();
             let ended = match &mut self.current {
                 Under::Nothing => {
                     return Err(Error::new(Kind::Internal).cause("asked behind the answer"));
                 }
                 Under::One(current) => match self.maker.reply(current).await {
-                    Ok(Reply::Answer(answer)) => Ok(answer),
+                    Ok(Reply::Answer(answer)) => {
+                        self.beside = current.attempt.beside();
+                        Ok(answer)
+                    }
                     Ok(other) => return Ok(other),
                     Err(error) => Err(error),
                 },
@@ -137,8 +148,10 @@ impl Run {
             self.current = Under::Nothing;
             match ended {
                 Ok(answer) => {
-                    let verdict = Verdict::of_answer(&answer);
-                    if !self.may_repeat(verdict, None).await? || self.start().await.is_err() {
+                    let verdict = Verdict::of_answer(&answer, self.beside.status);
+                    if !self.may_repeat(verdict, self.beside.wait).await?
+                        || self.start().await.is_err()
+                    {
                         // Of a refusal by the proxy the backend's own word says more.
                         return Ok(Reply::Answer(answer));
                     }
@@ -292,9 +305,12 @@ impl Maker {
                 }
             }
             Ok(Reply::Ask(_) | Reply::Away { .. }) => {}
-            Ok(Reply::Answer(answer)) => self.count(&current.holds, Verdict::of_answer(answer)),
+            Ok(Reply::Answer(answer)) => {
+                let status = current.attempt.beside().status;
+                self.count(&current.holds, Verdict::of_answer(answer, status));
+            }
             // What is long is no error.
-            Ok(Reply::Streaming { .. }) => self.count(&current.holds, Verdict::of_answer(b"")),
+            Ok(Reply::Streaming { .. }) => self.count(&current.holds, Verdict::of_answer(b"", 0)),
             Err(error) => self.count(&current.holds, Verdict::of_error(error)),
         }
         reply

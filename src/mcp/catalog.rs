@@ -43,6 +43,24 @@ pub struct Changes {
     pub prompts: bool,
 }
 
+impl Changes {
+    /// With these.
+    pub fn add(&mut self, more: Changes) {
+        self.tools |= more.tools;
+        self.resources |= more.resources;
+        self.prompts |= more.prompts;
+    }
+
+    /// Those that are not among `others`.
+    pub fn without(self, others: Changes) -> Changes {
+        Changes {
+            tools: self.tools && !others.tools,
+            resources: self.resources && !others.resources,
+            prompts: self.prompts && !others.prompts,
+        }
+    }
+}
+
 /// A name or URI that two backends have. The first in the file owns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {

@@ -38,9 +38,7 @@ impl World {
     pub(super) fn tell_ears(&self, changes: Changes) {
         for ear in self.ears.borrow().values() {
             let mut all = ear.changes.get();
-            all.tools |= changes.tools;
-            all.resources |= changes.resources;
-            all.prompts |= changes.prompts;
+            all.add(changes);
             ear.changes.set(all);
             ear.news.notify_all();
         }
