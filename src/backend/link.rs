@@ -23,6 +23,7 @@ use super::frame::Lines;
 use super::handle::{CallHandle, Item};
 use super::names::{self, Own};
 use super::relay::{self, Word};
+use super::spoilt;
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span};
 use crate::limits;
@@ -475,11 +476,11 @@ impl Link {
                         let message = element.of(line);
                         match jsonrpc::scan(message) {
                             Ok(envelope) => self.message(message, &envelope),
-                            Err(fault) => self.noise(message, fault.text()),
+                            Err(fault) => self.spoilt(message, fault.text()),
                         }
                     }
                 }
-                _ => self.noise(line, fault.text()),
+                _ => self.spoilt(line, fault.text()),
             },
         }
     }
@@ -585,6 +586,20 @@ impl Link {
             let failure = Failure::new(Kind::Lost, "the child ended the stream");
             self.deliver(number, &waiter.route, Item::Failed(failure));
         }
+    }
+
+    /// What is no message, and may be meant as the answer to a call.
+    fn spoilt(&self, line: &[u8], why: &str) {
+        for number in spoilt::ids(line).into_iter().filter_map(names::number) {
+            let waiter = self.waiting.borrow_mut().remove(&number);
+            let Some(waiter) = waiter else { continue };
+            let failure = Failure::new(Kind::BadAnswer, format!("an answer that is none: {why}"));
+            self.deliver(number, &waiter.route, Item::Failed(failure));
+            if waiter.asked {
+                self.outside.over(number);
+            }
+        }
+        self.noise(line, why);
     }
 
     /// A line that is no message: servers print to their output by mistake. Logged once in a while.

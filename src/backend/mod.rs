@@ -46,6 +46,7 @@ mod replies;
 mod resume;
 mod rounds;
 mod shelf;
+mod spoilt;
 mod sse;
 mod stand_in;
 mod stderr;
