@@ -491,7 +491,7 @@ async fn delete(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Leg) {
 
 /// Ends all sessions that this worker opened with these backends, as far as that goes within a
 /// second.
-pub(super) async fn end_all(backends: &Rc<Backends>, entries: &[Rc<Entry>]) {
+pub(super) async fn end_all(backends: &Rc<Backends>, entries: &[Rc<Entry>], limit: Duration) {
     let mut open = VecDeque::new();
     for entry in entries {
         let Wire::Http(http) = &entry.wire else { continue };
@@ -529,7 +529,7 @@ pub(super) async fn end_all(backends: &Rc<Backends>, entries: &[Rc<Entry>]) {
             }
         });
     }
-    let _ = rt::time::timeout(Duration::from_secs(1), done.wait()).await;
+    let _ = rt::time::timeout(limit, done.wait()).await;
     open.borrow_mut().clear();
 }
 

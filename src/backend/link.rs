@@ -214,6 +214,13 @@ impl Link {
         idle.then(|| now.saturating_duration_since(self.last_used.get()))
     }
 
+    /// Whether no client waits for anything, and nobody has called just now: a call that another
+    /// worker has sent may still be on its way.
+    pub(super) fn is_left(&self, now: Instant) -> bool {
+        let quiet = now.saturating_duration_since(self.last_used.get()) >= limits::PARTING_PAUSE;
+        quiet && self.waiting.borrow().values().all(|waiter| waiter.behind == Behind::Proxy)
+    }
+
     /// Whether the child has taken nothing of its input for too long.
     pub(super) fn is_stalled(&self, now: Instant) -> bool {
         self.writing_since
