@@ -161,6 +161,9 @@ impl Entry {
     /// The same backend under other rules; what it offers is shaped anew.
     pub(super) fn under(&self, plan: &Arc<BackendPlan>) -> Entry {
         debug_assert!(self.plan.is_reached_like(plan));
+        if let (Wire::Http(http), TransportPlan::Http(plan)) = (&self.wire, &plan.transport) {
+            http.pool.bound(plan.connections_max);
+        }
         let keeps = self.plan.chain == plan.chain;
         let slice = self.slice.borrow().as_ref().and_then(|slice| match slice.shaped(plan) {
             Ok(slice) => Some(Arc::new(slice)),
