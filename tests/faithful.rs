@@ -1,9 +1,9 @@
 //! What a client sees through the proxy is what the backend said, byte for byte; and the other
 //! way round.
 
-use crate::support::client::Client;
+use crate::support::client::{Client, call_params, message};
 use crate::support::process::{HttpStub, Proxy, stdio_backend};
-use crate::support::texts;
+use crate::support::{quote, texts};
 
 /// A proxy before the stub in every way that messages can travel; names of the backends.
 fn proxy() -> (Proxy, Vec<HttpStub>, [&'static str; 5]) {
@@ -65,6 +65,35 @@ fn results_and_errors_keep_every_byte() {
         let told =
             client.ask("resources/read", &format!(r#"{{"uri":"stub://{name}/item/..%2Fx"}}"#));
         assert_eq!(told.result()["contents"][0]["uri"], format!("stub://{name}/item/..%2Fx"));
+    }
+}
+
+/// What a program makes that cuts a text in the midst of an emoji is JSON (RFC 8259 §8.2), if no text
+/// that every reader takes; a number beyond a double is a number.
+#[test]
+fn what_only_some_readers_understand_is_theirs_to_judge() {
+    let stub = HttpStub::start("json", &[]);
+    let proxy = Proxy::start(&[stdio_backend("stdio", &[]), stub.backend("json")]);
+    let mut client = proxy.client_seeing(&["stdio__echo", "json__echo"]);
+    for cut in [r#""\ud83d""#, r#""a\ude00b\ud83d""#, "1e999", "-1e400", r#"{"\ud83d":"\ud83d"}"#] {
+        let result = format!(r#"{{"content":[],"structuredContent":{{"cut":{cut}}}}}"#);
+        let answer = format!(r#"{{"jsonrpc":"2.0","id":7,"result":{result}}}"#);
+        let length = answer.len();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ";
+        // A child is asked under an id of the proxy's own.
+        let of_child = answer.replace("\"id\":7", "\"id\":$ID") + "\n";
+        for (name, raw) in
+            [("stdio", of_child), ("json", format!("{head}{length}\r\n\r\n{answer}"))]
+        {
+            let arguments = format!(r#"{{"bytes":{}}}"#, quote(&raw));
+            let params = call_params(&format!("{name}__raw_answer"), &arguments);
+            let told = client.post(&message("7", "tools/call", &params));
+            assert_eq!(told.text, answer, "{name}");
+        }
+        // And on the way there: the backend is the one who cannot make anything of it.
+        let arguments = format!(r#"{{"payload":{cut},"more":1}}"#);
+        let told = client.post(&message("8", "tools/call", &call_params("json__echo", &arguments)));
+        assert!(!told.text.contains("not JSON"), "{}", told.text);
     }
 }
 

@@ -12,7 +12,7 @@ use mcp_proxy::auth::policy::{Rights, Role};
 use mcp_proxy::jsonrpc::{quote, scan};
 use mcp_proxy::mcp::catalog::ListKind;
 use mcp_proxy::mcp::name::{Names, Target};
-use mcp_proxy::middleware::filter::{Filter, Rule, plain};
+use mcp_proxy::middleware::filter::{Filter, Rule, in_every_form, is_uri_text, plain, spellings};
 use mcp_proxy::middleware::pattern::{Pattern, Patterns};
 use mcp_proxy::middleware::{Request, Row};
 use mcp_proxy_fuzz::plan;
@@ -170,10 +170,13 @@ fn roles(one: &Pattern, two: &Pattern, name: &str) {
                 ListKind::Tools => {
                     allowed(name) && !(has(0) && two(name)) && !(has(2) && one(name))
                 }
-                ListKind::Resources => allowed(name) && allowed(&shown),
+                ListKind::Resources => in_every_form(name, |uri| allowed(uri)),
                 _ => allowed(name),
             };
             assert_eq!(rights.shows(what, name), expected, "{key:b} {what:?} {name:?}");
+            if what == ListKind::Resources && expected {
+                assert!(is_uri_text(name) && allowed(name) && allowed(&shown));
+            }
             let mut quoted = Vec::new();
             quote(name, &mut quoted);
             let quoted = String::from_utf8(quoted).expect("a JSON string");
@@ -194,11 +197,14 @@ fn filters(one: &Pattern, name: &str) {
     let mut uri = Vec::new();
     quote(name, &mut uri);
     let uri = String::from_utf8(uri).expect("a JSON string");
-    let shown = plain(name);
+    let (shown, is_text) = (plain(name), is_uri_text(name));
+    let mut any = spellings(name);
+    assert!(any.iter().any(|uri| *uri == *shown), "{any:?}");
+    any.push(name.to_owned());
     for (rule, expected) in [
         (Rule::All, true),
-        (Rule::Expose(list()), one.matches(name) && one.matches(&shown)),
-        (Rule::Hide(list()), !one.matches(name) && !one.matches(&shown)),
+        (Rule::Expose(list()), in_every_form(name, |uri| one.matches(uri))),
+        (Rule::Hide(list()), is_text && !any.iter().any(|uri| one.matches(uri))),
     ] {
         let filter = Filter { resources: rule, ..Filter::default() };
         let mut message = format!(

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::jsonrpc::{self, walk};
 use crate::mcp::catalog::ListKind;
-use crate::middleware::filter::plain;
+use crate::middleware::filter::in_every_form;
 use crate::middleware::pattern::Patterns;
 
 /// What one role, or one scoped token, allows.
@@ -86,10 +86,7 @@ impl Rights {
         let allowed = |name: &str| self.roles.iter().any(|role| role.allows(what, name));
         match what {
             // A server may read `a/../b` as `b`: allowed is what is allowed in either form.
-            ListKind::Resources => {
-                let plain = plain(name);
-                allowed(name) && (plain == name || allowed(&plain))
-            }
+            ListKind::Resources => in_every_form(name, allowed),
             ListKind::Templates | ListKind::Prompts => allowed(name),
             ListKind::Tools => {
                 allowed(name) && !self.roles.iter().any(|role| role.deny_tools.matches(name))

@@ -170,8 +170,10 @@ pub enum ScanFault {
     Syntax,
     /// Nested as deep as [`crate::limits::JSON_DEPTH_MAX`].
     Depth,
-    /// A number that overflows a double.
+    /// An id that overflows a double.
     NumberRange,
+    /// An id with half of a surrogate pair in it (RFC 8259 §8.2).
+    Surrogate,
 
     /// Over 4 GiB.
     TooLong,
@@ -195,6 +197,7 @@ impl ScanFault {
             | ScanFault::Syntax
             | ScanFault::Depth
             | ScanFault::NumberRange
+            | ScanFault::Surrogate
             | ScanFault::TooLong => error::Kind::Parse,
             ScanFault::ScalarTooLong
             | ScanFault::Duplicate
@@ -210,7 +213,8 @@ impl ScanFault {
             ScanFault::Utf8 => "not UTF-8",
             ScanFault::Syntax => "not JSON",
             ScanFault::Depth => "nested too deep",
-            ScanFault::NumberRange => "number out of range",
+            ScanFault::NumberRange => "an id out of range",
+            ScanFault::Surrogate => "an id with half of a surrogate pair",
             ScanFault::TooLong => "too long",
             ScanFault::ScalarTooLong => "number or id too long",
             ScanFault::Duplicate => "duplicate member",

@@ -3,8 +3,8 @@
 //! the message could differ.
 //! Next: `watch`, the same judgement for a message that arrives in pieces.
 //!
-//! A scan accepts nothing that serde_json refuses, and refuses of what serde_json accepts only
-//! what [`ScanFault`] lists as ours. Members that the proxy acts on (the envelope's, and those of
+//! A scan accepts nothing that serde_json refuses to pass over, and refuses of what serde_json accepts
+//! only what [`ScanFault`] lists as ours. Members that the proxy acts on (the envelope's, and those of
 //! [`Envelope`] below `params`) must stand there once, in plain letters: a backend whose parser
 //! takes the last of two, or ignores case, would otherwise obey what nobody has checked.
 
@@ -344,7 +344,9 @@ pub(super) fn judge(seen: u32, id: Option<&[u8]>) -> Result<Kind, ScanFault> {
 /// null.
 pub(super) fn id_value(value: &[u8]) -> Result<(), ScanFault> {
     match value.first() {
-        Some(b'"' | b'-' | b'0'..=b'9' | b'n') if value.len() <= SCALAR_BYTES_MAX => Ok(()),
+        Some(b'"' | b'-' | b'0'..=b'9' | b'n') if value.len() <= SCALAR_BYTES_MAX => {
+            token::means_something(value)
+        }
         Some(b'"' | b'-' | b'0'..=b'9') => Err(ScanFault::ScalarTooLong),
         _ => Err(ScanFault::Shape),
     }

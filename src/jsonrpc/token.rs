@@ -2,8 +2,9 @@
 //! Never: structure.
 //! Next: `scan` and `watch`, which share these so that they cannot disagree.
 //!
-//! Document: RFC 8259 §6, §7. serde_json is the judge where that leaves room: a lone surrogate and
-//! a number that overflows a double are refused.
+//! Document: RFC 8259 §6, §7. What the grammar allows goes through: half of a surrogate pair, which is
+//! what a program leaves that cuts a text by UTF-16 units (§8.2), and numbers beyond a double. Only
+//! where a text is to be understood (names, ids, URIs) has such a half no meaning.
 
 use super::message::ScanFault;
 use crate::limits::SCALAR_BYTES_MAX;
@@ -107,8 +108,8 @@ pub(super) enum Escape {
     Bad,
 }
 
-/// Longest escape: a surrogate pair.
-pub(super) const ESCAPE_BYTES_MAX: usize = 12;
+/// Longest escape, of which a surrogate pair is two.
+pub(super) const ESCAPE_BYTES_MAX: usize = 6;
 
 /// Behind the escape at `at`, which is a backslash; `None` if it is bad or not whole.
 #[inline]
@@ -116,9 +117,26 @@ pub(super) fn escape_end(bytes: &[u8], at: usize) -> Option<usize> {
     if let Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') = bytes.get(at + 1) {
         return Some(at + 2);
     }
-    match escape(&bytes[at..]) {
-        Escape::Whole(length, _) => Some(at + length),
-        Escape::Partial | Escape::Bad => None,
+    escape_length(&bytes[at..]).ok().flatten().map(|length| at + length)
+}
+
+/// The length of the escape at the start of `bytes`, which is a backslash; `None` if they end within
+/// it. Half of a surrogate pair is one.
+///
+/// # Errors
+/// It is no escape.
+pub(super) fn escape_length(bytes: &[u8]) -> Result<Option<usize>, ScanFault> {
+    match bytes.get(1) {
+        None => Ok(None),
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(Some(2)),
+        Some(b'u') => {
+            let digits = bytes[2..].iter().take(4);
+            match digits.clone().all(u8::is_ascii_hexdigit) {
+                true => Ok((digits.len() == 4).then_some(6)),
+                false => Err(ScanFault::Syntax),
+            }
+        }
+        Some(_) => Err(ScanFault::Syntax),
     }
 }
 
@@ -179,7 +197,8 @@ fn hex4(bytes: &[u8], from: usize) -> Result<u32, Escape> {
     Ok(unit)
 }
 
-/// The characters of a string's inside (without its quotes), escapes resolved.
+/// The characters of a string's inside (without its quotes), escapes resolved; U+FFFD for half of a
+/// surrogate pair.
 ///
 /// It ends early at bytes that are not valid inside of a string; after a scan there are none.
 pub fn unescaped(inside: &[u8]) -> impl Iterator<Item = char> + '_ {
@@ -188,7 +207,9 @@ pub fn unescaped(inside: &[u8]) -> impl Iterator<Item = char> + '_ {
         let (length, character) = match rest.first()? {
             b'\\' => match escape(rest) {
                 Escape::Whole(length, character) => (length, character),
-                Escape::Partial | Escape::Bad => return None,
+                Escape::Partial | Escape::Bad => {
+                    (escape_length(rest).ok()??, char::REPLACEMENT_CHARACTER)
+                }
             },
             byte if byte.is_ascii() => (1, *byte as char),
             _ => {
@@ -229,7 +250,6 @@ pub(super) fn number_end(bytes: &[u8], start: usize) -> Result<usize, ScanFault>
             return Err(ScanFault::Syntax);
         }
     }
-    let mut exponent_digits = 0;
     if matches!(bytes.get(at), Some(b'e' | b'E')) {
         at += 1;
         if matches!(bytes.get(at), Some(b'+' | b'-')) {
@@ -237,27 +257,30 @@ pub(super) fn number_end(bytes: &[u8], start: usize) -> Result<usize, ScanFault>
         }
         let from = at;
         at = digits(from);
-        exponent_digits = at - from;
-        if exponent_digits == 0 {
+        if at == from {
             return Err(ScanFault::Syntax);
         }
     }
     if at - start > SCALAR_BYTES_MAX {
         return Err(ScanFault::ScalarTooLong);
     }
-    // Below 200 digits times 10^99 nothing overflows (10^308). Beyond, the verdict is serde_json's
-    // own: its arithmetic decides at the edge, and a rule that later reads the document uses it.
-    if at - start > 200 || exponent_digits > 2 {
-        in_range(&bytes[start..at])?;
-    }
     Ok(at)
 }
 
-#[cold]
-fn in_range(number: &[u8]) -> Result<(), ScanFault> {
-    match serde_json::from_slice::<f64>(number) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(ScanFault::NumberRange),
+/// Whether an id, a number or a string, has a value that both sides can agree on.
+///
+/// # Errors
+/// It overflows a double, or is no text for half of a surrogate pair.
+pub(super) fn means_something(id: &[u8]) -> Result<(), ScanFault> {
+    match id {
+        [b'"', ..] if id.contains(&b'\\') => {
+            super::unquote(id).map(drop).ok_or(ScanFault::Surrogate)
+        }
+        // Up to 200 digits nothing overflows (10^308).
+        [b'-' | b'0'..=b'9', ..] if id.len() > 200 || id.contains(&b'e') || id.contains(&b'E') => {
+            serde_json::from_slice::<f64>(id).map(drop).map_err(|_| ScanFault::NumberRange)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -336,10 +359,20 @@ mod tests {
         for cut in 1..pair.len() {
             assert_eq!(escape(&pair[..cut]), Escape::Partial, "{cut}");
         }
+        for half in [r"\uDE00", r"\uD83Dx", r"\uD83D\n", r"\uD83D\u0041", r"\uD83D\uD83D"] {
+            assert_eq!(escape_length(half.as_bytes()), Ok(Some(6)), "{half}");
+            assert_eq!(unescaped(half.as_bytes()).next(), Some('\u{FFFD}'), "{half}");
+        }
+        for cut in 1..6 {
+            assert_eq!(escape_length(&pair[..cut]), Ok(None), "{cut}");
+        }
+        for bad in [r"\x", r"\u12g4", r"\u-", r"\U0041"] {
+            assert_eq!(escape_length(bad.as_bytes()), Err(ScanFault::Syntax), "{bad}");
+        }
     }
 
     #[test]
-    fn numbers_are_judged_as_serde_json_judges_them() {
+    fn numbers_are_judged_as_serde_json_judges_what_it_passes_over() {
         let nines = "9".repeat(308);
         let more = "9".repeat(310);
         let small = format!("0.{}1e400", "0".repeat(399));
@@ -377,7 +410,7 @@ mod tests {
             &small,
         ] {
             let ours = number_end(text.as_bytes(), 0).is_ok_and(|end| end == text.len());
-            let theirs = serde_json::from_str::<serde_json::Value>(text).is_ok();
+            let theirs = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
             assert_eq!(ours, theirs, "{text}");
         }
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::message::{Kind, ScanFault};
 use super::scan::{self, bits};
-use super::token::{self, Escape};
+use super::token;
 use crate::limits::{JSON_DEPTH_MAX, SCALAR_BYTES_MAX};
 
 /// Resumable scanner of one response. Feed it every piece, then ask [`Watch::finish`].
@@ -291,7 +291,10 @@ impl Watch {
         self.state = State::Behind;
         if self.depth == 1 {
             match self.member {
-                bits::ID => self.id_at.end = self.fed + end as u64,
+                bits::ID => {
+                    token::means_something(self.id.as_deref().unwrap_or_default())?;
+                    self.id_at.end = self.fed + end as u64;
+                }
                 bits::JSONRPC if self.token != br#""2.0""# => return Err(ScanFault::Shape),
                 _ => {}
             }
@@ -356,8 +359,8 @@ impl Watch {
         let room = token::ESCAPE_BYTES_MAX - before;
         let more = &piece[at..];
         self.token.extend_from_slice(&more[..more.len().min(room)]);
-        match token::escape(&self.token) {
-            Escape::Whole(length, _) => {
+        match token::escape_length(&self.token)? {
+            Some(length) => {
                 if !key {
                     let whole = std::mem::take(&mut self.token);
                     let kept = self.keep(&whole[..length]);
@@ -368,8 +371,7 @@ impl Watch {
                 self.state = State::Text { key };
                 Ok(at + length - before)
             }
-            Escape::Partial => Ok(piece.len()),
-            Escape::Bad => Err(ScanFault::Syntax),
+            None => Ok(piece.len()),
         }
     }
 
@@ -455,6 +457,8 @@ mod tests {
         r#"{"jsonrpc":"2.0","id":12345678901234567890,"result":1e308}"#,
         r#"{"jsonrpc":"2.0","id":1,"result":1e309}"#,
         r#"{"jsonrpc":"2.0","id":1,"result":"\ud83d"}"#,
+        r#"{"jsonrpc":"2.0","id":1e309,"result":1}"#,
+        r#"{"jsonrpc":"2.0","id":"\ud83d","result":1}"#,
         r#"{"jsonrpc":"2.0","id":1,"result":{"a\u00e9\n":1}}"#,
         r#"{"jsonrpc":"2.0","id":1,"result":{"a":1}]"#,
         r#"{"jsonrpc":"2.0","id":1,"result":01}"#,
@@ -493,7 +497,7 @@ mod tests {
             let single: Vec<&[u8]> = bytes.chunks(1).collect();
             assert_eq!(watch(&single).ok(), expected, "{message} byte by byte");
         }
-        assert_eq!(accepted, 6);
+        assert_eq!(accepted, 8);
     }
 
     #[test]

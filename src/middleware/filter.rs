@@ -56,14 +56,18 @@ impl Rule {
         }
     }
 
-    /// A server may read `a/../b` as `b` and `%61` as `a`: shown is what is shown in either form.
+    /// A server may read `a/../b` as `b` and `%61` as `a`: exposed is what is exposed in either form,
+    /// and hidden what is hidden in any that servers read as the same.
     fn shows_uri(&self, uri: &str) -> bool {
-        *self == Rule::All
-            || self.shows(uri)
-                && match plain(uri) {
-                    Cow::Borrowed(_) => true,
-                    Cow::Owned(plain) => self.shows(&plain),
-                }
+        match self {
+            Rule::All => true,
+            Rule::Expose(patterns) => in_every_form(uri, |uri| patterns.matches(uri)),
+            Rule::Hide(patterns) => {
+                is_uri_text(uri)
+                    && !patterns.matches(uri)
+                    && !spellings(uri).iter().any(|uri| patterns.matches(uri))
+            }
+        }
     }
 }
 
@@ -119,20 +123,108 @@ impl Row for Filter {
     }
 }
 
+/// Whether a URI has no control characters in it, and no blanks around it.
+///
+/// No URI has (RFC 3986 §2), but parsers after the WHATWG (URL §4.4) pass over tabs and line breaks
+/// wherever they stand, and over controls and spaces at both ends: `.<tab>.` is a step upwards there.
+pub fn is_uri_text(uri: &str) -> bool {
+    !uri.bytes().any(|byte| byte.is_ascii_control()) && uri.trim_matches(' ').len() == uri.len()
+}
+
+/// Whether something holds for a URI as it was sent and for each place where its way may end.
+pub fn in_every_form(uri: &str, holds: impl Fn(&str) -> bool) -> bool {
+    let plain = plain(uri);
+    let squeezed = squeezed(uri);
+    is_uri_text(uri)
+        && holds(uri)
+        && (plain == uri || holds(&plain))
+        && squeezed.is_none_or(|uri| holds(&uri))
+}
+
+/// The forms of a URI that servers read as the same: the plain one, and those that a parser after the
+/// WHATWG makes of it (URL §4.4), which knows what the schemes of the web and `file` are to look like.
+pub fn spellings(uri: &str) -> Vec<String> {
+    let plain = plain(uri).into_owned();
+    let mut all = Vec::new();
+    if let Some((scheme, rest)) = plain.split_once(':') {
+        match scheme {
+            "file" => {
+                let (host, path) = match rest.strip_prefix("//") {
+                    Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+                    None => ("", rest),
+                };
+                let host = host.to_ascii_lowercase();
+                // Of slashes a file system sees one.
+                let segments: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+                let path = format!("/{}", segments.join("/"));
+                match host.as_str() {
+                    "" | "localhost" => {
+                        let starts = ["file://", "file:", "file://localhost"];
+                        all.extend(starts.map(|start| format!("{start}{path}")));
+                    }
+                    host => all.push(format!("file://{host}{path}")),
+                }
+            }
+            "http" | "https" | "ws" | "wss" | "ftp" => {
+                let rest = rest.trim_start_matches('/');
+                let (authority, path) =
+                    rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+                let host = authority.rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
+                let own = match scheme {
+                    "http" | "ws" => ":80",
+                    "ftp" => ":21",
+                    _ => ":443",
+                };
+                let host = host.strip_suffix(own).or(host.strip_suffix(':')).unwrap_or(&host);
+                let slash = if path.starts_with('/') { "" } else { "/" };
+                all.push(format!("{scheme}://{host}{slash}{path}"));
+            }
+            _ => {}
+        }
+    }
+    all.extend(squeezed(uri));
+    all.push(plain);
+    all
+}
+
 /// A URI without percent-encoding and dot segments, its scheme in lower case (RFC 3986 §6.2.2), and
 /// with slashes for backslashes, which some servers read so: the same for all its spellings.
 pub fn plain(uri: &str) -> Cow<'_, str> {
-    // What has another character before its colon is a path with a colon in it.
-    let scheme = |text: &str| {
-        let of_scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
-        text.find(':').filter(|end| text.bytes().take(*end).all(of_scheme)).unwrap_or(0)
-    };
     // The first segment may stand directly behind the scheme.
     let dotted = uri.split(['/', ':']).any(|segment| matches!(segment, "." | ".."));
     let upper = uri[..scheme(uri)].bytes().any(|b| b.is_ascii_uppercase());
     if !uri.contains(['%', '\\']) && !dotted && !upper {
         return Cow::Borrowed(uri);
     }
+    let text = decoded(uri);
+    // Only now: a scheme may be encoded as well.
+    let mut shown = resolved(&text, false);
+    let end = scheme(&shown);
+    shown[..end].make_ascii_lowercase();
+    Cow::Owned(shown)
+}
+
+/// As [`plain`], to who sees one slash where there are several: `a//../b` is then `b`, not `a/b`.
+/// `None` if that makes no difference.
+fn squeezed(uri: &str) -> Option<String> {
+    let text = decoded(uri);
+    let climbs = text.split('/').any(|segment| segment == "..");
+    (climbs && text.contains("//")).then(|| {
+        let mut shown = resolved(&text, true);
+        let end = scheme(&shown);
+        shown[..end].make_ascii_lowercase();
+        shown
+    })
+}
+
+/// What has another character before its colon is a path with a colon in it.
+fn scheme(text: &str) -> usize {
+    let of_scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+    text.find(':').filter(|end| text.bytes().take(*end).all(of_scheme)).unwrap_or(0)
+}
+
+/// Without percent-encoding, and with slashes for backslashes.
+fn decoded(uri: &str) -> String {
     let mut bytes = Vec::with_capacity(uri.len());
     let mut rest = uri.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -148,10 +240,14 @@ pub fn plain(uri: &str) -> Cow<'_, str> {
             }
         }
     }
-    let text = String::from_utf8_lossy(&bytes).replace('\\', "/");
-    // Only now: a scheme may be encoded as well. And only directly behind it stands an authority:
-    // `://` in a query must not hide the path before it.
-    let end = scheme(&text);
+    String::from_utf8_lossy(&bytes).replace('\\', "/")
+}
+
+/// Without dot segments; `squeeze` = of slashes in a row one counts.
+fn resolved(text: &str, squeeze: bool) -> String {
+    // Only directly behind the scheme stands an authority: `://` in a query must not hide the path
+    // before it.
+    let end = scheme(text);
     let start = match &text[end..] {
         rest if rest.starts_with("://") => end + 3,
         rest if rest.starts_with(':') => end + 1,
@@ -162,16 +258,14 @@ pub fn plain(uri: &str) -> Cow<'_, str> {
     for (index, segment) in path.split('/').enumerate() {
         match segment {
             "." => {}
+            "" if squeeze && index > 0 => {}
             // The authority, or the empty segment before the first slash, is no place to leave.
             ".." if kept.len() > 1 => drop(kept.pop()),
             ".." if index > 0 => {}
             _ => kept.push(segment),
         }
     }
-    let mut shown = format!("{head}{}", kept.join("/"));
-    let end = scheme(&shown);
-    shown[..end].make_ascii_lowercase();
-    Cow::Owned(shown)
+    format!("{head}{}", kept.join("/"))
 }
 
 #[cfg(test)]
@@ -244,6 +338,51 @@ mod tests {
         }
         assert_eq!(plain("memo://a/../../b"), "memo://a/b");
         assert_eq!(plain("urn:a:%41"), "urn:a:A");
+    }
+
+    /// The official SDKs parse URIs after the WHATWG, and look for resources under what that makes of
+    /// them: a tab in `..` went through, and so did another way to write `file:///`.
+    #[test]
+    fn what_servers_read_as_a_hidden_uri_is_hidden() {
+        let hide = Rule::Hide(patterns(&["file:///etc/*", "https://host/in/*"]));
+        let short = Rule::Hide(patterns(&["file:/etc/*"]));
+        let expose = Rule::Expose(patterns(&["file:///pub/*"]));
+        for uri in [
+            "file:///e\ttc/passwd",
+            "file:///etc/passwd\n",
+            " file:///etc/passwd",
+            "\u{1}file:///etc/passwd",
+            "fi\nle:///etc/passwd",
+            "file:/etc/passwd",
+            "file:etc/passwd",
+            "file://localhost/etc/passwd",
+            "FILE://LocalHost/etc/passwd",
+            "file:////etc//passwd",
+            "file:///pub/../etc/passwd",
+            "file:///pub/.\t./etc/passwd",
+            "file:///pub/%2e\n%2e/etc/passwd",
+            "file:///etc\\passwd",
+            "file:\\\\\\etc\\passwd",
+            "https://host/in/x",
+            "https://HOST/in/x",
+            "https://host:443/in/x",
+            "https://a:b@host/in/x",
+            "https:host/in/x",
+            "https:////host/out/../in/x",
+        ] {
+            assert!(!hide.shows_uri(uri), "{uri:?} {:?}", spellings(uri));
+            assert!(!expose.shows_uri(uri), "{uri:?}");
+            let of_file = plain(uri).starts_with("file:");
+            assert!(!of_file || !short.shows_uri(uri), "{uri:?} {:?}", spellings(uri));
+        }
+        for uri in ["file:///pub/a b", "https://host/out", "https://other/in/x", "file://etc/in/x"]
+        {
+            assert!(hide.shows_uri(uri) && short.shows_uri(uri), "{uri:?} {:?}", spellings(uri));
+        }
+        // A file system steps out of the folder, a parser only out of the empty segment.
+        assert!(!expose.shows_uri("file:///pub/a//../../etc/passwd"));
+        assert!(expose.shows_uri("file:///pub/a//../b") && expose.shows_uri("file:///pub/a//b"));
+        assert!(expose.shows_uri("file:///pub/a b") && !expose.shows_uri("file:///pub/a\t"));
     }
 
     /// A scheme that was itself percent-encoded ended the exchange in a panic, `://` in a query hid

@@ -47,8 +47,11 @@ impl Pattern {
         let form = if let Some(expression) = text.strip_prefix("re:") {
             let whole = format!("^(?:{expression})$");
             // On its own first: `a)|(b` would escape from the brackets.
-            let built = Regex::new(expression)
-                .and_then(|_| regex::RegexBuilder::new(&whole).size_limit(REGEX_BYTES_MAX).build());
+            let built = Regex::new(expression).and_then(|_| {
+                let mut builder = regex::RegexBuilder::new(&whole);
+                // A line break in a name is no way around a pattern.
+                builder.size_limit(REGEX_BYTES_MAX).dot_matches_new_line(true).build()
+            });
             match built {
                 Ok(regex) => Form::Regex(regex),
                 Err(error) => {
