@@ -141,7 +141,7 @@ pub(super) fn open(
     let mut shown = Vec::with_capacity(message.len() + 32);
     names::renamed(&mut shown, message, id, token, itoa::Buffer::new().format(number).as_bytes());
     let shown = note::related(shown, &backends.plan.borrow(), entry.id);
-    let stays = matches!(back, Back::Child) && is_of_session(&method);
+    let stays = matches!(back, Back::Child) && is_of_session(backends, session, &method);
     let ask = Ask {
         stays,
         entry: entry.clone(),
@@ -157,9 +157,10 @@ pub(super) fn open(
 }
 
 /// Whether the child of a session asks this for itself, and not for whoever calls it just then: no
-/// question of a child names a call, and servers ask for the roots as soon as they are greeted.
-pub(super) fn is_of_session(method: &str) -> bool {
-    method == "roots/list"
+/// question of a child names a call, and servers ask for the roots as soon as they are greeted. Who
+/// calls without a session can be asked in his call alone.
+pub(super) fn is_of_session(backends: &Backends, session: &SessionRecord, method: &str) -> bool {
+    method == "roots/list" && !backends.bridges.has(session.id)
 }
 
 /// An error response.

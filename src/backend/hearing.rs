@@ -95,7 +95,8 @@ impl Outside for Hearing {
         let method = envelope.method_name(message).unwrap_or_default();
         let listens = backends.attended.borrow().contains(&session.id);
         // Where a call may end before it is answered, the client's own stream is the better place.
-        let caller = caller.filter(|_| !(listens && asks::is_of_session(method.as_ref())));
+        let aside = listens && asks::is_of_session(backends, session, &method);
+        let caller = caller.filter(|_| !aside);
         let to = caller.clone();
         match asks::open(backends, entry, session, Back::Child, caller, message, envelope) {
             Err(refusal) => return Some(refusal),
