@@ -67,7 +67,7 @@ fn messages(criterion: &mut Criterion) {
 /// Building a list of 200 tools, against parsing and writing it with simd-json.
 fn lists(criterion: &mut Criterion) {
     let page = tools(200);
-    let backend = backend(0, "files__");
+    let backend = backend();
     let mut group = criterion.benchmark_group("list");
     group.throughput(Throughput::Bytes(page.len() as u64));
     let pages = vec![page.clone()];

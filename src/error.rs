@@ -1,6 +1,6 @@
 //! Owns: the one error of the data plane, and the table of what each kind says to a client.
 //! Never: logging; an error is logged once, where it ends (`exchange`).
-//! Next: `rt`, the runtime.
+//! Next: `plan`, the settings that all obey.
 //!
 //! Codes: JSON-RPC 2.0 §5.1; -32001 as the MCP SDKs use it for a request that timed out;
 //! -32010 and below are this proxy's own (MCP leaves -32000..-32019 to implementations).

@@ -1,6 +1,7 @@
 //! Owns: the life of one exchange, from a request's head to its answer, in a straight line.
-//! Never: sockets of backends (`backend`), who holds the tables (`world`), retries (`attempt`).
-//! Next: `worker`, whose connections call it.
+//! Never: sockets of backends (`backend`), who holds the tables (`world`), repetition of
+//! a call (`backend`).
+//! Next: `facts`, what is remembered of it all along.
 //!
 //! MCP 2025-11-25, Basic, Transports (Streamable HTTP) and Lifecycle; JSON-RPC 2.0.
 
@@ -523,8 +524,8 @@ mod tests {
         align_of::<F>()
     }
 
-    /// An exchange is moved into a box once per request: what is rare, and every timer, has a box
-    /// of its own.
+    /// An exchange is moved into its place once per request: what is rare, and every timer, has a
+    /// box of its own.
     #[test]
     fn an_exchange_stays_small() {
         assert!(size(exchange) <= 4_224, "{} bytes", size(exchange));

@@ -40,33 +40,34 @@
 //!
 //! # The way of a request
 //!
-//! The modules below are in the order in which a request passes them; `ARCHITECTURE.md` tells the
-//! same story in prose.
+//! The modules below are in the order in which a request first meets them, behind those that all
+//! stand on; `ARCHITECTURE.md` tells the same story in prose.
 //!
 //! Path: accept → http → session → jsonrpc → middleware → backend → answer.
 
+// What all stand on.
 pub mod limits;
 #[macro_use]
 pub mod error;
+pub mod plan;
 pub mod rt;
 
-pub mod auth;
-pub mod backend;
-pub mod exchange;
+// The way of a request.
+pub mod worker;
 pub mod http;
+pub mod exchange;
+pub mod auth;
 pub mod jsonrpc;
+pub mod world;
 pub mod mcp;
 pub mod middleware;
-pub mod plan;
-pub mod worker;
-pub mod world;
-
-pub mod control;
+pub mod backend;
 pub mod telemetry;
 
+// Around it.
+pub mod control;
 #[cfg(feature = "axum")]
 pub mod embed;
-
 pub mod demo;
 
 pub use control::config::ProxyConfig;

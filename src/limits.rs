@@ -1,5 +1,7 @@
-//! Owns: every bound of the proxy, with its unit and its reason.
-//! Never: behaviour.
+//! Owns: the bounds of what clients, backends and files may take, and every wait for somebody else,
+//! each with its unit and its reason.
+//! Never: behaviour; what is of one format alone (a label in `sse`, a part of a `template`), how often
+//! a module looks at something of its own, and the size of its buffers: these stand there.
 //! Next: `error`, the answers given when a bound is met.
 
 use std::time::Duration;
@@ -50,6 +52,10 @@ pub const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const REQUESTS_PER_CONNECTION_MAX: u32 = 10_000;
 /// Connections of one client address; loopback addresses are free of it.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
+/// A client that is one too many has this long to take the answer that says so.
+pub const TURN_AWAY_WAIT: Duration = Duration::from_secs(1);
+/// After a drain begins, a connection may still bring one request that was under way.
+pub const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// Backlog of each listener: shorter ones delay bursts of connects by whole seconds.
 pub const LISTEN_BACKLOG: i32 = 4096;
 
@@ -133,6 +139,11 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub const CHILD_TERM_AFTER: Duration = Duration::from_secs(2);
 /// See [`CHILD_TERM_AFTER`].
 pub const CHILD_KILL_AFTER: Duration = Duration::from_secs(5);
+/// What a child wrote before it ended is still in its pipe, and one that closed its output mostly ends
+/// at once, with a status that says why: each is waited for this long.
+pub const CHILD_LAST_WORDS: Duration = Duration::from_millis(100);
+/// Its standard error is read for this long after its end: somebody outside its group may hold it.
+pub const CHILD_STDERR_END: Duration = Duration::from_millis(500);
 /// Bytes waiting to be written to one child; beyond it calls are refused with -32012.
 pub const CHILD_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A child that takes no byte of its input for this long is killed and started anew.
@@ -181,8 +192,11 @@ pub const RESTART_WAIT: Duration = CONNECT_TIMEOUT_DOWN;
 pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// How often deadlines of calls are looked at; also how late an expiry may be.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(20);
-/// Between two rounds of closing what was idle for too long.
+/// Between two rounds of closing what was idle for too long at backends.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two rounds of ending client sessions that were idle for too long. Each looks at all of
+/// them, and none is idle for less than a second.
+pub const SESSION_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Resolved addresses of a backend are used for this long; then they are looked up again.
 pub const ADDRESS_TTL: Duration = Duration::from_secs(30);
 /// A pooled connection that was idle for less is used without asking the kernel whether its peer
@@ -192,6 +206,8 @@ pub const POOL_TRUST: Duration = Duration::from_millis(1);
 pub const DRAIN_AFTER_ANSWER: Duration = Duration::from_secs(1);
 /// Messages of the proxy's own beside calls: cancellations, session ends, answers to pings.
 pub const SIDE_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// All sessions that the proxy has with backends are ended within this when it ends itself.
+pub const SESSION_ENDS_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of a session id that a backend may give.
 pub const BACKEND_SESSION_ID_BYTES_MAX: usize = 1024;
 /// Bytes of one line of a child's stderr; what is longer is cut.
@@ -283,8 +299,6 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const SHUTDOWN_RESERVE: Duration = Duration::from_secs(1);
 /// For killed children to be gone, behind the end of that time.
 pub const REAP_TIMEOUT: Duration = Duration::from_millis(250);
-/// For backends over HTTP to hear that sessions with them have ended.
-pub const SESSION_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// A child that nobody has called for so long is let go while other calls are still finished.
 pub const PARTING_PAUSE: Duration = Duration::from_millis(250);
 
@@ -293,6 +307,9 @@ pub const PARTING_PAUSE: Duration = Duration::from_millis(250);
 pub const POOL_CONNECTIONS_MAX: usize = 256;
 /// Backends that there are at once, those that leave too: places in tables.
 pub const BACKENDS_MAX: usize = 4096;
+/// A call may be between its plan and its backend for this long: so long a backend that leaves is
+/// still there.
+pub const LEAVE_GRACE: Duration = Duration::from_millis(500);
 /// Every worker prepares a new plan within this, or the old one is kept.
 pub const PREPARE_PATIENCE: Duration = Duration::from_secs(10);
 /// Default of `idle_seconds`: under the 75 s after which common servers close idle connections.
@@ -413,6 +430,11 @@ pub const MOVE_LOAD_MAX: u32 = 800;
 pub const LOAD_SPAN: Duration = Duration::from_millis(200);
 /// A measurement counts for so long.
 pub const LOAD_TTL: Duration = Duration::from_secs(5);
+/// Another worker answers a question within this, or counts as too busy: it takes it microseconds
+/// unless it does not come to its mail at all.
+pub const WORKER_ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// A question about a stream that was lost is asked again after this.
+pub const WORKER_ASK_PAUSE: Duration = Duration::from_millis(50);
 /// Mail handled before other tasks of the worker run.
 pub const MAIL_BATCH: usize = 256;
 

@@ -34,8 +34,8 @@ struct Arguments {
     #[arg(long)]
     check: bool,
 
-    /// Listen there instead of where the configuration says: HOST:PORT, or :PORT for this machine
-    /// alone; port 0 lets the system choose
+    /// Listen there instead of where the configuration says: IP:PORT, localhost:PORT, or :PORT for
+    /// this machine alone; port 0 lets the system choose
     #[arg(long, value_name = "ADDR", value_parser = listen_addr)]
     listen: Option<SocketAddr>,
 
@@ -115,6 +115,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
+    // Asked now: behind a file that was replaced meanwhile the answer names none.
+    if let Ok(program) = std::env::current_exe() {
+        control::is_the_command(program);
+    }
     let (file, loaded) = match (&arguments.config, &arguments.from_mcp_json) {
         (None, Some(servers)) => (servers.clone(), ProxyConfig::from_mcp_json(servers)),
         (Some(file), Some(servers)) => {

@@ -1,6 +1,6 @@
 //! Owns: the compiled, immutable settings that workers run.
 //! Never: parsing or defaults (`control::config`), and never changed after `control::compile`.
-//! Next: `exchange`, which obeys it.
+//! Next: `rt`, the runtime.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -147,6 +147,67 @@ pub struct Plan {
     pub watch: WatchPlan,
     /// In the order of the file, disabled ones left out; the order of every merged list.
     pub backends: Roster,
+}
+
+/// Where tests, benchmarks and fuzz targets begin: nothing is set, everything is short.
+#[doc(hidden)]
+impl Plan {
+    /// One of so many workers with these backends.
+    pub fn bare(workers: usize, backends: Vec<BackendPlan>) -> Plan {
+        Plan {
+            name: "proxy".into(),
+            version: "1".into(),
+            instructions: None,
+            separator: "__".to_owned(),
+            workers,
+            sessions_max: 10,
+            session_idle: Duration::from_secs(60),
+            shutdown_timeout: Duration::from_secs(1),
+            body_bytes_max: limits::BODY_BYTES_MAX,
+            rate: None,
+            access: None,
+            listen: ListenPlan {
+                addr: ([127, 0, 0, 1], 0).into(),
+                origins: OriginRule::Loopback,
+                hosts: HostRule::Loopback,
+                public_url: None,
+                tls: None,
+            },
+            watch: WatchPlan::default(),
+            backends: backends.into_iter().map(Arc::new).collect(),
+        }
+    }
+}
+
+/// See [`Plan::bare`].
+#[doc(hidden)]
+impl BackendPlan {
+    /// A child without rules.
+    pub fn bare(id: BackendId, name: &str, prefix: &str) -> BackendPlan {
+        let second = Duration::from_secs(1);
+        BackendPlan {
+            id,
+            name: name.into(),
+            prefix: prefix.to_owned(),
+            transport: TransportPlan::Stdio(StdioPlan {
+                command: "true".to_owned(),
+                args: Vec::new(),
+                env: Vec::new(),
+                cwd: None,
+                children_max: 1,
+                idle_stop: second,
+            }),
+            isolation: Isolation::Shared,
+            protocol: Protocol::Auto,
+            startup_timeout: second,
+            restart: RestartPlan { initial: second, max: second, give_up_after: None },
+            call_timeout: second,
+            request_timeout: second,
+            unlisted: false,
+            around: Around::default(),
+            chain: Chain::default(),
+        }
+    }
 }
 
 /// `[observability]`, and `proxy.admin_tools`.

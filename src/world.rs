@@ -1,6 +1,6 @@
 //! Owns: what the exchanges of one worker share: sessions, streams, calls in flight, the catalogue.
 //! Never: I/O; anything another worker may touch, except through mail.
-//! Next: `exchange`, which works on it.
+//! Next: `clients`.
 //!
 //! An exchange takes the [`World`] that is in force when it begins, and keeps it: one plan, with what
 //! comes of it. What outlasts plans is in [`Lasting`], which all of them share.
@@ -17,7 +17,7 @@ use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ahash::{AHashMap, RandomState};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -381,7 +381,7 @@ impl World {
             self.asked.borrow_mut().remove(&token);
             return Err(busy());
         }
-        let told = rt::time::timeout(Duration::from_secs(5), receiver).await;
+        let told = rt::time::timeout(limits::WORKER_ANSWER_WAIT, receiver).await;
         self.asked.borrow_mut().remove(&token);
         match told {
             Ok(Some(Some(record))) if !record.ended() => {
@@ -490,7 +490,7 @@ impl World {
                 all.extend(answers.recv().await.unwrap_or_default());
             }
         };
-        let _ = rt::time::timeout(Duration::from_secs(5), gather).await;
+        let _ = rt::time::timeout(limits::WORKER_ANSWER_WAIT, gather).await;
         all.retain(|record| !record.ended());
         all
     }

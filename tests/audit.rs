@@ -328,8 +328,16 @@ fn the_access_log_has_every_request_and_the_audit_log_can_go_to_stderr() {
     });
     let said = proxy.stderr();
     assert!(!said.contains("secret=1"));
+    let readme = include_str!("../README.md");
+    let fields = readme.split("- The access log has").nth(1).expect("its fields");
+    let fields = fields.split("\n- ").next().expect("their end");
     for line in said.lines() {
-        let _: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        for (name, _) in
+            line.as_object().filter(|line| line.contains_key("path")).into_iter().flatten()
+        {
+            assert!(fields.contains(&format!("`{name}`")), "README.md says nothing of {name}");
+        }
     }
 }
 

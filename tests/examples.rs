@@ -106,16 +106,20 @@ fn what_stands_around_a_call_works_together() {
     // A slow read gets company.
     let slow = r#"{"key":"slow","fails":1,"how":"slow","slow_ms":60000}"#;
     assert!(client.call("github__sets", slow).said().starts_with("2 "));
-    // Thirty a second, and not one more.
+    // Thirty a second, and not one more, whatever the machine makes of the time.
     std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let began = std::time::Instant::now();
     let codes: Vec<Option<i64>> = (0..200)
         .map(|_| {
             let told = client.call("github__writes", r#"{"key":"many"}"#);
             told.json()["error"]["code"].as_i64()
         })
         .collect();
-    assert!(codes.contains(&Some(-32011)) || journal.count("unsteady many") == 200, "{codes:?}");
-    assert_eq!(journal.count("unsteady many"), codes.iter().filter(|code| code.is_none()).count());
+    let allowed = 30 * (began.elapsed().as_secs() as usize + 1);
+    let executed = journal.count("unsteady many");
+    assert!((30..=allowed).contains(&executed), "{executed} of {allowed}: {codes:?}");
+    assert_eq!(executed, codes.iter().filter(|code| code.is_none()).count());
+    assert!(codes.iter().flatten().all(|code| *code == -32011), "{codes:?}");
     // It fails again and again: then it is left alone.
     std::thread::sleep(std::time::Duration::from_millis(1_100));
     let failing = r#"{"key":"down","fails":1000,"how":"internal"}"#;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::process::Proxy;
+use crate::support::process::{Proxy, scratch};
 use crate::support::wait_until;
 
 #[test]
@@ -34,6 +34,17 @@ fn the_shipped_configuration_serves_the_demo_server() {
     let prompts = client.names("prompts/list");
     let get = format!(r#"{{"name":"{}","arguments":{{"topic":"bees"}}}}"#, prompts[0]);
     client.ask("prompts/get", &get).result();
+}
+
+/// A download is often called mcp-proxy-linux, and a copy whatever one likes.
+#[test]
+fn the_demo_server_is_found_whatever_the_binary_is_called() {
+    let scratch = scratch();
+    let program = scratch.path().join("renamed");
+    std::fs::copy(env!("CARGO_BIN_EXE_mcp-proxy"), &program).unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy.toml");
+    let proxy = Proxy::start_copy(&program, &file);
+    proxy.client_seeing(&["demo__echo"]);
 }
 
 #[test]

@@ -4,6 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::process::scratch;
+use crate::support::tls::Authority;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -165,6 +169,60 @@ fn every_module_says_what_it_owns() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// The module that a `Next:` line names, as seen from another one: a child of it, a sibling, or a
+/// sibling of one that it stands in.
+fn resolved<'a>(from: &str, name: &str, all: &'a BTreeMap<String, String>) -> Option<&'a str> {
+    let mut folder = Some(from);
+    while let Some(at) = folder {
+        let path = if at.is_empty() { name.to_owned() } else { format!("{at}/{name}") };
+        if let Some((found, _)) = all.get_key_value(&path) {
+            return Some(found);
+        }
+        folder = (!at.is_empty()).then(|| at.rsplit_once('/').map_or("", |(above, _)| above));
+    }
+    None
+}
+
+/// Who reads a module and then the next one that it names, from `limits` on, has read all of them,
+/// each once.
+#[test]
+fn the_modules_can_be_read_in_one_line() {
+    let is_module = |name: &str| !matches!(name, "lib" | "main") && !name.contains("tests");
+    let all: BTreeMap<String, String> = source_files()
+        .into_iter()
+        .map(|(file, text)| {
+            let name = file.trim_end_matches(".rs").trim_end_matches("/mod").to_owned();
+            let next = text.lines().find_map(|line| line.strip_prefix("//! Next: "));
+            (name, next.unwrap_or_default().to_owned())
+        })
+        .filter(|(name, _)| is_module(name))
+        .collect();
+    let mut left: BTreeSet<&str> = all.keys().map(String::as_str).collect();
+    let mut at = "limits";
+    loop {
+        assert!(left.remove(at), "`{at}` is the next of two");
+        let line = &all[at];
+        let Some(name) = line.strip_prefix('`').and_then(|rest| rest.split('`').next()) else {
+            break;
+        };
+        at = resolved(at, name, &all).unwrap_or_else(|| panic!("{at}: no `{name}`"));
+    }
+    assert!(left.is_empty(), "the line ends with `{at}`, without {left:?}");
+}
+
+/// The map of ARCHITECTURE.md and `src/lib.rs` tell one story.
+#[test]
+fn the_map_is_in_the_order_of_the_modules() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let map = text.split("## Map").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = map.lines().filter_map(|line| line.strip_prefix("| `src/"));
+    let name = |row: &str| row.split(['`', '/', '.']).next().unwrap().to_owned();
+    let shown: Vec<String> = rows.map(name).skip_while(|name| name != "limits").collect();
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let modules = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    assert_eq!(shown, modules.map(str::to_owned).collect::<Vec<_>>());
+}
+
 #[test]
 fn every_dependency_has_its_reason() {
     let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
@@ -202,19 +260,55 @@ fn the_programs_of_the_readme_are_examples() {
     }
 }
 
-/// What README.md shows of the configuration is what a reader copies: it must be right.
+/// What README.md shows of the configuration is what a reader copies: it must be right, and let in
+/// nobody by a token that stands there for all to read.
 #[test]
 fn the_examples_of_the_readme_are_accepted() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let mut seen = 0;
+    let scratch = scratch();
+    let folder = scratch.path();
+    fs::create_dir(folder.join("certs")).unwrap();
+    let authority = Authority::new();
+    let own = authority.identity(&["localhost"]);
+    for (name, text) in
+        [("server.pem", &own.cert), ("server.key", &own.key), ("clients.pem", &authority.pem)]
+    {
+        fs::write(folder.join("certs").join(name), text).unwrap();
+    }
+    let (mut seen, mut secrets) = (0, 0);
     for block in readme.split("```toml\n").skip(1) {
         let block = block.split("```").next().unwrap();
         let head = if block.contains("[proxy]") { "" } else { "[proxy]\nname = \"p\"\n" };
-        let text = format!("{head}{block}").replace("${SEARCH_TOKEN}", "token");
-        if let Err(report) = mcp_proxy::ProxyConfig::parse(&text) {
-            panic!("{report}\n{text}");
+        let (file, text) = (folder.join("proxy.toml"), format!("{head}{block}"));
+        fs::write(&file, &text).unwrap();
+        let names = variables(&text);
+        let mut check = Command::new(env!("CARGO_BIN_EXE_mcp-proxy"));
+        check.arg("-c").arg(&file).arg("--check");
+        let run = |check: &mut Command| {
+            let output = check.output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        // Without its secrets it is refused, each of them by name.
+        for name in &names {
+            check.env_remove(name);
         }
-        seen += 1;
+        let (code, said) = run(&mut check);
+        assert_eq!(code, Some(if names.is_empty() { 0 } else { 1 }), "{said}\n{text}");
+        for name in &names {
+            assert!(said.contains(name.as_str()), "{name}: {said}");
+            check.env(name, format!("0123456789abcdef-{name}"));
+        }
+        let (code, said) = run(&mut check);
+        assert_eq!(code, Some(0), "{said}\n{text}");
+        (seen, secrets) = (seen + 1, secrets + names.len());
     }
-    assert!(seen >= 3, "only {seen} examples were found");
+    assert!(seen >= 7 && secrets >= 4, "only {seen} examples with {secrets} secrets were found");
+}
+
+/// The variables that a configuration names; one with a default would let it start without.
+fn variables(text: &str) -> Vec<String> {
+    let behind = text.split("${").skip(1);
+    let names = behind.map(|rest| rest.split('}').next().unwrap().to_owned()).collect();
+    assert!(!text.contains(":-"), "a default for a secret: {text}");
+    names
 }

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 
 use crate::modern::Caller;
 use crate::support::client::{Client, call_params, message};
-use crate::support::process::{HttpStub, Journal, example, scratch, stdio_backend};
+use crate::support::process::{
+    HttpStub, Journal, command_backend, example, scratch, stdio_backend, stub_path,
+};
 use crate::support::tls::Authority;
 use crate::support::{quote, wait_for, wait_until};
 
@@ -577,6 +579,23 @@ fn the_example_of_the_readme_runs() {
     assert_eq!(client.call("pipe__echo", &payload("x")).said(), "x");
 }
 
+/// A program that embeds the proxy has no demo server, even if its file is called mcp-proxy: a command
+/// of that name is looked up like any other.
+#[test]
+fn who_embeds_the_proxy_is_not_the_command() {
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    std::fs::create_dir(path("bin")).unwrap();
+    std::os::unix::fs::symlink(stub_path(), path("bin/mcp-proxy")).unwrap();
+    std::fs::copy(example("embed", "examples/embed.rs"), path("mcp-proxy")).unwrap();
+    let backend = command_backend("pipe", "mcp-proxy", &["--name", "pipe"]);
+    let text = format!("[proxy]\nname = 'e'\nlisten.port = 0\n{backend}");
+    std::fs::write(path("proxy.toml"), text).unwrap();
+    let mut command = Command::new(path("mcp-proxy"));
+    let example = Example::run(command.arg(path("proxy.toml")).env("PATH", path("bin")));
+    Client::connect(example.addr()).wait_for_tools(&["pipe__echo"]);
+}
+
 /// The example of the repository, as its reader runs it.
 #[test]
 fn the_example_with_own_middleware_runs() {
@@ -609,8 +628,12 @@ pub(crate) struct Example {
 
 impl Example {
     pub(crate) fn start(name: &str, file: &Path) -> Example {
-        let mut command = Command::new(example(name, &format!("examples/{name}.rs")));
-        let process = command.arg(file).stdout(Stdio::piped()).spawn().unwrap();
+        let program = example(name, &format!("examples/{name}.rs"));
+        Example::run(Command::new(program).arg(file))
+    }
+
+    fn run(command: &mut Command) -> Example {
+        let process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut this = Example { process, url: String::new() };
         let mut out = BufReader::new(this.process.stdout.take().unwrap());
         let mut line = String::new();

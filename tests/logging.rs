@@ -5,30 +5,14 @@ use serde_json::{Value, json};
 
 use crate::modern::Caller;
 use crate::support::client::{Client, Told, message};
-use crate::support::process::{HttpStub, Journal, Proxy, scratch, stdio_backend};
+use crate::support::process::{Pair, Proxy, stdio_backend};
 use crate::support::wait_until;
 
 const LEVELS: [&str; 8] =
     ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
-struct World {
-    proxy: Proxy,
-    pipe: Journal,
-    web: Journal,
-    stub: HttpStub,
-    _scratch: tempfile::TempDir,
-}
-
-fn world(pipe_keys: &str, web_keys: &str) -> World {
-    let scratch = scratch();
-    let (pipe, web) = (Journal::new(&scratch, "pipe"), Journal::new(&scratch, "web"));
-    let stub = HttpStub::start("web", &["--utilities", "--journal", web.path()]);
-    let proxy = Proxy::start(&[
-        stdio_backend("pipe", &["--utilities", "--journal", pipe.path()]) + pipe_keys,
-        stub.backend("web") + web_keys,
-    ]);
-    proxy.client_seeing(&["pipe__log", "web__log"]);
-    World { proxy, pipe, web, stub, _scratch: scratch }
+fn world(pipe_keys: &str, web_keys: &str) -> Pair {
+    Pair::start(pipe_keys, web_keys, "log")
 }
 
 fn set(client: &mut Client, level: &str) {

@@ -10,6 +10,7 @@ use crate::support::{wait_for, wait_until};
 pub(crate) struct Page {
     samples: BTreeMap<String, BTreeMap<BTreeMap<String, String>, f64>>,
     kinds: BTreeMap<String, String>,
+    helps: BTreeMap<String, String>,
 }
 
 impl Page {
@@ -23,14 +24,15 @@ impl Page {
 
     /// Prometheus text format 0.0.4: every sample belongs to the family above it.
     fn parse(text: &str) -> Page {
-        let mut page = Page { samples: BTreeMap::new(), kinds: BTreeMap::new() };
+        let mut page =
+            Page { samples: BTreeMap::new(), kinds: BTreeMap::new(), helps: BTreeMap::new() };
         let mut family = String::new();
-        let mut helped = BTreeSet::new();
         assert!(text.ends_with('\n'));
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
                 let (name, help) = rest.split_once(' ').expect("a help text");
-                assert!(!help.is_empty() && helped.insert(name.to_owned()), "{line}");
+                let old = page.helps.insert(name.to_owned(), help.to_owned());
+                assert!(!help.is_empty() && old.is_none(), "{line}");
                 family = name.to_owned();
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').expect("a type");
@@ -216,6 +218,59 @@ fn every_family_is_there_from_the_start() {
         let rows = &page.samples["mcp_proxy_config_reloads_total"];
         assert!(rows.iter().any(|(row, count)| row["result"] == result && *count == 0.0));
     }
+}
+
+/// README.md has a row for each family, with its kind, labels and words, and no other row.
+#[test]
+fn every_family_is_in_the_readme() {
+    let web = HttpStub::start("web", &[]);
+    let (cache, mirror) = ("cache = { tool_ttl_seconds = 60 }\n", "mirror_of = \"web\"\n");
+    let around = "circuit_breaker = {}\noutlier_detection = {}\n";
+    let once_each = Setup {
+        proxy: "[performance]\ncoalesce_requests = true\n".into(),
+        backends: web.backend("web") + "hide_tools = [\"rich\"]\n" + cache + around,
+        ..Setup::default()
+    };
+    let mirrored = Proxy::start(&[web.backend("web"), web.backend("copy") + mirror]);
+    let proxies = [once_each.start(), mirrored];
+    let mut families = BTreeMap::new();
+    for proxy in &proxies {
+        let mut client = proxy.client_seeing(&["web__echo"]);
+        client.call("web__echo", "{}").said();
+        client.call("web__rich", "{}");
+        wait_until("the mirror", || {
+            let is_mirrored = proxy.addr == proxies[1].addr;
+            let page = Page::of(proxy);
+            let count = page.get("mcp_proxy_mirrored_total", &[("result", "same")]);
+            for (name, kind) in &page.kinds {
+                let rows = [name.clone(), format!("{name}_count")];
+                let rows = rows.iter().filter_map(|name| page.samples.get(name)).flatten();
+                let words = (kind.clone(), page.helps[name].clone());
+                let (_, labels): &mut (_, BTreeSet<String>) =
+                    families.entry(name.clone()).or_insert((words, BTreeSet::new()));
+                labels.extend(rows.flat_map(|(row, _)| row.keys().cloned()));
+            }
+            !is_mirrored || count >= 2.0
+        });
+    }
+
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+    let readme = readme.expect("README.md");
+    let table = readme.split("| name | kind | labels | meaning |\n").nth(1).expect("the table");
+    let table = table.split("\n\n").next().expect("its end");
+    let mut shown = BTreeMap::new();
+    for row in table.lines().skip(1) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, kind, labels, help] = cells[..] else { panic!("{row}") };
+        let name = name.trim_matches('`');
+        let prefix = if name.starts_with("process_") { "" } else { "mcp_proxy_" };
+        // Values stand behind a label, in brackets or behind a colon.
+        let labels = labels.split(", ").filter_map(|word| word.strip_prefix('`'));
+        let labels = labels.map(|word| word.split('`').next().expect("a label").to_owned());
+        let words = (kind.to_owned(), help.to_owned());
+        shown.insert(format!("{prefix}{name}"), (words, labels.collect::<BTreeSet<_>>()));
+    }
+    assert_eq!(shown, families);
 }
 
 #[test]

@@ -85,26 +85,12 @@ impl Caller {
     }
 
     fn rest(&mut self, head: &Head) -> Told {
-        let mut told = Told {
-            status: head.status,
-            as_events: head.is_event_stream(),
-            before: Vec::new(),
-            text: String::new(),
-        };
-        if !told.as_events {
-            told.text = String::from_utf8(self.conn.body()).expect("UTF-8");
-            return told;
+        if head.is_event_stream() {
+            assert_eq!(head.field("x-accel-buffering"), Some("no"));
         }
-        assert_eq!(head.field("x-accel-buffering"), Some("no"));
-        let mut events = Events::default();
-        let mut messages = Vec::new();
-        while let Some(event) = self.conn.event(&mut events) {
+        Told::rest_seen(&mut self.conn, head, |event| {
             assert_eq!(event.id, None, "no stream can be resumed");
-            messages.push(event.data);
-        }
-        told.text = messages.pop().expect("a message on the stream");
-        told.before = messages;
-        told
+        })
     }
 
     /// Asks as it should be asked; `about` is what `Mcp-Name` repeats, as it stands there.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::client::{Client, call_params, message};
 use crate::support::http;
 use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
-use crate::support::{wait_for, wait_until};
+use crate::support::{DEADLINE, wait_for, wait_until};
 
 /// How many reloads have been applied and refused.
 fn reloads(proxy: &Proxy) -> (u64, u64) {
@@ -533,8 +533,11 @@ fn logs_go_where_the_new_file_says() {
 /// What leaves has so long to finish its calls, and no longer.
 #[test]
 fn calls_that_outlast_the_time_to_leave_are_cut() {
-    let stub = HttpStub::start("web", &[]);
-    let going = [stub.backend("web"), stdio_backend("pipe", &[])];
+    let scratch = scratch();
+    let journals = ["web", "pipe"].map(|name| Journal::new(&scratch, name));
+    let stub = HttpStub::start("web", &["--journal", journals[0].path()]);
+    let pipe = stdio_backend("pipe", &["--journal", journals[1].path()]);
+    let going = [stub.backend("web"), pipe];
     let stays = [stdio_backend("stays", &[])];
     let short = "shutdown_timeout_seconds = 1";
     let all = [going.concat(), stays[0].clone()];
@@ -546,7 +549,9 @@ fn calls_that_outlast_the_time_to_leave_are_cut() {
         let tool = ["web__hang", "pipe__hang"][n % 2];
         client.send(&message(&n.to_string(), "tools/call", &call_params(tool, "{}")));
     }
-    std::thread::sleep(Duration::from_millis(300));
+    for journal in &journals {
+        journal.wait_count("call hang", 4);
+    }
     reload(&proxy, short, &stays);
     for client in &mut hung {
         let (code, text) = client.told().error();
@@ -564,31 +569,38 @@ fn calls_that_outlast_the_time_to_leave_are_cut() {
 /// A place in the queue outlasts the limit that it waits for.
 #[test]
 fn who_waits_for_a_place_goes_on_under_the_new_limit() {
-    let pipe = |max: usize| match max {
-        0 => stdio_backend("pipe", &[]),
-        _ => {
-            let queue = "queue_timeout_seconds = 600\n[backends.timeout]\nseconds = 600\n";
-            stdio_backend("pipe", &[])
-                + &format!("[backends.concurrency]\nmax_concurrent = {max}\n{queue}")
-        }
-    };
     for later in [8, 0] {
+        let scratch = scratch();
+        let journal = Journal::new(&scratch, "pipe");
+        let pipe = |max: usize| {
+            let queue =
+                "queue = 7\nqueue_timeout_seconds = 600\n[backends.timeout]\nseconds = 600\n";
+            let backend = stdio_backend("pipe", &["--journal", journal.path()]);
+            match max {
+                0 => backend,
+                _ => format!("{backend}[backends.concurrency]\nmax_concurrent = {max}\n{queue}"),
+            }
+        };
         let proxy = Proxy::start(&[pipe(1)]);
         let client = proxy.client_seeing(&["pipe__echo"]);
-        let mut hung: Vec<Client> = (0..8).map(|_| client.again()).collect();
-        // Each is a call of its own, on connections of both workers.
-        for (n, client) in hung.iter_mut().enumerate() {
-            let params = call_params("pipe__sleep", r#"{"ms":1000}"#);
-            client.send(&message(&n.to_string(), "tools/call", &params));
+        // Each is a call of its own that never ends, on connections of both workers.
+        let (sender, refusals) = std::sync::mpsc::channel();
+        for n in 0..9 {
+            let (mut client, sender) = (client.again(), sender.clone());
+            client.send(&message(&n.to_string(), "tools/call", &call_params("pipe__hang", "{}")));
+            std::thread::spawn(move || {
+                if let Some(told) = client.try_told() {
+                    let _ = sender.send(told.error().0);
+                }
+            });
         }
-        std::thread::sleep(Duration::from_millis(300));
-        let began = Instant::now();
+        // One more than there are places: once it is refused, all others have theirs.
+        assert_eq!(refusals.recv_timeout(DEADLINE), Ok(-32012));
+        assert_eq!(journal.count("call hang"), 1);
         reload(&proxy, "", &[pipe(later)]);
-        for client in &mut hung {
-            assert_eq!(client.told().said(), "slept");
-        }
-        // One after the other they would take eight seconds.
-        assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+        // None has ended, so that nobody has made room for another one.
+        journal.wait_count("call hang", 8);
+        assert!(refusals.try_recv().is_err());
     }
 }
 

@@ -7,26 +7,11 @@ use serde_json::{Value, json};
 
 use crate::modern::Caller;
 use crate::support::client::{Client, Listening};
-use crate::support::process::{HttpStub, Journal, Proxy, scratch, stdio_backend};
+use crate::support::process::{HttpStub, Journal, Pair, Proxy, scratch, stdio_backend};
 use crate::support::wait_until;
 
-struct World {
-    proxy: Proxy,
-    journals: [(&'static str, Journal); 2],
-    stub: HttpStub,
-    _scratch: tempfile::TempDir,
-}
-
-fn world(pipe_keys: &str, web_keys: &str) -> World {
-    let scratch = scratch();
-    let (pipe, web) = (Journal::new(&scratch, "pipe"), Journal::new(&scratch, "web"));
-    let stub = HttpStub::start("web", &["--utilities", "--journal", web.path()]);
-    let proxy = Proxy::start(&[
-        stdio_backend("pipe", &["--utilities", "--journal", pipe.path()]) + pipe_keys,
-        stub.backend("web") + web_keys,
-    ]);
-    proxy.client_seeing(&["pipe__touch", "web__touch"]);
-    World { proxy, journals: [("pipe", pipe), ("web", web)], stub, _scratch: scratch }
+fn world(pipe_keys: &str, web_keys: &str) -> Pair {
+    Pair::start(pipe_keys, web_keys, "touch")
 }
 
 fn ask(client: &mut Client, what: &str, uri: &str) -> Value {
@@ -53,7 +38,7 @@ fn touch(client: &mut Client, backend: &str, uri: &str) {
 #[test]
 fn on_a_shared_channel_each_hears_what_it_wants_and_the_backend_is_asked_once() {
     let world = world("", "isolation = \"shared\"\n");
-    for (backend, journal) in &world.journals {
+    for (backend, journal) in world.journals() {
         let uri = |path: &str| format!("stub://{backend}/{path}");
         let (fixed, item, end) = (uri("fixed"), uri("item/1"), uri("item/end"));
         let mut clients: Vec<Client> = (0..4).map(|_| world.proxy.client()).collect();
@@ -113,12 +98,12 @@ fn a_child_that_was_started_anew_is_asked_again() {
     ask(&mut client, "subscribe", pipe);
     ask(&mut client, "subscribe", web);
     client.call("pipe__crash", "{}").error();
-    world.journals[0].1.wait_count(&format!("subscribe {pipe}"), 2);
+    world.pipe.wait_count(&format!("subscribe {pipe}"), 2);
     touch(&mut client, "pipe", pipe);
     until(&heard, pipe);
     world.stub.forget();
     client.call_until_well("web__echo", r#"{"payload":"x"}"#);
-    world.journals[1].1.wait_count(&format!("subscribe {web}"), 2);
+    world.web.wait_count(&format!("subscribe {web}"), 2);
     wait_until("an update", || {
         touch(&mut client, "web", web);
         std::thread::sleep(Duration::from_millis(50));
@@ -129,7 +114,7 @@ fn a_child_that_was_started_anew_is_asked_again() {
 #[test]
 fn in_sessions_of_their_own_each_asks_for_itself() {
     let world = world("isolation = \"session\"\n", "");
-    for (backend, journal) in &world.journals {
+    for (backend, journal) in world.journals() {
         let uri = format!("stub://{backend}/fixed");
         let mut clients: Vec<Client> = (0..2).map(|_| world.proxy.client()).collect();
         for client in &mut clients {
@@ -139,7 +124,7 @@ fn in_sessions_of_their_own_each_asks_for_itself() {
         assert_eq!(journal.count(&format!("subscribe {uri}")), 2);
         ask(&mut clients[1], "unsubscribe", &uri);
         assert_eq!(journal.count(&format!("unsubscribe {uri}")), 1);
-        if *backend == "web" {
+        if backend == "web" {
             // Both sessions are opened anew; one of them is subscribed.
             world.stub.forget();
             for client in &mut clients {
@@ -162,7 +147,7 @@ fn a_child_of_ones_own_tells_nobody_else() {
     }
     // One that is subscribed to is not idle.
     std::thread::sleep(Duration::from_secs(3));
-    let starts = world.journals[0].1.count("start ");
+    let starts = world.pipe.count("start ");
     for (n, client) in clients.iter_mut().enumerate() {
         for other in 0..4 {
             touch(client, "pipe", &uri(other));
@@ -170,7 +155,7 @@ fn a_child_of_ones_own_tells_nobody_else() {
         touch(client, "pipe", "stub://pipe/fixed");
         assert_eq!(until(&heard[n], "stub://pipe/fixed"), [uri(n)]);
     }
-    assert_eq!(world.journals[0].1.count("start "), starts);
+    assert_eq!(world.pipe.count("start "), starts);
 }
 
 #[test]
@@ -178,7 +163,7 @@ fn what_cannot_be_subscribed_to() {
     let hide = "hide_resources = [\"*item*\"]\n";
     let world = world(hide, hide);
     let mut client = world.proxy.client();
-    for (backend, journal) in &world.journals {
+    for (backend, journal) in world.journals() {
         for uri in [format!("stub://{backend}/item/1"), "nobody://x".to_owned()] {
             for what in ["subscribe", "unsubscribe"] {
                 let told =
@@ -203,7 +188,7 @@ fn what_cannot_be_subscribed_to() {
 #[test]
 fn over_http_updates_come_on_the_streams_of_ones_own_session() {
     let world = world("", "");
-    let journal = &world.journals[1].1;
+    let journal = &world.web;
     let mut clients: Vec<Client> = (0..4).map(|_| world.proxy.client()).collect();
     let before = journal.count("listener");
     let heard: Vec<Listening> = clients.iter().map(Client::listen).collect();
@@ -241,7 +226,7 @@ fn over_http_updates_come_on_the_streams_of_ones_own_session() {
 #[test]
 fn callers_without_sessions_hear_of_backends_that_have_them() {
     let mut world = world("", "");
-    for (backend, journal) in &world.journals {
+    for (backend, journal) in world.journals() {
         let uri = |path: &str| format!("stub://{backend}/{path}");
         let (fixed, item, nothing) = (uri("fixed"), uri("item/1"), uri("nothing"));
         let filter = |uris: &[&String]| json!({ "resourceSubscriptions": uris }).to_string();
@@ -281,7 +266,7 @@ fn callers_without_sessions_hear_of_backends_that_have_them() {
         assert_eq!(next(&mut last), fixed);
         // The channel is opened anew: what changed meanwhile is not known, and what comes is heard.
         let before = journal.count(&format!("subscribe {fixed}"));
-        if *backend == "web" {
+        if backend == "web" {
             world.stub.forget();
         } else {
             world.proxy.client().call("pipe__crash", "{}").error();

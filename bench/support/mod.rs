@@ -20,10 +20,7 @@ use mcp_proxy::middleware::pattern::{Pattern, Patterns};
 use mcp_proxy::middleware::rate::RateLimit;
 use mcp_proxy::middleware::reuse::{Cache, Reuse};
 use mcp_proxy::middleware::{Known, Request, Row};
-use mcp_proxy::plan::{
-    BackendPlan, HostRule, Isolation, ListenPlan, OriginRule, Plan, Protocol, RestartPlan, Roster,
-    StdioPlan, TransportPlan, WatchPlan,
-};
+use mcp_proxy::plan::{BackendPlan, Plan};
 
 /// What an MCP client sends.
 pub(crate) const CALL_HEAD: &[u8] = b"POST /mcp HTTP/1.1\r\nHost: localhost:8080\r\n\
@@ -70,66 +67,18 @@ pub(crate) fn tools(count: usize) -> Vec<u8> {
     format!(r#"{{"tools":[{}]}}"#, tools.join(",")).into_bytes()
 }
 
-/// A backend of this number and prefix.
-pub(crate) fn backend(id: usize, prefix: &str) -> Arc<BackendPlan> {
-    let second = Duration::from_secs(1);
-    Arc::new(BackendPlan {
-        id,
-        name: prefix.trim_end_matches('_').into(),
-        prefix: prefix.into(),
-        transport: TransportPlan::Stdio(StdioPlan {
-            command: "true".into(),
-            args: Vec::new(),
-            env: Vec::new(),
-            cwd: None,
-            children_max: 1,
-            idle_stop: second,
-        }),
-        protocol: Protocol::Auto,
-        isolation: Isolation::Shared,
-        startup_timeout: second,
-        restart: RestartPlan { initial: second, max: second, give_up_after: None },
-        call_timeout: second,
-        request_timeout: second,
-        chain: Default::default(),
-        around: Default::default(),
-        unlisted: false,
-    })
-}
-
-/// A plan of one worker and these backends.
-pub(crate) fn plan(backends: Vec<Arc<BackendPlan>>) -> Plan {
-    Plan {
-        name: "p".into(),
-        version: "1".into(),
-        instructions: None,
-        separator: "__".to_owned(),
-        workers: 1,
-        sessions_max: 10,
-        session_idle: Duration::from_secs(60),
-        shutdown_timeout: Duration::from_secs(1),
-        body_bytes_max: 1024,
-        rate: None,
-        access: None,
-        listen: ListenPlan {
-            addr: ([127, 0, 0, 1], 0).into(),
-            origins: OriginRule::Loopback,
-            hosts: HostRule::Loopback,
-            public_url: None,
-            tls: None,
-        },
-        watch: WatchPlan::default(),
-        backends: Roster::new(backends),
-    }
+/// The backend `files`.
+pub(crate) fn backend() -> BackendPlan {
+    BackendPlan::bare(0, "files", "files__")
 }
 
 /// A catalogue with one backend, `files`, of so many tools; and its slice.
 pub(crate) fn catalog(count: usize) -> (Catalog, Arc<Slice>) {
     let hello = br#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"s","version":"1"}}"#;
     let pages = Pages { tools: vec![tools(count)], ..Pages::default() };
-    let backend = backend(0, "files__");
+    let backend = backend();
     let slice = Arc::new(Slice::build(&backend, hello, &pages).expect("good lists"));
-    let mut catalog = Catalog::new(&plan(vec![backend]));
+    let mut catalog = Catalog::new(&Plan::bare(1, vec![backend]));
     catalog.set(0, Some(slice.clone()));
     (catalog, slice)
 }
@@ -268,8 +217,12 @@ pub(crate) fn pieces() -> Vec<(&'static str, Turn)> {
         }),
     );
     let prefixes: Vec<String> = (0..100).map(|n| format!("backend{n}__")).collect();
-    let backends = prefixes.iter().enumerate().map(|(id, prefix)| backend(id, prefix)).collect();
-    let names = Names::new(&plan(backends));
+    let backends = prefixes
+        .iter()
+        .enumerate()
+        .map(|(id, prefix)| BackendPlan::bare(id, prefix, prefix))
+        .collect();
+    let names = Names::new(&Plan::bare(1, backends));
     add(
         "name/resolve/100-backends",
         Box::new(move || {
@@ -277,7 +230,7 @@ pub(crate) fn pieces() -> Vec<(&'static str, Turn)> {
             assert_eq!(target, Target::Prefixed(57, 11));
         }),
     );
-    let (pages, one) = (vec![tools(200)], backend(0, "files__"));
+    let (pages, one) = (vec![tools(200)], backend());
     add(
         "list/build/200-tools",
         Box::new(move || {

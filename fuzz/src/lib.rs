@@ -4,14 +4,9 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
-use mcp_proxy::plan::{
-    BackendPlan, HostRule, Isolation, ListenPlan, OriginRule, Plan, Protocol, RestartPlan, Roster,
-    StdioPlan, TransportPlan, WatchPlan,
-};
+use mcp_proxy::plan::{BackendPlan, Plan};
 use serde_json::value::RawValue;
 
 /// All members of an object as they stand there, those that stand twice too.
@@ -86,6 +81,7 @@ pub fn ready<F: Future>(future: F) -> F::Output {
 pub fn without_sigpipe() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     // SAFETY: it only sets a disposition, before the target's loop uses any socket.
+    // JUSTIFICATION: std has no signal(2), and no switch for a `main` that is not Rust's.
     ONCE.call_once(|| unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     });
@@ -93,54 +89,7 @@ pub fn without_sigpipe() {
 
 /// A plan of that many workers whose backends have these prefixes.
 pub fn plan(workers: usize, prefixes: &[&str]) -> Plan {
-    Plan {
-        name: "p".into(),
-        version: "1".into(),
-        instructions: None,
-        separator: "__".to_owned(),
-        workers,
-        sessions_max: 10,
-        session_idle: Duration::from_secs(60),
-        shutdown_timeout: Duration::from_secs(1),
-        body_bytes_max: 1024,
-        rate: None,
-        access: None,
-        listen: ListenPlan {
-            addr: ([127, 0, 0, 1], 0).into(),
-            origins: OriginRule::Loopback,
-            hosts: HostRule::Loopback,
-            public_url: None,
-            tls: None,
-        },
-        watch: WatchPlan::default(),
-        backends: Roster::new(
-            prefixes.iter().enumerate().map(|(id, prefix)| backend(id, prefix)).collect(),
-        ),
-    }
-}
-
-fn backend(id: usize, prefix: &str) -> Arc<BackendPlan> {
-    let second = Duration::from_secs(1);
-    Arc::new(BackendPlan {
-        id,
-        name: format!("backend{id}").into(),
-        prefix: prefix.to_owned(),
-        transport: TransportPlan::Stdio(StdioPlan {
-            command: "true".into(),
-            args: Vec::new(),
-            env: Vec::new(),
-            cwd: None,
-            children_max: 1,
-            idle_stop: second,
-        }),
-        protocol: Protocol::Auto,
-        isolation: Isolation::Shared,
-        startup_timeout: second,
-        restart: RestartPlan { initial: second, max: second, give_up_after: None },
-        call_timeout: second,
-        request_timeout: second,
-        chain: Default::default(),
-        around: Default::default(),
-        unlisted: false,
-    })
+    let backends = prefixes.iter().enumerate();
+    let bare = |(id, prefix): (usize, &&str)| BackendPlan::bare(id, &format!("backend{id}"), prefix);
+    Plan::bare(workers, backends.map(bare).collect())
 }

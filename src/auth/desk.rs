@@ -1,7 +1,7 @@
 //! Owns: what one worker keeps of verified tokens and of lists cut to rights; the wait for a helper
 //! thread, and for keys.
 //! Never: anything shared with another worker.
-//! Next: `exchange`, which asks it.
+//! Next: `jsonrpc`, what those say who were let in.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,6 +1,6 @@
 //! Owns: the addresses of one HTTP backend, as one worker knows them.
 //! Never: a name lookup on the worker: it runs on a helper thread.
-//! Next: `names`, what a call is called upstream.
+//! Next: `leg`, sessions with a backend.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};

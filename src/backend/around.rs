@@ -1,7 +1,7 @@
 //! Owns: what stands around a call: retry, hedging, concurrency, rate limit, time limits, breaker,
 //! outlier detection; it makes attempts, and abandons and repeats them.
 //! Never: one attempt itself (`attempt`); what the rows decide (`middleware`).
-//! Next: `attempt`.
+//! Next: `attempt`, one of those it makes.
 //!
 //! Outermost first: retry, hedging, concurrency, rate limit, time limit, breaker, outlier detection. So every
 //! attempt takes a place and a token of its own, is bounded by its own time, and is counted.

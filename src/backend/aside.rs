@@ -1,7 +1,7 @@
 //! Owns: calls of callers without sessions at servers over HTTP that may ask their callers something,
 //! also beside the stream of the call.
 //! Never: the wire (`http`); what becomes of a question (`asks`, `parking`).
-//! Next: `bridge`.
+//! Next: `bridge`, sessions for callers that have none.
 //!
 //! MCP 2025-11-25, Transports: a server may ask on the stand-alone stream of its session, where nothing
 //! says what call it is about. Such a question belongs to the only call that is in flight in that

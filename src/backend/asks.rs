@@ -1,6 +1,6 @@
 //! Owns: requests of servers that wait for the answer of a client.
 //! Never: their way to the client (a call's replies, `Clients`), what they ask.
-//! Next: `views`, what clients of different kinds see.
+//! Next: `wishes`, what clients want of servers beside calls.
 //!
 //! MCP 2025-11-25, Client Features; SEP-2260: sampling, elicitation and roots belong to a request of
 //! the client. Each gets a number of the proxy's own, which names the worker that keeps it: the

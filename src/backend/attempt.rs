@@ -1,8 +1,9 @@
-//! Owns: one call from its admission to its first reply: the only place that repeats or abandons.
+//! Owns: one attempt of a call from its admission to its first reply, and what it repeats by itself.
 //! Never: bytes on a wire (`http`, `link`).
 //! Next: `handle`, the caller's hold on it.
 //!
-//! What is repeated, each at most once: a request on a pooled connection that turned out dead, if
+//! More attempts by rule are `around`'s, other backends `stand_in`'s. What is repeated here, each at
+//! most once: a request on a pooled connection that turned out dead, if
 //! no byte of an answer came and either not all of the request was sent or it may be repeated; and
 //! a request that was refused for a lost session, for then it was not executed (and again if what took
 //! its place was lost before).

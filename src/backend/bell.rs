@@ -1,6 +1,6 @@
 //! Owns: waking one task of this worker, with a word on why.
 //! Never: values; several waiters.
-//! Next: `failure`, how calls fail.
+//! Next: `http`, one way to a backend.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -1,7 +1,7 @@
 //! Owns: backend sessions for callers that have none, so that a backend of the session era can serve
 //! requests that stand alone.
 //! Never: sessions that a client can name: those are `world`'s, and these are in no table of it.
-//! Next: `leg`, which opens them as any other.
+//! Next: `hear`, what comes without a call.
 //!
 //! One for each principal, set of capabilities and name of a client: what a server may make depend on
 //! its session; and where a server gets the client's own Authorization, for each of those. Each worker

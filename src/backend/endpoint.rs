@@ -1,6 +1,6 @@
 //! Owns: where messages to a server of the older transport are posted, as its first event says.
 //! Never: another origin than the one that was configured; I/O.
-//! Next: `sse`, which posts there.
+//! Next: `relay`, what servers send by themselves.
 //!
 //! MCP 2024-11-05, Transports, HTTP with SSE: the URI of the `endpoint` event is a reference against
 //! the URL of the stream (RFC 3986 §5.2). It comes from the server, so it may choose a path and a

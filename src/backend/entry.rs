@@ -1,6 +1,6 @@
 //! Owns: what one worker holds of one backend.
 //! Never: decisions.
-//! Next: `attempt`.
+//! Next: `shelf`, answers that need no call.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

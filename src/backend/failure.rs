@@ -1,6 +1,6 @@
 //! Owns: why something at a backend failed, in a form that can be copied and mailed.
 //! Never: what a client reads beyond a backend's name and an HTTP status.
-//! Next: `health`, what is known of a backend.
+//! Next: `bell`, how tasks of a worker wake each other.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Owns: calls that run once for several callers (`[performance]`), and the eye on answers that are
 //! to be kept.
 //! Never: which calls are the same (`middleware::reuse`).
-//! Next: `around`, what stands around a call.
+//! Next: `stand_in`, who is asked.
 //!
 //! A key has an owner worker. There the call runs in a task of its own, which is nobody's: a caller
 //! that leaves harms no other, also if it came first. When the last one leaves, the call is given

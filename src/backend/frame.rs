@@ -1,6 +1,6 @@
 //! Owns: lines out of a stream of bytes.
 //! Never: what is in them.
-//! Next: `link`, the channel to a child.
+//! Next: `names`, what a call is called on it.
 
 use memchr::memchr;
 

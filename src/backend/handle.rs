@@ -1,6 +1,6 @@
 //! Owns: what is held of a call in flight: its cancellation, its deadline, what arrived for it.
 //! Never: sockets or children; how a cancellation is told to a backend.
-//! Next: `bell`, how tasks of a worker wake each other.
+//! Next: `trail`, which it carries.
 //!
 //! Deadlines cost no timer: one task of the worker looks at all of them every
 //! [`DEADLINE_TICK`](limits::DEADLINE_TICK) while there are any. Arming and dropping a timer of the

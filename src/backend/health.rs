@@ -1,6 +1,6 @@
 //! Owns: what is known of a backend's health, readable from any thread; pauses between attempts.
 //! Never: probing (`supervise`), verdicts of breakers.
-//! Next: `pool`, connections kept for the next call.
+//! Next: `era`, which of the two a backend speaks.
 //!
 //! Every atomic has one writer: a backend's line is written by its owner worker, a share by its
 //! own worker. Texts do not fit atomics; they go to the control thread as [`Note`]s, and are

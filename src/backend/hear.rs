@@ -1,7 +1,7 @@
 //! Owns: what backends of the request era are asked to say by themselves: a request that stays open,
 //! opened again when it ends.
 //! Never: clients' streams (`exchange`).
-//! Next: `stdio`.
+//! Next: `subscribed`, for sessions.
 //!
 //! MCP 2026-07-28, Subscriptions. The proxy listens for changed lists on its own behalf, and for
 //! changed resources and tasks on that of each client that listens for them.

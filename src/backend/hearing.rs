@@ -1,6 +1,6 @@
 //! Owns: what a child's channel tells the rest of the worker: lists, questions, notes.
 //! Never: the channel (`link`).
-//! Next: `stdio`.
+//! Next: `own`, what the proxy itself asks.
 //!
 //! What the child of one session says is for that session's client: on the newest call in flight,
 //! else on the client's own stream. What a shared child says without naming a call is for nobody.

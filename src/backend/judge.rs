@@ -1,6 +1,6 @@
 //! Owns: what an HTTP status and its body mean for a call: an answer, a lost session, a failure.
 //! Never: I/O.
-//! Next: `pool`.
+//! Next: `resume`, the rest of an answer.
 //!
 //! Streamable HTTP (2025-11-25), Session Management: 404 says that the session is gone. Servers
 //! also say it with 400, and with the JSON-RPC codes -32000, -32001, -32600 and texts of their own.

@@ -1,6 +1,6 @@
 //! Owns: sessions with backends over HTTP: opened when needed, once, and ended.
 //! Never: requests within them.
-//! Next: `own`, requests of the proxy's own.
+//! Next: `line`, the other way: children.
 //!
 //! A client session's is opened by the worker that owns that session, the one that all share by the
 //! backend's owner; the others ask for it once by mail and keep a copy. A backend that forgot a
@@ -535,6 +535,8 @@ pub(super) async fn end_all(backends: &Rc<Backends>, entries: &[Rc<Entry>], limi
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn plan() -> HttpPlan {

@@ -1,6 +1,6 @@
 //! Owns: calls of children, from whichever worker they come.
 //! Never: the channel itself (`link`).
-//! Next: `link`.
+//! Next: `link`, the channel to one.
 
 use std::rc::Rc;
 use std::sync::Arc;

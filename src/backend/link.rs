@@ -1,7 +1,7 @@
 //! Owns: the channel to one child, or over one event stream: requests out, answers back to whoever
 //! asked.
 //! Never: starting or stopping it (`stdio`, `sse`), repeating a call.
-//! Next: `stdio`, the child itself.
+//! Next: `spoilt`, lines that are no messages.
 //!
 //! MCP, Transports, stdio: one message a line, UTF-8, no line ends within. Everything that is queued
 //! goes out as one write; writing and reading are two tasks, for a child may stop reading until

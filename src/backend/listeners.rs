@@ -1,6 +1,6 @@
 //! Owns: callers of the request era that listen for changed resources of backends with sessions.
 //! Never: their streams (`exchange`); backends of their own era (`hear`).
-//! Next: `subscribed`, the same the other way round.
+//! Next: `mail`, what workers tell each other of all this.
 //!
 //! MCP 2026-07-28, Subscriptions; 2025-11-25, Resources, Subscriptions. The session that stands for a
 //! caller (`bridge`) subscribes to each resource once, as long as anybody listens for it through that

@@ -1,6 +1,6 @@
 //! Owns: reading a backend's lists, all pages of them.
 //! Never: what is in the pages (`mcp::catalog`).
-//! Next: `listen`, hearing that they changed.
+//! Next: `views`, what clients of different kinds see.
 
 use std::collections::HashSet;
 use std::rc::Rc;

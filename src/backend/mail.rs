@@ -1,6 +1,6 @@
 //! Owns: what the backends of two workers tell each other.
 //! Never: how mail travels (`worker`), what is done with it (`mod`).
-//! Next: `attempt`.
+//! Next: `reload`.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Owns: backends as a worker sees them: calling them, keeping them alive.
 //! Never: client connections; JSON-RPC semantics beyond id, method and progress token.
-//! Next: `attempt`, the only place that repeats or abandons a call.
+//! Next: `entry`, what a worker holds of one.
 //!
 //! Each backend has one owner worker, whose supervisor keeps it up, reads its lists and mails them
 //! to all. A child belongs to its owner, and other workers mail it whole messages. A backend over
@@ -607,7 +607,7 @@ impl Backends {
         if let Some(by) = self.end_by.get() {
             end = end.min(by.max(now) + limits::REAP_TIMEOUT);
         }
-        let limit = limits::SESSION_END_TIMEOUT.min(end - now);
+        let limit = limits::SESSION_ENDS_WAIT.min(end - now);
         leg::end_all(self, &entries, limit).await;
         while self.running.get() > 0 && Instant::now() < end {
             rt::time::sleep(Duration::from_millis(5)).await;

@@ -1,6 +1,6 @@
 //! Owns: what a call is called upstream: ids and progress tokens, there and back.
 //! Never: a guess: an id that is not exactly one that was asked belongs to nobody.
-//! Next: `relay`, what servers send by themselves.
+//! Next: `stdio`, the child itself.
 //!
 //! On a channel that several callers share, each call has an id of the proxy's own, unique on that
 //! channel, and its progress token is the same number. MCP, Base Protocol, Requests: ids are

@@ -1,6 +1,6 @@
 //! Owns: calls of callers without sessions whose backend asks them something in mid-call.
 //! Never: client connections; a question of any other call (`asks`).
-//! Next: `bridge`.
+//! Next: `aside`.
 //!
 //! MCP 2026-07-28, Multi Round-Trip Requests. From its first question on a call lives in a task of its
 //! worker. What it is asked is a result that ends the caller's request, and the call is parked until the

@@ -1,6 +1,6 @@
 //! Owns: what becomes of the backends of a worker when a reload brings another plan.
 //! Never: what a plan says; when it comes into force (`worker`).
-//! Next: `entry`.
+//! Next: `telemetry`, what is seen of it.
 //!
 //! A backend that is reached as before goes on with all that is open to it, under its new rules. One
 //! that comes takes mail from the moment at which the plan is prepared, since another worker may
@@ -74,8 +74,6 @@ pub struct Staged {
     new: Vec<Rc<Entry>>,
 }
 
-/// A call may be between its plan and its backend for so long.
-const LINGER: Duration = Duration::from_millis(500);
 /// How often one that leaves is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -195,8 +193,8 @@ impl Backends {
         loop {
             rt::time::sleep(LOOK).await;
             let busy = self.board.in_flight(entry.id) > 0 || !entry.waiters.borrow().is_empty();
-            let over = began.elapsed() >= patience.max(LINGER);
-            if over || self.stopping.is_set() || (!busy && began.elapsed() >= LINGER) {
+            let over = began.elapsed() >= patience.max(limits::LEAVE_GRACE);
+            if over || self.stopping.is_set() || (!busy && began.elapsed() >= limits::LEAVE_GRACE) {
                 if over && busy {
                     tracing::warn!(backend = entry.name(), "its last calls are cut");
                 }
@@ -218,7 +216,7 @@ impl Backends {
         entry.subscribed.forget(|_| true);
         self.let_go(entry);
         self.clock.end_calls_of(entry.id);
-        leg::end_all(self, std::slice::from_ref(entry), limits::SESSION_END_TIMEOUT).await;
+        leg::end_all(self, std::slice::from_ref(entry), limits::SESSION_ENDS_WAIT).await;
         // Each has a limit of its own. The place is not given back before: what still writes there
         // would write over another one.
         let open = || entry.supervised.get() || entry.channels().alive() > 0;

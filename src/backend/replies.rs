@@ -1,6 +1,6 @@
 //! Owns: what comes back for a call, whatever stands between it and the backend's answer.
 //! Never: sending the call (`attempt`, `around`, `flight`, `stand_in`).
-//! Next: `relay`.
+//! Next: `failure`, how calls fail.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! Owns: taking up the stream of an answer that ended before the answer came.
 //! Never: what stands on it (`http`).
-//! Next: `leg`.
+//! Next: `pool`, connections kept for the next call.
 //!
 //! MCP 2025-11-25, Transports: a server may close such a stream once it has sent an event id, and a
 //! client that knows one comes back with a GET, after the pause that the server asked for.

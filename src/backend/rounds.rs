@@ -1,7 +1,7 @@
 //! Owns: calls of sessions at backends of the request era, and the rounds in which such a backend
 //! gets the input that it asks for.
 //! Never: how a question reaches its client (`asks`); the first request (`modern`).
-//! Next: `bridge`, sessions for callers that have none.
+//! Next: `parking`, the same the other way round.
 //!
 //! MCP 2026-07-28, Multi Round-Trip Requests: a result may be no end, but a map of questions. Here each
 //! of them becomes a request for the client, all at once; with all answers the request is sent again

@@ -1,6 +1,6 @@
 //! Owns: what a line of a child that is no message seems to be the answer to.
 //! Never: what is read on the way of a message that is one.
-//! Next: `link`.
+//! Next: `frame`, how a line is found.
 //!
 //! A server that answers a call with what is no JSON-RPC (an id twice, an error that is a text, bytes
 //! that are no UTF-8) has answered it: its caller need not wait for the time limit to hear so.

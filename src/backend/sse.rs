@@ -1,7 +1,7 @@
 //! Owns: channels over HTTP with SSE, the transport of 2024-11-05: the stream that answers come on,
 //! and the posting of messages.
 //! Never: whose an answer is (`link`); opening a stream again (`supervise`, `stdio`).
-//! Next: `stderr`.
+//! Next: `endpoint`, where they post.
 //!
 //! MCP 2024-11-05, Transports, HTTP with SSE: a GET opens a stream whose first event names the
 //! endpoint; every message is a POST to it, accepted with 202; what the server has to say comes as

@@ -1,7 +1,7 @@
 //! Owns: a call that more than one backend may answer: who is asked, in which order, and when the
 //! next one is; the lists of a backend that has not been up yet, as its failovers have them.
 //! Never: whose turn it is (`middleware::route`), the rules of a backend (`exchange`), retries.
-//! Next: `around`.
+//! Next: `around`, what stands around a call.
 //!
 //! The next one is asked only if the last one surely did not execute the call: it is not well, it
 //! refused, or was not reached. What a backend has begun is its own, whatever comes of it.

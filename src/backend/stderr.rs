@@ -1,6 +1,6 @@
 //! Owns: what a child says on its standard error, into the log.
 //! Never: keeping it; more than a bounded rate of it.
-//! Next: `supervise`.
+//! Next: `sse`, channels over HTTP.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

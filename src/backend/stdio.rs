@@ -1,6 +1,6 @@
 //! Owns: channels: the one that all share, and those that sessions have; birth and end of children.
 //! Never: restarting the shared one (`supervise`); opening event streams (`sse`).
-//! Next: `sse`, channels over HTTP.
+//! Next: `stderr`, its last output.
 //!
 //! A child is stopped as MCP says (Lifecycle, Shutdown, stdio): close its input, wait, SIGTERM,
 //! wait, SIGKILL; signals go to its group.
@@ -451,9 +451,9 @@ impl Newborn {
             }
         };
         // What it wrote before it exited is still in the pipe.
-        let _ = rt::time::timeout(Duration::from_millis(100), self.link.closed()).await;
+        let _ = rt::time::timeout(limits::CHILD_LAST_WORDS, self.link.closed()).await;
         // One that closed its output is mostly about to exit, and its status says why.
-        let _ = rt::time::timeout(Duration::from_millis(100), handle.exited()).await;
+        let _ = rt::time::timeout(limits::CHILD_LAST_WORDS, handle.exited()).await;
         let status = handle.status();
         let mut failure = match &status {
             Some(status) => Failure::new(Kind::Lost, format!("the child ended: {status}")),
@@ -485,7 +485,7 @@ impl Newborn {
                 tracing::warn!(backend = entry.name(), waited, "child outlasts SIGTERM: killed");
             }
         }
-        let _ = rt::time::timeout(Duration::from_millis(100), self.link.closed()).await;
+        let _ = rt::time::timeout(limits::CHILD_LAST_WORDS, self.link.closed()).await;
         self.link.close(Failure::new(Kind::Lost, "the child was stopped"));
         kill(entry, handle, over).await;
     }
@@ -499,7 +499,7 @@ async fn kill(entry: &Entry, handle: &Handle, over: &Rc<Event>) {
     // Its last words are read to the end, unless somebody outside its group holds the pipe.
     let over = over.clone();
     rt::spawn("child stderr end", async move {
-        rt::time::sleep(Duration::from_millis(500)).await;
+        rt::time::sleep(limits::CHILD_STDERR_END).await;
         over.set();
     });
 }

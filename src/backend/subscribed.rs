@@ -1,6 +1,6 @@
 //! Owns: what sessions hear of resources of a backend of the request era.
 //! Never: the listening itself (`hear`); backends with sessions (`wishes`).
-//! Next: `stdio`.
+//! Next: `listeners`, the same the other way round.
 //!
 //! MCP 2025-11-25, Resources, Subscriptions; 2026-07-28, Subscriptions. What a session is subscribed
 //! to is one request that stays open, and whose filter cannot be changed: with each subscription it

@@ -1,6 +1,6 @@
 //! Owns: keeping a backend up: bring it up, watch it, read its lists, bring it up again, for ever.
 //! Never: calls of clients.
-//! Next: `listing`.
+//! Next: `health`, what is known by it.
 //!
 //! A backend's lists stay in the catalogue while it is away, so that clients do not see them come
 //! and go; they are withdrawn only when it is given up.

@@ -1,6 +1,6 @@
 //! Owns: what a call leaves behind for whoever accounts for it: its attempts, and their spans.
 //! Never: a clock: times are those that the call has read anyway.
-//! Next: `handle`, which carries it.
+//! Next: `replies`, what comes back.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::time::{Duration, Instant};

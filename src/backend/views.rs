@@ -1,7 +1,7 @@
 //! Owns: what a backend shows to others than the proxy itself: to clients of one kind, to one
 //! session; who fetches it, and until when it holds.
 //! Never: merged lists (`world::view`).
-//! Next: `supervise`.
+//! Next: `supervise`, who asks for all that.
 //!
 //! What a server lists may depend on what its client can do, and it may change lists in one session
 //! alone. So a session whose client can do anything sees its backends through a view of its kind,

@@ -1,6 +1,6 @@
 //! Owns: what sessions want of a backend beside calls: a log level, updates of resources.
 //! Never: how they are told (`world`).
-//! Next: `leg`.
+//! Next: `listen`, hearing what comes of it.
 //!
 //! A wish is kept where the channel that it concerns is opened: a client's own session or child by
 //! the worker that owns the client's session, a shared one by the backend's owner. There it is told to

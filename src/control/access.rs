@@ -1,6 +1,6 @@
 //! Owns: the way from `[auth]`, `[security]` and `[proxy.listen.tls]` to what the plan says of them.
 //! Never: what a token means (`auth`).
-//! Next: `jwks`, where keys come from.
+//! Next: `rules`.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

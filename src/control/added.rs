@@ -1,6 +1,6 @@
 //! Owns: what a request may say of a backend that is to be added at run time.
 //! Never: whether the backend fits (`compile`), nor putting it in force (`reload`).
-//! Next: `reload`.
+//! Next: `scrape`, what is asked more often.
 //!
 //! Whoever may administer may add a server, by the keys of `[[backends]]` as JSON, and no more: no
 //! process is started, no file of this machine is read and none of its variables is told for a

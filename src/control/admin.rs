@@ -1,7 +1,7 @@
 //! Owns: what there is under `/admin`, and what the proxy's own tools say: one table of routes, of
 //! which the paths, the 405s and the OpenAPI document are made.
 //! Never: who may ask (`exchange::admin`); anything that a worker waits for.
-//! Next: `banner`.
+//! Next: `banner`, what people read without asking.
 //!
 //! To add an endpoint: one row in [`ROUTES`].
 

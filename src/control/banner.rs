@@ -1,6 +1,6 @@
 //! Owns: what people read on standard output: the greeting, the backends, the summary of a check.
 //! Never: the log, which goes to standard error.
-//! Next: `compile`, which makes the plan.
+//! Next: `notify`, and a service manager.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

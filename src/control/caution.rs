@@ -1,7 +1,7 @@
 //! Owns: what runs but is likely to surprise: settings of a backend that have no effect together, or
 //! another one than their author may think.
 //! Never: faults (`compile`, `rules`, `roles`).
-//! Next: `plan`, what comes out.
+//! Next: `shared`, what runs such a plan.
 
 use std::net::IpAddr;
 

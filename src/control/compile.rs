@@ -1,7 +1,7 @@
 //! Owns: the way from a configuration to a [`Plan`], the same for start, `--check` and reload, and
 //! every rule about what values mean together.
 //! Never: reading the configuration's text (`config`); name look-ups; starting anything.
-//! Next: `plan`, what comes out.
+//! Next: `child`.
 //!
 //! Header fields: RFC 9110 §5.1 (names), §5.5 (values), §7.6.1 (hop-by-hop). URLs: RFC 3986.
 
@@ -11,6 +11,7 @@ mod tls;
 
 pub(super) use address::Url;
 use address::{host, listen_ip, origin};
+pub(super) use child::set_own_executable;
 use child::{environment, is_found, own_executable};
 pub(super) use tls::TlsFiles;
 

@@ -1,6 +1,6 @@
 //! Owns: the worker threads: starting them on one address, noticing that one has fallen, draining.
 //! Never: what a worker does.
-//! Next: `banner`, what people read.
+//! Next: `entrance`, another way in.
 
 use std::any::Any;
 use std::io;

@@ -1,6 +1,6 @@
 //! Owns: the way into the workers for the program that embeds the proxy: connections of this process.
 //! Never: on a worker; threads of the program wait here for each other, for a moment.
-//! Next: `banner`, what people read.
+//! Next: `log_level`, what a level of the log may say.
 
 use std::io;
 use std::os::unix::net::UnixStream;

@@ -1,6 +1,6 @@
 //! Owns: which keys of a table do not go together with its others.
 //! Never: what the keys mean (`compile`, `access`, `roles`).
-//! Next: `compile`, which refuses them; what is in force is written without them.
+//! Next: `schema`, which tells editors.
 
 use super::compile::Url;
 use super::config::{AuthTable, BackendTable};

@@ -1,6 +1,6 @@
 //! Owns: fetching an issuer's keys, on a thread of its own.
 //! Never: a worker's time; what the keys are for (`auth`); addresses other than the configured one.
-//! Next: `rules`.
+//! Next: `reload`.
 //!
 //! At the start, hourly, and when a token names an unknown key, but then at most every 30 seconds.
 //! What cannot be fetched or read changes nothing: the last good keys stay in force.

@@ -1,6 +1,6 @@
 //! Owns: the control thread, from the start of the workers to their end, and what it hears of them.
 //! Never: what a reload or a question needs (`reload`, `admin`).
-//! Next: `crew`, the workers it starts.
+//! Next: `resources`, what a start needs.
 
 use std::sync::Arc;
 use std::sync::PoisonError;

@@ -1,6 +1,6 @@
 //! Owns: what a level of the log may say.
 //! Never: setting it.
-//! Next: `watching`.
+//! Next: `watching`, the threads beside the workers.
 
 use tracing_subscriber::EnvFilter;
 

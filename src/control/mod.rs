@@ -1,7 +1,7 @@
 //! Owns: the control plane: starting the workers, watching them, ending them; what a program that
 //! embeds the proxy holds in its hands.
 //! Never: a client's request; none ever waits for this.
-//! Next: `diagnose` and `config`, how the configuration is read.
+//! Next: `diagnose`, what can be wrong with a configuration.
 //!
 //! Everything here is plain blocking code on one thread, `mcp-control`. Those who wait for it may
 //! block or be futures under any executor.
@@ -38,6 +38,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -56,6 +57,14 @@ use crate::plan::BackendId;
 use crate::rt::Driver;
 use crate::worker;
 use crate::world::Counts;
+
+/// Says that this process is the `mcp-proxy` command, whose file is `program`: what a configuration
+/// calls `command = "mcp-proxy"` is that file from then on, whatever its name. To be called before a
+/// configuration is read, and only by a program that serves `demo-server` as that command does; the
+/// first call holds.
+pub fn is_the_command(program: PathBuf) {
+    compile::set_own_executable(program);
+}
 
 /// Why a proxy does not run, or no longer.
 #[derive(Clone, Debug, PartialEq)]

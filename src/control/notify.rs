@@ -1,6 +1,6 @@
 //! Owns: telling the service manager that started this process how it fares (sd_notify(3)).
 //! Never: what a library does by itself: the process that embeds it answers to its own manager.
-//! Next: `compile`.
+//! Next: `embed`, the proxy in another program.
 //!
 //! Without a manager (no `NOTIFY_SOCKET`) nothing is told and nothing fails.
 
@@ -123,8 +123,18 @@ mod tests {
 
     #[test]
     fn without_a_manager_nothing_happens() {
-        for name in [None, Some(""), Some("relative"), Some("/does/not/exist/notify")] {
-            Manager::at(name.map(OsString::from)).ready("x");
+        for name in [None, Some(""), Some("relative")] {
+            let manager = Manager::at(name.map(OsString::from));
+            assert!(manager.0.is_none(), "{name:?}");
+            manager.ready("x");
         }
+        // One that comes later hears the next word.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = Manager::at(Some(path.clone().into_os_string()));
+        manager.ready("x");
+        let late = UnixDatagram::bind(&path).unwrap();
+        manager.status("y");
+        assert_eq!(heard(&late), "STATUS=y");
     }
 }

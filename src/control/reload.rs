@@ -1,7 +1,7 @@
 //! Owns: putting another configuration in the place of the one in force, without a stop.
 //! Never: noticing that one is due (signals, files and requests come here by `Handle::reload`); what
 //! workers do with a plan (`worker`).
-//! Next: `admin`.
+//! Next: `watch_file`, one who asks for it.
 //!
 //! Another configuration is compiled as at the start. Backends that are reached as before keep their
 //! numbers, and rows that say the same keep their state; the others get numbers that nobody has ever

@@ -1,6 +1,6 @@
 //! Owns: what a start needs of the machine: open files, and an address that is free.
 //! Never: the listeners themselves, which are the workers'.
-//! Next: `crew`.
+//! Next: `crew`, the workers it starts.
 
 use std::io;
 use std::net::SocketAddr;

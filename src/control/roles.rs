@@ -1,6 +1,6 @@
 //! Owns: which backends stand behind another one: `mirror_of`, `canary_of`, `failover_for`.
 //! Never: what becomes of calls (`middleware::mirror`, `middleware::route`).
-//! Next: `plan`, what comes out.
+//! Next: `caution`.
 
 use super::compile::Compiler;
 use super::config::{BackendTable, NamedBackend};

@@ -1,6 +1,6 @@
 //! Owns: the way from a backend's rules in the configuration to the compiled chain of its plan.
 //! Never: what a rule does (`middleware`).
-//! Next: `plan`, what comes out.
+//! Next: `roles`.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Owns: the JSON Schema (2020-12) of the configuration file, for editors: what each kind of value
 //! may look like, and `mcp-proxy config schema`.
 //! Never: a list of keys of its own: keys, manual, defaults and needs are those of `config`.
-//! Next: `import`.
+//! Next: `import`, for servers that an `mcp.json` names.
 //!
 //! The schema says less than the parser: what values mean together, patterns, names and variables
 //! are the parser's alone. What it refuses is refused there too, which a test tries key by key.

@@ -117,28 +117,38 @@ fn backends(text: &mut Text, plan: &Plan, board: &Board) {
             }
         }
     };
-    each(text, "backend_up", "gauge", "Whether its handshake is complete.", &|backend| {
+    each(text, "backend_up", "gauge", "Whether the backend's handshake is complete.", &|backend| {
         Some(f64::from(board.state(backend.id) == State::Up))
     });
-    each(text, "backend_in_flight", "gauge", "Attempts under way.", &|backend| {
+    each(text, "backend_in_flight", "gauge", "Attempts under way at the backend.", &|backend| {
         Some(f64::from(board.in_flight(backend.id)))
     });
-    each(text, "child_restarts_total", "counter", "How often it was brought up again.", &|b| {
+    each(text, "child_restarts_total", "counter", "How often the backend came up again.", &|b| {
         Some(f64::from(board.restarts(b.id)))
     });
-    each(text, "breaker_state", "gauge", "0 closed, 1 half-open, 2 open.", &|backend| {
-        let breaker = backend.around.breaker.as_ref()?;
-        Some(match breaker.state() {
-            breaker::State::Closed => 0.0,
-            breaker::State::HalfOpen => 1.0,
-            breaker::State::Open => 2.0,
-        })
-    });
-    each(text, "ejections_total", "counter", "How often it was ejected.", &|backend| {
+    each(
+        text,
+        "breaker_state",
+        "gauge",
+        "The circuit breaker: 0 closed, 1 half-open, 2 open.",
+        &|backend| {
+            let breaker = backend.around.breaker.as_ref()?;
+            Some(match breaker.state() {
+                breaker::State::Closed => 0.0,
+                breaker::State::HalfOpen => 1.0,
+                breaker::State::Open => 2.0,
+            })
+        },
+    );
+    each(text, "ejections_total", "counter", "How often the backend was ejected.", &|backend| {
         Some(backend.around.outlier.as_ref()?.ejections() as f64)
     });
     caches(text, plan, board);
-    text.family("backend_connections", "gauge", "Connections to it; of a child, children.");
+    text.family(
+        "backend_connections",
+        "gauge",
+        "Connections to the backend; of a child, children.",
+    );
     for backend in &plan.backends {
         let states: &[(&str, u32)] = match &backend.transport {
             TransportPlan::Http(_) => &[
@@ -167,7 +177,7 @@ fn caches(text: &mut Text, plan: &Plan, board: &Board) {
     type Held = fn(&CacheStats) -> u64;
     let held: [(&str, &str, Held); 2] = [
         ("cache_entries", "Answers that are kept.", |stats| stats.entries),
-        ("cache_bytes", "Their bytes.", |stats| stats.bytes),
+        ("cache_bytes", "Bytes of the answers that are kept.", |stats| stats.bytes),
     ];
     for (name, help, value) in held {
         text.family(name, "gauge", help);

@@ -1,6 +1,6 @@
 //! Owns: noticing that a file of the configuration has another content (`proxy.hot_reload`).
 //! Never: what is done about it (`reload`); what is in the files.
-//! Next: `admin`.
+//! Next: `added`, and another.
 //!
 //! Files are looked at a few times a second: a look is one stat(2) of each, which follows links. It
 //! so notices a file that is written in place, one that is put in the place of another by a rename,

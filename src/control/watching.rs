@@ -1,6 +1,6 @@
 //! Owns: what `[observability]` means: compiled for workers, and the threads that write and send.
 //! Never: what is counted or told (`telemetry`).
-//! Next: `scrape`, what is read of it.
+//! Next: `jwks`, another one, for keys.
 
 use std::fmt;
 use std::path::Path;

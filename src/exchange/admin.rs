@@ -1,6 +1,6 @@
 //! Owns: the way of a request to `/admin` to the control plane and back.
 //! Never: who may make it (`door`); what there is under `/admin` (`control::admin`).
-//! Next: `session`.
+//! Next: `answer`, how all of them end.
 
 use std::io;
 

@@ -1,6 +1,6 @@
 //! Owns: how an exchange ends: JSON or an event, an error or a refusal.
 //! Never: what is answered.
-//! Next: `worker`, whose connections call it all.
+//! Next: `auth`, whom `door` asks who calls.
 
 use std::borrow::Cow;
 use std::io;

@@ -1,6 +1,6 @@
 //! Owns: arrays of messages (revision 2025-03-26 alone).
 //! Never: single messages (`session`).
-//! Next: `stream`.
+//! Next: `modern`, the other era.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! Owns: a call, read or get on its way to the backend that owns its target: name, rules, copies.
 //! Never: attempts (`backend`).
-//! Next: `relay`, the way back.
+//! Next: `route`, where others may answer.
 
 use std::borrow::Cow;
 use std::rc::Rc;

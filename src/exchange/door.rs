@@ -1,7 +1,7 @@
 //! Owns: who is let in: the caller of a request, the challenge for those who are not, and where
 //! tokens are to be had.
 //! Never: what a token means (`auth`).
-//! Next: `session`.
+//! Next: `session`, what a message asks for.
 //!
 //! RFC 6750 §3, RFC 9728; MCP 2025-11-25, Basic, Authorization.
 

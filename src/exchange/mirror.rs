@@ -1,6 +1,6 @@
 //! Owns: copies of calls for mirrors (`mirror_of`), and whether they ended as the calls did.
 //! Never: which calls are copied (`middleware::mirror`).
-//! Next: `relay`.
+//! Next: `relay`, the way back.
 //!
 //! Nobody waits for a copy, and nothing that becomes of it is anybody's answer. Compared is only how
 //! both ended: with a result, one that says `isError`, or an error.

@@ -1,6 +1,6 @@
 //! Owns: the event stream that answers a POST, from its first event on; it outlives its connection.
 //! Never: what is said on it (`relay`, `batch`).
-//! Next: `relay`.
+//! Next: `stream`, where a client that comes back reads on.
 //!
 //! MCP 2025-11-25, Transports: a lost connection is no cancellation. The exchange goes on, and what
 //! it has to say is kept for the client, that comes back with a GET.

@@ -1,6 +1,6 @@
 //! Owns: lists of backends that look different to each client, as its own Authorization goes there.
 //! Never: keeping them: they are read when they are asked for.
-//! Next: `relay`.
+//! Next: `batch`, several messages at once.
 
 use std::rc::Rc;
 use std::sync::Arc;

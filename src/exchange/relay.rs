@@ -1,6 +1,6 @@
 //! Owns: the way back: what a backend sends for a call, passed on to its client.
 //! Never: what is said about it before it is sent (`backend`).
-//! Next: `batch`.
+//! Next: `outlet`, once that is an event stream.
 
 use std::io;
 use std::net::SocketAddr;

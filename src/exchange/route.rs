@@ -1,7 +1,7 @@
 //! Owns: a call of a backend for which others may stand in (`canary_of`, `failover_for`), as each of
 //! them is to get it.
 //! Never: who is asked when (`backend`).
-//! Next: `relay`, the way back.
+//! Next: `mirror`, and others only hear.
 //!
 //! To clients there is only the backend that they called: its names, its lists, its rules. Another one
 //! gets the call as that one would, and then through rules of its own; what these refuse is not meant

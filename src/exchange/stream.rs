@@ -1,6 +1,6 @@
 //! Owns: the stream that a client opens by GET, or comes back to.
 //! Never: who sends on it (`world`).
-//! Next: `answer`.
+//! Next: `tasks`, other requests that go to a backend.
 //!
 //! MCP 2025-11-25, Transports. With `Last-Event-ID` a client gets what it missed of that stream and
 //! then the rest of it. If that stream is not kept any more, one that belonged to no request is

@@ -1,6 +1,6 @@
 //! Owns: `resources/subscribe` and `resources/unsubscribe`: whose resource it is.
 //! Never: who hears of updates (`backend`).
-//! Next: `relay`.
+//! Next: `private`, lists that go there too.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Owns: requests about tasks: whose task it is, and the answers taken apart where ids stand.
 //! Never: what becomes of a task.
-//! Next: `relay`.
+//! Next: `complete`.
 //!
 //! MCP 2025-11-25, Basic, Utilities, Tasks. A task belongs to the session in which it was created: at
 //! a backend that sessions share, others neither see nor reach it.

@@ -1,7 +1,7 @@
 //! Owns: the trace context of one message: where it comes from, and how it goes on to the backend;
 //! the spans that are told of it.
 //! Never: a message that is touched while nobody traces, or whose trace nobody records.
-//! Next: `own`.
+//! Next: `door`, who is let in.
 //!
 //! OpenTelemetry semantic conventions for MCP; W3C Trace Context.
 

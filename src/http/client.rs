@@ -1,7 +1,7 @@
 //! Owns: one connection to a backend: a request out, its answer in, over TCP or TLS.
 //! Never: pools, repeats or time limits of a call (`backend`); what an answer says; and it never
 //! trusts a connection again on which anything was odd.
-//! Next: `jsonrpc`, which reads what bodies say.
+//! Next: `ahead`, what it expects of the next answer.
 //!
 //! RFC 9112 §6.3, §9; RFC 9110 §15.2 (1xx).
 //!

@@ -1,6 +1,6 @@
 //! Owns: one client's connection: requests in, answers out, its time limits and its end.
 //! Never: what a request asks for; and it never reads on after bytes that it refused.
-//! Next: `client`, the same wire from the other side.
+//! Next: `answering`, what it sends.
 //!
 //! RFC 9112 §9; RFC 9110 §10.1.1 (Expect), §6.6.1 (Date).
 //!

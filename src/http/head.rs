@@ -1,6 +1,6 @@
 //! Owns: message heads of HTTP/1.1: a strict parser that can be fed at any split, and the writers.
 //! Never: sockets, clocks or bodies; a head that could be read in two ways is refused, not repaired.
-//! Next: `body`, framed as the head says.
+//! Next: `grammar`, which bytes may stand where.
 //!
 //! RFC 9112 §2-§4, §6 and RFC 9110 §5, §7.2, §10.1.1. `request` and `response` read their first line
 //! and what only they need; the lines between are `fields`', and what may stand in them `grammar`'s.

@@ -1,6 +1,6 @@
 //! Owns: HTTP/1.1 on the wire, as a server and as a client, and event streams.
 //! Never: MCP or JSON; it knows messages, bodies and events, and refuses what is ambiguous.
-//! Next: `mcp`, which reads a session out of the fields, and `jsonrpc`, which reads the body.
+//! Next: `head`, where every message begins.
 //!
 //! RFC 9110, RFC 9112, WHATWG HTML §9.2. The codecs (`head`, `body`, `sse`) have neither sockets nor
 //! clocks; `connection` serves a client, `client` calls a backend, `tls` encrypts for both.

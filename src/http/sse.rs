@@ -1,6 +1,6 @@
 //! Owns: event streams: a reader that can be fed at any split, and the writer.
 //! Never: sockets or clocks, and no opinion on what the data says.
-//! Next: `connection` and `client`, which carry all of this over sockets.
+//! Next: `connection`, which carries all of this over sockets.
 //!
 //! WHATWG HTML, §9.2.5 "Parsing an event stream" and §9.2.6 "Interpreting an event stream".
 
@@ -81,9 +81,6 @@ pub struct Reader {
     last_id: Vec<u8>,
     last_retry: Option<u64>,
     data_max: usize,
-    /// Fed and not read yet.
-    pending: Vec<u8>,
-    read: usize,
 }
 
 impl Default for Reader {
@@ -107,33 +104,11 @@ impl Reader {
             last_id: Vec::new(),
             last_retry: None,
             data_max,
-            pending: Vec::new(),
-            read: 0,
         }
-    }
-
-    /// Adds bytes of the stream, to be read with [`Reader::next_event`].
-    pub fn feed(&mut self, bytes: &[u8]) {
-        if self.read == self.pending.len() {
-            self.pending.clear();
-            self.read = 0;
-        }
-        self.pending.extend_from_slice(bytes);
-    }
-
-    /// The next event that is complete; `None` when more bytes are needed.
-    pub fn next_event(&mut self) -> Result<Option<Event>, SseFault> {
-        let pending = std::mem::take(&mut self.pending);
-        let mut input = &pending[self.read..];
-        let event = self.take(&mut input);
-        self.read = pending.len() - input.len();
-        self.pending = pending;
-        event
     }
 
     /// Reads from `input` up to the end of the next event and moves it on; `None` = all of it was
-    /// read and no event is complete. Saves the copy that [`Reader::feed`] makes; the two ways are
-    /// not to be mixed on one stream.
+    /// read and no event is complete.
     pub fn take(&mut self, input: &mut &[u8]) -> Result<Option<Event>, SseFault> {
         while let Some(&byte) = input.first() {
             if std::mem::take(&mut self.after_cr) && byte == b'\n' {
@@ -340,9 +315,8 @@ mod tests {
     fn run(wire: &[u8], step: usize) -> Result<Vec<Event>, SseFault> {
         let mut reader = Reader::default();
         let mut events = Vec::new();
-        for piece in wire.chunks(step) {
-            reader.feed(piece);
-            while let Some(event) = reader.next_event()? {
+        for mut piece in wire.chunks(step) {
+            while let Some(event) = reader.take(&mut piece)? {
                 events.push(event);
             }
         }
@@ -402,8 +376,8 @@ mod tests {
     #[test]
     fn an_event_without_data_sets_the_id_and_is_not_dispatched() {
         let mut reader = Reader::default();
-        reader.feed(b"event: x\nid: 5\nretry: 10\n\ndata: d\n\n");
-        let event = reader.next_event().unwrap().unwrap();
+        let mut wire: &[u8] = b"event: x\nid: 5\nretry: 10\n\ndata: d\n\n";
+        let event = reader.take(&mut wire).unwrap().unwrap();
         assert_eq!((event.event, event.id, event.retry), (None, None, None));
         assert_eq!((reader.last_id(), reader.last_retry()), (b"5".as_slice(), Some(10)));
         // A priming event has a data line, if an empty one.

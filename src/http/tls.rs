@@ -1,6 +1,6 @@
 //! Owns: TLS towards backends and clients: what is trusted, and a session as a state machine.
 //! Never: sockets, clocks or files; bytes go in and out through buffers.
-//! Next: `client` and `sealed`, which move those bytes.
+//! Next: `client`, the same wire from the other side.
 //!
 //! RFC 8446, RFC 5246 through rustls.
 

@@ -1,6 +1,6 @@
 //! Owns: one spelling for all JSON texts that mean the same.
 //! Never: a meaning of numbers: their text is kept, since a server may tell `1` from `1.0`.
-//! Next: `write`.
+//! Next: `write`, what is made with all of these.
 
 use super::message::Span;
 use super::{quote, unquote, walk};

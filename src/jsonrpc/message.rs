@@ -1,6 +1,6 @@
 //! Owns: what is known of one message after a scan: its kind and where its parts stand.
 //! Never: the bytes themselves.
-//! Next: `scan`, which fills it in.
+//! Next: `token`, what a scan is made of.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Owns: ids and tokens as they are held beyond the message that they stood in.
 //! Never: what they mean, or whether two of them are the same one.
-//! Next: `write`, what is made with them.
+//! Next: `canon`.
 
 use std::ops::Deref;
 

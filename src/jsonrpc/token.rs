@@ -1,6 +1,6 @@
 //! Owns: the smallest pieces of JSON text: runs of plain characters, escapes, numbers, literals.
 //! Never: structure.
-//! Next: `scan` and `watch`, which share these so that they cannot disagree.
+//! Next: `scan`, which `watch` cannot disagree with, as both share these.
 //!
 //! Document: RFC 8259 §6, §7. What the grammar allows goes through: half of a surrogate pair, which is
 //! what a program leaves that cuts a text by UTF-16 units (§8.2), and numbers beyond a double. Only

@@ -1,6 +1,6 @@
 //! Owns: a way through one object or array, member by member, as ranges of its bytes.
 //! Never: a tree; what is not asked for is only stepped over.
-//! Next: `write`, which puts the parts together again.
+//! Next: `raw`, parts that are kept.
 
 use super::message::{ScanFault, Span};
 use super::scan::{self, Elements, Scanner};

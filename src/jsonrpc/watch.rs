@@ -108,11 +108,6 @@ impl Watch {
         self.id().map(|_| self.id_at.clone())
     }
 
-    /// Whether an `error` member has been seen so far.
-    pub fn has_error(&self) -> bool {
-        self.seen & bits::ERROR != 0
-    }
-
     /// The verdict on the whole: the raw id (`None` where an error response has none) and whether
     /// it is an error response.
     ///
@@ -533,9 +528,7 @@ mod tests {
         watch.feed(b"2,").unwrap();
         assert_eq!(watch.id(), Some(&b"12"[..]));
         assert_eq!(watch.id_at(), Some(22..24));
-        assert!(!watch.has_error());
         watch.feed(br#""error":{"#).unwrap();
-        assert!(watch.has_error());
         assert_eq!(watch.id(), Some(&b"12"[..]));
         assert_eq!(watch.finish(), Err(ScanFault::Syntax), "not whole");
     }

@@ -1,6 +1,6 @@
 //! Owns: JSON text that the proxy writes itself, and cuts in messages that it passes on.
 //! Never: a change of bytes that no edit names.
-//! Next: `mcp`, what the messages mean.
+//! Next: `world`, where a message finds its session.
 
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
 //! Owns: how long, and for whom, a result may be kept (MCP 2026-07-28, Caching).
 //! Never: keeping anything.
-//! Next: `catalog`, whose lists have such hints.
+//! Next: `note`, what comes unasked.
 
 use std::time::{Duration, Instant};
 

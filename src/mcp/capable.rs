@@ -1,6 +1,6 @@
 //! Owns: what clients say they can do: as a kind of client, and as an answer to servers that ask.
 //! Never: what servers can do (`catalog`).
-//! Next: `session`.
+//! Next: `name`, where a call goes.
 //!
 //! MCP 2025-11-25, Lifecycle, Capability Negotiation; Client Features.
 

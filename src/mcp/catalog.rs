@@ -1,7 +1,7 @@
 //! Owns: what all backends offer together: merged lists, owners of names and URIs, capabilities,
 //! instructions.
 //! Never: fetching (`backend`), prefixes of names that are called (`name`).
-//! Next: `template`.
+//! Next: `pages`.
 //!
 //! A [`Slice`] is what one backend offers, immutable, built once where it was fetched and shared by
 //! all workers. A [`Catalog`] is one worker's view of all slices: every list is rendered when a
@@ -19,7 +19,6 @@ pub use list::{Draft, List};
 pub use pages::{ListKind, Pages, next_cursor};
 pub use slice::{Can, Slice};
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::fmt;
@@ -56,6 +55,20 @@ pub struct Conflict {
     pub hidden: Arc<str>,
 }
 
+impl Conflict {
+    /// What helps: tools and prompts can have other names, URIs are the server's alone.
+    pub fn remedy(&self) -> &'static str {
+        match self.kind {
+            ListKind::Tools | ListKind::Prompts => {
+                "give one of the two backends another prefix, or this name another one in its aliases"
+            }
+            ListKind::Resources | ListKind::Templates => {
+                "name it in hide_resources of one of the two"
+            }
+        }
+    }
+}
+
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Conflict { kind, key, owner, hidden } = self;
@@ -63,7 +76,7 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// Conflicts that are kept by name, for each list; the rest is counted.
+/// Conflicts that are kept to be told, for each list; the rest is hidden without a word.
 pub const CONFLICTS_KEPT_MAX: usize = 100;
 
 /// All slices as one worker sees them.
@@ -75,8 +88,6 @@ pub struct Catalog {
     at: Rc<[u32]>,
     lists: [Merged; 4],
     capabilities: String,
-    /// Reads whose URI the templates of more than one backend match.
-    contested: Cell<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -98,8 +109,6 @@ struct Merged {
     /// The ready result.
     text: Rc<[u8]>,
     conflicts: Vec<Conflict>,
-    /// Conflicts beyond those that are kept.
-    more_conflicts: usize,
     /// How many of the kept ones came with the last change; they stand last.
     new_conflicts: usize,
 }
@@ -123,8 +132,7 @@ impl Catalog {
             at[slot(place.id)] = index as u32 + 1;
         }
         let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
-        let (capabilities, contested) = (String::new(), Cell::new(0));
-        let mut catalog = Catalog { places, at: at.into(), lists, capabilities, contested };
+        let mut catalog = Catalog { places, at: at.into(), lists, capabilities: String::new() };
         catalog.promise();
         catalog
     }
@@ -211,7 +219,7 @@ impl Catalog {
         }
         let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
         let (capabilities, at) = (self.capabilities.clone(), self.at.clone());
-        Catalog { places, at, lists, capabilities, contested: Cell::new(0) }
+        Catalog { places, at, lists, capabilities }
     }
 
     /// What a backend offers, as far as it is known.
@@ -330,7 +338,6 @@ impl Catalog {
         let mut matching = known().filter(|(_, slice)| slice.templates.expands_to(uri));
         let (owner, _) = matching.next()?;
         if let Some((rival, _)) = matching.next() {
-            self.contested.set(self.contested.get() + 1);
             tracing::debug!(
                 owner = %owner.name,
                 rival = %rival.name,
@@ -365,16 +372,6 @@ impl Catalog {
         self.lists.iter().flat_map(|list| {
             &list.conflicts[list.conflicts.len().saturating_sub(list.new_conflicts)..]
         })
-    }
-
-    /// Number of all of them.
-    pub fn conflict_count(&self) -> usize {
-        self.lists.iter().map(|list| list.conflicts.len() + list.more_conflicts).sum()
-    }
-
-    /// Reads so far whose URI the templates of more than one backend matched.
-    pub fn contested_reads(&self) -> u64 {
-        self.contested.get()
     }
 
     /// Backends of which it is not known what they offer.
@@ -485,7 +482,6 @@ impl Merged {
         text.extend_from_slice(b":[");
         let empty = text.len();
         let mut conflicts = Vec::new();
-        let mut more_conflicts = 0;
         let mut owners: HashMap<&str, &Place, ahash::RandomState> = HashMap::default();
         for (place, list) in slices() {
             // Prefixed names are apart by their prefixes, of which none begins another.
@@ -511,7 +507,7 @@ impl Merged {
                         }
                         text.extend_from_slice(entry.span.of(&list.text));
                     }
-                    Some(_) if conflicts.len() == CONFLICTS_KEPT_MAX => more_conflicts += 1,
+                    Some(_) if conflicts.len() == CONFLICTS_KEPT_MAX => {}
                     Some(owner) => conflicts.push(Conflict {
                         kind,
                         key: entry.key.clone(),
@@ -522,7 +518,7 @@ impl Merged {
             }
         }
         text.extend_from_slice(b"]}");
-        Merged { text: text.into(), conflicts, more_conflicts, new_conflicts: 0 }
+        Merged { text: text.into(), conflicts, new_conflicts: 0 }
     }
 }
 
@@ -547,44 +543,6 @@ fn entries(slice: &Option<Arc<Slice>>, kind: ListKind) -> &[u8] {
 
 fn bad_answer(fault: jsonrpc::ScanFault) -> Error {
     Error::new(Kind::BadAnswer).cause(fault)
-}
-
-#[cfg(test)]
-pub(crate) mod testing {
-    //! A backend for tests.
-
-    use std::time::Duration;
-
-    use crate::plan::{BackendId, BackendPlan, Isolation, RestartPlan, StdioPlan, TransportPlan};
-
-    pub(crate) fn backend(id: BackendId, name: &str, prefix: &str) -> BackendPlan {
-        BackendPlan {
-            id,
-            name: name.into(),
-            prefix: prefix.into(),
-            transport: TransportPlan::Stdio(StdioPlan {
-                command: "true".into(),
-                args: Vec::new(),
-                env: Vec::new(),
-                cwd: None,
-                children_max: 1,
-                idle_stop: Duration::from_secs(1),
-            }),
-            protocol: crate::plan::Protocol::Auto,
-            isolation: Isolation::Shared,
-            startup_timeout: Duration::from_secs(1),
-            restart: RestartPlan {
-                initial: Duration::from_secs(1),
-                max: Duration::from_secs(1),
-                give_up_after: None,
-            },
-            call_timeout: Duration::from_secs(1),
-            request_timeout: Duration::from_secs(1),
-            chain: Default::default(),
-            around: Default::default(),
-            unlisted: false,
-        }
-    }
 }
 
 #[cfg(test)]

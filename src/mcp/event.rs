@@ -1,6 +1,6 @@
 //! Owns: ids of events: the place of one event in one stream of one session.
 //! Never: the events themselves (`world`).
-//! Next: `catalog`.
+//! Next: `capable`.
 //!
 //! MCP 2025-11-25, Transports, Resumability and Redelivery: ids are unique within a session and name
 //! the stream that they stand in, so that a client that comes back gets the rest of that stream.

@@ -1,6 +1,6 @@
 //! Owns: the HTTP fields of Streamable HTTP: who may call, and in which media types.
 //! Never: sockets; who a caller is.
-//! Next: `catalog`.
+//! Next: `envelope`, what a request says of itself instead in the newer era.
 //!
 //! MCP 2025-11-25, Basic, Transports; RFC 6454 (Origin), RFC 9110 §12.5.1 (Accept).
 

@@ -1,6 +1,6 @@
 //! Owns: what a tool says about itself (MCP 2025-11-25, Schema, ToolAnnotations).
 //! Never: trust; these are hints of the backend's, on which an operator's rules may rely.
-//! Next: `catalog`, which keeps them.
+//! Next: `cache`, how long lists hold.
 
 use crate::jsonrpc::walk;
 

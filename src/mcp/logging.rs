@@ -1,6 +1,6 @@
 //! Owns: log levels, and log messages on their way to a client.
 //! Never: who gets them.
-//! Next: `session`.
+//! Next: `tasks`.
 //!
 //! MCP 2025-11-25, Server Features, Logging; RFC 5424 §6.2.1.
 
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn backend(prefix: &str) -> BackendPlan {
-        crate::mcp::catalog::testing::backend(0, "git", prefix)
+        BackendPlan::bare(0, "git", prefix)
     }
 
     fn log(params: &str) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! Owns: fields of a request's head that repeat parts of its body, to write and to check.
 //! Never: which request has which (`exchange`, `backend`).
-//! Next: `catalog`.
+//! Next: `session`, which the older era has.
 //!
 //! MCP 2026-07-28, Streamable HTTP, Request Metadata: `Mcp-Method`, `Mcp-Name`, and an
 //! `Mcp-Param-*` for each argument whose schema says `x-mcp-header`. Policy goes by the body; a field

@@ -1,6 +1,6 @@
 //! Owns: what the Model Context Protocol says, revision by revision.
 //! Never: sockets, backends.
-//! Next: `middleware`.
+//! Next: `revision`.
 
 pub mod cache;
 pub mod capable;

@@ -1,6 +1,6 @@
 //! Owns: the way from the name that a client used to a backend and its own name.
 //! Never: lists; which names exist (`catalog`).
-//! Next: `catalog`.
+//! Next: `catalog`, where names come from.
 
 use crate::plan::{BackendId, Plan};
 

@@ -1,6 +1,6 @@
 //! Owns: notifications of backends as a client shall see them.
 //! Never: who gets them.
-//! Next: `session`.
+//! Next: `logging`.
 
 use std::sync::LazyLock;
 

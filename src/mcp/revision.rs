@@ -1,6 +1,6 @@
 //! Owns: the revisions of MCP and every difference between them.
 //! Never: a date of a revision anywhere else.
-//! Next: `session`.
+//! Next: `method`.
 //!
 //! Two eras: revisions up to 2025-11-25 begin with `initialize` and go on in a session; from
 //! 2026-07-28 on each request carries its revision and its caller's capabilities itself.
@@ -107,10 +107,5 @@ impl Revision {
     /// for a message (2025-11-25, Transports, Sending Messages to the Server).
     pub fn primes(self) -> bool {
         self >= Revision::V2025_11_25
-    }
-
-    /// Whether requests after `initialize` must carry `MCP-Protocol-Version`.
-    pub fn version_header(self) -> bool {
-        self >= Revision::V2025_06_18
     }
 }

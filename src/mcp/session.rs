@@ -1,6 +1,6 @@
 //! Owns: client sessions of the session era: their ids and what never changes about them.
 //! Never: connections, backends, who holds the table (`worker`).
-//! Next: `catalog`.
+//! Next: `event`.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Owns: task ids of the request era, as callers have them: with their owner and, where it is known
 //! who calls, a tag that ties them to one caller.
 //! Never: task ids of sessions (`tasks`); what tasks do.
-//! Next: `session`.
+//! Next: `middleware`, what rules make of messages.
 //!
 //! MCP extension io.modelcontextprotocol/tasks (SEP-2663). An id is no proof of who asks, and without
 //! sessions nobody remembers whose it is: so the id itself says it. The tag is a MAC over the

@@ -1,6 +1,6 @@
 //! Owns: which resource URIs a URI template can expand to.
 //! Never: the values of its variables; backends.
-//! Next: `middleware`.
+//! Next: `hints`, in another.
 //!
 //! Document: RFC 6570, read backwards as the MCP SDKs read it: a variable has at least one
 //! character, and a template that is not understood matches nothing.

@@ -1,6 +1,6 @@
 //! Owns: edits of the arguments of a call, key by key, in the bytes they came in.
 //! Never: a tree; what no edit names keeps every byte, number text and order too.
-//! Next: `pattern`.
+//! Next: `pattern`, and match names with.
 
 use crate::jsonrpc::{self, Span, walk};
 

@@ -1,6 +1,6 @@
 //! Owns: the rows that stand around a call, compiled for one backend; what an outcome means to them.
 //! Never: the calls themselves (`backend::around`).
-//! Next: `arguments`.
+//! Next: `rate`.
 //!
 //! ```toml
 //! [backends.timeout]

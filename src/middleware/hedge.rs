@@ -1,6 +1,6 @@
 //! Owns: `[backends.hedging]`: when a second attempt is sent beside a slow first one.
 //! Never: a clock, the attempts themselves (`backend::around`).
-//! Next: `outlier`.
+//! Next: `retry`.
 //!
 //! ```toml
 //! [backends.hedging]

@@ -1,6 +1,6 @@
 //! Owns: `[backends.default_args]` and `[[backends.inject_args]]`.
 //! Never: parameters that look different to clients (`params`).
-//! Next: the backend.
+//! Next: `around`, the rows that stand around a call.
 //!
 //! ```toml
 //! [backends.default_args]        # put to every tool call of this backend

@@ -1,6 +1,6 @@
 //! Owns: what a backend's rules do to lists and messages: the one ordered table of rows.
 //! Never: I/O, waiting, sockets; what repeats or abandons a call stands in `backend`.
-//! Next: `alias`, the first row.
+//! Next: `arguments`, what several rows edit.
 //!
 //! A row is one file: its TOML, its compiled form, what it keeps per worker, its hooks. A backend
 //! has at most one compiled value of each; a row that it has not costs one comparison. Requests go

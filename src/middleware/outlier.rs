@@ -1,6 +1,6 @@
 //! Owns: `[backends.outlier_detection]`: a backend that fails several times in a row is ejected.
 //! Never: a clock, a lock; which outcomes are failures (`backend::around`).
-//! Next: `retry`.
+//! Next: `hedge`.
 //!
 //! ```toml
 //! [backends.outlier_detection]

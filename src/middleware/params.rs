@@ -1,6 +1,6 @@
 //! Owns: `[[backends.param_overrides]]`: parameters of a tool that look different here.
 //! Never: values that clients cannot know of (`inject`).
-//! Next: `mirror`.
+//! Next: `reuse`.
 //!
 //! ```toml
 //! [[backends.param_overrides]]

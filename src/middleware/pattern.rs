@@ -1,6 +1,6 @@
 //! Owns: patterns of names and URIs as the configuration writes them.
 //! Never: what a match means.
-//! Next: `alias`.
+//! Next: `custom`, the row of the embedding program.
 //!
 //! A glob, unless it begins with `re:`: `*` is any run of characters, `/` too, `?` is one character,
 //! `[a-z_]` one of a set, `[!a-z]` one that is not. Behind `re:` stands a regular expression that

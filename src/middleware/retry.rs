@@ -1,6 +1,6 @@
 //! Owns: `[backends.retry]`: whether, and after what pause, a failed attempt is made again.
 //! Never: a clock, the attempts themselves (`backend::around`).
-//! Next: the backend.
+//! Next: `route`.
 //!
 //! ```toml
 //! [backends.retry]

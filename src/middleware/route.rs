@@ -1,7 +1,7 @@
 //! Owns: `canary_of`, `weight`, `failover_for`, `priority`: which backends may answer the calls of
 //! another one, and whose turn it is.
-//! Never: whether a backend is well, the calls themselves (`backend::turns`).
-//! Next: `retry`.
+//! Never: whether a backend is well, the calls themselves (`backend::stand_in`).
+//! Next: `backend`, which is called at last.
 //!
 //! ```toml
 //! [[backends]]

@@ -1,5 +1,5 @@
-//! Owns: a few helper threads for calls that wait, such as name lookups.
-//! Never: work of the data plane; anything that waits for a worker.
+//! Owns: a few helper threads for what waits or takes long: name lookups, slow signatures of tokens.
+//! Never: anything that waits for a worker; what a worker does in less time than it takes to ask.
 //! Next: `child`, whose processes are born on a thread of their own.
 
 use std::collections::VecDeque;

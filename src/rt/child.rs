@@ -1,6 +1,6 @@
 //! Owns: child processes: their birth, their three pipes, their signals and their end.
 //! Never: lines or messages; restarting; when to stop a child.
-//! Next: `mailbox`, the way to other threads.
+//! Next: `signals`, what people and supervisors say to the process.
 //!
 //! Children are born on one thread that never ends, because `PR_SET_PDEATHSIG` means the death of
 //! the *thread* that forked. The pipes are real pipes on every driver, so a child sees the same

@@ -1,6 +1,6 @@
 //! Owns: mail between threads: a ring per pair of sender and receiver, a bell per receiver.
 //! Never: shared state; what mail means; waiting for room.
-//! Next: `blocking`, work for which a thread may wait.
+//! Next: `outlet`, the way to threads that look by themselves.
 //!
 //! The bell costs a system call, so it is rung only when the receiver sleeps. Both sides first
 //! write (the mail; "asleep") and then read what the other wrote, with a sequentially consistent

@@ -1,7 +1,7 @@
 //! Owns: the only code that names the runtime: event loop, sockets, children, timers, tasks, and
 //! the ways between tasks and between threads.
 //! Never: what the bytes mean; bounds (`limits`); anything of the proxy above it.
-//! Next: `http`, the wire over [`net`].
+//! Next: `sys`, what it asks of the system.
 //!
 //! One thread, one loop. What is `!Send` here stays on the thread that made it; only [`mailbox`],
 //! [`blocking`] and the spawner of [`child`] cross threads. Four rules that the loop imposes:

@@ -1,6 +1,6 @@
 //! Owns: TCP listeners and streams.
 //! Never: what the bytes mean; time limits of reads and writes (their callers drop the connection).
-//! Next: `child`, the other kind of backend.
+//! Next: `spare`, where its buffers come from.
 //!
 //! Buffers are lent to the kernel: each call takes a `Vec` and gives it back.
 

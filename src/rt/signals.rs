@@ -1,6 +1,6 @@
 //! Owns: the signals that a person or a supervisor sends to the proxy.
 //! Never: handlers, which would run in the middle of anything; signals of children (pidfd).
-//! Next: `http`, the wire over `net`.
+//! Next: `worker`, a thread with such a loop.
 
 use std::io;
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub fn block() -> io::Result<()> {
     sys::block_signals(&TAKEN)
 }
 
-/// Waits for a signal, as long as it takes. Blocks the thread: for the control thread only.
+/// Waits for a signal, as long as it takes. Blocks the thread: for one of its own, never a worker.
 ///
 /// # Errors
 /// None are known; the kernel's answer is passed on.

@@ -1,6 +1,6 @@
 //! Owns: byte buffers that a thread has done with, for its next messages.
 //! Never: large ones, which go back to the system.
-//! Next: `sys`, whose places do the same for values.
+//! Next: `time`, the other thing that every wait needs.
 
 use std::cell::RefCell;
 

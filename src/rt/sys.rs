@@ -1,7 +1,7 @@
 //! Owns: the system calls that std does not wrap, each behind a safe signature, and the call of what
 //! is compiled for this machine alone. The only module with `unsafe`.
 //! Never: policy; callers decide what a failure means.
-//! Next: `driver`, which picks the event loop.
+//! Next: `wide`, what is compiled for this machine alone.
 
 #![allow(unsafe_code)]
 

@@ -1,6 +1,6 @@
 //! Owns: loops over bytes that are compiled for the machine at hand.
 //! Never: what the bytes mean.
-//! Next: `net`, where bytes come from.
+//! Next: `driver`, which picks the event loop.
 
 use super::sys;
 

@@ -1,6 +1,6 @@
 //! Owns: times as people and machines read them.
 //! Never: a clock of its own; callers say what time it is.
-//! Next: `desk`.
+//! Next: `lines`.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

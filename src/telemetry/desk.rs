@@ -1,6 +1,6 @@
 //! Owns: questions of workers to the control plane, and its answers.
 //! Never: who may ask (`exchange`); what is answered (`control`).
-//! Next: `lines`.
+//! Next: `control`, which sits behind it.
 //!
 //! A worker never waits for the control thread: it leaves a question and goes on, and the answer
 //! comes with the mail.

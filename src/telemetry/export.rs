@@ -1,6 +1,6 @@
 //! Owns: the thread that sends spans to a collector, and the little of HTTP that it needs.
 //! Never: a worker that waits for it; spans kept for a collector that does not take them.
-//! Next: `control`.
+//! Next: `desk`.
 //!
 //! OTLP/HTTP: one POST of protobuf for each batch, on a connection of its own. A collector that
 //! hangs costs this thread its time and the proxy nothing: outlets fill up, and what finds no room

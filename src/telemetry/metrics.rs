@@ -292,7 +292,7 @@ families! {
         "From the head of an MCP request to the end of its answer."
         [backend: Backends, method: Methods];
     overhead: OVERHEAD 0 "overhead_seconds"
-        "The part of it in which no backend was at work." [];
+        "The part of a request's time in which no backend was at work." [];
     attempts: counters 2 "attempts_total"
         "Attempts of calls at backends."
         [backend: Backends, kind: Fixed(AttemptKind::NAMES)];

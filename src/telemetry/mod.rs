@@ -1,7 +1,7 @@
 //! Owns: what is seen of the proxy from outside: metrics, access and audit lines, spans; and the
 //! desk at which a worker asks the control plane.
 //! Never: a label, line or span that is not bounded; a wait or a lock on a worker.
-//! Next: `control`.
+//! Next: `clock`.
 
 pub mod clock;
 pub mod desk;

@@ -1,6 +1,6 @@
 //! Owns: spans as an OTLP request in protobuf.
 //! Never: sending it (`export`).
-//! Next: `export`.
+//! Next: `export`, how it is sent.
 //!
 //! opentelemetry-proto 1.x, `collector/trace/v1/trace_service.proto` and `trace/v1/trace.proto`.
 //! Written by hand: it is five kinds of messages, and only written.

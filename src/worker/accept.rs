@@ -1,6 +1,6 @@
 //! Owns: the one accept loop of a worker, and its task per client connection.
 //! Never: races the accept, as a dropped one leaks the accepted socket.
-//! Next: `exchange`.
+//! Next: `moves`, when they go elsewhere.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -44,15 +44,13 @@ pub(super) struct Door {
     failed_logged: Cell<Option<Instant>>,
     /// Of all workers together; no descriptor of a connection is numbered higher.
     connections_max: usize,
-    /// Set [`DRAIN_GRACE`] after a drain began. One timer for all: one in each task would make an
-    /// idle connection larger by 2.7 KiB.
+    /// Set [`DRAIN_GRACE`](limits::DRAIN_GRACE) after a drain began. One timer for all: one in each
+    /// task would make an idle connection larger by 2.7 KiB.
     grace_over: Rc<Event>,
     moves: Moves,
     outbox: Rc<Outbox<Mail>>,
 }
 
-/// After a drain begins, a connection may still bring one request that was under way.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// Out of file descriptors: accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -188,7 +186,7 @@ impl Door {
         let door = self.clone();
         rt::spawn("grace", async move {
             door.stage.lasting.draining.wait().await;
-            rt::time::sleep(DRAIN_GRACE).await;
+            rt::time::sleep(limits::DRAIN_GRACE).await;
             door.grace_over.set();
         });
         let Some(listener) = self.listener.clone() else { return };
@@ -366,5 +364,5 @@ fn client_of(head: &RequestHead) -> Option<SocketAddr> {
 async fn turn_away(mut stream: Stream) {
     const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\
         Content-Length: 0\r\nConnection: close\r\n\r\n";
-    let _ = rt::time::timeout(Duration::from_secs(1), stream.write_all(BUSY.to_vec())).await;
+    let _ = rt::time::timeout(limits::TURN_AWAY_WAIT, stream.write_all(BUSY.to_vec())).await;
 }

@@ -1,5 +1,6 @@
 //! Owns: one thread of the data plane: a ring, a listener, a world.
-//! Never: a lock, file I/O, a name look-up; anything mutable that another thread sees.
+//! Never: a lock, file I/O, a name look-up; anything mutable that another thread sees, but single
+//! atomics that say so (`Board`, `Counts`, `Loads`).
 //! Next: `orders`, what may be said to it.
 
 mod accept;
@@ -57,9 +58,6 @@ pub struct Seat {
     /// Told the address once connections are accepted; dropped untold if it comes to nothing.
     pub ready: Box<dyn FnOnce(SocketAddr) + Send>,
 }
-
-/// How often idle sessions are looked for.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs a worker on this thread until it is drained.
 ///
@@ -169,7 +167,7 @@ async fn hear(inbox: Inbox<Mail>, stage: Rc<Stage>, door: Rc<Door>) {
 /// Ends sessions that nobody uses any more.
 async fn sweep(lasting: Weak<Lasting>) {
     loop {
-        rt::time::sleep(SWEEP_INTERVAL).await;
+        rt::time::sleep(limits::SESSION_SWEEP_INTERVAL).await;
         let Some(world) = lasting.upgrade().and_then(|lasting| lasting.current()) else { return };
         world.sweep(rt::time::now());
     }
@@ -203,7 +201,7 @@ async fn leave(stage: &Stage, door: &Door, backends: &Rc<Backends>) {
 fn tell_conflicts(world: &World) {
     if world.me == 0 {
         for conflict in world.catalog.borrow().new_conflicts() {
-            tracing::warn!(%conflict, "two backends have the same");
+            tracing::warn!(%conflict, remedy = conflict.remedy(), "two backends have the same");
         }
     }
 }

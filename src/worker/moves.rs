@@ -1,6 +1,6 @@
 //! Owns: which connections go to another worker, and which worker takes no more.
 //! Never: a connection with a request under way; serving it (`accept`).
-//! Next: `exchange`.
+//! Next: `http`, what is spoken on them.
 //!
 //! A child belongs to one worker, and so does an event stream that all share. A connection that was
 //! accepted by another one crosses over with each of its calls, and back: two mails, and two wake-ups

@@ -1,6 +1,6 @@
 //! Owns: what may be said to a worker.
 //! Never: the mailboxes themselves (`rt::mailbox`).
-//! Next: `accept`.
+//! Next: `accept`, where its connections begin.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;

@@ -1,6 +1,6 @@
 //! Owns: what backends have to say to clients by themselves, on its way to them.
 //! Never: the streams (`streams`).
-//! Next: `tape`.
+//! Next: `tally`, how many sessions each principal has.
 
 use std::rc::{Rc, Weak};
 

@@ -1,6 +1,6 @@
 //! Owns: clients of the request era that listen for changed lists.
 //! Never: their streams (`exchange`).
-//! Next: `exchange`.
+//! Next: `view`.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,6 +1,6 @@
 //! Owns: the event streams of one worker: who reads which, what is kept of those that nobody reads.
 //! Never: connections.
-//! Next: `exchange`, which writes to them and reads from them.
+//! Next: `ear`, those who listen without a session.
 //!
 //! A stream that was opened by GET is kept by the worker that owns the session, the stream of an
 //! answer by the worker that received the request. A connection on another worker reads by mail: it
@@ -296,7 +296,7 @@ impl World {
         worker: WorkerId,
         ask: impl FnOnce(u64) -> StreamMail,
     ) -> Result<Option<(u64, u64)>> {
-        match self.ask_about_stream(worker, ask, Duration::from_secs(5)).await {
+        match self.ask_about_stream(worker, ask, limits::WORKER_ANSWER_WAIT).await {
             Some(Told::Opened(place)) => Ok(place),
             _ => Err(Error::new(Kind::Capacity)),
         }
@@ -310,7 +310,7 @@ impl World {
             match self.ask_about_stream(worker, ask, limits::SSE_COMMENT_INTERVAL).await {
                 Some(Told::Pulled(messages)) => return messages,
                 Some(Told::Opened(_)) => return Vec::new(),
-                None => rt::time::sleep(Duration::from_millis(50)).await,
+                None => rt::time::sleep(limits::WORKER_ASK_PAUSE).await,
             }
         }
     }

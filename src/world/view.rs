@@ -1,6 +1,6 @@
 //! Owns: the catalogues of sessions that see other lists than the proxy does.
 //! Never: fetching (`backend`), what most sessions see (`World::catalog`).
-//! Next: `exchange`.
+//! Next: `mcp`, what all of that means.
 //!
 //! What each backend shows to a session is the backend's affair; here it is merged, once for each
 //! combination, and kept: sessions of one kind share a catalogue, and most of them that of the proxy.

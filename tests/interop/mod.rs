@@ -10,6 +10,7 @@ mod compare;
 mod conformance;
 mod install;
 mod judges;
+mod readme;
 mod run;
 
 use std::fs;

@@ -38,6 +38,34 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// What follows this head; `see` looks at each event.
+    pub(crate) fn rest_seen(conn: &mut Conn, head: &Head, see: impl Fn(&Event)) -> Told {
+        let mut told = Told {
+            status: head.status,
+            as_events: head.is_event_stream(),
+            before: Vec::new(),
+            text: String::new(),
+        };
+        if !told.as_events {
+            told.text = String::from_utf8(conn.body()).expect("UTF-8");
+            return told;
+        }
+        let mut events = Events::default();
+        let mut messages = Vec::new();
+        while let Some(event) = conn.event(&mut events) {
+            see(&event);
+            messages.push(event.data);
+        }
+        told.text = messages.pop().expect("a message on the stream");
+        told.before = messages;
+        told
+    }
+
+    /// What follows this head.
+    pub(crate) fn rest(conn: &mut Conn, head: &Head) -> Told {
+        Told::rest_seen(conn, head, |_| {})
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
@@ -174,7 +202,7 @@ impl Client {
     }
 
     fn rest_of(&mut self, head: &Head) -> Told {
-        let told = self.read_rest(head);
+        let told = Told::rest(&mut self.conn, head);
         // Announced, and so no fault: after ten thousand requests, or at the end of the proxy.
         if head.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
             assert!(self.conn.ends(), "announced, and not closed");
@@ -182,27 +210,6 @@ impl Client {
                 self.conn = conn;
             }
         }
-        told
-    }
-
-    fn read_rest(&mut self, head: &Head) -> Told {
-        let mut told = Told {
-            status: head.status,
-            as_events: head.is_event_stream(),
-            before: Vec::new(),
-            text: String::new(),
-        };
-        if !told.as_events {
-            told.text = String::from_utf8(self.conn.body()).expect("UTF-8");
-            return told;
-        }
-        let mut events = Events::default();
-        let mut messages = Vec::new();
-        while let Some(event) = self.conn.event(&mut events) {
-            messages.push(event.data);
-        }
-        told.text = messages.pop().expect("a message on the stream");
-        told.before = messages;
         told
     }
 

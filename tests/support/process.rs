@@ -220,7 +220,24 @@ impl Proxy {
         Proxy::spawn(None, args, None, None, None)
     }
 
+    /// Under another file, a copy of it.
+    pub(crate) fn start_copy(program: &Path, file: &Path) -> Proxy {
+        Proxy::spawn_from(program, Some(file), &[], None, None, None)
+    }
+
     fn spawn(
+        file: Option<&Path>,
+        args: &[String],
+        open_files: Option<&str>,
+        variable: Option<(&str, String)>,
+        scratch: Option<TempDir>,
+    ) -> Proxy {
+        let program = Path::new(env!("CARGO_BIN_EXE_mcp-proxy"));
+        Proxy::spawn_from(program, file, args, open_files, variable, scratch)
+    }
+
+    fn spawn_from(
+        program: &Path,
         file: Option<&Path>,
         args: &[String],
         open_files: Option<&str>,
@@ -230,7 +247,7 @@ impl Proxy {
         let mut command = Command::new("sh");
         let limit = open_files.map(|files| format!("ulimit -n \"{files}\"; ")).unwrap_or_default();
         command.args(["-c", &format!("{limit}exec \"$@\""), "sh"]);
-        command.arg(env!("CARGO_BIN_EXE_mcp-proxy"));
+        command.arg(program);
         if let Some(file) = file {
             command.arg("-c").arg(file);
         }
@@ -354,6 +371,36 @@ impl Setup {
         let file = scratch.path().join("proxy.toml");
         std::fs::write(&file, self.text()).expect("configuration");
         Proxy::spawn(Some(&file), &self.args, self.open_files, self.variable, Some(scratch))
+    }
+}
+
+/// A proxy before the stub with utilities as a child, `pipe`, and over HTTP, `web`.
+pub(crate) struct Pair {
+    pub(crate) proxy: Proxy,
+    pub(crate) pipe: Journal,
+    pub(crate) web: Journal,
+    /// `web`.
+    pub(crate) stub: HttpStub,
+    _scratch: TempDir,
+}
+
+impl Pair {
+    /// Each with these keys, and up: the tool is in both lists.
+    pub(crate) fn start(pipe_keys: &str, web_keys: &str, tool: &str) -> Pair {
+        let scratch = scratch();
+        let (pipe, web) = (Journal::new(&scratch, "pipe"), Journal::new(&scratch, "web"));
+        let stub = HttpStub::start("web", &["--utilities", "--journal", web.path()]);
+        let proxy = Proxy::start(&[
+            stdio_backend("pipe", &["--utilities", "--journal", pipe.path()]) + pipe_keys,
+            stub.backend("web") + web_keys,
+        ]);
+        proxy.client_seeing(&[&format!("pipe__{tool}"), &format!("web__{tool}")]);
+        Pair { proxy, pipe, web, stub, _scratch: scratch }
+    }
+
+    /// What each noted, by its name.
+    pub(crate) fn journals(&self) -> [(&'static str, &Journal); 2] {
+        [("pipe", &self.pipe), ("web", &self.web)]
     }
 }
 

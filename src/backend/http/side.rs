@@ -1,6 +1,6 @@
 //! Owns: messages beside calls: notifications, responses, and other small exchanges.
 //! Never: a call, or a stream.
-//! Next: `leg`, sessions with a backend.
+//! Next: `judge`, what a status means.
 
 use std::rc::Rc;
 use std::time::Instant;

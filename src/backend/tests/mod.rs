@@ -25,8 +25,8 @@ use crate::mcp::catalog::Slice;
 use crate::mcp::revision::Revision;
 use crate::mcp::session::{SessionId, SessionRecord};
 use crate::plan::{
-    BackendPlan, HostRule, HttpPlan, Isolation, ListenPlan, OriginRule, Plan, RestartPlan, SsePlan,
-    StdioPlan, TransportPlan, WorkerId,
+    BackendPlan, HttpPlan, Isolation, Plan, RestartPlan, SsePlan, StdioPlan, TransportPlan,
+    WorkerId,
 };
 use crate::rt;
 
@@ -48,28 +48,7 @@ type Mail = Rc<RefCell<VecDeque<(WorkerId, WorkerId, BackendMail)>>>;
 impl World {
     /// One backend on that many workers; backend 0 is owned by worker 0.
     fn start(workers: usize, backend: BackendPlan) -> World {
-        let plan = Arc::new(Plan {
-            name: "proxy".into(),
-            version: "1.2.3".into(),
-            instructions: None,
-            separator: "__".into(),
-            workers,
-            sessions_max: 100,
-            session_idle: Duration::from_secs(1800),
-            shutdown_timeout: Duration::from_secs(30),
-            body_bytes_max: 4 << 20,
-            rate: None,
-            access: None,
-            listen: ListenPlan {
-                addr: ([127, 0, 0, 1], 0).into(),
-                origins: OriginRule::Loopback,
-                hosts: HostRule::Loopback,
-                public_url: None,
-                tls: None,
-            },
-            watch: Default::default(),
-            backends: crate::plan::Roster::new(vec![Arc::new(backend)]),
-        });
+        let plan = Arc::new(Plan { version: "1.2.3".into(), ..Plan::bare(workers, vec![backend]) });
         let (notes, inbox) = sync_channel(1024);
         let board = Board::new(workers, 1, Box::new(move |note| drop(notes.try_send(note))));
         let mail: Mail = Rc::default();
@@ -250,13 +229,7 @@ fn session(owner: WorkerId, number: u8) -> Arc<SessionRecord> {
 
 fn backend(transport: TransportPlan, isolation: Isolation) -> BackendPlan {
     BackendPlan {
-        id: 0,
-        name: "back".into(),
-        prefix: "back__".into(),
         transport,
-        unlisted: false,
-        around: Default::default(),
-        chain: Default::default(),
         protocol: crate::plan::Protocol::Legacy,
         isolation,
         startup_timeout: Duration::from_secs(20),
@@ -267,6 +240,7 @@ fn backend(transport: TransportPlan, isolation: Isolation) -> BackendPlan {
         },
         call_timeout: PATIENCE,
         request_timeout: PATIENCE,
+        ..BackendPlan::bare(0, "back", "back__")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Owns: TLS clients towards backends: their files, and one client for all that have the same.
 //! Never: what is done with one.
-//! Next: `plan`.
+//! Next: `access`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;

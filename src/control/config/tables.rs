@@ -130,10 +130,11 @@ tables! {
         version: String = env!("CARGO_PKG_VERSION").to_owned();
         /// Stands between a backend's prefix and its own names. Model APIs accept only
         /// A-Z a-z 0-9 _ - in tool names, 64 characters at most; anything else is warned about.
+        /// It has 1 to 8 characters.
         separator: String = "__".to_owned();
         /// The instructions told to clients. Default: those of the backends, each under its name.
         instructions: Option<String> = None;
-        /// Event loops, one thread each. Default: one per available core.
+        /// Event loops, one thread each, 1 to 512. Default: one per available core.
         workers: Option<Count<1, 512>> = None;
         /// After SIGTERM, calls in flight may go on for this long but for its last tenth, one second
         /// at most, which is for backends to end.
@@ -205,7 +206,7 @@ tables! {
         jwks_uri: Option<String> = None;
         /// jwt: signatures that are accepted, of those that the issuer's keys are for.
         algorithms: Vec<SignedBy> = SignedBy::all();
-        /// jwt: how far the clocks of issuer and proxy may be apart.
+        /// jwt: how far the clocks of issuer and proxy may be apart. An hour at most.
         leeway_seconds: Seconds<0, 3_600> = Seconds(limits::JWT_LEEWAY);
         /// jwt: scopes that every token needs.
         required_scopes: Vec<String> = Vec::new();
@@ -267,7 +268,7 @@ tables! {
         /// Bytes that the arguments of a tool call may have, as the client wrote them. Default: only
         /// the whole request is bounded.
         max_argument_size: Option<Count<2, 1_073_741_824>> = None;
-        /// Bytes that a whole request may have; beyond it 413, before it is read.
+        /// Bytes that a whole request may have; beyond it 413, before it is read. From 1 KiB to 1 GiB.
         max_request_bytes: Count<1024, 1_073_741_824> = Count(limits::BODY_BYTES_MAX as u64);
         /// A token that opens everything: /mcp, /admin and the proxy's own tools. Without it and
         /// without [auth] those two are open when host is a loopback address, else closed.
@@ -334,7 +335,7 @@ tables! {
 
     /// `[[backends]]`: one server behind the proxy.
     table BackendTable needs ["name", "transport"], refuses foreign::backend, {
-        /// Unique; A-Z a-z 0-9 _ - . without the separator; not "proxy".
+        /// Unique; A-Z a-z 0-9 _ - . without the separator; not "proxy". 64 characters at most.
         name: String = String::new();
         /// Stands, with the separator, before the backend's own names; "" exposes them as they
         /// are. Default: the name.
@@ -346,7 +347,7 @@ tables! {
         /// to speak HTTP with SSE. What is said of http below holds for sse too.
         transport: Transport = Transport::Stdio;
         /// stdio: the program; looked up in PATH when it has no slash. "mcp-proxy" is this very
-        /// executable, wherever it is installed.
+        /// executable, wherever it lies and whatever its file is called.
         command: Option<String> = None;
         /// stdio: its arguments, one by one; there is no shell.
         args: Vec<String> = Vec::new();
@@ -369,7 +370,7 @@ tables! {
         forward_auth: bool = false;
         /// http: how an https server is verified, and how the proxy identifies itself to it.
         tls: TlsTable = TlsTable::default();
-        /// http: pooled connections at most, per worker.
+        /// http: pooled connections at most, per worker; 65,536 is the highest.
         max_connections: Count<1, 65_536> = Count(limits::POOL_CONNECTIONS_MAX as u64);
         /// http: a pooled connection without a call for this long is closed.
         idle_seconds: Seconds<1, 86_400> = Seconds(limits::POOL_IDLE);
@@ -380,7 +381,7 @@ tables! {
         /// Which revisions of MCP it is spoken to in: "legacy" with sessions (up to 2025-11-25),
         /// "modern" without (2026-07-28), "auto" finds out, each time the backend comes up.
         protocol: ProtocolKey = ProtocolKey::Auto;
-        /// A start that takes longer is given up and tried again.
+        /// A start that takes longer is given up and tried again. An hour at most.
         startup_timeout_seconds: Seconds<1, 3_600> = Seconds(limits::STARTUP_TIMEOUT);
         /// stdio, sse: children or event streams at most, where each session has its own. Default: 64
         /// for stdio, 1024 for sse.
@@ -425,7 +426,7 @@ tables! {
         /// its breaker, ejected, or surely did not execute a call. Until that one has been up once,
         /// its lists are read here. Its own names are neither listed nor callable.
         failover_for: Option<String> = None;
-        /// Of several failovers of one backend the lowest is asked first.
+        /// Of several failovers of one backend the lowest is asked first; 0 to 1,000.
         priority: Count<0, 1_000> = Count(0);
         /// Ejects a backend that fails several times in a row; failures as for circuit_breaker.
         outlier_detection: Option<OutlierTable> = None;
@@ -506,7 +507,7 @@ tables! {
 
     /// `[backends.restart]`: pauses between attempts to bring a backend up.
     table RestartTable needs [], {
-        /// The first pause; each following one doubles, give or take some chance.
+        /// The first pause; each following one doubles, give or take some chance. An hour at most.
         initial_ms: Count<1, 3_600_000> = Count(limits::RESTART_INITIAL.as_millis() as u64);
         /// The longest pause.
         max_ms: Count<1, 86_400_000> = Count(limits::RESTART_MAX.as_millis() as u64);
@@ -534,6 +535,7 @@ tables! {
         /// The length of that interval.
         period_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(1));
         /// "all" counts all callers together, "principal" each by itself: who is known by [auth].
+        /// With "principal" requests is 1,024 at most.
         per: PerKey = PerKey::All;
     }
 
@@ -557,8 +559,9 @@ tables! {
         /// So long no call goes through.
         wait_duration_seconds: Millis<1, 86_400_000> = Millis(Duration::from_secs(30));
         /// Then so many do; if all of them succeed it closes, if one fails it opens again.
+        /// They are 1 to 1,000.
         permitted_calls_in_half_open: Count<1, 1_000> = Count(3);
-        /// The last calls that are looked at.
+        /// The last calls that are looked at; 10,000 at most.
         window: Count<1, 10_000> = Count(100);
         /// Instead of window: those of the last so many seconds are looked at.
         window_seconds: Option<Millis<1, 86_400_000>> = None;
@@ -566,7 +569,7 @@ tables! {
 
     /// `[backends.retry]`: makes a failed attempt again.
     table RetryTable needs [], {
-        /// Repetitions of one call at most.
+        /// Repetitions of one call at most, 0 to 100.
         max_retries: Count<0, 100> = Count(3);
         /// The bound of the pause before the first repetition; it doubles with each further one. The
         /// pause is anything between zero and its bound.
@@ -587,8 +590,8 @@ tables! {
     table HedgeTable needs [], {
         /// Pause before each further attempt.
         delay_ms: Count<1, 86_400_000> = Count(200);
-        /// Further attempts of one call at most. Where retry.budget_percent is set, they are taken
-        /// from it.
+        /// Further attempts of one call at most, 0 to 10. Where retry.budget_percent is set, they are
+        /// taken from it.
         max_hedges: Count<0, 10> = Count(1);
         /// Tools that are hedged whatever their annotations; patterns as in expose_tools.
         tools: Vec<Glob> = Vec::new();

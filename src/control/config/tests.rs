@@ -15,6 +15,8 @@ pub(in super::super) fn world() -> World {
             "EMPTY" => Some(String::new()),
             "SNEAKY" => Some("${SET}".to_owned()),
             "FILE" => Some("file:/etc/hostname".to_owned()),
+            // Of the shipped file; each its own, as equal ones are a fault.
+            token if token.ends_with("_TOKEN") => Some(format!("0123456789abcdef-{token}")),
             _ => None,
         }),
     }
@@ -360,6 +362,14 @@ fn the_shipped_file_loads_without_a_warning_but_that_tests_are_not_the_binary() 
     assert_eq!(warnings, Vec::<Diagnosis>::new());
     assert_eq!(config.backends.len(), 1);
     assert_eq!(config.backends[0].table.args, ["demo-server"]);
+}
+
+/// A default would be a token that everybody knows.
+#[test]
+fn no_token_of_the_shipped_file_has_a_default() {
+    let text = with_all_settings(SHIPPED);
+    let defaults: Vec<&str> = text.lines().filter(|line| line.contains("_TOKEN:-")).collect();
+    assert_eq!(defaults, [r#"env = { DEMO_TOKEN = "${DEMO_TOKEN:-none}" }"#]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Owns: the kinds of values: texts, numbers with bounds, times, secrets, patterns, words to choose.
 //! Never: which keys have them (`config`).
-//! Next: `schema`, which tells editors. Then `import`, for servers that an `mcp.json` names.
+//! Next: `foreign`, keys that do not go together.
 
 use std::collections::BTreeMap;
 use std::fmt;

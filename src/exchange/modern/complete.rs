@@ -1,6 +1,6 @@
 //! Owns: the way of a completion to the backend that has the prompt or the resource.
 //! Never: what is completed.
-//! Next: `relay`.
+//! Next: `tasks`.
 
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;

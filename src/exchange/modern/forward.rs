@@ -1,6 +1,6 @@
 //! Owns: a request on its way to the backend that owns its target.
 //! Never: what the revision of the next hop asks for (`backend`).
-//! Next: `complete`, then `relay`.
+//! Next: `complete`.
 
 use std::io;
 use std::pin::Pin;

@@ -1,6 +1,6 @@
 //! Owns: the stream of a client that listens for changes.
 //! Never: who says what on it (`world`, `backend`).
-//! Next: `stream`, which is the same in the session era.
+//! Next: `own`, what the proxy answers by itself.
 //!
 //! MCP 2026-07-28, Subscriptions: first the word what will be told, then nothing but that, all of it
 //! under the name that the client gave its request; at the end of the proxy a result.

@@ -1,7 +1,7 @@
 //! Owns: the guess that the next answer of a connection looks like its last one: a large body then
 //! comes in one read with its head, and lies where it is to go on from.
 //! Never: what an answer says. A guess that is wrong costs a copy, and is not made for ever.
-//! Next: `tls`.
+//! Next: `exchange`, what becomes of a request.
 
 use std::cell::Cell;
 
@@ -37,6 +37,10 @@ impl Ahead {
     /// The guess was wrong.
     pub(super) fn missed(&mut self) {
         self.misses += 1;
+        // Of an answer that is known already, too.
+        if self.misses >= MISSES_MAX {
+            (self.head, self.body) = (0, 0);
+        }
     }
 
     /// Memory for the next answer, if there is a guess and not too much is lent.
@@ -102,6 +106,7 @@ mod tests {
             assert!(ahead.lend().is_some());
             ahead.missed();
         }
+        assert!(ahead.lend().is_none(), "not even what the last one taught");
         ahead.learn(100, Some(65_536));
         assert!(ahead.lend().is_none());
     }

@@ -1,6 +1,6 @@
 //! Owns: answers: their heads, their bodies, whole or in pieces, and how they are written.
 //! Never: requests.
-//! Next: `sealed`, for the connections with TLS.
+//! Next: `date`, a line of each answer.
 
 use super::date::date_line;
 use super::{Answer, Connection, WRITE_PIECE};
@@ -140,7 +140,7 @@ impl Connection {
     /// the connection, so that the client notices.
     ///
     /// # Errors
-    /// None so far.
+    /// Those of the socket, if much of the answer waits to be written.
     pub async fn finish(&mut self) -> io::Result<()> {
         self.finish_with(&[]).await
     }

@@ -1,6 +1,6 @@
 //! Owns: the Date line of answers.
 //! Never: another clock's business.
-//! Next: `sealed`.
+//! Next: `moving`, a connection between two threads.
 
 use crate::rt;
 use std::fmt::Write as _;

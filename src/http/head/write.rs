@@ -1,6 +1,6 @@
 //! Owns: the writers of heads.
 //! Never: which fields a message needs.
-//! Next: `body`.
+//! Next: `body`, framed as the head says.
 
 use super::grammar::{is_authority, is_token, is_uri, is_value};
 

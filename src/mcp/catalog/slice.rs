@@ -1,6 +1,6 @@
 //! Owns: what one backend offers, and what it said that it can do.
 //! Never: other backends, or what a worker sees of all.
-//! Next: `catalog`.
+//! Next: `template`, in one of them.
 
 use std::sync::Arc;
 use std::time::Instant;

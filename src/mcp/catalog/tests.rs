@@ -2,43 +2,15 @@
 //! Never: backends.
 //! Next: nothing.
 
-use std::time::Duration;
-
 use super::*;
-use crate::plan::{HostRule, ListenPlan, OriginRule};
-
-fn backend(id: BackendId, name: &str, prefix: &str) -> Arc<BackendPlan> {
-    Arc::new(testing::backend(id, name, prefix))
-}
 
 /// Backends by name and prefix.
 fn plan(backends: &[(&str, &str)]) -> Plan {
-    Plan {
-        name: "proxy".into(),
-        version: "1".into(),
-        instructions: None,
-        separator: "__".into(),
-        workers: 1,
-        sessions_max: 1,
-        session_idle: Duration::from_secs(1),
-        shutdown_timeout: Duration::from_secs(1),
-        body_bytes_max: 1,
-        rate: None,
-        access: None,
-        listen: ListenPlan {
-            addr: "127.0.0.1:0".parse().unwrap(),
-            origins: OriginRule::Loopback,
-            hosts: HostRule::Any,
-            public_url: None,
-            tls: None,
-        },
-        watch: Default::default(),
-        backends: backends
-            .iter()
-            .enumerate()
-            .map(|(id, (name, prefix))| backend(id, name, prefix))
-            .collect(),
-    }
+    let backends = backends.iter().enumerate();
+    Plan::bare(
+        1,
+        backends.map(|(id, (name, prefix))| BackendPlan::bare(id, name, prefix)).collect(),
+    )
 }
 
 const INITIALIZE: &str = r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"s","version":"1"}}"#;
@@ -224,7 +196,7 @@ fn of_two_bare_names_the_first_in_the_file_wins() {
     let mut catalog = Catalog::new(&plan);
     catalog.set(1, tools(&plan, 1, r#"{"name":"x","of":"b"},{"name":"y","of":"b"}"#));
     assert_eq!(catalog.owner_of_name(ListKind::Tools, "x"), Some(1));
-    assert_eq!(catalog.conflict_count(), 0);
+    assert_eq!(catalog.conflicts().count(), 0);
     catalog.set(0, tools(&plan, 0, r#"{"name":"x","of":"a"}"#));
     assert_eq!(catalog.owner_of_name(ListKind::Tools, "x"), Some(0));
     assert_eq!(catalog.owner_of_name(ListKind::Tools, "y"), Some(1));
@@ -239,16 +211,17 @@ fn of_two_bare_names_the_first_in_the_file_wins() {
     assert_eq!(catalog.conflicts().collect::<Vec<_>>(), [&conflict]);
     assert_eq!(catalog.new_conflicts().count(), 1);
     assert_eq!(conflict.to_string(), r#"tools/list: "x" of backend b is hidden by backend a"#);
+    assert!(conflict.remedy().contains("prefix"));
     // Another change brings another conflict; the first is not news.
     catalog.set(0, tools(&plan, 0, r#"{"name":"y","of":"a"},{"name":"x","of":"a"}"#));
-    assert_eq!(catalog.conflict_count(), 2);
+    assert_eq!(catalog.conflicts().count(), 2);
     let news: Vec<_> = catalog.new_conflicts().map(|conflict| &*conflict.key).collect();
     assert_eq!(news, ["y"]);
     catalog.set(2, tools(&plan, 2, ""));
     assert_eq!(catalog.new_conflicts().count(), 0);
-    assert_eq!(catalog.conflict_count(), 2);
+    assert_eq!(catalog.conflicts().count(), 2);
     catalog.set(0, None);
-    assert_eq!(catalog.conflict_count(), 0);
+    assert_eq!(catalog.conflicts().count(), 0);
 }
 
 #[test]
@@ -281,9 +254,7 @@ fn owners_of_resources() {
     assert_eq!(catalog.owner_of_uri("b://2"), Some(1));
     assert_eq!(catalog.owner_of_uri("b://2/3"), None);
     assert_eq!(catalog.owner_of_uri("c://1"), None);
-    assert_eq!(catalog.contested_reads(), 0);
     assert_eq!(catalog.owner_of_uri("t://9"), Some(0));
-    assert_eq!(catalog.contested_reads(), 1);
     let conflicts: Vec<_> = catalog.conflicts().map(|c| (c.kind, &*c.key)).collect();
     assert_eq!(conflicts, [(ListKind::Resources, "x://1"), (ListKind::Templates, "t://{id}")]);
     // URIs are not renamed, and each is listed once.
@@ -304,7 +275,6 @@ fn conflicts_are_bounded() {
     catalog.set(0, tools(&plan, 0, &names.join(",")));
     catalog.set(1, tools(&plan, 1, &names.join(",")));
     assert_eq!(catalog.conflicts().count(), CONFLICTS_KEPT_MAX);
-    assert_eq!(catalog.conflict_count(), CONFLICTS_KEPT_MAX + 5);
 }
 
 #[test]
