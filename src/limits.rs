@@ -41,6 +41,8 @@ pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// A client that takes no byte of its answer.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same, and a client that sends no byte of its body, while the proxy ends: others wait for them.
+pub const HURRY_STALL: Duration = Duration::from_secs(2);
 /// A refused client may go on sending for this long, and this many bytes, unread: closing at once
 /// would reset the connection and take the answer with it.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -296,6 +298,13 @@ pub const VIEW_RETRY_PAUSE: Duration = PROBE_PAUSE;
 pub const SIGNAL_ECHO: Duration = Duration::from_millis(100);
 /// Default of `proxy.shutdown_timeout_seconds`.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is kept of that for the end of backends, at most a tenth of it: calls that do not end are cut
+/// so much earlier.
+pub const SHUTDOWN_RESERVE: Duration = Duration::from_secs(1);
+/// For killed children to be gone, behind the end of that time.
+pub const REAP_TIMEOUT: Duration = Duration::from_millis(250);
+/// A child that nobody has called for so long is let go while other calls are still finished.
+pub const PARTING_PAUSE: Duration = Duration::from_millis(250);
 
 /// Pooled connections to one backend, per worker: default of `max_connections`. As many as calls
 /// usually run at once; each costs a descriptor here and there.

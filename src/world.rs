@@ -419,11 +419,24 @@ impl World {
         if let Some(principal) = &owned.record.principal {
             self.counts.principals.leave(principal);
         }
-        self.end_streams_of(id);
         for worker in self.workers() {
             let _ = (self.post)(worker, SessionMail::Ended { record: owned.record.clone() });
         }
-        self.backends.end_session(&owned.record);
+        self.session_over(&owned.record);
+    }
+
+    /// A session has ended: so does what it has on this worker.
+    fn session_over(&self, record: &Arc<SessionRecord>) {
+        self.end_streams_of(record.id);
+        let calls: Vec<Rc<CallHandle>> = {
+            let in_flight = self.in_flight.borrow();
+            let its = in_flight.values().filter(|(session, _)| *session == record.id);
+            its.map(|(_, handle)| handle.clone()).collect()
+        };
+        for call in calls {
+            call.cancel(Some("the session has ended".to_owned()));
+        }
+        self.backends.end_session(record);
     }
 
     /// Ends sessions that nobody used for too long, and forgets ended ones of other workers.
@@ -460,7 +473,7 @@ impl World {
             keep
         });
         for record in gone {
-            self.backends.end_session(&record);
+            self.session_over(&record);
         }
         self.sweep_streams(now);
     }
@@ -674,8 +687,7 @@ impl World {
             SessionMail::Delete { id } => self.end_owned(id),
             SessionMail::Ended { record } => {
                 self.known.borrow_mut().remove(&record.id);
-                self.end_streams_of(record.id);
-                self.backends.end_session(&record);
+                self.session_over(&record);
             }
         }
     }
