@@ -17,7 +17,7 @@ use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, RandomState};
 use ring::rand::{SecureRandom, SystemRandom};

@@ -399,12 +399,11 @@ mod tests {
     #[test]
     fn an_id_is_resumed_from_only_when_its_event_is_whole() {
         let mut reader = Reader::default();
-        reader.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n");
-        assert!(reader.next_event().unwrap().is_some());
-        assert!(reader.next_event().unwrap().is_none());
+        let mut wire: &[u8] = b"id: 1\ndata: a\n\nid: 2\ndata: b\n";
+        assert!(reader.take(&mut wire).unwrap().is_some());
+        assert!(reader.take(&mut wire).unwrap().is_none());
         assert_eq!(reader.last_id(), b"1");
-        reader.feed(b"\n");
-        assert!(reader.next_event().unwrap().is_some());
+        assert!(reader.take(&mut &b"\n"[..]).unwrap().is_some());
         assert_eq!(reader.last_id(), b"2");
     }
 
