@@ -41,6 +41,8 @@ pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// A client that takes no byte of its answer.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same, and a client that sends no byte of its body, while the proxy ends: others wait for them.
+pub const HURRY_STALL: Duration = Duration::from_secs(2);
 /// A refused client may go on sending for this long, and this many bytes, unread: closing at once
 /// would reset the connection and take the answer with it.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -189,7 +191,8 @@ pub const CRASH_LOOP_AFTER: u32 = 4;
 /// A call waits this long for a child that is just being started again, for its handshake is
 /// usually a matter of milliseconds; the same patience as [`CONNECT_TIMEOUT_DOWN`].
 pub const RESTART_WAIT: Duration = CONNECT_TIMEOUT_DOWN;
-/// After a cancellation a backend may still answer for this long.
+/// After a cancellation a backend may still answer for this long; its place among the calls at once
+/// is free by then.
 pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// How often deadlines of calls are looked at; also how late an expiry may be.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(20);
@@ -295,6 +298,13 @@ pub const VIEW_RETRY_PAUSE: Duration = PROBE_PAUSE;
 pub const SIGNAL_ECHO: Duration = Duration::from_millis(100);
 /// Default of `proxy.shutdown_timeout_seconds`.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is kept of that for the end of backends, at most a tenth of it: calls that do not end are cut
+/// so much earlier.
+pub const SHUTDOWN_RESERVE: Duration = Duration::from_secs(1);
+/// For killed children to be gone, behind the end of that time.
+pub const REAP_TIMEOUT: Duration = Duration::from_millis(250);
+/// A child that nobody has called for so long is let go while other calls are still finished.
+pub const PARTING_PAUSE: Duration = Duration::from_millis(250);
 
 /// Pooled connections to one backend, per worker: default of `max_connections`. As many as calls
 /// usually run at once; each costs a descriptor here and there.

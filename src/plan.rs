@@ -326,7 +326,7 @@ impl BackendPlan {
     /// it can go on.
     pub fn is_reached_like(&self, other: &BackendPlan) -> bool {
         self.name == other.name
-            && self.transport == other.transport
+            && self.transport.is_reached_like(&other.transport)
             && self.isolation == other.isolation
             && self.protocol == other.protocol
     }
@@ -374,6 +374,22 @@ pub enum TransportPlan {
     Stdio(StdioPlan),
     /// Streamable HTTP, or HTTP with SSE.
     Http(HttpPlan),
+}
+
+impl TransportPlan {
+    /// Whether it leads to the same in the same way, perhaps with other limits.
+    fn is_reached_like(&self, other: &TransportPlan) -> bool {
+        match (self, other) {
+            (TransportPlan::Stdio(own), TransportPlan::Stdio(other)) => {
+                (&own.command, &own.args, &own.env, &own.cwd)
+                    == (&other.command, &other.args, &other.env, &other.cwd)
+            }
+            (TransportPlan::Http(own), TransportPlan::Http(other)) => {
+                own.fingerprint == other.fingerprint
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A child process.
@@ -436,7 +452,8 @@ pub struct HttpPlan {
     pub idle: Duration,
     /// How its older transport is spoken.
     pub sse: SsePlan,
-    /// What it was compiled from, so that a reload can tell whether it changed.
+    /// What it was compiled from but for limits, so that a reload can tell whether it is reached in
+    /// another way.
     pub fingerprint: u64,
 }
 
@@ -453,7 +470,8 @@ impl std::fmt::Debug for HttpPlan {
 
 impl PartialEq for HttpPlan {
     fn eq(&self, other: &HttpPlan) -> bool {
-        self.fingerprint == other.fingerprint
+        let limits = |plan: &HttpPlan| (plan.connections_max, plan.idle, plan.sse);
+        self.fingerprint == other.fingerprint && limits(self) == limits(other)
     }
 }
 

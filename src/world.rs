@@ -16,7 +16,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, RandomState};
@@ -110,6 +110,10 @@ pub struct Counts {
     pub connections: AtomicUsize,
     /// Event streams open.
     pub streams: AtomicUsize,
+    /// Names and URIs that more than one backend has, as worker 0 sees them.
+    pub conflicts: AtomicUsize,
+    /// Reads whose URI the templates of more than one backend matched.
+    pub contested_reads: Arc<AtomicU64>,
     /// Client sessions of each principal.
     pub principals: Tally,
 }
@@ -264,7 +268,8 @@ impl World {
             Some(spans) => spans.map(Rc::new),
             None => before.and_then(|before| before.spans.clone()),
         };
-        let catalog = Catalog::with(&plan, lasting.backends.offers());
+        let mut catalog = Catalog::with(&plan, lasting.backends.offers());
+        catalog.count_contested_reads(&lasting.counts.contested_reads);
         let world = Rc::new(World {
             names: Names::new(&plan),
             only: {
@@ -414,11 +419,24 @@ impl World {
         if let Some(principal) = &owned.record.principal {
             self.counts.principals.leave(principal);
         }
-        self.end_streams_of(id);
         for worker in self.workers() {
             let _ = (self.post)(worker, SessionMail::Ended { record: owned.record.clone() });
         }
-        self.backends.end_session(&owned.record);
+        self.session_over(&owned.record);
+    }
+
+    /// A session has ended: so does what it has on this worker.
+    fn session_over(&self, record: &Arc<SessionRecord>) {
+        self.end_streams_of(record.id);
+        let calls: Vec<Rc<CallHandle>> = {
+            let in_flight = self.in_flight.borrow();
+            let its = in_flight.values().filter(|(session, _)| *session == record.id);
+            its.map(|(_, handle)| handle.clone()).collect()
+        };
+        for call in calls {
+            call.cancel(Some("the session has ended".to_owned()));
+        }
+        self.backends.end_session(record);
     }
 
     /// Ends sessions that nobody used for too long, and forgets ended ones of other workers.
@@ -455,7 +473,7 @@ impl World {
             keep
         });
         for record in gone {
-            self.backends.end_session(&record);
+            self.session_over(&record);
         }
         self.sweep_streams(now);
     }
@@ -669,8 +687,7 @@ impl World {
             SessionMail::Delete { id } => self.end_owned(id),
             SessionMail::Ended { record } => {
                 self.known.borrow_mut().remove(&record.id);
-                self.end_streams_of(record.id);
-                self.backends.end_session(&record);
+                self.session_over(&record);
             }
         }
     }

@@ -67,6 +67,7 @@ fn backends_and_health_tell_the_truth() {
         (&json!("degraded"), &json!(["late"]))
     );
     assert_eq!(health["config"], json!({ "generation": 1, "last_error": null }));
+    assert_eq!(health["telemetry"], json!({ "lost": 0, "last_error": null }));
     while client.call("web__reads", r#"{"key":"a","fails":99}"#).error().0 != -32013 {}
     assert_eq!(row("web")["breaker"], "open");
     let _late = HttpStub::start_on(port, "late", &[]);

@@ -265,6 +265,36 @@ fn a_client_that_was_asked_comes_back_or_cancels_or_ends_its_session() {
     }
 }
 
+/// Servers ask for the roots when they are greeted, which for a child of one's own is in the first
+/// call: a quick one was over before its client had answered.
+#[test]
+fn roots_that_a_child_asks_for_outlast_the_call_in_which_it_asks() {
+    let both = both("");
+    let mut client = both.client(ALL);
+    let question = |id: u32| {
+        let question = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"roots/list"}}"#);
+        json!({ "message": question })
+    };
+    let heard = |id: u32| {
+        let heard = format!(r#"response {{"jsonrpc":"2.0","id":{id},"result":{{"roots":[]}}}}"#);
+        both.journals[1].wait_count(&heard, 1);
+    };
+    let mut open = Open::call(&client, "1", "s__tell", &question(81));
+    let asked = open.next();
+    assert_eq!(asked["method"], "roots/list");
+    assert_eq!(open.said(), "told");
+    answer(&client, &asked, r#"{"roots":[]}"#);
+    heard(81);
+    // A client that listens is asked there.
+    let listening = client.listen();
+    assert_eq!(client.call("s__grow", r#"{"name":"more"}"#).said(), "grown");
+    listening.wait_for("notifications/tools/list_changed");
+    assert_eq!(client.call("s__tell", &question(82).to_string()).said(), "told");
+    let asked = listening.wait_for("roots/list");
+    answer(&client, &asked, r#"{"roots":[]}"#);
+    heard(82);
+}
+
 #[test]
 fn a_server_takes_its_question_back() {
     let both = both("");

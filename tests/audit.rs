@@ -278,6 +278,12 @@ fn a_full_disk_changes_no_answer_and_is_counted() {
         Page::of(&proxy).get("mcp_proxy_telemetry_lost_total", &[("what", "line")]) >= 200.0
     });
     assert!(proxy.stderr().contains("log lines cannot be written"), "{}", proxy.stderr());
+    // An audit log with gaps is no good health.
+    let health = once(proxy.addr, "GET", "/admin/health", "").json();
+    assert_eq!(health["status"], "degraded", "{health}");
+    assert!(health["telemetry"]["lost"].as_u64().unwrap() >= 200, "{health}");
+    let error = health["telemetry"]["last_error"].as_str().unwrap();
+    assert!(error.starts_with("/dev/full: "), "{error}");
 }
 
 #[test]

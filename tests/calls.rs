@@ -211,3 +211,34 @@ fn calls_of_one_session_run_side_by_side() {
         journal.wait_count("cancelled", 1);
     }
 }
+
+/// Its calls ran on to their time limits, with nobody to take the answers.
+#[test]
+fn the_end_of_a_session_ends_its_calls() {
+    let world = world();
+    for (backend, journal) in &world.journals {
+        let mut client = world.proxy.client();
+        // On either worker.
+        let mut callers: Vec<Client> = (0..4).map(|_| client.again()).collect();
+        for (n, caller) in callers.iter_mut().enumerate() {
+            let hang = call_params(&format!("{backend}__hang"), "{}");
+            caller.send(&message(&n.to_string(), "tools/call", &hang));
+            journal.wait_count("call hang", n + 1);
+        }
+        assert_eq!(client.delete().status, 200, "{backend}");
+        for caller in &mut callers {
+            if caller.conn.try_head().is_some() {
+                let mut text = Vec::new();
+                while let Ok(Some(piece)) = caller.conn.piece() {
+                    text.extend(piece);
+                }
+                let text = String::from_utf8_lossy(&text).into_owned();
+                assert!(!text.contains("\"result\""), "{backend}: {text}");
+            }
+        }
+        // A session of the client's own with the backend ends with its calls in it.
+        if ["stdio", "shared"].contains(backend) {
+            journal.wait_count("cancelled", 4);
+        }
+    }
+}

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::client::{ACCEPT, Client, JSON, call_params, message};
 use crate::support::http::Conn;
-use crate::support::process::{HttpStub, Proxy, Setup, resident, stdio_backend, stub_path};
+use crate::support::process::{
+    HttpStub, Journal, Proxy, Setup, resident, scratch, stdio_backend, stub_path,
+};
 use crate::support::wait_for;
 
 /// A process of its own that holds connections: this one may not open so many files.
@@ -126,6 +128,42 @@ fn more_connections_than_there_are_files_for_are_turned_away_and_then_served_aga
         });
     }
     assert_eq!(proxy.client().call("s__echo", r#"{"payload":"x"}"#).said(), "x");
+}
+
+/// A connection with a call at a backend over HTTP takes two files: with all of them gone, new clients
+/// hung in the backlog without an answer.
+#[test]
+fn without_files_new_clients_are_answered_or_closed_and_calls_go_on() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "journal");
+    let stub = HttpStub::start("h", &["--journal", journal.path()]);
+    let proxy =
+        Setup { backends: stub.backend("h"), open_files: Some("128"), ..Setup::default() }.start();
+    let client = proxy.client_seeing(&["h__hang"]);
+    let mut crowd = Vec::new();
+    for n in 0..200 {
+        let mut conn = Conn::open(proxy.addr);
+        let body = message(&n.to_string(), "tools/call", &call_params("h__hang", "{}"));
+        let lines = format!("{}{ACCEPT}{JSON}Content-Length: {}", client.lines(), body.len());
+        let sent = conn.try_send(format!("POST /mcp HTTP/1.1\r\n{lines}\r\n\r\n{body}").as_bytes());
+        crowd.extend(sent.ok().map(|()| conn));
+    }
+    journal.wait_count("call hang", 20);
+    for _ in 0..20 {
+        let mut conn = Conn::open(proxy.addr);
+        let _ = conn.try_send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        // A wait for an answer panics in the end.
+        if let Some(head) = conn.try_head() {
+            assert!([200, 503].contains(&head.status), "{head:?}");
+        }
+    }
+    drop(crowd);
+    let mut client = wait_for("room for a new client", || {
+        let mut conn = Conn::try_open(proxy.addr)?;
+        conn.try_send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
+        (conn.try_head()?.status == 200).then(|| client.again())
+    });
+    assert_eq!(client.call("h__echo", r#"{"payload":"x"}"#).said(), "x");
 }
 
 #[test]

@@ -69,6 +69,34 @@ fn check_tells_all_faults_at_once_with_their_places() {
     assert!(said.contains("proxy.toml:3:"), "{said}");
 }
 
+#[test]
+fn check_looks_at_the_files_that_are_named() {
+    let scratch = scratch();
+    let file = scratch.path().join("proxy.toml");
+    let path = file.to_str().unwrap();
+    let pipe = scratch.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let head = "[proxy]\nname = \"x\"\n";
+    let backend = "[[backends]]\nname = \"a\"\ntransport = \"http\"\nurl = \"http://h/mcp\"\n";
+    for (text, fault) in [
+        (format!("{head}[observability]\naudit = {{ path = \".\" }}\n"), "is a directory"),
+        // It waited for somebody who writes there.
+        (format!("{head}{backend}bearer_token = \"file:pipe\"\n"), "is no regular file"),
+        (format!("{head}import_backends = \"pipe\"\n"), "is no regular file"),
+    ] {
+        std::fs::write(&file, &text).unwrap();
+        let (code, said) = run(&["-c", path, "--check"]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(fault), "{said}");
+    }
+    // What is given by hand may be a pipe: -c <(...).
+    let given = pipe.to_str().unwrap().to_owned();
+    let checked = std::thread::spawn(move || run(&["-c", &given, "--check"]));
+    std::fs::write(&pipe, format!("{head}{backend}")).unwrap();
+    let (code, said) = checked.join().unwrap();
+    assert_eq!(code, Some(0), "{said}");
+}
+
 /// A level that is none would be taken for a module's name, and silence all others.
 #[test]
 fn a_misspelt_level_of_the_log_is_a_fault_and_no_silence() {

@@ -708,3 +708,20 @@ fn everything_at_once_and_the_listener_answers() {
         assert!(text.ends_with(&format!(": {backend}")) || text.contains(backend), "{text}");
     }
 }
+
+/// It is answered, if not as it should be: to wait for the time limit brings nothing.
+#[test]
+fn a_child_that_answers_with_what_is_no_message_costs_the_call_no_time() {
+    let proxy = Proxy::start(&[stdio_backend("a", &[])]);
+    let mut client = proxy.client_seeing(&["a__raw_answer"]);
+    for raw in [
+        r#"{"jsonrpc":"2.0","id":$ID,"error":"a text"}"#,
+        r#"{"jsonrpc":"2.0","id":$ID,"id":$ID,"result":{}}"#,
+        r#"{"jsonrpc":"2.0","id":$ID,"result":{}} and more"#,
+        &format!(r#"{{"jsonrpc":"2.0","id":$ID,"result":{}"#, "[".repeat(5000)),
+    ] {
+        let arguments = format!(r#"{{"bytes":{}}}"#, quote(&format!("{raw}\n")));
+        failure(&client.call("a__raw_answer", &arguments), -32010);
+        assert_eq!(echo(&mut client, "after").said(), "after", "{raw}");
+    }
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::metrics::Page;
 use crate::support::client::{Client, call_params, message};
 use crate::support::http;
 use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
@@ -292,6 +293,78 @@ fn a_file_with_faults_changes_nothing_and_says_why() {
     client.wait_for_tools(&["more__echo", "pipe__echo"]);
 }
 
+/// Limits of how a backend is reached are limits like others: they cost nobody his session.
+#[test]
+fn limits_of_a_backend_change_and_what_is_open_stays() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "pipe");
+    let stub = HttpStub::start("web", &[]);
+    let pipe = || stdio_backend("pipe", &["--journal", journal.path()]);
+    let proxy = Proxy::start(&[pipe(), stub.backend("web")]);
+    let mut client = proxy.client_seeing(&["pipe__echo", "web__echo"]);
+    for tool in ["pipe__echo", "web__echo"] {
+        client.call(tool, r#"{"payload":"x"}"#).said();
+    }
+    let (child, sessions) = (journal.life(), stub_sessions(&stub));
+    let lines = "startup_timeout_seconds = 17\n";
+    let pipe = pipe() + lines + "idle_stop_seconds = 100\nmax_children = 7\n";
+    let web = stub.backend("web") + lines + "max_connections = 3\nidle_seconds = 20\n";
+    reload(&proxy, "", &[pipe, web]);
+    for tool in ["pipe__echo", "web__echo"] {
+        assert_eq!(client.call(tool, r#"{"payload":"x"}"#).said(), "x");
+    }
+    assert!(child.goes_on());
+    assert_eq!(stub_sessions(&stub), sessions);
+}
+
+#[test]
+fn clients_hear_of_other_tools_of_the_proxys_own() {
+    let stub = HttpStub::start("web", &[]);
+    let mut proxy_lines = "admin_tools = \"read\"";
+    let setup =
+        Setup { admin_tools: Some("full"), backends: stub.backend("web"), ..Setup::default() };
+    let proxy = setup.start();
+    let client = proxy.client_seeing(&["web__echo"]);
+    let listening = client.listen();
+    // The first notice may be about the backend.
+    for _ in 0..3 {
+        let text = format!(
+            "[proxy]\nname = \"test\"\nworkers = 2\nhot_reload = false\n{proxy_lines}\n{}",
+            stub.backend("web")
+        );
+        let (before, _) = reloads(&proxy);
+        proxy.rewrite_whole(&text);
+        proxy.signal("HUP");
+        wait_until("the reload", || reloads(&proxy).0 > before);
+        listening.wait_for("notifications/tools/list_changed");
+        proxy_lines = match proxy_lines {
+            "admin_tools = \"off\"" => "admin_tools = \"full\"",
+            _ => "admin_tools = \"off\"",
+        };
+    }
+}
+
+/// A pipe that nobody writes to hung whoever read it, and with it `/admin` and the signals.
+#[test]
+fn a_file_that_does_not_answer_is_refused() {
+    let scratch = scratch();
+    let pipe = scratch.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let pipe = pipe.to_str().unwrap();
+    let stub = HttpStub::start("a", &[]);
+    let mut proxy = Proxy::start(&[stub.backend("a")]);
+    let head = "[proxy]\nname = \"test\"\nworkers = 2\n";
+    for text in [
+        format!("{head}{}bearer_token = \"file:{pipe}\"\n", stub.backend("a")),
+        format!("{head}import_backends = \"{pipe}\"\n{}", stub.backend("a")),
+    ] {
+        refused(&proxy, &text);
+        assert!(proxy.stderr().contains("is no regular file"), "{}", proxy.stderr());
+    }
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
 #[test]
 fn what_needs_a_restart_is_named_and_the_rest_is_applied() {
     let pipe = stdio_backend("pipe", &[]);
@@ -566,4 +639,31 @@ fn listeners_without_a_session_are_told() {
             assert!(event.data.contains("notifications/tools/list_changed"), "{event:?}");
         }
     }
+}
+
+/// Counters are kept by name: this one began anew with every other setting.
+#[test]
+fn ejections_are_counted_on_whatever_changes() {
+    let (web, other) = (HttpStub::start("web", &["--annotated"]), HttpStub::start("web", &[]));
+    let keys = |errors: u32| {
+        format!(
+            "outlier_detection = {{ consecutive_errors = {errors}, base_ejection_seconds = 600 }}\n"
+        )
+    };
+    let proxy = Proxy::start(&[web.backend("web") + &keys(2)]);
+    let mut client = proxy.client_seeing(&["web__writes"]);
+    let ejections = || Page::of(&proxy).get("mcp_proxy_ejections_total", &[("backend", "web")]);
+    for _ in 0..2 {
+        client.call("web__writes", r#"{"key":"k","fails":99,"how":"internal"}"#).error();
+    }
+    assert_eq!(ejections(), 1.0);
+    reload(&proxy, "", &[web.backend("web") + &keys(3)]);
+    assert_eq!(ejections(), 1.0);
+    for _ in 0..3 {
+        client.call("web__writes", r#"{"key":"k","fails":99,"how":"internal"}"#).error();
+    }
+    assert_eq!(ejections(), 2.0);
+    // Another one of that name.
+    reload(&proxy, "", &[other.backend("web") + &keys(3)]);
+    assert_eq!(ejections(), 2.0);
 }

@@ -167,6 +167,39 @@ fn a_file_that_a_refused_configuration_names_is_waited_for() {
     assert_eq!(get(&proxy, "health")["config"]["last_error"], Value::Null);
 }
 
+/// One of them kept every later file from coming into force, another one a part of it, unsaid.
+#[test]
+fn what_requests_added_does_not_stand_in_the_way_of_the_file() {
+    let scratch = scratch();
+    let file = scratch.path().join("proxy.toml");
+    let web = HttpStub::start("web", &[]);
+    let proxy = start(&file, &format!("{MANUAL}{}", web.backend("one")));
+    let mut client = proxy.client_seeing(&["one__echo"]);
+    let add = |name: &str, more: &str| {
+        let url = format!("http://{}/mcp", web.addr);
+        let body = format!(r#"{{"name":"{name}","url":"{url}"{more}}}"#);
+        let answer = post(&proxy, "backends", &body);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    };
+    add("spare", r#","failover_for":"one""#);
+    add("same", "");
+    let rules = "hide_tools = [\"echo\"]\n";
+    let text = format!("{MANUAL}{}{}{rules}", web.backend("two"), web.backend("same"));
+    fs::write(&file, text).unwrap();
+    let answer = post(&proxy, "reload", "");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let done = answer.json();
+    let warnings = done["warnings"].to_string();
+    for part in ["added.spare", "left out", "added.same", "in the place of the file's backend"] {
+        assert!(warnings.contains(part), "no {part}: {done}");
+    }
+    assert_eq!(done["removed"], json!(["one", "spare"]), "{done}");
+    wait_for_backends(&mut client, &["two", "same"]);
+    assert_eq!(get(&proxy, "health")["config"]["last_error"], Value::Null);
+    // It has gone, and may be added again.
+    add("spare", r#","failover_for":"two""#);
+}
+
 #[test]
 fn hot_reload_can_be_off_and_a_request_or_signal_reloads_all_the_same() {
     let scratch = scratch();

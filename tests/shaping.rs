@@ -232,6 +232,24 @@ fn parameters_look_different() {
     }
 }
 
+/// The schema had one key twice.
+#[test]
+fn a_parameter_keeps_its_name_where_another_one_has_the_new_name() {
+    let keys = "[[backends.param_overrides]]\ntool = \"search\"\nrename = { q = \"limit\" }\n";
+    let world = world("", keys);
+    let mut client = world.proxy.client_seeing(&["pipe__search", "web__search"]);
+    for backend in BACKENDS {
+        let name = format!("{backend}__search");
+        let list = client.ask("tools/list", "{}").result();
+        let tools = list["tools"].as_array().unwrap();
+        let tool = tools.iter().find(|tool| tool["name"] == name.as_str()).unwrap();
+        assert_eq!(tool["inputSchema"]["properties"]["q"]["type"], "string", "{tool}");
+        let sent = r#"{"q":"x","limit":3}"#;
+        assert_eq!(arguments(&client.call(&name, sent).said()), sent);
+    }
+    assert!(world.proxy.stderr().contains("a parameter keeps its name"));
+}
+
 #[test]
 fn arguments_are_measured() {
     let world =

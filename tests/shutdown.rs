@@ -3,9 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::support::client::{call_params, message};
+use mcp_proxy::limits;
+
+use crate::support::client::{ACCEPT, JSON, call_params, message};
+use crate::support::http::Conn;
 use crate::support::process::{
     HttpStub, Journal, Life, Proxy, Setup, command_backend, scratch, stdio_backend, stub_path,
 };
@@ -142,7 +145,7 @@ fn a_second_signal_ends_at_once() {
     proxy.signal("TERM");
     wait_until("no listener", || TcpStream::connect(proxy.addr).is_err());
     // A signal that follows at once is taken for the echo of the first.
-    std::thread::sleep(mcp_proxy::limits::SIGNAL_ECHO * 2);
+    std::thread::sleep(limits::SIGNAL_ECHO * 2);
     proxy.signal("TERM");
     proxy.wait();
     wait_until("the end of the child", || !child.goes_on());
@@ -175,6 +178,89 @@ fn a_child_that_ignores_the_end_of_stdin_and_sigterm_is_killed() {
     assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.stderr());
     assert_eq!(journal.last("end of"), "stdin");
     assert!(!child.goes_on());
+}
+
+/// A child gets seven seconds to end, and all children together got them behind the time limit: the
+/// proxy took longer than it was told, and an orchestrator killed it.
+#[test]
+fn the_time_limit_holds_for_children_too() {
+    for call in [false, true] {
+        let scratch = scratch();
+        let journal = Journal::new(&scratch, "journal");
+        let script = r#"trap "" TERM; exec "$@""#;
+        let args = ["-c", script, "sh", stub_path(), "--name", "s", "--ignore-eof", "--journal"];
+        let args = [&args[..], &[journal.path()]].concat();
+        let mut proxy = Setup {
+            proxy: "shutdown_timeout_seconds = 1".into(),
+            backends: command_backend("s", "sh", &args),
+            ..Setup::default()
+        }
+        .start();
+        let mut client = proxy.client_seeing(&["s__hang"]);
+        if call {
+            client.send(&message("1", "tools/call", &call_params("s__hang", "{}")));
+            journal.wait_count("call hang", 1);
+        }
+        let child = journal.life();
+        let began = Instant::now();
+        proxy.signal("TERM");
+        assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.stderr());
+        // What a child has where nobody hurries.
+        let patience = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER;
+        assert!(began.elapsed() < patience, "{:?}", began.elapsed());
+        assert!(proxy.stderr().contains("outlasts SIGTERM: killed"), "{}", proxy.stderr());
+        wait_until("the end of the child", || !child.goes_on());
+    }
+}
+
+#[test]
+fn a_child_that_nobody_calls_does_not_wait_for_the_calls_of_others() {
+    let scratch = scratch();
+    let (busy, idle) = (Journal::new(&scratch, "busy"), Journal::new(&scratch, "idle"));
+    let mut proxy = Setup {
+        proxy: "shutdown_timeout_seconds = 600".into(),
+        backends: stdio_backend("busy", &["--journal", busy.path()])
+            + &stdio_backend("idle", &["--journal", idle.path()]),
+        ..Setup::default()
+    }
+    .start();
+    let mut client = proxy.client_seeing(&["busy__hang", "idle__echo"]);
+    client.send(&message("1", "tools/call", &call_params("busy__hang", "{}")));
+    busy.wait_count("call hang", 1);
+    proxy.signal("TERM");
+    idle.wait_count("end of stdin", 1);
+    assert_eq!(busy.count("end of stdin"), 0);
+    std::thread::sleep(limits::SIGNAL_ECHO * 2);
+    proxy.signal("TERM");
+    proxy.wait();
+}
+
+/// Each of these held the end up for as long as it may take at other times.
+#[test]
+fn clients_that_say_nothing_whole_hold_nobody_up() {
+    let mut proxy = Setup {
+        proxy: "shutdown_timeout_seconds = 600".into(),
+        backends: stdio_backend("s", &[]),
+        ..Setup::default()
+    }
+    .start();
+    let client = proxy.client_seeing(&["s__echo"]);
+    let mut half = Conn::open(proxy.addr);
+    half.send(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\n");
+    let mut body = Conn::open(proxy.addr);
+    let lines = format!("{}{ACCEPT}{JSON}Content-Length: 100\r\n", client.lines());
+    body.send(format!("POST /mcp HTTP/1.1\r\n{lines}\r\n{{").as_bytes());
+    // What is refused is read on for a while, so that the refusal is not reset away.
+    let mut refused = Conn::open(proxy.addr);
+    let lines = lines.replace("100", "100000000");
+    refused.send(format!("POST /mcp HTTP/1.1\r\n{lines}\r\n").as_bytes());
+    assert_eq!(refused.answer().status, 413);
+    proxy.signal("TERM");
+    // No answer: that would be the one of the time limit.
+    assert!(half.ends());
+    assert_eq!(body.head().status, 408);
+    assert_eq!(proxy.wait().code(), Some(0), "{}", proxy.stderr());
+    drop(refused);
 }
 
 #[test]

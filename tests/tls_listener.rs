@@ -5,7 +5,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Instant;
 
+use mcp_proxy::limits;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
@@ -325,4 +327,18 @@ fn a_new_certificate_is_shown_to_new_connections() {
     // Who is connected stays so.
     before.ask("", &ping).unwrap();
     world.authority = next;
+}
+
+#[test]
+fn a_silent_client_does_not_hold_up_the_end() {
+    let mut world = world(None, &stdio_backend("s", &[]));
+    let began = Instant::now();
+    let mut silent = TcpStream::connect(world.proxy.addr).expect("connect");
+    silent.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    // Only then is it in for sure.
+    drop(Secure::open(world.proxy.addr, &client_config(&world.authority, None)));
+    world.proxy.signal("TERM");
+    assert!(matches!(silent.read(&mut [0; 1]), Ok(0)));
+    assert_eq!(world.proxy.wait().code(), Some(0), "{}", world.proxy.stderr());
+    assert!(began.elapsed() < limits::TLS_HANDSHAKE_TIMEOUT, "{:?}", began.elapsed());
 }

@@ -51,6 +51,8 @@ struct Ask {
     token: Option<Raw>,
     /// The call that it belongs to, if it belongs to one.
     caller: Option<Caller>,
+    /// It is about the session rather than that call, whose end it outlasts.
+    stays: bool,
     since: Instant,
 }
 
@@ -139,7 +141,9 @@ pub(super) fn open(
     let mut shown = Vec::with_capacity(message.len() + 32);
     names::renamed(&mut shown, message, id, token, itoa::Buffer::new().format(number).as_bytes());
     let shown = note::related(shown, &backends.plan.borrow(), entry.id);
+    let stays = matches!(back, Back::Child) && is_of_session(backends, session, &method);
     let ask = Ask {
+        stays,
         entry: entry.clone(),
         session: session.clone(),
         back,
@@ -150,6 +154,13 @@ pub(super) fn open(
     };
     asks.open.borrow_mut().insert(number, ask);
     Ok(Opened { number, message: shown })
+}
+
+/// Whether the child of a session asks this for itself, and not for whoever calls it just then: no
+/// question of a child names a call, and servers ask for the roots as soon as they are greeted. Who
+/// calls without a session can be asked in his call alone.
+pub(super) fn is_of_session(backends: &Backends, session: &SessionRecord, method: &str) -> bool {
+    method == "roots/list" && !backends.bridges.has(session.id)
 }
 
 /// An error response.
@@ -318,7 +329,8 @@ pub(super) fn call_over(backends: &Rc<Backends>, handle: &Rc<CallHandle>) {
 
 /// A call of a child likewise.
 pub(super) fn number_over(backends: &Rc<Backends>, id: u64) {
-    end(backends, |ask| ask.caller.as_ref().is_some_and(|caller| caller.id == id));
+    let is_its = |ask: &Ask| ask.caller.as_ref().is_some_and(|caller| caller.id == id);
+    end(backends, |ask| is_its(ask) && !ask.stays);
 }
 
 /// A child is gone: nobody waits for what it asked.

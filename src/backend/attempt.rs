@@ -74,6 +74,9 @@ impl Guard {
         let deadline = backends.clock.arm_for(Some(entry.id), &call.handle, now, call.timeout);
         let trail = call.handle.trail();
         trail.begin(now, entry.id);
+        if call.handle.is_beside() {
+            trail.count_hedge();
+        }
         let span = match trail.trace() {
             Some(traced) => traced.begin(&mut call.body, now, entry.id),
             None => None,

@@ -64,6 +64,11 @@ impl Drop for InUse {
 }
 
 impl Bridges {
+    /// Whether a session stands for callers that have none.
+    pub(super) fn has(&self, session: SessionId) -> bool {
+        self.0.borrow().values().any(|bridge| bridge.record.id == session)
+    }
+
     /// The session of a key, made if need be, and the one that made room for it.
     fn of(
         &self,

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 
@@ -69,6 +70,8 @@ pub(super) struct Live {
     pub(super) wire: Wire,
     /// Its end has begun, or that of the proxy.
     pub(super) closing: Event,
+    /// When the proxy has to be gone, once that is known: no child has longer than that.
+    pub(super) end_by: Cell<Option<Instant>>,
     /// Lists wait for its first start: it was there when the proxy began. One that comes later is
     /// announced when it is up.
     pub(super) is_awaited: Cell<bool>,
@@ -133,6 +136,7 @@ impl Entry {
                 TransportPlan::Stdio(_) => Wire::Stdio(Box::new(Channels::new())),
             },
             closing: Event::new(),
+            end_by: Cell::new(None),
             is_awaited: Cell::new(false),
             is_in_force: Cell::new(false),
         };
@@ -157,6 +161,9 @@ impl Entry {
     /// The same backend under other rules; what it offers is shaped anew.
     pub(super) fn under(&self, plan: &Arc<BackendPlan>) -> Entry {
         debug_assert!(self.plan.is_reached_like(plan));
+        if let (Wire::Http(http), TransportPlan::Http(plan)) = (&self.wire, &plan.transport) {
+            http.pool.bound(plan.connections_max);
+        }
         let keeps = self.plan.chain == plan.chain;
         let slice = self.slice.borrow().as_ref().and_then(|slice| match slice.shaped(plan) {
             Ok(slice) => Some(Arc::new(slice)),
@@ -182,6 +189,12 @@ impl Entry {
     /// Whether its supervisor is to live.
     pub(super) fn is_kept_up(&self) -> bool {
         self.is_in_force.get() && !self.closing.is_set()
+    }
+
+    /// So long, or a share of what is left until the proxy has to be gone.
+    pub(super) fn left(&self, shares: u32, limit: Duration) -> Duration {
+        let Some(by) = self.end_by.get() else { return limit };
+        limit.min(by.saturating_duration_since(Instant::now()) / shares)
     }
 
     /// Its name in the configuration.

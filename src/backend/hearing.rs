@@ -86,6 +86,11 @@ impl Outside for Hearing {
         self.backends.board.asked(self.entry.id);
         let Some(session) = &self.session else { return relay::reply(envelope, message) };
         let (backends, entry) = (&self.backends, &self.entry);
+        let method = envelope.method_name(message).unwrap_or_default();
+        let listens = backends.attended.borrow().contains(&session.id);
+        // Where a call may end before it is answered, the client's own stream is the better place.
+        let aside = listens && asks::is_of_session(backends, session, &method);
+        let caller = caller.filter(|_| !aside);
         let to = caller.clone();
         match asks::open(backends, entry, session, Back::Child, caller, message, envelope) {
             Err(refusal) => return Some(refusal),

@@ -11,7 +11,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Wire};
 use super::failure::Failure;
@@ -492,7 +492,7 @@ async fn delete(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Leg) {
 
 /// Ends all sessions that this worker opened with these backends, as far as that goes within a
 /// second.
-pub(super) async fn end_all(backends: &Rc<Backends>, entries: &[Rc<Entry>]) {
+pub(super) async fn end_all(backends: &Rc<Backends>, entries: &[Rc<Entry>], limit: Duration) {
     let mut open = VecDeque::new();
     for entry in entries {
         let Wire::Http(http) = &entry.wire else { continue };
@@ -530,7 +530,7 @@ pub(super) async fn end_all(backends: &Rc<Backends>, entries: &[Rc<Entry>]) {
             }
         });
     }
-    let _ = rt::time::timeout(limits::SESSION_ENDS_WAIT, done.wait()).await;
+    let _ = rt::time::timeout(limit, done.wait()).await;
     open.borrow_mut().clear();
 }
 

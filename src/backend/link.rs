@@ -1,7 +1,7 @@
 //! Owns: the channel to one child, or over one event stream: requests out, answers back to whoever
 //! asked.
 //! Never: starting or stopping it (`stdio`, `sse`), repeating a call.
-//! Next: `frame`, its lines.
+//! Next: `spoilt`, lines that are no messages.
 //!
 //! MCP, Transports, stdio: one message a line, UTF-8, no line ends within. Everything that is queued
 //! goes out as one write; writing and reading are two tasks, for a child may stop reading until
@@ -23,6 +23,7 @@ use super::frame::Lines;
 use super::handle::{CallHandle, Item};
 use super::names::{self, Own};
 use super::relay::{self, Word};
+use super::spoilt;
 use crate::error::Kind;
 use crate::jsonrpc::{self, Envelope, Kind as Message, Shape, Span};
 use crate::limits;
@@ -211,6 +212,13 @@ impl Link {
     pub(super) fn idle(&self, now: Instant) -> Option<Duration> {
         let idle = self.waiting.borrow().is_empty();
         idle.then(|| now.saturating_duration_since(self.last_used.get()))
+    }
+
+    /// Whether no client waits for anything, and nobody has called just now: a call that another
+    /// worker has sent may still be on its way.
+    pub(super) fn is_left(&self, now: Instant) -> bool {
+        let quiet = now.saturating_duration_since(self.last_used.get()) >= limits::PARTING_PAUSE;
+        quiet && self.waiting.borrow().values().all(|waiter| waiter.behind == Behind::Proxy)
     }
 
     /// Whether the child has taken nothing of its input for too long.
@@ -475,11 +483,11 @@ impl Link {
                         let message = element.of(line);
                         match jsonrpc::scan(message) {
                             Ok(envelope) => self.message(message, &envelope),
-                            Err(fault) => self.noise(message, fault.text()),
+                            Err(fault) => self.spoilt(message, fault.text()),
                         }
                     }
                 }
-                _ => self.noise(line, fault.text()),
+                _ => self.spoilt(line, fault.text()),
             },
         }
     }
@@ -585,6 +593,20 @@ impl Link {
             let failure = Failure::new(Kind::Lost, "the child ended the stream");
             self.deliver(number, &waiter.route, Item::Failed(failure));
         }
+    }
+
+    /// What is no message, and may be meant as the answer to a call.
+    fn spoilt(&self, line: &[u8], why: &str) {
+        for number in spoilt::ids(line).into_iter().filter_map(names::number) {
+            let waiter = self.waiting.borrow_mut().remove(&number);
+            let Some(waiter) = waiter else { continue };
+            let failure = Failure::new(Kind::BadAnswer, format!("an answer that is none: {why}"));
+            self.deliver(number, &waiter.route, Item::Failed(failure));
+            if waiter.asked {
+                self.outside.over(number);
+            }
+        }
+        self.noise(line, why);
     }
 
     /// A line that is no message: servers print to their output by mistake. Logged once in a while.

@@ -46,6 +46,7 @@ mod replies;
 mod resume;
 mod rounds;
 mod shelf;
+mod spoilt;
 mod sse;
 mod stand_in;
 mod stderr;
@@ -81,7 +82,7 @@ pub use reload::Staged;
 pub use replies::{Replies, Reply};
 pub use shelf::Kept as KeptAnswer;
 pub use stand_in::{Prepare, Prepared};
-pub use trail::{AttemptSpan, Share, Traced, Trail};
+pub use trail::{AttemptSpan, Past, Share, Traced, Trail};
 pub use views::{Seen, Whose};
 
 use crate::error::{Error, Kind, Result};
@@ -194,6 +195,8 @@ pub struct Backends {
     asked: RefCell<AHashMap<u64, OneSender<wishes::Wished>>>,
     /// The end has begun.
     stopping: Event,
+    /// See [`Backends::end_by`].
+    end_by: Cell<Option<Instant>>,
     /// Supervisors and children of sessions that have not ended.
     running: Cell<usize>,
 }
@@ -232,6 +235,7 @@ impl Backends {
             backlog: RefCell::new(VecDeque::new()),
             asked: RefCell::default(),
             stopping: Event::new(),
+            end_by: Cell::new(None),
             running: Cell::new(0),
         })
     }
@@ -558,6 +562,36 @@ impl Backends {
         stand_in::changed(self, &entry);
     }
 
+    /// The proxy ends, and has to be gone by then: no child is given longer to end.
+    pub fn end_by(&self, deadline: Instant) {
+        self.end_by.set(Some(deadline));
+        for entry in &*self.entries() {
+            entry.end_by.set(Some(deadline));
+        }
+    }
+
+    /// Lets children end that nobody calls any more, while others finish their calls: they have the
+    /// time then that they need. To be called again and again once no requests come in.
+    pub fn part(&self) {
+        let now = Instant::now();
+        for entry in &*self.entries() {
+            if let entry::Wire::Stdio(channels) = &entry.wire
+                && !entry.closing.is_set()
+                && entry.in_flight.get() == 0
+                && channels.are_left(now)
+            {
+                self.let_go(entry);
+            }
+        }
+    }
+
+    /// Begins the end of a backend here.
+    fn let_go(&self, entry: &Entry) {
+        entry.closing.set();
+        entry.bell.ring(supervise::STOP);
+        entry.channels().end_all();
+    }
+
     /// Ends everything: children are stopped and reaped, sessions ended, connections closed. Calls
     /// still in flight fail. Returns when that is done, at the latest after the time that a child
     /// is given to end.
@@ -566,13 +600,17 @@ impl Backends {
         parking::sweep(self, true);
         let entries = self.entries();
         for entry in &*entries {
-            entry.closing.set();
-            entry.bell.ring(supervise::STOP);
-            entry.channels().end_all();
+            self.let_go(entry);
         }
-        leg::end_all(self, &entries).await;
+        let now = Instant::now();
         let patience = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER + Duration::from_secs(2);
-        let end = Instant::now() + patience;
+        let mut end = now + patience;
+        // Children that are killed when the time is over are still to be reaped.
+        if let Some(by) = self.end_by.get() {
+            end = end.min(by.max(now) + limits::REAP_TIMEOUT);
+        }
+        let limit = limits::SESSION_ENDS_WAIT.min(end - now);
+        leg::end_all(self, &entries, limit).await;
         while self.running.get() > 0 && Instant::now() < end {
             rt::time::sleep(Duration::from_millis(5)).await;
         }

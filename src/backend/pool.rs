@@ -5,7 +5,7 @@
 //! Last in, first out: under less load the same few connections stay warm, and the rest ages and is
 //! closed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use crate::limits;
@@ -13,12 +13,20 @@ use crate::limits;
 /// Idle connections, newest last.
 pub(super) struct Pool<C> {
     idle: RefCell<Vec<(C, Instant)>>,
-    max: usize,
+    max: Cell<usize>,
 }
 
 impl<C> Pool<C> {
     pub(super) fn new(max: usize) -> Pool<C> {
-        Pool { idle: RefCell::new(Vec::new()), max }
+        Pool { idle: RefCell::new(Vec::new()), max: Cell::new(max) }
+    }
+
+    /// Keeps so many at most from now on; the oldest of those beyond are closed.
+    pub(super) fn bound(&self, max: usize) {
+        self.max.set(max);
+        let mut idle = self.idle.borrow_mut();
+        let beyond = idle.len().saturating_sub(max);
+        drop(idle.drain(..beyond));
     }
 
     /// The connection used last, of those that `is_quiet`; others are closed. One that waited for
@@ -37,7 +45,7 @@ impl<C> Pool<C> {
     /// Keeps a connection, if there is room; else it is closed.
     pub(super) fn put(&self, connection: C, now: Instant) {
         let mut idle = self.idle.borrow_mut();
-        if idle.len() < self.max {
+        if idle.len() < self.max.get() {
             idle.push((connection, now));
         }
     }
@@ -79,8 +87,12 @@ mod tests {
         for connection in [1, 2, 3] {
             pool.put(connection, now);
         }
+        pool.bound(3);
+        pool.put(3, now);
+        pool.put(4, now);
+        pool.bound(2);
+        assert_eq!(pool.take(now, |_| true), Some(3));
         assert_eq!(pool.take(now, |_| true), Some(2));
-        assert_eq!(pool.take(now, |_| true), Some(1));
         assert_eq!(pool.take(now, |_| true), None);
     }
 

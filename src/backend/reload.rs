@@ -213,12 +213,10 @@ impl Backends {
 
     /// Ends all that is open to a backend.
     async fn close(self: &Rc<Self>, entry: &Rc<Entry>) {
-        entry.closing.set();
         entry.subscribed.forget(|_| true);
-        entry.bell.ring(supervise::STOP);
-        entry.channels().end_all();
+        self.let_go(entry);
         self.clock.end_calls_of(entry.id);
-        leg::end_all(self, std::slice::from_ref(entry)).await;
+        leg::end_all(self, std::slice::from_ref(entry), limits::SESSION_ENDS_WAIT).await;
         // Each has a limit of its own. The place is not given back before: what still writes there
         // would write over another one.
         let open = || entry.supervised.get() || entry.channels().alive() > 0;

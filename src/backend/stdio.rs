@@ -104,6 +104,17 @@ impl Channels {
         self.alive.get()
     }
 
+    /// Whether there are children, and nobody waits for any of them or has done so lately.
+    pub(super) fn are_left(&self, now: Instant) -> bool {
+        let is_left = |link: &Rc<Link>| link.is_left(now);
+        let shared = self.shared.borrow();
+        let sessions = self.sessions.borrow();
+        !self.rising.get()
+            && (shared.is_some() || !sessions.is_empty())
+            && shared.iter().all(is_left)
+            && sessions.values().all(|kid| kid.link.borrow().as_ref().is_some_and(is_left))
+    }
+
     /// Looks for children that are stuck or not needed.
     pub(super) fn sweep(&self, now: Instant, idle_stop: Duration, wishes: &Wishes) {
         let check = |link: &Link| {
@@ -464,11 +475,14 @@ impl Newborn {
             // Nobody waits for anything on it any more.
             Life::Stream(hangup) => return hangup.now(),
         };
-        if rt::time::timeout(limits::CHILD_TERM_AFTER, handle.exited()).await.is_err() {
+        // A proxy that has to be gone soon leaves half of what is left for either.
+        let patience = entry.left(2, limits::CHILD_TERM_AFTER);
+        if rt::time::timeout(patience, handle.exited()).await.is_err() {
             handle.signal_group(libc::SIGTERM);
-            let patience = limits::CHILD_KILL_AFTER;
+            let patience = entry.left(1, limits::CHILD_KILL_AFTER);
             if rt::time::timeout(patience, handle.exited()).await.is_err() {
-                tracing::warn!(backend = entry.name(), "child ignores SIGTERM: killed");
+                let waited = patience.as_secs_f64();
+                tracing::warn!(backend = entry.name(), waited, "child outlasts SIGTERM: killed");
             }
         }
         let _ = rt::time::timeout(limits::CHILD_LAST_WORDS, self.link.closed()).await;

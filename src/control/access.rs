@@ -35,6 +35,12 @@ impl Compiler<'_> {
             Some(token) => {
                 let path = "security.admin_token";
                 self.token(path, token);
+                let scoped = config.auth.iter().flat_map(|auth| &auth.scoped_tokens);
+                if scoped.into_iter().any(|scoped| scoped.token.expose() == token.expose()) {
+                    let message = "this token is one of auth.scoped_tokens, whose limits it would \
+                                   lift, accepted: another one";
+                    self.fault(path, message);
+                }
                 let caller = Caller { principal: ADMIN.into(), rights: None, admin: true };
                 Some(self.tokens(path, vec![(token.expose(), caller)])?)
             }
@@ -409,6 +415,11 @@ mod tests {
             (&JWT.replace("https://i/keys", "ftp://i/keys"), "auth.jwks_uri: found the scheme ftp"),
             (&JWT.replace("https://i/keys", "http://i/keys"), "auth.jwks_uri: http: whoever"),
             ("[security]\nadmin_token=''", "security.admin_token: accepted: visible ASCII"),
+            (
+                "[auth]\ntype='bearer'\n[[auth.scoped_tokens]]\ntoken='0123456789abcdef'\n\
+                 name='n'\n[security]\nadmin_token='0123456789abcdef'",
+                "security.admin_token: this token is one of auth.scoped_tokens",
+            ),
             ("[security]\nmax_request_bytes=1", "security.max_request_bytes: found 1, accepted"),
             (&forward(""), "backends[0].forward_auth: the server gets tokens"),
             (&forward("isolation='shared'"), "backends[0].forward_auth: with isolation"),

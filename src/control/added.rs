@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::config::{BackendTable, NamedBackend, ProxyConfig, World};
-use super::diagnose::{Report, Source, Spots};
+use super::diagnose::{Diagnosis, Report, Source, Spots, whole_file};
 use super::import;
 use super::setting::{KeyAt, Node, Reader, Setting, Value, join};
 
@@ -29,6 +29,12 @@ impl Added {
     /// Its name.
     pub(super) fn name(&self) -> &str {
         &self.backend.table.name
+    }
+
+    /// Something that is to be told of it.
+    pub(super) fn diagnosis(&self, message: String) -> Diagnosis {
+        let path = self.backend.path.clone();
+        Diagnosis { place: whole_file(SOURCE), path, message }
     }
 
     /// Puts it behind the backends of a configuration.

@@ -24,7 +24,7 @@ use crate::middleware::breaker;
 use crate::plan::{BackendId, BackendPlan, Plan, TransportPlan};
 use crate::telemetry::clock;
 use crate::telemetry::desk::{Page, Reply, Wanted};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Lost, Metrics};
 use crate::telemetry::prometheus::Text;
 use crate::world::Counts;
 use std::sync::Arc;
@@ -345,10 +345,18 @@ impl Office<'_> {
         let is_ill = |backend: &&Arc<BackendPlan>| self.board.state(backend.id) != State::Up;
         let ill: Vec<&str> =
             self.plan.backends.iter().filter(is_ill).map(|backend| &*backend.name).collect();
+        let lost: u64 = (0..Lost::NAMES.len()).map(|what| self.metrics.lost(what)).sum();
+        // An audit log with gaps is a matter for somebody; spans are a help only.
+        let untold = self.metrics.fault(Lost::Line);
+        let is_well = ill.is_empty() && untold.is_none();
         json!({
-            "status": if ill.is_empty() { "healthy" } else { "degraded" },
+            "status": if is_well { "healthy" } else { "degraded" },
             "unhealthy_backends": ill,
             "config": { "generation": reloads.generation, "last_error": reloads.last_error },
+            "telemetry": {
+                "lost": lost,
+                "last_error": untold.or_else(|| self.metrics.fault(Lost::Span)).as_deref(),
+            },
         })
     }
 

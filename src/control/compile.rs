@@ -448,8 +448,7 @@ impl Compiler<'_> {
             streams_max: table.max_children.map_or(limits::SSE_STREAMS_MAX, |max| max.0 as usize),
             idle_stop: table.idle_stop_seconds.0,
         };
-        let more = (sse, forward_auth);
-        (url.https, &authority, &url.target, &header_lines, connections_max, idle, more)
+        (url.https, &authority, &url.target, &header_lines, sse.only, forward_auth)
             .hash(&mut hasher);
         Some(HttpPlan {
             authority,

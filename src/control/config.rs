@@ -8,7 +8,10 @@ mod tables;
 
 pub(super) use tables::*;
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -53,6 +56,15 @@ enum Origin {
     Servers(PathBuf),
 }
 
+impl Origin {
+    fn files(&self) -> Vec<&PathBuf> {
+        match self {
+            Origin::File(file) | Origin::Servers(file) => vec![file],
+            Origin::FileAndServers(file, servers) => vec![file, servers],
+        }
+    }
+}
+
 /// A backend and where it is written.
 #[derive(Clone, Debug)]
 pub(super) struct NamedBackend {
@@ -70,7 +82,7 @@ impl ProxyConfig {
     pub fn load(path: &Path) -> Result<ProxyConfig, Report> {
         let name = path.display().to_string();
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let text = read_text(path).map_err(|fault| whole_file_fault(&name, fault))?;
+        let text = read_given(path).map_err(|fault| whole_file_fault(&name, fault))?;
         let config = ProxyConfig::check(&name, &text, &World::real(folder))?;
         Ok(config.read_from(Origin::File(path.to_owned())))
     }
@@ -85,6 +97,13 @@ impl ProxyConfig {
     ///
     /// Errors: as when it was read first, or it was not read from a file.
     pub fn again(&self) -> Result<ProxyConfig, Report> {
+        for file in self.origin.iter().flat_map(Origin::files) {
+            // A pipe has been read to its end, or has nobody who would write to it again.
+            if std::fs::metadata(file).is_ok_and(|status| !status.is_file()) {
+                let fault = format!("{NO_FILE}, so it is not read again");
+                return Err(whole_file_fault(&file.display().to_string(), fault));
+            }
+        }
         let mut config = match &self.origin {
             Some(Origin::File(file)) => ProxyConfig::load(file)?,
             Some(Origin::FileAndServers(file, servers)) => {
@@ -104,11 +123,8 @@ impl ProxyConfig {
 
     /// The files that it was read from, those that its backends are imported from too.
     pub fn files(&self) -> Vec<PathBuf> {
-        let mut files = match &self.origin {
-            Some(Origin::File(file) | Origin::Servers(file)) => vec![file.clone()],
-            Some(Origin::FileAndServers(file, servers)) => vec![file.clone(), servers.clone()],
-            None => Vec::new(),
-        };
+        let read = self.origin.iter().flat_map(Origin::files);
+        let mut files: Vec<PathBuf> = read.cloned().collect();
         files.extend(self.proxy.import_backends.as_ref().map(|file| self.folder.join(file)));
         files
     }
@@ -152,11 +168,11 @@ impl ProxyConfig {
         let name = path.display().to_string();
         let world = World::real(path.parent().unwrap_or(Path::new("")).to_owned());
         let mut report = Report::default();
-        let text = read_text(path).map_err(|fault| whole_file_fault(&name, fault))?;
+        let text = read_given(path).map_err(|fault| whole_file_fault(&name, fault))?;
         let Some(mut config) = read(&name, &text, &world, &mut report) else { return Err(report) };
         let name = servers.display().to_string();
         let world = World::real(servers.parent().unwrap_or(Path::new("")).to_owned());
-        match read_text(servers) {
+        match read_given(servers) {
             Ok(text) => import::read(&name, &text, &world, &mut config, &mut report),
             Err(fault) => report.fault(whole_file(&name), "", fault),
         }
@@ -174,7 +190,7 @@ impl ProxyConfig {
         let mut report = Report::default();
         let mut config = ProxyConfig::empty(&name);
         config.proxy.name = env!("CARGO_PKG_NAME").to_owned();
-        match read_text(path) {
+        match read_given(path) {
             Ok(text) => import::read(&name, &text, &world, &mut config, &mut report),
             Err(fault) => return Err(whole_file_fault(&name, fault)),
         }
@@ -351,24 +367,51 @@ impl World {
     }
 }
 
-/// Reads a whole configuration file; the error is what to tell the user.
-pub(super) fn read_text(path: &Path) -> Result<String, String> {
-    let bytes = read_bounded(path, limits::CONFIG_BYTES_MAX)?;
-    String::from_utf8(bytes)
-        .map_err(|e| format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to() + 1))
+/// Reads a whole file that is given to the proxy, which may be a pipe: `-c <(...)`. Waits for what
+/// comes; the error is what to tell the user.
+fn read_given(path: &Path) -> Result<String, String> {
+    let file = File::open(path).map_err(unreadable)?;
+    text(read_to_end(file, limits::CONFIG_BYTES_MAX)?)
 }
 
-/// Reads a file of at most `bytes_max` bytes; the error is what to tell the user.
+/// As [`read_bounded`], of a whole configuration.
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    text(read_bounded(path, limits::CONFIG_BYTES_MAX)?)
+}
+
+/// Reads a file of at most `bytes_max` bytes that a configuration names. It may be read at any time,
+/// so it has to be one that answers at once; the error is what to tell the user.
 pub(super) fn read_bounded(path: &Path, bytes_max: usize) -> Result<Vec<u8>, String> {
-    use std::io::Read;
+    // To open a pipe would wait for somebody who writes to it.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(unreadable)?;
+    match file.metadata().map_err(unreadable)?.is_file() {
+        true => read_to_end(file, bytes_max),
+        false => Err(NO_FILE.to_owned()),
+    }
+}
+
+const NO_FILE: &str = "is no regular file";
+
+fn read_to_end(file: File, bytes_max: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(bytes_max as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     match bytes.len() > bytes_max {
         true => Err(format!("over {bytes_max} bytes")),
         false => Ok(bytes),
     }
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(bytes)
+        .map_err(|e| format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to() + 1))
+}
+
+fn unreadable(error: io::Error) -> String {
+    format!("cannot be read: {error}")
 }
 
 fn whole_file_fault(name: &str, message: String) -> Report {

@@ -94,7 +94,9 @@ impl Report {
     pub(super) fn fault(&mut self, place: Place, path: &str, message: impl Into<String>) {
         let same_line = |other: &Place| other.file == place.file && other.line == place.line;
         let is_syntax = path.is_empty();
-        if !is_syntax && self.broken.iter().any(same_line) {
+        // What stands nowhere may be what could not be understood.
+        let is_nowhere = place.line == 0 && self.is_broken();
+        if !is_syntax && (is_nowhere || self.broken.iter().any(same_line)) {
             return;
         }
         if !self.faults.iter().any(|known| known.place == place && known.path == path) {

@@ -140,10 +140,8 @@ fn watch(news: &mut News<'_>) -> Result<(), ProxyError> {
 
 /// Lets every worker finish, and gives up on those that do not.
 fn end(news: &mut News<'_>) -> Result<(), ProxyError> {
-    // Behind the workers' own limit, children have theirs.
-    let children = limits::CHILD_TERM_AFTER + limits::CHILD_KILL_AFTER;
-    let limit = news.office.plan.shutdown_timeout + children + limits::SHUTDOWN_SLACK;
-    let deadline = Instant::now() + limit;
+    // The workers keep that limit themselves, with all that they have begun.
+    let deadline = Instant::now() + news.office.plan.shutdown_timeout + limits::SHUTDOWN_SLACK;
     loop {
         let crew = &mut news.office.crew;
         crew.drain();

@@ -127,6 +127,38 @@ impl Overlay {
         });
         self.added.iter().for_each(|added| added.put_into(config));
     }
+
+    /// Leaves out what was added and does not fit to a configuration that is well without it: a
+    /// request must not keep the file from coming into force. Says what.
+    fn fit(&mut self, file: &ProxyConfig) -> Vec<Diagnosis> {
+        let mut warnings = Vec::new();
+        let added = std::mem::take(&mut self.added);
+        for added in added {
+            self.added.push(added);
+            let mut config = file.clone();
+            self.put_over(&mut config);
+            let mut report = Report::default();
+            compile::compile(&config, &mut report);
+            report.sort();
+            let fault = report.faults.into_iter().next();
+            if let (Some(fault), Some(left_out)) = (fault, self.added.last()) {
+                let message = format!("left out, it was added by a request: {}", fault.message);
+                warnings.push(left_out.diagnosis(message));
+                self.added.pop();
+            }
+        }
+        warnings
+    }
+
+    /// What the file says and a request outdoes.
+    fn outdone(&self, file: &ProxyConfig) -> Vec<Diagnosis> {
+        let outdoes =
+            |added: &&Added| file.backends.iter().any(|backend| backend.table.name == added.name());
+        let message = "added by a request, it stands in the place of the file's backend of this \
+                       name, until it is removed";
+        let outdone = self.added.iter().filter(outdoes);
+        outdone.map(|added| added.diagnosis(message.to_owned())).collect()
+    }
 }
 
 /// Which numbers backends have had.
@@ -245,6 +277,7 @@ impl Office<'_> {
             return Err(NotApplied::Failed("the proxy is ending".to_owned()));
         }
         let mut overlay = self.overlay.clone();
+        let by_file = matches!(wanted, Wanted::Again | Wanted::Config(_));
         let file = match wanted {
             Wanted::Again => self.file.again().map_err(NotApplied::Faults)?,
             Wanted::Config(config) => *config,
@@ -270,8 +303,23 @@ impl Office<'_> {
         };
         let mut config = file.clone();
         let needs_restart = self.keep_what_cannot_change(&mut config);
+        let bare = config.clone();
         overlay.put_over(&mut config);
-        let (plan, warnings) = next_plan(&self.plan, &self.numbers, &config)?;
+        let mut told = Vec::new();
+        let mut next = next_plan(&self.plan, &self.numbers, &config);
+        if by_file && matches!(next, Err(NotApplied::Faults(_))) {
+            told = overlay.fit(&bare);
+            if !told.is_empty() {
+                config = bare;
+                overlay.put_over(&mut config);
+                next = next_plan(&self.plan, &self.numbers, &config);
+            }
+        }
+        let (plan, mut warnings) = next?;
+        if by_file {
+            told.extend(overlay.outdone(&file));
+        }
+        warnings.extend(told);
         let mut applied = differences(&self.plan, &plan);
         (applied.needs_restart, applied.warnings) = (needs_restart, warnings);
         applied.generation = self.shared.lock().reloads.generation + 1;
@@ -487,6 +535,11 @@ fn go_on_with(old: &Plan, new: &mut Plan) {
         if let Some(plan) = Arc::get_mut(&mut backend) {
             if let (Some(outlier), Some(ward)) = (&mut plan.around.outlier, ward) {
                 outlier.move_to(ward);
+                let mut all = old.backends.iter();
+                let named = all.find(|before| before.name == plan.name);
+                if let Some(before) = named.and_then(|named| named.around.outlier.as_ref()) {
+                    outlier.count_on_with(before);
+                }
             }
             if let Some(before) = before {
                 plan.around.go_on_with(&before.around);

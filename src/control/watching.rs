@@ -38,6 +38,13 @@ impl Compiler<'_> {
             self.text("observability.tracing.service_name", service);
         }
         self.collector();
+        let audit = table.audit.path.as_ref().filter(|_| table.audit.enabled);
+        if let Some(path) = audit
+            && path.is_dir()
+        {
+            let message = format!("{} is a directory, accepted: a file", path.display());
+            self.fault("observability.audit.path", message);
+        }
         WatchPlan {
             metrics: table.metrics.enabled,
             audit: table.audit.enabled.then(|| AuditPlan {

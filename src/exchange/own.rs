@@ -94,6 +94,7 @@ impl Tool {
                 "status": { "enum": ["healthy", "degraded"] },
                 "unhealthy_backends": { "type": "array", "items": { "type": "string" } },
                 "config": { "type": "object" },
+                "telemetry": { "type": "object" },
             })),
             ADD_BACKEND => object(json!({
                 "name": { "type": "string" },

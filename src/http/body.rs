@@ -1,6 +1,6 @@
 //! Owns: where a body ends: Content-Length, chunks, or the end of the connection; at any split.
 //! Never: sockets or clocks; trailers are checked and dropped, extensions are dropped.
-//! Next: `sse`, which reads events out of a body.
+//! Next: `retry_after`, one field that says when to come again.
 //!
 //! RFC 9112 §6.3 and §7.1.
 

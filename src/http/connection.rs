@@ -19,6 +19,7 @@ use super::head::{Framing, RequestHead, status_line};
 use crate::limits;
 use crate::rt;
 use crate::rt::alarm::Alarm;
+use crate::rt::local::Event;
 use crate::rt::net::{ReadHalf, Stream, WriteHalf};
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
@@ -185,6 +186,8 @@ pub struct Connection {
     dead: bool,
     /// It was made by the program that embeds the proxy.
     inside: bool,
+    /// See [`Connection::hurry_when`].
+    hurry: Option<Rc<Event>>,
     /// Status of the last answer.
     status: u16,
     /// Bytes of its body so far, before framing.
@@ -224,6 +227,7 @@ impl Connection {
             lingering: false,
             dead: false,
             inside: false,
+            hurry: None,
             status: 0,
             carried: 0,
         }
@@ -231,6 +235,29 @@ impl Connection {
 
     fn timing(&self) -> Timing {
         self.timing.as_deref().copied().unwrap_or_default()
+    }
+
+    /// From that event on, nobody is waited for who is slow: a handshake or a head that is not
+    /// complete is given up, nothing is read behind a refusal, and a client that takes no bytes or
+    /// sends none of its body has [`limits::HURRY_STALL`].
+    pub fn hurry_when(&mut self, hurry: Rc<Event>) {
+        self.hurry = Some(hurry);
+    }
+
+    /// Whether that has happened.
+    fn is_hurried(&self) -> bool {
+        self.hurry.as_ref().is_some_and(|hurry| hurry.is_set())
+    }
+
+    /// Waits for it.
+    fn hurry(&self) -> impl Future<Output = ()> + 'static {
+        let hurry = self.hurry.clone();
+        async move {
+            match hurry {
+                Some(hurry) => hurry.wait().await,
+                None => pending().await,
+            }
+        }
     }
 
     /// The client's address.
@@ -266,8 +293,8 @@ impl Connection {
         self.head_unless(pending()).await
     }
 
-    /// As [`Connection::head`], but ends with `None` once `stop` is ready while no request has
-    /// begun; the answer to the last one is written in any case.
+    /// As [`Connection::head`], but ends with `None` once `stop` is ready and no head has come whole;
+    /// the answer to the last request is written in any case.
     pub async fn head_unless(&mut self, stop: impl Future<Output = ()>) -> Option<Rc<RequestHead>> {
         if self.dead || self.closing || self.answer != Answer::Done {
             Box::pin(self.close()).await;
@@ -323,8 +350,8 @@ impl Connection {
             let by =
                 if started { *head_by.get_or_insert(now + self.timing().head) } else { *idle_by };
             let input = std::mem::take(&mut self.input);
-            let stop = (!started).then_some(stop.as_mut());
-            let (received, input) = self.pump(input, room, now, by, stop).await;
+            let (received, input) =
+                self.pump(input, room, now, by, Some(stop.as_mut()), !started).await;
             self.input = input;
             match received {
                 Ok(0) | Err(Stop::Gone) => return None,
@@ -400,11 +427,16 @@ impl Connection {
         while !decoder.is_done() {
             let by = whole_by.min(now + self.timing().body_idle);
             let announced = decoder.expected().unwrap_or(0);
-            let never: Option<Pin<&mut std::future::Pending<()>>> = None;
+            let hurry = self.hurry();
+            let mut late = pin!(async move {
+                hurry.await;
+                rt::time::sleep(limits::HURRY_STALL).await;
+            });
+            let stop = Some(late.as_mut());
             let received = if decoder.is_plain() {
                 // Straight to where it belongs. All input was consumed before.
                 let room = announced.min(BODY_ROOM as u64) as usize;
-                let (received, buffer) = self.pump(body, room, now, by, never).await;
+                let (received, buffer) = self.pump(body, room, now, by, stop, false).await;
                 body = buffer;
                 if let Ok(count) = received {
                     let excess = count - decoder.took(count)?;
@@ -419,7 +451,7 @@ impl Connection {
                 self.at = 0;
                 let room = (announced as usize).clamp(IDLE_ROOM, BODY_ROOM);
                 let input = std::mem::take(&mut self.input);
-                let (received, input) = self.pump(input, room, now, by, never).await;
+                let (received, input) = self.pump(input, room, now, by, stop, false).await;
                 self.input = input;
                 self.at = decoder.decode(&self.input, &mut body)?;
                 received
@@ -427,8 +459,8 @@ impl Connection {
             match received {
                 Ok(0) => return Err(BodyFault::Gone),
                 Ok(_) => now = rt::time::now(),
-                Err(Stop::Elapsed) => return Err(BodyFault::Timeout),
-                Err(Stop::Gone | Stop::Told) => return Err(BodyFault::Gone),
+                Err(Stop::Elapsed | Stop::Told) => return Err(BodyFault::Timeout),
+                Err(Stop::Gone) => return Err(BodyFault::Gone),
             }
         }
         Ok(body)
@@ -458,7 +490,7 @@ impl Connection {
             Box::pin(self.end_sealed(sealed)).await;
         }
         self.dead = true;
-        if !(self.lingering || self.at < self.input.len()) {
+        if !(self.lingering || self.at < self.input.len()) || self.is_hurried() {
             return;
         }
         self.writer.shutdown_write();
@@ -468,9 +500,10 @@ impl Connection {
         let mut rubbish = std::mem::take(&mut self.input);
         while left > 0 {
             rubbish.clear();
+            let hurry = self.hurry();
             let alarm = &mut self.alarm;
             let read = self.reader.read(rubbish, BUSY_ROOM);
-            match rt::race(read, poll_fn(|cx| alarm.poll(cx))).await {
+            match rt::race(read, rt::race(hurry, poll_fn(|cx| alarm.poll(cx)))).await {
                 rt::Either::Left((Ok(count @ 1..), buffer)) => {
                     rubbish = buffer;
                     left = left.saturating_sub(count);
@@ -482,7 +515,8 @@ impl Connection {
 
     /// Reads once behind the end of `buffer`, and meanwhile writes what is to be written. Ends
     /// early, with the read lost, when `by` passes, when nothing of the answer is taken for too
-    /// long, or when `stop` is ready and all is written.
+    /// long, or when `stop` is ready and all is written, for which there is little time then.
+    /// `is_idle`: no request has begun.
     async fn pump<S: Future<Output = ()>>(
         &mut self,
         buffer: Vec<u8>,
@@ -490,15 +524,17 @@ impl Connection {
         now: Instant,
         by: Instant,
         mut stop: Option<Pin<&mut S>>,
+        is_idle: bool,
     ) -> (Result<usize, Stop>, Vec<u8>) {
         if self.sealed.is_some() {
             // Boxed, as TLS must not make plain connections larger.
-            return Box::pin(self.pump_sealed(buffer, room, now, by, stop)).await;
+            return Box::pin(self.pump_sealed(buffer, room, now, by, stop, is_idle)).await;
         }
         let output = std::mem::take(&mut self.output);
         let tail = std::mem::take(&mut self.tail);
         let mut wrote = output.is_empty();
         let mut settled = false;
+        let mut told = false;
         let stall = now + self.timing().stall;
         let (writer, alarm) = (&mut self.writer, &mut self.alarm);
         let mut write = pin!(writer.write_both(output, tail));
@@ -523,8 +559,21 @@ impl Connection {
                 buffers.0 = buffer;
                 received = Some(result.map_err(|_| Stop::Gone));
             }
-            if wrote && let Some(received) = received {
+            if wrote
+                && !told
+                && let Some(received) = received
+            {
                 return Poll::Ready(received);
+            }
+            if !told
+                && let Some(stop) = &mut stop
+                && stop.as_mut().poll(cx).is_ready()
+            {
+                told = true;
+                alarm.set(stall.min(rt::time::now() + limits::HURRY_STALL));
+            }
+            if wrote && told {
+                return Poll::Ready(Err(Stop::Told));
             }
             loop {
                 if alarm.poll(cx).is_pending() {
@@ -536,16 +585,10 @@ impl Connection {
                 // Quiet for a while: what was needed for answers goes back.
                 settled = true;
                 buffers.1 = Vec::new();
-                if stop.is_some() {
+                if is_idle {
                     self.head = Rc::default();
                 }
                 alarm.set(by);
-            }
-            if wrote
-                && let Some(stop) = &mut stop
-                && stop.as_mut().poll(cx).is_ready()
-            {
-                return Poll::Ready(Err(Stop::Told));
             }
             Poll::Pending
         })

@@ -1,6 +1,6 @@
 //! Owns: what a Retry-After field asks for.
 //! Never: waiting.
-//! Next: `sse`.
+//! Next: `sse`, which reads events out of a body.
 //!
 //! RFC 9110 §10.2.3: seconds, or a date, of which the one form that is generated is read (§5.6.7).
 

@@ -399,9 +399,9 @@ mod tests {
     #[test]
     fn an_id_is_resumed_from_only_when_its_event_is_whole() {
         let mut reader = Reader::default();
-        let mut input = &b"id: 1\ndata: a\n\nid: 2\ndata: b\n"[..];
-        assert!(reader.take(&mut input).unwrap().is_some());
-        assert!(reader.take(&mut input).unwrap().is_none());
+        let mut wire: &[u8] = b"id: 1\ndata: a\n\nid: 2\ndata: b\n";
+        assert!(reader.take(&mut wire).unwrap().is_some());
+        assert!(reader.take(&mut wire).unwrap().is_none());
         assert_eq!(reader.last_id(), b"1");
         assert!(reader.take(&mut &b"\n"[..]).unwrap().is_some());
         assert_eq!(reader.last_id(), b"2");

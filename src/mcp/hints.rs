@@ -10,9 +10,22 @@ pub struct Hints {
     read_only: Option<bool>,
     destructive: Option<bool>,
     idempotent: Option<bool>,
+    /// See [`Hints::left_out`].
+    left_out: u64,
 }
 
 impl Hints {
+    /// New names of its parameters that it cannot have, since another parameter is called so: one bit
+    /// for each of the configured ones, in their order.
+    pub fn left_out(self) -> u64 {
+        self.left_out
+    }
+
+    /// See [`Hints::left_out`].
+    pub fn leave_out(&mut self, left_out: u64) {
+        self.left_out = left_out;
+    }
+
     /// Reads the entry of a tool list.
     pub fn of(tool: &[u8]) -> Hints {
         let mut hints = Hints::default();

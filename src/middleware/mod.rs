@@ -291,6 +291,7 @@ pub(crate) mod testing {
         what: ListKind,
         pub(crate) own: String,
         pub(crate) known: Option<&'static str>,
+        pub(crate) hints: Hints,
         pub(crate) listed: bool,
         message: Vec<u8>,
     }
@@ -300,7 +301,8 @@ pub(crate) mod testing {
             let message =
                 format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
             let message = message.into_bytes();
-            Case { what, own: own.to_owned(), known: None, listed: false, message }
+            let (own, hints) = (own.to_owned(), Hints::default());
+            Case { what, own, known: None, hints, listed: false, message }
         }
 
         pub(crate) fn tool(name: &str, arguments: &str) -> Case {
@@ -324,7 +326,7 @@ pub(crate) mod testing {
         pub(crate) fn run(&mut self, row: &impl Row) -> Result<()> {
             let mut envelope = jsonrpc::scan(&self.message).unwrap();
             let called = self.own.clone();
-            let known = self.known.map(|own| Known { own, hints: Hints::default() });
+            let known = self.known.map(|own| Known { own, hints: self.hints });
             let mut ask = Request {
                 what: self.what,
                 called: &called,

@@ -133,6 +133,11 @@ impl Stream {
         )
     }
 
+    /// The number of its descriptor: when it was made, the lowest that was free.
+    pub fn number(&self) -> usize {
+        usize::try_from(self.tcp.as_raw_fd()).unwrap_or(0)
+    }
+
     /// Whether the connection is open and nothing waits to be read: what a pooled connection must
     /// be before it is used again.
     pub fn is_quiet(&self) -> bool {
@@ -267,6 +272,19 @@ pub fn let_go(reader: ReadHalf, writer: WriteHalf) {
         Ok(tcp) => drop(tcp),
         Err(_) => crate::bug!("halves of two sockets"),
     }
+}
+
+/// A descriptor of no use but to be given up for another one.
+///
+/// # Errors
+/// None is left.
+pub fn reserve() -> io::Result<OwnedFd> {
+    sys::eventfd()
+}
+
+/// Whether a call failed because this process, or the machine, has no descriptor left.
+pub fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Waits until the peer of a socket has left; `readable` waits until there is something to see.

@@ -49,6 +49,7 @@ impl Collector {
     /// Sends spans until `end` is set, or no worker is left; then what is left, once.
     pub fn run(&self, mut basin: Basin<Box<Report>>, end: &AtomicBool, metrics: &Metrics) {
         let mut failing = false;
+        metrics.set_fault(Lost::Span, None);
         let mut due = Instant::now();
         let mut reports = Vec::new();
         loop {
@@ -72,6 +73,7 @@ impl Collector {
             }
             if sent.is_err() != failing {
                 failing = sent.is_err();
+                metrics.set_fault(Lost::Span, sent.as_ref().err().map(ToString::to_string));
                 match &sent {
                     Err(error) => tracing::warn!(%error, "spans are lost: no collector"),
                     Ok(()) => tracing::info!("the collector takes spans again"),

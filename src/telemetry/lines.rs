@@ -51,7 +51,8 @@ struct Target {
     file: Option<File>,
     /// The last write left a piece of a line.
     torn: bool,
-    failing: bool,
+    /// Why the last write failed.
+    fault: Option<String>,
 }
 
 /// The writer before its thread runs.
@@ -73,6 +74,9 @@ impl Writer {
     pub fn run(mut self, mut basin: Basin<Line>, orders: &Arc<Orders>, metrics: &Metrics) {
         let (mut audit, mut access) = (Batch::default(), Batch::default());
         let mut opened = orders.reopen.load(Ordering::Acquire);
+        let mut told: Option<String> = None;
+        // Another place than before: what stood in the way there is no matter here.
+        metrics.set_fault(Lost::Line, None);
         loop {
             // Looked at before: what was put in before the order is taken after it.
             let ends = orders.end.load(Ordering::Acquire) || basin.is_abandoned();
@@ -89,6 +93,11 @@ impl Writer {
             let lost = self.audit.write(&mut audit) + self.access.write(&mut access);
             if lost > 0 {
                 metrics.lose(Lost::Line, lost);
+            }
+            let fault = self.audit.fault.as_ref().or(self.access.fault.as_ref());
+            if fault != told.as_ref() {
+                told = fault.cloned();
+                metrics.set_fault(Lost::Line, told.clone());
             }
             if taken == 0 {
                 if ends {
@@ -115,7 +124,7 @@ impl Target {
                 Some(opened.map_err(|error| format!("cannot open {}: {error}", path.display()))?)
             }
         };
-        Ok(Target { place, file, torn: false, failing: false })
+        Ok(Target { place, file, torn: false, fault: None })
     }
 
     fn reopen(&mut self) {
@@ -149,14 +158,17 @@ impl Target {
             0 => self.torn,
             _ => batch.text[written - 1] != b'\n',
         };
-        let failing = result.is_err();
-        if failing != self.failing {
-            self.failing = failing;
-            match result {
-                Err(error) => tracing::error!(%error, "log lines cannot be written: lost"),
-                Ok(()) => tracing::info!("log lines are written again"),
+        let fault = result.err().map(|error| match &self.place {
+            Place::Stderr => format!("standard error: {error}"),
+            Place::File(path) => format!("{}: {error}", path.display()),
+        });
+        if fault.is_some() != self.fault.is_some() {
+            match &fault {
+                Some(error) => tracing::error!(%error, "log lines cannot be written: lost"),
+                None => tracing::info!("log lines are written again"),
             }
         }
+        self.fault = fault;
         batch.text.clear();
         batch.lines = 0;
         lost
@@ -292,7 +304,7 @@ mod tests {
         let mut target = Target::open(full).unwrap();
         let mut batch = Batch { text: b"1\n2\n".to_vec(), lines: 2 };
         assert_eq!(target.write(&mut batch), 2);
-        assert!(target.failing && batch.text.is_empty());
+        assert!(target.fault.is_some() && batch.text.is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ahash::AHashMap;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::limits;
 use crate::plan::{BackendId, WorkerId, slot};
@@ -214,6 +214,8 @@ macro_rules! families {
             enabled: AtomicBool,
             /// Rare enough for one cell that all threads write.
             lost: [AtomicU64; Lost::NAMES.len()],
+            /// Why, for as long as it goes on.
+            faults: [ArcSwapOption<String>; Lost::NAMES.len()],
         }
 
         impl Metrics {
@@ -248,6 +250,7 @@ macro_rules! families {
                     workers: (0..workers).map(|_| Worker::new()).collect(),
                     enabled: AtomicBool::new(enabled),
                     lost: Default::default(),
+                    faults: Default::default(),
                 };
                 metrics.switch(&backends.into_iter().enumerate().collect::<Vec<_>>());
                 Arc::new(metrics)
@@ -344,6 +347,16 @@ impl Metrics {
     /// Lines or spans were dropped, since nobody took them in time.
     pub fn lose(&self, what: Lost, count: u64) {
         self.lost[what as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// What stands in the way of lines or spans from now on; `None` = nothing.
+    pub fn set_fault(&self, what: Lost, fault: Option<String>) {
+        self.faults[what as usize].store(fault.map(Arc::new));
+    }
+
+    /// What stands in their way.
+    pub fn fault(&self, what: Lost) -> Option<Arc<String>> {
+        self.faults[what as usize].load_full()
     }
 
     /// How many were lost.

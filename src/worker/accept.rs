@@ -42,11 +42,11 @@ pub(super) struct Door {
     /// Tries to accept that failed and were not told yet, and when some were told last.
     failed: Cell<u32>,
     failed_logged: Cell<Option<Instant>>,
-    /// Of all workers together.
+    /// Of all workers together; no descriptor of a connection is numbered higher.
     connections_max: usize,
-    /// Set [`DRAIN_GRACE`](limits::DRAIN_GRACE) after a drain began. One timer for all: one in each task would make an
-    /// idle connection larger by 2.7 KiB.
-    grace_over: Event,
+    /// Set [`DRAIN_GRACE`](limits::DRAIN_GRACE) after a drain began. One timer for all: one in each
+    /// task would make an idle connection larger by 2.7 KiB.
+    grace_over: Rc<Event>,
     moves: Moves,
     outbox: Rc<Outbox<Mail>>,
 }
@@ -71,7 +71,7 @@ impl Door {
             failed: Cell::new(0),
             failed_logged: Cell::new(None),
             connections_max,
-            grace_over: Event::new(),
+            grace_over: Rc::default(),
             moves,
             outbox,
         })
@@ -80,6 +80,11 @@ impl Door {
     /// Connections that are open.
     pub(super) fn open(&self) -> usize {
         self.open.get()
+    }
+
+    /// No request comes in any more.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.grace_over.is_set()
     }
 
     /// Takes no more connections from outside; those that are open stay.
@@ -185,18 +190,33 @@ impl Door {
             door.grace_over.set();
         });
         let Some(listener) = self.listener.clone() else { return };
+        // Without any descriptor, clients would hang at the door: this one is given up to turn them
+        // away.
+        let mut reserve: Option<OwnedFd> = rt::net::reserve().ok();
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => match self.enter(peer) {
-                    Some(entry) => {
-                        let connection = Connection::new(stream, peer);
-                        rt::spawn("connection", serve(entry, connection, Origin::Outside));
+                Ok((stream, peer)) => {
+                    reserve = reserve.or_else(|| rt::net::reserve().ok());
+                    match self.place_for(&stream, peer) {
+                        Some(entry) if reserve.is_some() => {
+                            let connection = Connection::new(stream, peer);
+                            rt::spawn("connection", serve(entry, connection, Origin::Outside));
+                        }
+                        // Under TLS there is no answer without a handshake, which costs too much.
+                        _ if self.stage.now().plan.listen.tls.is_some() => drop(stream),
+                        None if reserve.is_some() => {
+                            rt::spawn("refusal", turn_away(stream));
+                        }
+                        // Its descriptor is wanted for the next one.
+                        _ => turn_away(stream).await,
                     }
-                    // Under TLS there is no answer without a handshake, which costs too much.
-                    None if self.stage.now().plan.listen.tls.is_some() => drop(stream),
-                    None => rt::spawn("refusal", turn_away(stream)),
-                },
+                }
                 Err(_) if self.stopped.get() => return,
+                // Until somebody has come in by it.
+                Err(error) if rt::net::is_out_of_files(&error) && reserve.is_some() => {
+                    self.cannot_accept(&error);
+                    reserve = None;
+                }
                 Err(error) => {
                     self.cannot_accept(&error);
                     rt::time::sleep(ACCEPT_PAUSE).await;
@@ -216,6 +236,13 @@ impl Door {
         self.failed_logged.set(Some(now));
         let tries = self.failed.replace(0);
         tracing::warn!(%error, tries, "cannot accept connections; trying on");
+    }
+
+    /// A place for who was accepted, while there are descriptors for what it will ask for. The kernel
+    /// gives the lowest number that is free, so this one says how many are taken: by connections, and
+    /// by the calls and children behind them.
+    fn place_for(self: &Rc<Door>, stream: &Stream, peer: SocketAddr) -> Option<Entry> {
+        (stream.number() < self.connections_max).then(|| self.enter(peer)).flatten()
     }
 
     fn enter(self: &Rc<Door>, peer: SocketAddr) -> Option<Entry> {
@@ -289,6 +316,7 @@ fn serve(entry: Entry, mut connection: Connection, origin: Origin) -> impl Futur
     let inside = origin == Origin::Inside;
     async move {
         let tls = stage.now().plan.listen.tls.clone();
+        connection.hurry_when(entry.door.grace_over.clone());
         if inside {
             connection.come_from_inside();
         } else if let Some(tls) = tls

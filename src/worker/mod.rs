@@ -175,18 +175,23 @@ async fn sweep(lasting: Weak<Lasting>) {
 
 /// The end of a worker: nobody new comes in, who is in may finish, then the backends go.
 async fn leave(stage: &Stage, door: &Door, backends: &Rc<Backends>) {
+    let patience = stage.now().plan.shutdown_timeout;
+    backends.end_by(rt::time::exact() + patience);
     door.stop_listening();
     stage.now().end_streams();
     // A call of another worker may be under way at a child of ours: all leave before any backend
-    // is stopped.
+    // is stopped that may still be called.
     let counts = &stage.lasting.counts;
     let connections = async {
         while counts.connections.load(Ordering::Acquire) > 0 {
             rt::time::sleep(Duration::from_millis(10)).await;
+            if door.is_quiet() {
+                backends.part();
+            }
         }
     };
-    let patience = stage.now().plan.shutdown_timeout;
-    if rt::time::timeout(patience, connections).await.is_err() {
+    let reserve = limits::SHUTDOWN_RESERVE.min(patience / 10);
+    if rt::time::timeout(patience - reserve, connections).await.is_err() {
         tracing::warn!(open = door.open(), "connections are cut: the time to shut down is over");
     }
     backends.stop().await;
@@ -195,6 +200,8 @@ async fn leave(stage: &Stage, door: &Door, backends: &Rc<Backends>) {
 /// All workers see the same; one says it.
 fn tell_conflicts(world: &World) {
     if world.me == 0 {
+        let count = world.catalog.borrow().conflict_count();
+        world.counts.conflicts.store(count, Ordering::Relaxed);
         for conflict in world.catalog.borrow().new_conflicts() {
             tracing::warn!(%conflict, remedy = conflict.remedy(), "two backends have the same");
         }
@@ -240,7 +247,9 @@ impl Stage {
         let before = self.now();
         let world = World::enter(&self.lasting, change.plan.clone(), outlets, Some(&before));
         *self.now.borrow_mut() = world.clone();
-        let changes = world.catalog.borrow().changes_from(&before.catalog.borrow());
+        let mut changes = world.catalog.borrow().changes_from(&before.catalog.borrow());
+        // The proxy's own tools stand behind those of the catalogue.
+        changes.tools |= world.plan.watch.admin_tools != before.plan.watch.admin_tools;
         if change.is_other_access {
             before.dismissed.set();
         }

@@ -254,3 +254,20 @@ fn requests_of_the_child_are_answered() {
     link.line(br#"{"jsonrpc":"2.0","id":9,"method":"ping"}"#);
     assert_eq!(&**link.queue.borrow(), b"{\"jsonrpc\":\"2.0\",\"id\":9,\"result\":{}}\n");
 }
+
+#[test]
+fn an_answer_that_is_no_message_fails_its_call_at_once() {
+    let (link, seen) = link();
+    for id in [4, 5, 6] {
+        ask(&link, id, r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#).unwrap();
+    }
+    link.line(br#"{"jsonrpc":"2.0","id":5,"error":"it is a text"}"#);
+    link.line(br#"{"jsonrpc":"2.0","id":7,"error":"of nobody"}"#);
+    link.line(br#"debug: {"id":4,"result":1}"#);
+    link.line(br#"{"jsonrpc":"2.0","id":5,"result":{}}"#);
+    link.line(br#"{"jsonrpc":"2.0","id":6,"result":{}}"#);
+    let seen = seen.borrow();
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(seen[0].starts_with("1 5 ") && seen[0].contains("an answer that is none"), "{seen:?}");
+    assert_eq!(seen[1], r#"1 6 {"jsonrpc":"2.0","id":1,"result":{}}"#);
+}

@@ -358,6 +358,11 @@ fn children() {
     some.env.insert("A".to_owned(), EnvValue(Secret("set".to_owned())));
     assert!(environment(&some, own()).contains(&("A".to_owned(), "set".to_owned())));
 
+    refuses(
+        &stdio("a", "inherit_env=['A', 'F*O']"),
+        "backends[0].inherit_env[1]: found \"F*O\", accepted: a name, with a * at its end only",
+    );
+    refuses(&stdio("a", "inherit_env=['**']"), "backends[0].inherit_env[0]: found \"**\"");
     refuses(&stdio("a", "env={\"a=b\"='x'}"), "backends[0].env: found the variable name \"a=b\"");
     refuses(&stdio("a", "env={A=\"\\u0000\"}"), "backends[0].env.A: found a NUL");
     refuses(&stdio("a", "args=['x', \"\\u0000\"]"), "backends[0].args[1]: found a NUL");

@@ -136,7 +136,8 @@ tables! {
         instructions: Option<String> = None;
         /// Event loops, one thread each, 1 to 512. Default: one per available core.
         workers: Option<Count<1, 512>> = None;
-        /// After SIGTERM, calls in flight may go on for this long.
+        /// After SIGTERM, calls in flight may go on for this long but for its last tenth, one second
+        /// at most, which is for backends to end.
         shutdown_timeout_seconds: Seconds<0, 86_400> = Seconds(limits::SHUTDOWN_TIMEOUT);
         /// Whether this file is read again when it changes, and with it the files that it names: an
         /// mcp.json, secrets, certificates. SIGHUP makes the proxy do so in any case.

@@ -273,6 +273,11 @@ fn hints() {
 #[test]
 fn a_text_or_table_of_the_wrong_kind() {
     assert_eq!(faults(""), "p.toml:1:1: proxy: missing, and there is no default");
+    // What could not be understood is not missed.
+    let broken = faults("name = \n[proxy]\nname = \"x\"\n");
+    assert!(broken.contains("p.toml:1:") && !broken.contains("proxy.name"), "{broken}");
+    let broken = faults("[proxy\nname = \"x\"\n");
+    assert!(broken.contains("p.toml:1:") && !broken.contains("proxy.name"), "{broken}");
     assert_eq!(faults("proxy = 1"), "p.toml:1:9: proxy: found 1, accepted: a table");
     assert!(faults("[proxy]\nname = 99999999999999999999").contains("beyond 64 bits"));
     assert!(faults("[proxy]\nname = 2020-01-01").contains("found a date, accepted: a string"));

@@ -706,7 +706,18 @@ impl Setting for Inherit {
         match &node.value {
             Value::Bool(true) => Some(Inherit::All),
             Value::Bool(false) => Some(Inherit::Names(Vec::new())),
-            Value::Array(_) => Vec::read(node, path, reader).map(Inherit::Names),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    if let Value::Text(name) = &item.value
+                        && name.strip_suffix('*').unwrap_or(name).contains('*')
+                    {
+                        let message =
+                            format!("found {name:?}, accepted: a name, with a * at its end only");
+                        reader.fault(item.offset, &format!("{path}[{index}]"), message);
+                    }
+                }
+                Vec::read(node, path, reader).map(Inherit::Names)
+            }
             _ => {
                 reader.refuse::<Self>(node, path);
                 None

@@ -6,9 +6,11 @@ use super::date::date_line;
 use super::{Answer, Connection, WRITE_PIECE};
 use crate::http::body::{LAST_CHUNK, write_chunk};
 use crate::http::head::{Method, Version, are_lines, length_line, status_line};
+use crate::limits;
 use crate::rt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 /// Bodies from here on go out from where they are instead of being copied behind their head: two
@@ -223,9 +225,18 @@ impl Connection {
         self.alarm.set(rt::time::now() + self.timing().stall);
         // A write that is cut short leaves an unknown part behind.
         self.dead = true;
+        let mut hurry = pin!(self.hurry());
+        let mut hurried = false;
         let alarm = &mut self.alarm;
+        let late = poll_fn(|cx| {
+            if !hurried && hurry.as_mut().poll(cx).is_ready() {
+                hurried = true;
+                alarm.set(rt::time::now() + limits::HURRY_STALL);
+            }
+            alarm.poll(cx)
+        });
         let write = self.writer.write_both(piece, tail);
-        let (result, mut buffer) = match rt::race(write, poll_fn(|cx| alarm.poll(cx))).await {
+        let (result, mut buffer) = match rt::race(write, late).await {
             rt::Either::Left(done) => done,
             rt::Either::Right(()) => return Err(io::ErrorKind::TimedOut.into()),
         };

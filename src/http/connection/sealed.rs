@@ -77,8 +77,12 @@ impl Connection {
     /// There is no TLS; the client has been told why, as far as it can be.
     pub async fn secure(&mut self, config: Arc<ServerConfig>) -> Result<(), SealFault> {
         let limit = self.timing().handshake;
-        let shaken = rt::time::timeout(limit, self.handshake(config)).await;
-        let result = shaken.unwrap_or(Err(SealFault::Timeout));
+        let hurry = self.hurry();
+        let shaken = rt::time::timeout(limit, rt::race(self.handshake(config), hurry)).await;
+        let result = match shaken {
+            Ok(rt::Either::Left(result)) => result,
+            Ok(rt::Either::Right(())) | Err(rt::time::Elapsed) => Err(SealFault::Timeout),
+        };
         self.dead |= result.is_err();
         result
     }
@@ -138,6 +142,7 @@ impl Connection {
         now: Instant,
         by: Instant,
         mut stop: Option<Pin<&mut S>>,
+        is_idle: bool,
     ) -> (Result<usize, Stop>, Vec<u8>) {
         // Out of its place, so that what is below reads and writes the socket as it is.
         let Some(mut sealed) = self.sealed.take() else { return (Err(Stop::Gone), buffer) };
@@ -154,7 +159,8 @@ impl Connection {
                 loop {
                     let cipher = std::mem::take(&mut sealed.cipher);
                     let stop = stop.as_mut().map(|stop| stop.as_mut());
-                    let (received, cipher) = Box::pin(self.pump(cipher, room, now, by, stop)).await;
+                    let pump = Box::pin(self.pump(cipher, room, now, by, stop, is_idle));
+                    let (received, cipher) = pump.await;
                     sealed.cipher = cipher;
                     if !matches!(received, Ok(1..)) {
                         break received;

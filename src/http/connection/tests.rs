@@ -690,3 +690,113 @@ fn dates_are_civil() {
         assert_eq!(date(seconds).len(), DATE_LINE_BYTES);
     }
 }
+
+/// One connection in a hurry from the start, with time limits that no test waits for; what its client
+/// makes of it.
+fn hurried<T: Send + 'static>(client: impl FnOnce(TcpStream) -> T + Send + 'static) -> T {
+    let (driver, _) = Driver::choose(None).unwrap();
+    let long = Duration::from_secs(600);
+    let timing = Timing {
+        handshake: long,
+        idle: long,
+        head: long,
+        body: long,
+        body_idle: long,
+        stall: long,
+        linger: long,
+    };
+    driver
+        .run(async move {
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = listener.local_addr().unwrap();
+            let client = std::thread::spawn(move || {
+                let stream = TcpStream::connect(address).unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                client(stream)
+            });
+            let (stream, peer) = listener.accept().await.unwrap();
+            let mut connection = Connection::with_timing(stream, peer, timing);
+            let hurry = Rc::new(Event::new());
+            connection.hurry_when(hurry.clone());
+            rt::spawn("hurry", async move {
+                rt::time::sleep(Duration::from_millis(100)).await;
+                hurry.set();
+            });
+            while let Some(head) = connection.head().await {
+                match head.path() {
+                    "/body" => match connection.body(1000).await {
+                        Ok(_) => connection.answer(200, "", b"").await.unwrap(),
+                        Err(fault) => {
+                            connection.answer(fault.status().unwrap(), "", b"").await.unwrap();
+                        }
+                    },
+                    "/stream" => {
+                        connection.begin(200, "", None).await.unwrap();
+                        let piece = || vec![b'x'; WRITE_PIECE];
+                        while connection.chunk(piece()).await.is_ok() {}
+                    }
+                    _ => service(&mut connection, &head).await,
+                }
+            }
+            drop(connection);
+            rt::time::sleep(Duration::from_millis(2)).await;
+            client.join().unwrap()
+        })
+        .unwrap()
+}
+
+#[test]
+fn in_a_hurry_nobody_is_waited_for() {
+    // A body that does not come.
+    let body = "POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe";
+    let got = hurried(move |mut stream| {
+        stream.write_all(body.as_bytes()).unwrap();
+        rest(&mut stream)
+    });
+    assert!(got.starts_with("HTTP/1.1 408 "), "{got}");
+    // A client that sends on behind a refusal.
+    hurried(|mut stream| {
+        stream.write_all(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n").unwrap();
+        rest(&mut stream);
+        // The end of the answer is not the end of the connection, which is seen by a reset.
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    // A client that takes nothing of a stream, or of an answer.
+    for path in ["/stream", "/big"] {
+        hurried(move |mut stream| {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            for _ in 0..50 {
+                if stream.write_all(request.as_bytes()).is_err() {
+                    return;
+                }
+            }
+            while stream.take_error().unwrap().is_none() && stream.write_all(b"\r\n").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+    }
+}
+
+#[test]
+fn half_a_head_does_not_outlast_the_order_to_stop() {
+    let (driver, _) = Driver::choose(None).unwrap();
+    let got = driver.run(async {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = std::thread::spawn(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /big HTTP/1.1\r\nHo").unwrap();
+            rest(&mut stream)
+        });
+        let (stream, peer) = listener.accept().await.unwrap();
+        let mut connection = Connection::new(stream, peer);
+        let stop = rt::time::sleep(Duration::from_millis(100));
+        assert!(connection.head_unless(stop).await.is_none());
+        drop(connection);
+        rt::time::sleep(Duration::from_millis(2)).await;
+        client.join().unwrap()
+    });
+    assert_eq!(got.unwrap(), "", "no 408, which takes its time");
+}

@@ -146,6 +146,7 @@ impl List {
             // Hidden is not skipped.
             return true;
         }
+        let hints = draft.hints;
         let mut text_of_entry = draft.entry;
         if draft.shown != own {
             // What the rules made of the entry left its name where it was, or moved it.
