@@ -76,7 +76,7 @@ fn baselines(criterion: &mut Criterion) {
         let (row, mut message) = (support::reuse(), message);
         let mut envelope = mcp_proxy::jsonrpc::scan(&message).expect("a good message");
         let key = support::key(&row, &mut message, &mut envelope);
-        let mut cache = quick_cache::unsync::Cache::new(1000);
+        let mut cache = ahash::AHashMap::new();
         cache.insert(key.clone(), 1);
         criterion.bench_function(&format!("reuse/lookup/{label}"), |b| {
             b.iter(|| cache.get(black_box(&key)).copied());

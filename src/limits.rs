@@ -171,6 +171,9 @@ pub const LIST_ENTRIES_MAX: usize = 100_000;
 pub const LIST_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A burst of list changes is answered by one refresh, this long after the first.
 pub const LIST_CHANGE_PAUSE: Duration = Duration::from_millis(100);
+/// A change that a backend told in the session of one client is told to it with that of the common
+/// lists, which takes the pause and a reading of them; it does not wait longer for that.
+pub const LIST_CHANGE_WAIT: Duration = Duration::from_secs(1);
 /// A ping that is not answered within this marks its backend as down. Shorter than
 /// [`REQUEST_TIMEOUT`]: a ping costs a server nothing, and nothing but the mark depends on it.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -188,7 +191,8 @@ pub const CRASH_LOOP_AFTER: u32 = 4;
 /// A call waits this long for a child that is just being started again, for its handshake is
 /// usually a matter of milliseconds; the same patience as [`CONNECT_TIMEOUT_DOWN`].
 pub const RESTART_WAIT: Duration = CONNECT_TIMEOUT_DOWN;
-/// After a cancellation a backend may still answer for this long.
+/// After a cancellation a backend may still answer for this long; its place among the calls at once
+/// is free by then.
 pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// How often deadlines of calls are looked at; also how late an expiry may be.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(20);

@@ -16,8 +16,8 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, RandomState};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -110,6 +110,10 @@ pub struct Counts {
     pub connections: AtomicUsize,
     /// Event streams open.
     pub streams: AtomicUsize,
+    /// Names and URIs that more than one backend has, as worker 0 sees them.
+    pub conflicts: AtomicUsize,
+    /// Reads whose URI the templates of more than one backend matched.
+    pub contested_reads: Arc<AtomicU64>,
     /// Client sessions of each principal.
     pub principals: Tally,
 }
@@ -119,6 +123,8 @@ struct Owned {
     record: Arc<SessionRecord>,
     /// Changes that found no stream to go to.
     pending: Changes,
+    /// Changes that are told soon, with others; and when.
+    soon: Option<(Changes, Instant)>,
 }
 
 /// A plan and what comes of it; see the head of this file.
@@ -262,7 +268,8 @@ impl World {
             Some(spans) => spans.map(Rc::new),
             None => before.and_then(|before| before.spans.clone()),
         };
-        let catalog = Catalog::with(&plan, lasting.backends.offers());
+        let mut catalog = Catalog::with(&plan, lasting.backends.offers());
+        catalog.count_contested_reads(&lasting.counts.contested_reads);
         let world = Rc::new(World {
             names: Names::new(&plan),
             only: {
@@ -349,7 +356,7 @@ impl World {
             return Err(Error::new(Kind::Capacity).context("too many sessions of one principal"));
         }
         let record = Arc::new(make(SessionId::mint(self.me, random)));
-        let owned = Owned { record: record.clone(), pending: Changes::default() };
+        let owned = Owned { record: record.clone(), pending: Changes::default(), soon: None };
         self.owned.borrow_mut().insert(record.id, owned);
         Ok(record)
     }
@@ -591,9 +598,39 @@ impl World {
         }
     }
 
+    /// Tells a session of this worker that lists changed, after a pause: together with what else comes
+    /// until then, and not at all if it has been told meanwhile.
+    fn announce_soon(self: &Rc<World>, id: SessionId, changes: Changes, pause: Duration) {
+        let due = Instant::now() + pause;
+        {
+            let mut owned = self.owned.borrow_mut();
+            let Some(owned) = owned.get_mut(&id) else { return };
+            if let Some((soon, _)) = &mut owned.soon {
+                soon.add(changes);
+                return;
+            }
+            owned.soon = Some((changes, due));
+        }
+        let lasting = Rc::downgrade(&self.lasting);
+        rt::spawn("list changes", async move {
+            rt::time::sleep(pause).await;
+            let world = lasting.upgrade().and_then(|lasting| lasting.current());
+            let Some(world) = world else { return };
+            let soon = world.owned.borrow().get(&id).and_then(|owned| owned.soon);
+            if let Some((changes, _)) = soon.filter(|(_, of)| *of == due) {
+                world.announce_to(id, changes);
+            }
+        });
+    }
+
     fn announce_to(&self, id: SessionId, changes: Changes) {
-        if !self.owned.borrow().contains_key(&id) {
-            return;
+        {
+            let mut owned = self.owned.borrow_mut();
+            let Some(owned) = owned.get_mut(&id) else { return };
+            if let Some((soon, due)) = owned.soon.take() {
+                let rest = soon.without(changes);
+                owned.soon = (rest != Changes::default()).then_some((rest, due));
+            }
         }
         let mut missed = Changes::default();
         let tell = |changed: bool, message: &'static [u8], missed: &mut bool| {
@@ -606,9 +643,7 @@ impl World {
         tell(changes.resources, RESOURCES_CHANGED, &mut missed.resources);
         tell(changes.prompts, PROMPTS_CHANGED, &mut missed.prompts);
         if let Some(owned) = self.owned.borrow_mut().get_mut(&id) {
-            owned.pending.tools |= missed.tools;
-            owned.pending.resources |= missed.resources;
-            owned.pending.prompts |= missed.prompts;
+            owned.pending.add(missed);
         }
     }
 

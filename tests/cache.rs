@@ -542,3 +542,111 @@ fn callers_without_sessions_share_answers_too() {
         assert_eq!(journal.count("unsteady slow "), 1, "{tool}");
     }
 }
+
+/// Each answer was counted as its share of the bytes at least: one alone was never kept, several were
+/// fewer than both bounds allow, and as many bytes were told.
+#[test]
+fn what_is_kept_is_as_much_as_the_bounds_say() {
+    let stub = HttpStub::start("web", &["--annotated"]);
+    let keys = "max_entries = 10\nmax_bytes = 100000\n";
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "one");
+    let backends = stdio_backend("one", &["--annotated", "--journal", journal.path()])
+        + CACHE
+        + "max_entries = 1\n"
+        + &stub.backend("web")
+        + CACHE
+        + keys;
+    let proxy = Setup { backends, workers: Some(1), ..Setup::default() }.start();
+    let mut client = proxy.client_seeing(&["one__reads", "web__reads"]);
+    for _ in 0..5 {
+        client.call("one__reads", r#"{"key":"a"}"#).said();
+    }
+    assert_eq!(journal.count("unsteady a "), 1);
+    let held = |backend: &str| {
+        let page = Page::of(&proxy);
+        let of = |name: &str| page.get(name, &[("backend", backend)]);
+        (of("mcp_proxy_cache_entries"), of("mcp_proxy_cache_bytes"))
+    };
+    let (entries, bytes) = held("one");
+    assert!(entries == 1.0 && bytes > 20.0 && bytes < 1_000.0, "{bytes}");
+    let pad = "x".repeat(8_000);
+    for n in 0..9 {
+        let pad = if n < 5 { "" } else { &pad };
+        client.call("web__reads", &format!(r#"{{"key":"{n}","pad":"{pad}"}}"#)).said();
+    }
+    let (entries, bytes) = held("web");
+    assert!(entries == 9.0 && bytes > 64_000.0 && bytes < 80_000.0, "{entries} {bytes}");
+    for n in 9..40 {
+        client.call("web__reads", &format!(r#"{{"key":"{n}","pad":"{pad}"}}"#)).said();
+        let (entries, bytes) = held("web");
+        assert!(entries <= 10.0 && bytes <= 100_000.0, "{entries} {bytes}");
+    }
+}
+
+/// The attempts of a call that runs for several were nobody's: no metric, line or span knew of them,
+/// all of its time was the proxy's, and a canary's answers were booked on the one that was called.
+#[test]
+fn calls_that_run_together_are_accounted_for() {
+    let audit = scratch();
+    let file = audit.path().join("audit");
+    let keys = format!("[observability]\naudit = {{ path = {} }}\n", quote(file.to_str().unwrap()));
+    let world = world(&format!("{MERGE}{keys}"), "retry = { initial_backoff_ms = 1 }\n");
+    for (backend, journal) in &world.journals {
+        let mut clients: Vec<Client> = (0..6).map(|_| world.proxy.client()).collect();
+        let tool = format!("{backend}__reads");
+        let overhead = || Page::of(&world.proxy).get("mcp_proxy_overhead_seconds_sum", &[]);
+        let before = overhead();
+        let arguments = r#"{"key":"a","fails":1,"how":"internal","ms":2500}"#;
+        begin(&mut clients, journal, &tool, arguments, "unsteady a ");
+        answers(clients.iter_mut().enumerate());
+        assert_eq!(journal.count("unsteady a "), 2);
+        let page = Page::of(&world.proxy);
+        let counts = ["first", "retry"].map(|kind| {
+            page.get("mcp_proxy_attempts_total", &[("backend", backend), ("kind", kind)])
+        });
+        assert_eq!(counts, [1.0, 1.0], "{backend}");
+        // Six times 2.5 s, were it the proxy that made them wait.
+        assert!(overhead() - before < 2.5, "{backend}: {}", overhead() - before);
+        let attempts = wait_for("the lines", || {
+            let text = std::fs::read_to_string(&file).unwrap();
+            let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+            let mine = |line: &Value| line["target"] == tool;
+            let mut attempts: Vec<u64> =
+                lines.filter(mine).map(|line: Value| line["attempts"].as_u64().unwrap()).collect();
+            attempts.sort_unstable();
+            (attempts.len() == 6).then_some(attempts)
+        });
+        assert_eq!(attempts, [0, 0, 0, 0, 0, 2], "{backend}");
+    }
+}
+
+#[test]
+fn a_canary_is_named_where_calls_run_together() {
+    let scratch = scratch();
+    let (own, new) = (Journal::new(&scratch, "own"), Journal::new(&scratch, "new"));
+    let stub =
+        |journal: &Journal| HttpStub::start("api", &["--annotated", "--journal", journal.path()]);
+    let (first, second) = (stub(&own), stub(&new));
+    let proxy = Setup {
+        backends: first.backend("api")
+            + &second.backend("new")
+            + "canary_of = \"api\"\nweight = 50\n",
+        proxy: MERGE.into(),
+        ..Setup::default()
+    }
+    .start();
+    let mut clients: Vec<Client> = (0..4).map(|_| proxy.client_seeing(&["api__reads"])).collect();
+    for n in 0..12 {
+        let arguments = format!(r#"{{"key":"{n}"}}"#);
+        clients[n % 4].call("api__reads", &arguments).said();
+    }
+    let executed = [own.count("call reads"), new.count("call reads")].map(|count| count as f64);
+    assert!(executed[0] > 0.0 && executed[1] > 0.0, "{executed:?}");
+    let page = Page::of(&proxy);
+    let labels = |backend: &'static str| [("backend", backend), ("method", "tools/call")];
+    let counted = ["api", "new"].map(|name| page.get("mcp_proxy_requests_total", &labels(name)));
+    assert_eq!(counted, executed);
+    let made = |backend| page.get("mcp_proxy_attempts_total", &[("backend", backend)]);
+    assert_eq!(["api", "new"].map(made), executed);
+}

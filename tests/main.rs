@@ -32,6 +32,7 @@ mod jwt;
 mod library;
 mod loadtest;
 mod logging;
+mod manners;
 mod metrics;
 mod modern;
 mod moves;

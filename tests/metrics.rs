@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::modern::Caller;
+use crate::reload::reload;
 use crate::support::http::once;
 use crate::support::process::{HttpStub, Proxy, Setup, free_port, http_backend, stdio_backend};
 use crate::support::{wait_for, wait_until};
@@ -198,13 +200,13 @@ fn every_family_is_there_from_the_start() {
             "counter",
             "requests_total tool_calls_total attempts_total refused_total ejections_total \
              cache_requests_total coalesced_total child_restarts_total config_reloads_total \
-             worker_busy_seconds_total telemetry_lost_total",
+             mirrored_total contested_reads_total worker_busy_seconds_total telemetry_lost_total",
         ),
         ("histogram", "request_duration_seconds overhead_seconds"),
         (
             "gauge",
             "backend_up backend_in_flight backend_connections breaker_state cache_entries \
-             cache_bytes sessions connections streams config_last_reload_timestamp_seconds \
+             cache_bytes sessions connections streams name_conflicts config_last_reload_timestamp_seconds \
              build_info",
         ),
     ] {
@@ -354,4 +356,78 @@ fn metrics_can_be_off() {
     let answer = once(proxy.addr, "GET", "/admin/metrics", "");
     assert_eq!(answer.status, 404);
     assert_eq!(answer.json()["error"], "not_found");
+}
+
+/// Subscriptions and completions that a filter refused were errors, all others were denied.
+#[test]
+fn what_is_hidden_is_denied_however_it_is_asked_for() {
+    let stub = HttpStub::start("web", &["--utilities", "--extra", "1"]);
+    let keys = "hide_resources = [\"*fixed\", \"*item*\"]\nhide_prompts = [\"p0000\"]\n";
+    let proxy = Proxy::start(&[stub.backend("web") + keys]);
+    let mut client = proxy.client_seeing(&["web__touch"]);
+    let uri = r#"{"uri":"stub://web/fixed"}"#;
+    let asked =
+        |kind: &str| format!(r#"{{"ref":{{"type":{kind}}},"argument":{{"name":"a","value":""}}}}"#);
+    let fixed = asked(r#""ref/resource","uri":"stub://web/fixed""#);
+    let template = asked(r#""ref/resource","uri":"stub://web/item/{id}""#);
+    let prompt = asked(r#""ref/prompt","name":"web__p0000""#);
+    for (n, (method, params)) in [
+        ("resources/read", uri),
+        ("resources/subscribe", uri),
+        ("resources/unsubscribe", uri),
+        ("completion/complete", &fixed),
+        ("completion/complete", &template),
+        ("completion/complete", &prompt),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        client.ask(method, params).error();
+        let page = Page::of(&proxy);
+        let of = |name, label| page.get(name, &[("backend", "web"), label]);
+        let denied = of("mcp_proxy_requests_total", ("status", "denied"));
+        let refused = of("mcp_proxy_refused_total", ("reason", "filter"));
+        assert_eq!((denied, refused), (n as f64 + 1.0, n as f64 + 1.0), "{method} {params}");
+    }
+}
+
+#[test]
+fn conflicts_are_counted() {
+    let stubs = ["same", "same"].map(|name| HttpStub::start(name, &[]));
+    let backends = ["one", "two"].iter().zip(&stubs).map(|(name, stub)| stub.backend(name));
+    let backends: Vec<String> = backends.map(|text| text + "prefix = \"\"\n").collect();
+    let proxy = Proxy::start(&backends);
+    let mut clients: Vec<_> = (0..4).map(|_| proxy.client_seeing(&["echo"])).collect();
+    let get = |name: &str| Page::of(&proxy).get(name, &[]);
+    // Tools, prompts, a resource and a template.
+    wait_until("the conflicts", || get("mcp_proxy_name_conflicts") > 16.0);
+    assert_eq!(get("mcp_proxy_contested_reads_total"), 0.0);
+    for client in &mut clients {
+        client.ask("resources/read", r#"{"uri":"stub://same/item/7"}"#).result();
+    }
+    assert_eq!(get("mcp_proxy_contested_reads_total"), 4.0);
+    // Neither list nor counter begins anew with another configuration.
+    reload(
+        &proxy,
+        "",
+        &[backends[0].clone(), backends[1].replace("prefix = \"\"", "prefix = \"b\"")],
+    );
+    wait_until("fewer conflicts", || get("mcp_proxy_name_conflicts") < 16.0);
+    assert_eq!(get("mcp_proxy_contested_reads_total"), 4.0);
+}
+
+/// Streams of clients without sessions were not counted.
+#[test]
+fn streams_of_either_era_are_counted() {
+    let proxy = Proxy::start(&[stdio_backend("pipe", &[])]);
+    let client = proxy.client_seeing(&["pipe__echo"]);
+    let streams = || Page::of(&proxy).get("mcp_proxy_streams", &[]);
+    let listening = client.listen();
+    wait_until("a stream", || streams() == 1.0);
+    let caller = Caller::new(&proxy);
+    let all: Vec<_> = (0..5).map(|_| caller.listen(r#"{"toolsListChanged":true}"#)).collect();
+    assert_eq!(streams(), 6.0);
+    drop(all);
+    wait_until("their end", || streams() == 1.0);
+    drop(listening);
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::metrics::Page;
 use crate::support::client::{Client, call_params, message};
 use crate::support::http;
 use crate::support::process::{HttpStub, Journal, Proxy, Setup, scratch, stdio_backend};
@@ -638,4 +639,31 @@ fn listeners_without_a_session_are_told() {
             assert!(event.data.contains("notifications/tools/list_changed"), "{event:?}");
         }
     }
+}
+
+/// Counters are kept by name: this one began anew with every other setting.
+#[test]
+fn ejections_are_counted_on_whatever_changes() {
+    let (web, other) = (HttpStub::start("web", &["--annotated"]), HttpStub::start("web", &[]));
+    let keys = |errors: u32| {
+        format!(
+            "outlier_detection = {{ consecutive_errors = {errors}, base_ejection_seconds = 600 }}\n"
+        )
+    };
+    let proxy = Proxy::start(&[web.backend("web") + &keys(2)]);
+    let mut client = proxy.client_seeing(&["web__writes"]);
+    let ejections = || Page::of(&proxy).get("mcp_proxy_ejections_total", &[("backend", "web")]);
+    for _ in 0..2 {
+        client.call("web__writes", r#"{"key":"k","fails":99,"how":"internal"}"#).error();
+    }
+    assert_eq!(ejections(), 1.0);
+    reload(&proxy, "", &[web.backend("web") + &keys(3)]);
+    assert_eq!(ejections(), 1.0);
+    for _ in 0..3 {
+        client.call("web__writes", r#"{"key":"k","fails":99,"how":"internal"}"#).error();
+    }
+    assert_eq!(ejections(), 2.0);
+    // Another one of that name.
+    reload(&proxy, "", &[other.backend("web") + &keys(3)]);
+    assert_eq!(ejections(), 2.0);
 }

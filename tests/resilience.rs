@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::metrics::Page;
 use crate::support::client::{Client, Told, call_params, message};
 use crate::support::process::{
     HttpStub, Journal, Proxy, Setup, free_port, http_backend, scratch, stdio_backend,
@@ -551,4 +552,108 @@ fn hedges_are_taken_from_the_budget() {
     }
     let executions = journal.count("unsteady b ");
     assert!((31..=33).contains(&executions), "{executions}");
+}
+
+/// An answer that comes in pieces ends the race while it is still under way: it was cancelled there
+/// together with the others, and clients saw a part of it.
+#[test]
+fn a_hedged_call_whose_answer_is_long_is_not_cancelled() {
+    let world = world("hedging = { delay_ms = 60000, tools = [\"slow_body\"] }\n");
+    let mut client = world.proxy.client();
+    for (backend, journal) in &world.journals {
+        let arguments = r#"{"bytes":400000,"pieces":8,"ms":40}"#;
+        let told = client.call(&format!("{backend}__slow_body"), arguments);
+        assert_eq!(told.said().len(), 400_000, "{backend}");
+        client.call(&format!("{backend}__echo"), r#"{"payload":"x"}"#).said();
+        assert_eq!(journal.count("cancelled"), 0, "{backend}");
+    }
+}
+
+/// The second attempt waits for the place that the first one has: it got it with the answer, and was
+/// executed although nobody waited for it any more.
+#[test]
+fn a_hedge_that_waits_for_a_place_is_not_sent_behind_the_answer() {
+    let world = world(
+        "hedging = { delay_ms = 30, max_hedges = 2 }\n\
+         concurrency = { max_concurrent = 1 }\n",
+    );
+    let mut client = world.proxy.client();
+    for (backend, journal) in &world.journals {
+        for n in 0..5 {
+            let key = format!("{backend}{n}");
+            let arguments = format!(r#"{{"key":"{key}","ms":200}}"#);
+            let told = client.call(&format!("{backend}__reads"), &arguments);
+            assert!(told.said().starts_with("1 "), "{told:?}");
+            // The place goes through the queue to this one.
+            client.call(&format!("{backend}__echo"), r#"{"payload":"x"}"#).said();
+            assert_eq!(journal.count(&format!("unsteady {key} ")), 1, "{backend}");
+        }
+    }
+}
+
+/// Servers are told not to answer what is cancelled, so its place was taken until the wait for a late
+/// answer ended: longer than anybody waits here.
+#[test]
+fn a_cancelled_call_gives_its_place_back_at_once() {
+    let world = world("concurrency = { max_concurrent = 1, queue_timeout_seconds = 3 }\n");
+    for (backend, journal) in &world.journals {
+        let mut leaver = world.proxy.client();
+        let hang = call_params(&format!("{backend}__hang"), "{}");
+        leaver.send(&message("7", "tools/call", &hang));
+        journal.wait_count("call hang", 1);
+        leaver.again().notify("notifications/cancelled", r#"{"requestId":7}"#);
+        let told = world.proxy.client().call(&format!("{backend}__reads"), "{}");
+        assert!(told.said().starts_with("1 "), "{backend}: {told:?}");
+    }
+}
+
+/// Losers of races were calls under way for as long, and took all places one after the other.
+#[test]
+fn losers_of_races_give_their_places_back() {
+    let world = world(
+        "hedging = { delay_ms = 30 }\n\
+         concurrency = { max_concurrent = 2, queue_timeout_seconds = 3 }\n",
+    );
+    let mut client = world.proxy.client();
+    for (backend, _) in &world.journals {
+        for n in 0..3 {
+            let slow = r#""fails":1,"how":"slow","slow_ms":60000"#;
+            let arguments = format!(r#"{{"key":"{backend}{n}",{slow}}}"#);
+            let told = client.call(&format!("{backend}__reads"), &arguments);
+            assert!(told.said().starts_with("2 "), "{told:?}");
+        }
+    }
+}
+
+/// A second attempt that finds no place was counted as made, and a retry as the first attempt.
+#[test]
+fn attempts_are_counted_where_they_begin() {
+    let (proxy, journal, _stub, _scratch) = web("hedging = { delay_ms = 20, max_hedges = 2 }\n\
+         concurrency = { max_concurrent = 1, queue = 0 }\n\
+         retry = { max_retries = 2, initial_backoff_ms = 1, max_backoff_ms = 1 }\n");
+    let mut client = proxy.client();
+    let arguments = r#"{"key":"a","fails":2,"how":"late","ms":200}"#;
+    assert!(client.call("web__reads", arguments).said().starts_with("3 "));
+    assert_eq!(journal.count("unsteady a "), 3);
+    let page = Page::of(&proxy);
+    let counts = ["first", "retry", "hedge"]
+        .map(|kind| page.get("mcp_proxy_attempts_total", &[("backend", "web"), ("kind", kind)]));
+    assert_eq!(counts, [1.0, 2.0, 0.0]);
+}
+
+/// What a hedge that was not made has cost is there for the next one.
+#[test]
+fn hedges_that_are_not_made_cost_nothing_of_the_budget() {
+    let (proxy, journal, _stub, _scratch) = web("hedging = { delay_ms = 20, max_hedges = 2 }\n\
+         concurrency = { max_concurrent = 1, queue = 0 }\n\
+         retry = { max_retries = 1, initial_backoff_ms = 1, max_backoff_ms = 1, \
+         budget_percent = 1, min_retries_per_sec = 1 }\n");
+    let mut client = proxy.client();
+    // More than the budget has, were they made.
+    for _ in 0..8 {
+        client.call("web__reads", r#"{"key":"slow","ms":100}"#).result();
+    }
+    assert_eq!(journal.count("unsteady slow "), 8);
+    let told = client.call("web__reads", r#"{"key":"b","fails":1}"#);
+    assert!(told.said().starts_with("2 "), "{told:?}");
 }

@@ -423,3 +423,28 @@ fn a_reload_switches_tracing_on_elsewhere_and_off() {
         assert!(asked.iter().all(mine), "{names:?}: {asked:?}");
     }
 }
+
+/// A call that runs for several is one caller's: its attempts have spans in the trace of that one.
+#[test]
+fn attempts_of_calls_that_run_together_have_spans_too() {
+    let collector = Collector::start();
+    let web = HttpStub::start("web", &["--annotated"]);
+    let proxy = start(
+        collector.addr,
+        "[performance]\ncoalesce_requests = true\n",
+        web.backend("web") + "retry = { max_retries = 2, initial_backoff_ms = 1 }\n",
+    );
+    let mut clients: Vec<Client> = (0..4).map(|_| proxy.client_seeing(&["web__reads"])).collect();
+    // The one who calls and the one at which it runs may be on different workers.
+    for n in 0..12 {
+        let (id, client) = (format!("shared{n}"), &mut clients[n % 4]);
+        let arguments = format!(r#"{{"key":"{id}","fails":1,"how":"internal"}}"#);
+        let params = format!(r#"{{"name":"web__reads","arguments":{arguments}}}"#);
+        let said = client.post(&message(&format!("\"{id}\""), "tools/call", &params)).said();
+        let (server, attempts) = collector.trace_of(&id);
+        assert_eq!(attempts.len(), 2, "{attempts:?}");
+        let last = attempts.iter().max_by_key(|attempt| attempt.began).unwrap();
+        let sent = said.split_once(' ').unwrap().1;
+        assert_eq!(parent_in(sent), format!("00-{}-{}-01", server.trace, last.id));
+    }
+}

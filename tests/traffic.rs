@@ -161,3 +161,26 @@ fn a_mirror_that_fails_or_hangs_changes_nothing() {
         Page::of(&proxy).get("mcp_proxy_mirrored_total", &[("result", "same")]) == 20.0
     });
 }
+
+/// A mirror executes what it is asked again for too; only the first time was counted.
+#[test]
+fn every_attempt_at_a_mirror_is_counted() {
+    let scratch = scratch();
+    let journal = Journal::new(&scratch, "mirror");
+    let mirror = HttpStub::start("mirror", &["--annotated", "--journal", journal.path()]);
+    let proxy = Proxy::start(&[
+        stdio_backend("api", &["--annotated"]),
+        mirror.backend("mirror")
+            + "mirror_of = \"api\"\nretry = { initial_backoff_ms = 1 }\n\
+               inject_args = [{ tool = \"sets\", args = { fails = 2, how = \"internal\" } }]\n",
+    ]);
+    let mut client = proxy.client_seeing(&["api__sets"]);
+    client.call("api__sets", r#"{"key":"m"}"#).result();
+    journal.wait_count("unsteady m ", 3);
+    let count = |kind| {
+        let labels = [("backend", "mirror"), ("kind", kind)];
+        Page::of(&proxy).get("mcp_proxy_attempts_total", &labels)
+    };
+    wait_until("the count", || count("mirror") > 0.0);
+    assert_eq!([count("mirror"), count("first"), count("retry")], [3.0, 0.0, 0.0]);
+}

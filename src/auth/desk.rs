@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ahash::AHashMap;
+use quick_cache::unsync::Cache;
 
 use super::jwt::{Claimed, Jwt};
 use super::keys::{Key, KeySet, LOOK_INTERVAL};
@@ -19,13 +19,22 @@ use crate::mcp::catalog::ListKind;
 use crate::rt;
 
 /// See the head of this file.
-#[derive(Default)]
 pub struct Desk {
     /// Verified tokens, whole.
-    tokens: RefCell<AHashMap<Box<[u8]>, Verified>>,
+    tokens: RefCell<Cache<Box<[u8]>, Verified>>,
     /// Verifications under way on helper threads.
     away: Cell<usize>,
-    lists: RefCell<AHashMap<(u64, ListKind), Cut>>,
+    lists: RefCell<Cache<(u64, ListKind), Cut>>,
+}
+
+impl Default for Desk {
+    fn default() -> Desk {
+        Desk {
+            tokens: RefCell::new(Cache::new(limits::TOKENS_KEPT_MAX)),
+            away: Cell::new(0),
+            lists: RefCell::new(Cache::new(limits::CUT_LISTS_KEPT_MAX)),
+        }
+    }
 }
 
 struct Verified {
@@ -140,16 +149,7 @@ impl Desk {
     }
 
     fn keep(&self, token: &[u8], verified: Verified) {
-        let mut tokens = self.tokens.borrow_mut();
-        if tokens.len() >= limits::TOKENS_KEPT_MAX {
-            let now = now();
-            tokens.retain(|_, verified| now < verified.ends);
-            if tokens.len() >= limits::TOKENS_KEPT_MAX {
-                // Verifying again is cheaper than knowing which one was used last.
-                tokens.clear();
-            }
-        }
-        tokens.insert(token.into(), verified);
+        self.tokens.borrow_mut().insert(token.into(), verified);
     }
 
     /// A list as a caller with these rights sees it. Cut once for all who have the same.
@@ -160,9 +160,6 @@ impl Desk {
             && Rc::ptr_eq(&cut.whole, &whole)
         {
             return cut.shown.clone();
-        }
-        if lists.len() >= limits::CUT_LISTS_KEPT_MAX {
-            lists.clear();
         }
         let shown: Rc<[u8]> = rights.list(what, &whole).into();
         lists.insert(key, Cut { whole, shown: shown.clone() });

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::attempt;
 use super::entry::Entry;
 use super::handle::CallHandle;
-use super::{Attempt, BackendMail, Backends, Call, Reply};
+use super::{Attempt, BackendMail, Backends, Call, Reply, http};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Kind as Message};
 use crate::limits;
@@ -21,6 +21,7 @@ use crate::middleware::around::{Around, Verdict};
 use crate::middleware::breaker::{Breaker, Pass};
 use crate::middleware::concurrency::Concurrency;
 use crate::middleware::hedge::Hedge;
+use crate::middleware::retry::Budget;
 use crate::rt;
 use crate::rt::local::{Event, Receiver, Sender};
 
@@ -30,6 +31,8 @@ pub(super) struct Run {
     /// Attempts made one after another.
     made: u32,
     current: Under,
+    /// What stood beside the last answer, if it is an error of one attempt.
+    beside: http::Beside,
 }
 
 /// What is under way.
@@ -58,9 +61,17 @@ struct Current {
     holds: Holds,
 }
 
+/// What an attempt holds; its place among the calls of the backend is in its handle, for a
+/// cancellation that was told gives it back, whether or not an answer still comes.
 struct Holds {
     pass: Option<Ticket>,
-    _place: Option<Place>,
+    handle: Rc<CallHandle>,
+}
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        self.handle.give_up_place();
+    }
 }
 
 /// A call that a breaker let through.
@@ -87,7 +98,7 @@ pub(super) async fn call(backends: &Rc<Backends>, call: Call) -> Result<Box<Run>
     let ends = rows(&entry).total.map(|total| Instant::now() + total);
     let maker =
         Rc::new(Maker { backends: backends.clone(), entry, call, ends, begun: Cell::new(false) });
-    let mut run = Run { maker, made: 0, current: Under::Nothing };
+    let mut run = Run { maker, made: 0, current: Under::Nothing, beside: http::Beside::default() };
     if let Err(error) = run.start().await {
         run.again(error).await?;
     }
@@ -103,15 +114,24 @@ impl Run {
         self.maker.entry.id
     }
 
+    /// See [`super::Replies::wait`].
+    pub(super) fn wait(&self) -> Option<Duration> {
+        self.beside.wait
+    }
+
     /// See [`super::Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply> {
         loop {
+            self.beside = http::Beside::default();
             let ended = match &mut self.current {
                 Under::Nothing => {
                     return Err(Error::new(Kind::Internal).cause("asked behind the answer"));
                 }
                 Under::One(current) => match self.maker.reply(current).await {
-                    Ok(Reply::Answer(answer)) => Ok(answer),
+                    Ok(Reply::Answer(answer)) => {
+                        self.beside = current.attempt.beside();
+                        Ok(answer)
+                    }
                     Ok(other) => return Ok(other),
                     Err(error) => Err(error),
                 },
@@ -128,8 +148,10 @@ impl Run {
             self.current = Under::Nothing;
             match ended {
                 Ok(answer) => {
-                    let verdict = Verdict::of_answer(&answer);
-                    if !self.may_repeat(verdict, None).await? || self.start().await.is_err() {
+                    let verdict = Verdict::of_answer(&answer, self.beside.status);
+                    if !self.may_repeat(verdict, self.beside.wait).await?
+                        || self.start().await.is_err()
+                    {
                         // Of a refusal by the proxy the backend's own word says more.
                         return Ok(Reply::Answer(answer));
                     }
@@ -193,7 +215,7 @@ impl Run {
         let tool = maker.call.tool.as_deref();
         self.current = match hedge.filter(|hedge| hedge.applies(maker.call.safe, tool)) {
             Some(hedge) => Under::Many(Race::new(maker, hedge)),
-            None => Under::One(maker.begin(CallHandle::below(&maker.call.handle)).await?),
+            None => Under::One(maker.begin(CallHandle::below(&maker.call.handle), None).await?),
         };
         Ok(())
     }
@@ -212,8 +234,9 @@ impl Maker {
         }
     }
 
-    /// Begins one attempt: up to its first reply, or for a child until it is sent.
-    async fn begin(&self, handle: Rc<CallHandle>) -> Result<Current> {
+    /// Begins one attempt: up to its first reply, or for a child until it is sent. What it costs of
+    /// the budget of retries is spent only if it is made.
+    async fn begin(&self, handle: Rc<CallHandle>, charge: Option<Charge>) -> Result<Current> {
         let rows = rows(&self.entry);
         let refusal = |kind, wait| self.error(kind).retry_after(Some(wait));
         // Before a wait for a place: who would be refused behind it need not wait.
@@ -222,21 +245,19 @@ impl Maker {
         {
             return Err(refusal(Kind::Resting, wait));
         }
-        let place = match &rows.concurrency {
-            Some(limit) => Some(self.place(limit, &handle).await?),
-            None => None,
-        };
+        if let Some(limit) = &rows.concurrency {
+            handle.hold(self.place(limit, &handle).await?);
+        }
+        let mut holds = Holds { pass: None, handle: handle.clone() };
         let now = self.backends.board.elapsed();
         if let Some(rate) = &rows.rate {
             rate.admit(now, self.principal()).map_err(|wait| refusal(Kind::RateLimited, wait))?;
         }
-        let pass = match &rows.breaker {
-            Some(breaker) => {
-                let pass = breaker.admit(now).map_err(|wait| refusal(Kind::Resting, wait))?;
-                Some(Ticket { breaker: breaker.clone(), pass, used: Cell::new(false) })
-            }
-            None => None,
-        };
+        if let Some(breaker) = &rows.breaker {
+            let pass = breaker.admit(now).map_err(|wait| refusal(Kind::Resting, wait))?;
+            let ticket = Ticket { breaker: breaker.clone(), pass, used: Cell::new(false) };
+            holds.pass = Some(ticket);
+        }
         if let Some(outlier) = &rows.outlier {
             outlier.admit(now).map_err(|wait| {
                 handle.trail().note_ejected();
@@ -262,7 +283,9 @@ impl Maker {
             again: self.begun.replace(true) || self.call.again,
             ..self.call
         };
-        let holds = Holds { pass, _place: place };
+        if let Some(charge) = charge {
+            charge.spend();
+        }
         match attempt::call(&self.backends, call).await {
             Ok(attempt) => Ok(Current { attempt, holds }),
             Err(error) => {
@@ -282,9 +305,12 @@ impl Maker {
                 }
             }
             Ok(Reply::Ask(_) | Reply::Away { .. }) => {}
-            Ok(Reply::Answer(answer)) => self.count(&current.holds, Verdict::of_answer(answer)),
+            Ok(Reply::Answer(answer)) => {
+                let status = current.attempt.beside().status;
+                self.count(&current.holds, Verdict::of_answer(answer, status));
+            }
             // What is long is no error.
-            Ok(Reply::Streaming { .. }) => self.count(&current.holds, Verdict::of_answer(b"")),
+            Ok(Reply::Streaming { .. }) => self.count(&current.holds, Verdict::of_answer(b"", 0)),
             Err(error) => self.count(&current.holds, Verdict::of_error(error)),
         }
         reply
@@ -330,16 +356,50 @@ impl Maker {
         let wait = rt::time::timeout(patience, waiting.waiter.served.wait());
         match handle.watch(wait).await {
             Err(_) => Err(self.error(Kind::Cancelled)),
-            // Dropped, it passes on a place that came in the last moment.
+            // Dropped, it passes on a place that came in the last moment, or too late for a race.
+            Ok(_) if handle.is_cancelled() => Err(self.error(Kind::Cancelled)),
             Ok(_) if waiting.waiter.served.is_set() => Ok(waiting.take()),
             Ok(_) => Err(crowded("waited too long in the queue")),
         }
     }
 }
 
-/// Attempts side by side (`hedging`). Dropped, it cancels all of them.
+/// One more attempt in the budget of retries; dropped without being spent, it goes back there.
+struct Charge {
+    budget: Budget,
+    taken: Duration,
+    spent: Cell<bool>,
+}
+
+impl Charge {
+    /// Takes it; `None` = the budget has no more.
+    fn take(budget: &Budget, now: Duration) -> Option<Charge> {
+        // Made only then: dropped, it gives back.
+        budget.take(now).then(|| Charge {
+            budget: budget.clone(),
+            taken: now,
+            spent: Cell::new(false),
+        })
+    }
+
+    /// The attempt is made.
+    fn spend(self) {
+        self.spent.set(true);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if !self.spent.get() {
+            self.budget.give_back(self.taken);
+        }
+    }
+}
+
+/// Attempts side by side (`hedging`). Dropped, it cancels all of them but the one that it has led to.
 struct Race {
-    lanes: Vec<Rc<CallHandle>>,
+    /// `None` = the one whose answer goes on after the race.
+    lanes: Vec<Option<Rc<CallHandle>>>,
     /// Attempts that have not ended.
     running: usize,
     hedges_left: u32,
@@ -349,13 +409,17 @@ struct Race {
     inbox: Receiver<(usize, Said)>,
     /// An end that is the answer if no better one comes.
     last: Option<Result<Vec<u8>>>,
+    /// What the best attempt held. Given back only behind the cancellation of the others: one of
+    /// them may wait for just that, and would be sent after the answer.
+    won: Option<Holds>,
 }
 
 /// What an attempt in a race says.
 enum Said {
     Note(Vec<u8>),
     Asks(Vec<u8>),
-    Ended(Result<Vec<u8>>),
+    /// With what it held, if it was made.
+    Ended(Result<Vec<u8>>, Option<Holds>),
     /// The answer follows in pieces.
     Long(Box<Current>, Option<u64>),
 }
@@ -385,19 +449,23 @@ impl Race {
             sender,
             inbox,
             last: None,
+            won: None,
         };
-        race.enter(maker);
+        race.enter(maker, None);
         race
     }
 
     /// Sends one more attempt.
-    fn enter(&mut self, maker: &Rc<Maker>) {
-        let handle = CallHandle::below(&maker.call.handle);
+    fn enter(&mut self, maker: &Rc<Maker>, charge: Option<Charge>) {
         let (lane, maker, sender) = (self.lanes.len(), maker.clone(), self.sender.clone());
-        self.lanes.push(handle.clone());
+        let handle = match lane {
+            0 => CallHandle::below(&maker.call.handle),
+            _ => CallHandle::beside(&maker.call.handle),
+        };
+        self.lanes.push(Some(handle.clone()));
         self.running += 1;
         rt::spawn("hedged attempt", async move {
-            let said = run_lane(&maker, lane, handle, &sender).await;
+            let said = run_lane(&maker, lane, handle, charge, &sender).await;
             let _ = sender.send((lane, said)).await;
         });
     }
@@ -427,15 +495,24 @@ impl Race {
                 Said::Note(message) if lane == 0 => return Leads::On(message),
                 Said::Note(_) => {}
                 Said::Asks(question) => return Leads::Asking(question),
-                Said::Long(current, len) => return Leads::Over(current, len),
-                Said::Ended(ended) => {
+                Said::Long(current, len) => {
+                    self.lanes[lane] = None;
+                    return Leads::Over(current, len);
+                }
+                Said::Ended(ended, held) => {
                     self.running -= 1;
                     let well = ended.as_ref().is_ok_and(|answer| !is_error(answer));
                     if well {
+                        self.won = held;
                         return Leads::To(ended);
                     }
-                    // An answer says more than a failure.
-                    if ended.is_ok() || !matches!(self.last, Some(Ok(_))) {
+                    // An answer says more than a failure, and that more than a refusal of the proxy.
+                    let says_more = match (&self.last, &ended) {
+                        (None, _) | (_, Ok(_)) => true,
+                        (Some(Ok(_)), Err(_)) => false,
+                        (Some(Err(last)), Err(error)) => is_refusal(last) || !is_refusal(error),
+                    };
+                    if says_more {
                         self.last = Some(ended);
                     }
                 }
@@ -447,17 +524,20 @@ impl Race {
         self.hedges_left -= 1;
         self.due = Instant::now() + self.delay;
         let retry = rows(&maker.entry).retry.as_ref();
-        let budget = retry.and_then(|retry| retry.budget.as_ref());
-        if budget.is_none_or(|budget| budget.take(maker.backends.board.elapsed())) {
-            maker.call.handle.trail().count_hedge();
-            self.enter(maker);
+        match retry.and_then(|retry| retry.budget.as_ref()) {
+            None => self.enter(maker, None),
+            Some(budget) => {
+                if let Some(charge) = Charge::take(budget, maker.backends.board.elapsed()) {
+                    self.enter(maker, Some(charge));
+                }
+            }
         }
     }
 }
 
 impl Drop for Race {
     fn drop(&mut self) {
-        for lane in &self.lanes {
+        for lane in self.lanes.iter().flatten() {
             // Nothing for those that have ended.
             lane.cancel(Some("another attempt was faster".to_owned()));
         }
@@ -469,11 +549,12 @@ async fn run_lane(
     maker: &Maker,
     lane: usize,
     handle: Rc<CallHandle>,
+    charge: Option<Charge>,
     out: &Sender<(usize, Said)>,
 ) -> Said {
-    let mut current = match maker.begin(handle).await {
+    let mut current = match maker.begin(handle, charge).await {
         Ok(current) => current,
-        Err(error) => return Said::Ended(Err(error)),
+        Err(error) => return Said::Ended(Err(error), None),
     };
     loop {
         match maker.reply(&mut current).await {
@@ -482,9 +563,9 @@ async fn run_lane(
             // Of several attempts one may go on meanwhile.
             Ok(Reply::Away { .. }) => {}
             Ok(Reply::Ask(question)) => drop(out.send((lane, Said::Asks(question))).await),
-            Ok(Reply::Answer(answer)) => return Said::Ended(Ok(answer)),
+            Ok(Reply::Answer(answer)) => return Said::Ended(Ok(answer), Some(current.holds)),
             Ok(Reply::Streaming { len }) => return Said::Long(Box::new(current), len),
-            Err(error) => return Said::Ended(Err(error)),
+            Err(error) => return Said::Ended(Err(error), Some(current.holds)),
         }
     }
 }
@@ -500,7 +581,7 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 /// A place among the calls of a backend; dropped, it goes to the next.
-struct Place {
+pub(super) struct Place {
     backends: Rc<Backends>,
     entry: Rc<Entry>,
 }

@@ -9,7 +9,7 @@
 //! that it finds its place among what the call itself brings, the replies are read by a task of their
 //! own, which also spares the reading from being broken off when somebody comes back.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,7 +21,7 @@ use super::attempt::Ended;
 use super::entry::Entry;
 use super::failure::Failure;
 use super::handle::CallHandle;
-use super::http::HttpReplies;
+use super::http::{Beside, HttpReplies};
 use super::leg::Leg;
 use super::{Backends, Reply, relay};
 use crate::error::Kind;
@@ -79,9 +79,15 @@ pub(super) struct AsideReplies {
     pieces: Receiver<Piece>,
     /// Set when nobody wants them any more.
     deserted: Rc<Event>,
+    beside: Rc<Cell<Beside>>,
 }
 
 impl AsideReplies {
+    /// What HTTP says beside the answer that came, if it is an error.
+    pub(super) fn beside(&self) -> Beside {
+        self.beside.get()
+    }
+
     /// See [`super::Replies::next`]. Safe to drop.
     pub(super) async fn next(&mut self) -> Piece {
         let lost = || Err(Failure::new(Kind::Internal, "a call was lost").into());
@@ -121,18 +127,20 @@ pub(super) fn start(
     let seat = Seat { handle: handle.clone(), out: out.clone() };
     entry.http().1.asides.0.borrow_mut().entry(session.id).or_default().push(seat);
     let leave = Leave { entry: entry.clone(), session: session.id, handle: handle.clone() };
-    let stop = deserted.clone();
+    let beside = Rc::new(Cell::new(Beside::default()));
+    let (stop, seen) = (deserted.clone(), beside.clone());
     rt::spawn("call of a caller without a session", async move {
         let _leave = leave;
         // Dropped where nobody waits, and with it what was sent, which tells a cancellation.
-        let _ = race(read(sent, out), Box::pin(stop.wait())).await;
+        let _ = race(read(sent, out, &seen), Box::pin(stop.wait())).await;
     });
-    AsideReplies { pieces, deserted }
+    AsideReplies { pieces, deserted, beside }
 }
 
 async fn read(
     sent: impl Future<Output = Result<rt::Place<HttpReplies>, Ended>>,
     out: Sender<Piece>,
+    beside: &Cell<Beside>,
 ) {
     let mut replies = match sent.await {
         Ok(replies) => replies,
@@ -141,6 +149,7 @@ async fn read(
     loop {
         let piece = replies.next().await;
         let ends = matches!(piece, Ok(Reply::Answer(_) | Reply::Streaming { .. }) | Err(_));
+        beside.set(replies.beside());
         // Waits where nobody takes it: then the server is not read either.
         if out.send(piece).await.is_err() || ends {
             return;

@@ -74,6 +74,9 @@ impl Guard {
         let deadline = backends.clock.arm_for(Some(entry.id), &call.handle, now, call.timeout);
         let trail = call.handle.trail();
         trail.begin(now, entry.id);
+        if call.handle.is_beside() {
+            trail.count_hedge();
+        }
         let span = match trail.trace() {
             Some(traced) => traced.begin(&mut call.body, now, entry.id),
             None => None,
@@ -185,10 +188,17 @@ async fn over_http(
     call: &Call,
 ) -> std::result::Result<rt::Place<HttpReplies>, Ended> {
     let session = call.session.as_ref().filter(|_| entry.plan.isolation == Isolation::Session);
-    let request = if session.is_some() && !call.again {
+    let mut request = if session.is_some() && !call.again {
         // A session of the client's own: its id and token are unique there as they are.
         let asked = Raw::new(call.id.of(&call.body));
-        Request { body: &call.body, rename: None, asked, whole: false, caller: None }
+        Request {
+            body: &call.body,
+            rename: None,
+            asked,
+            whole: false,
+            caller: None,
+            renewed: false,
+        }
     } else {
         let own = Own::of(&call.body, call.id, call.progress_token);
         let rename = Some((call.id, call.progress_token, own));
@@ -200,7 +210,7 @@ async fn over_http(
         };
         // Whose call it is needs to be said only where the session does not.
         let caller = call.session.as_ref().filter(|_| session.is_none());
-        Request { body: &call.body, rename, asked, whole: false, caller }
+        Request { body: &call.body, rename, asked, whole: false, caller, renewed: false }
     };
     let mut lost: Option<(u64, Instant)> = None;
     loop {
@@ -209,6 +219,7 @@ async fn over_http(
         // What took the place of a lost session may be lost as well, if it was opened before that was
         // noticed: this worker's copy can be several sessions old.
         let is_old = lost.is_none_or(|(_, noticed)| leg.opened < noticed);
+        request.renewed = !is_old;
         match sent(backends, entry, &leg, &request, &call.handle, call.safe).await {
             // Refused, so not executed: once more with a new session.
             Err(Ended::Failed(failure)) if failure.session_lost && is_old => {

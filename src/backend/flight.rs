@@ -5,9 +5,10 @@
 //!
 //! A key has an owner worker. There the call runs in a task of its own, which is nobody's: a caller
 //! that leaves harms no other, also if it came first. When the last one leaves, the call is given
-//! up. Every caller gets the answer under its own id.
+//! up. Every caller gets the answer under its own id, and one of them is told of the attempts: the
+//! one that came first, or who is there in its place.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::entry::Entry;
 use super::handle::CallHandle;
 use super::names::Own;
 use super::shelf::{self, Moment};
+use super::trail::{Past, Traced};
 use super::{BackendMail, Backends, Call, Caller, Kept, Replies, Reply, left, stopped};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Kind as Message, Span};
@@ -65,6 +67,8 @@ pub enum FlightMail {
         token: u64,
         /// What it came to.
         landed: Landed,
+        /// What the call left behind, if it ran.
+        past: Option<Box<Past>>,
     },
 }
 
@@ -82,6 +86,8 @@ pub struct Sent {
     timeout: Duration,
     /// Of a caller without a session, which nobody can ask anything then.
     modern: Option<Box<Caller>>,
+    /// Where the ids of spans stand in it, and what they are made from.
+    trace: Option<(usize, u64)>,
 }
 
 /// What became of a call.
@@ -147,7 +153,7 @@ pub type Lead = Box<dyn FnOnce()>;
 pub(super) enum News {
     Leads,
     Note(Arc<[u8]>),
-    Landed(Landed),
+    Landed(Landed, Option<Box<Past>>),
 }
 
 /// A call that runs for several, on the owner of its key.
@@ -155,7 +161,10 @@ pub(super) struct Flight {
     reusable: Box<Reusable>,
     sent: Sent,
     waiters: RefCell<Vec<Waiter>>,
-    handle: RefCell<Rc<CallHandle>>,
+    /// Whose call it is that runs.
+    lead: (WorkerId, u64),
+    /// Of all its runs.
+    handle: Rc<CallHandle>,
     /// The last one left.
     deserted: Event,
 }
@@ -211,6 +220,7 @@ pub(super) async fn call(
         progress_token: call.progress_token,
         timeout: call.timeout,
         modern: call.modern.as_ref().map(|caller| Box::new(Caller::clone(caller))),
+        trace: call.handle.trail().trace().map(Traced::rest),
     };
     if owner == backends.me {
         join(backends, owner, token, reusable, sent);
@@ -242,7 +252,9 @@ pub(super) fn receive(backends: &Rc<Backends>, from: WorkerId, mail: FlightMail)
         }
         FlightMail::Leads { token } => tell(backends, token, News::Leads),
         FlightMail::Note { token, message } => tell(backends, token, News::Note(message)),
-        FlightMail::Landed { token, landed } => tell(backends, token, News::Landed(landed)),
+        FlightMail::Landed { token, landed, past } => {
+            tell(backends, token, News::Landed(landed, past));
+        }
     }
 }
 
@@ -250,11 +262,11 @@ pub(super) fn receive(backends: &Rc<Backends>, from: WorkerId, mail: FlightMail)
 fn tell(backends: &Backends, token: u64, news: News) {
     let sender = match news {
         News::Leads | News::Note(_) => backends.seats.borrow().get(&token).cloned(),
-        News::Landed(_) => backends.seats.borrow_mut().remove(&token),
+        News::Landed(..) => backends.seats.borrow_mut().remove(&token),
     };
     let Some(sender) = sender else { return };
     // Progress is a courtesy; the last place is the answer's.
-    if matches!(news, News::Landed(_)) || sender.len() + 1 < limits::SSE_QUEUE_MESSAGES_MAX {
+    if matches!(news, News::Landed(..)) || sender.len() + 1 < limits::SSE_QUEUE_MESSAGES_MAX {
         let _ = sender.try_send(news);
     }
 }
@@ -262,11 +274,11 @@ fn tell(backends: &Backends, token: u64, news: News) {
 fn join(backends: &Rc<Backends>, from: WorkerId, token: u64, reusable: Box<Reusable>, sent: Sent) {
     let Some(key) = reusable.flight.clone() else { return };
     let Some(entry) = backends.entry(sent.backend) else {
-        return land(backends, from, token, Landed::Failed(Fault::of(&left())));
+        return land(backends, from, token, Landed::Failed(Fault::of(&left())), None);
     };
     // It may have landed while the mail was under way.
     if let Some(held) = shelf::find(backends, &entry, &reusable) {
-        return land(backends, from, token, Landed::Answer(held));
+        return land(backends, from, token, Landed::Answer(held), None);
     }
     let waiter = Waiter { worker: from, token, session: sent.session.clone() };
     let under_way = backends.flights.borrow().get(&key).cloned();
@@ -274,11 +286,16 @@ fn join(backends: &Rc<Backends>, from: WorkerId, token: u64, reusable: Box<Reusa
         backends.board.count_merged(backends.me, entry.id);
         return flight.waiters.borrow_mut().push(waiter);
     }
+    let handle = Rc::new(CallHandle::new());
+    if let Some((at, seed)) = sent.trace {
+        handle.trail().set_trace(Traced { at: Cell::new(at), seed, spans: RefCell::default() });
+    }
     let flight = Rc::new(Flight {
         reusable,
         sent,
         waiters: RefCell::new(vec![waiter]),
-        handle: RefCell::new(Rc::new(CallHandle::new())),
+        lead: (from, token),
+        handle,
         deserted: Event::new(),
     });
     backends.flights.borrow_mut().insert(key, flight.clone());
@@ -309,16 +326,16 @@ fn leave(
     // Who comes now begins anew.
     backends.flights.borrow_mut().remove(key);
     match cancelled {
-        Some(reason) => flight.handle.borrow().cancel(reason),
+        Some(reason) => flight.handle.cancel(reason),
         None => flight.deserted.set(),
     }
 }
 
-fn land(backends: &Backends, to: WorkerId, token: u64, landed: Landed) {
+fn land(backends: &Backends, to: WorkerId, token: u64, landed: Landed, past: Option<Box<Past>>) {
     if to == backends.me {
-        return tell(backends, token, News::Landed(landed));
+        return tell(backends, token, News::Landed(landed, past));
     }
-    let mail = FlightMail::Landed { token, landed };
+    let mail = FlightMail::Landed { token, landed, past };
     backends.send(to, BackendMail::Flight(Box::new(mail)));
 }
 
@@ -341,8 +358,18 @@ impl Drop for Landing {
         let landed = self.landed.take().unwrap_or_else(|| {
             Landed::Failed(Fault::of(&Error::new(Kind::Internal).cause("a shared call broke off")))
         });
-        for waiter in std::mem::take(&mut *flight.waiters.borrow_mut()) {
-            land(backends, waiter.worker, waiter.token, landed.clone());
+        let waiters = std::mem::take(&mut *flight.waiters.borrow_mut());
+        let past = flight.handle.trail().past();
+        let is_lead = |waiter: &Waiter| (waiter.worker, waiter.token) == flight.lead;
+        let told = waiters.iter().position(is_lead).unwrap_or(0);
+        for (at, waiter) in waiters.iter().enumerate() {
+            let past = match at == told {
+                // The ids of the spans are in the message of another one.
+                true if !is_lead(waiter) => past.without_spans(),
+                true => past.clone(),
+                false => past.without_attempts(),
+            };
+            land(backends, waiter.worker, waiter.token, landed.clone(), Some(Box::new(past)));
         }
     }
 }
@@ -382,8 +409,7 @@ async fn run(
     session: Option<Arc<SessionRecord>>,
 ) -> Landed {
     let moment = Moment::now(backends, entry, &flight.reusable);
-    let handle = Rc::new(CallHandle::new());
-    *flight.handle.borrow_mut() = handle.clone();
+    let handle = CallHandle::below(&flight.handle);
     let sent = flight.sent.clone();
     let call = Call {
         backend: sent.backend,
@@ -475,8 +501,11 @@ impl Joined {
                         return Ok(Reply::Notification(message));
                     }
                 }
-                Ok(Some(News::Landed(landed))) => {
+                Ok(Some(News::Landed(landed, past))) => {
                     self.done = true;
+                    if let Some(past) = past {
+                        self.handle.trail().go_on_behind(*past);
+                    }
                     match landed {
                         Landed::Answer(held) => return Ok(Reply::Answer(held.to(&self.own.id))),
                         Landed::Failed(fault) => return Err(fault.error()),

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::around::Place;
 use super::bell::Bell;
 use super::bridge::InUse;
 use super::failure::Failure;
@@ -63,6 +64,10 @@ pub struct CallHandle {
     below: RefCell<Vec<Weak<CallHandle>>>,
     /// Of a part or an attempt: the call that it belongs to.
     root: Option<Rc<CallHandle>>,
+    /// An attempt that is made beside another one.
+    beside: bool,
+    /// Its place among the calls of the backend, where they are limited.
+    place: Cell<Option<Place>>,
     trail: Trail,
     /// What arrived first: as a rule the answer, and nothing else, so that a call costs no queue.
     first: Cell<Option<Item>>,
@@ -120,6 +125,8 @@ impl CallHandle {
             authorization: OnceCell::new(),
             below: RefCell::new(Vec::new()),
             root: None,
+            beside: false,
+            place: Cell::new(None),
             trail: Trail::default(),
             first: Cell::new(None),
             inbox: RefCell::new(VecDeque::new()),
@@ -146,13 +153,32 @@ impl CallHandle {
         CallHandle::part(call, call.authorization.get().cloned())
     }
 
+    /// The same, for one that is made beside another one (`hedging`).
+    pub(super) fn beside(call: &Rc<CallHandle>) -> Rc<CallHandle> {
+        CallHandle::child(call, call.authorization.get().cloned(), true)
+    }
+
+    /// See [`CallHandle::beside`].
+    pub(super) fn is_beside(&self) -> bool {
+        self.beside
+    }
+
     /// A handle for a part of a call, cancelled with it, whose backend gets this Authorization.
     pub fn part(
         call: &Rc<CallHandle>,
         authorization: Option<Arc<Authorization>>,
     ) -> Rc<CallHandle> {
+        CallHandle::child(call, authorization, false)
+    }
+
+    fn child(
+        call: &Rc<CallHandle>,
+        authorization: Option<Arc<Authorization>>,
+        beside: bool,
+    ) -> Rc<CallHandle> {
         let attempt = Rc::new(CallHandle {
             deaf: call.deaf,
+            beside,
             authorization: authorization.map(OnceCell::from).unwrap_or_default(),
             root: Some(call.root.clone().unwrap_or_else(|| call.clone())),
             ..CallHandle::new()
@@ -260,9 +286,22 @@ impl CallHandle {
         self.reason.borrow().clone()
     }
 
-    /// The backend has been told, or needs not be: from here on only the grace counts.
+    /// The call has this place among those of its backend, until it ends or the backend has been
+    /// told that it is cancelled.
+    pub(super) fn hold(&self, place: Place) {
+        self.place.set(Some(place));
+    }
+
+    /// See [`CallHandle::hold`].
+    pub(super) fn give_up_place(&self) {
+        drop(self.place.take());
+    }
+
+    /// The backend has been told, or needs not be: from here on only the grace counts. Servers are
+    /// told not to answer then, so that others need not wait for that.
     pub(super) fn acknowledge(&self, now: Instant) {
         self.told.set(true);
+        self.give_up_place();
         let grace = now + limits::CANCEL_GRACE;
         self.deadline.set(Some(self.deadline.get().map_or(grace, |old| old.min(grace))));
     }

@@ -300,18 +300,29 @@ async fn stream(
             Ok(Reply::Answer(answer)) => {
                 return match own::said(&answer) {
                     Ok(Said::Result(_)) => End::Closed { opened },
+                    // Full, or not there just now.
+                    Ok(Said::Error { .. }) if is_for_now(wire.beside().status) => {
+                        End::Closed { opened }
+                    }
                     Ok(Said::Error { .. }) | Err(_) => End::Refused,
                 };
             }
             // Servers of that era ask nothing.
             Ok(Reply::Ask(_) | Reply::Away { .. }) => {}
             Ok(Reply::Streaming { .. }) => return End::Refused,
-            Err(Ended::Failed(failure)) if (400..500).contains(&failure.status) => {
+            Err(Ended::Failed(failure))
+                if (400..500).contains(&failure.status) && !is_for_now(failure.status) =>
+            {
                 return End::Refused;
             }
             Err(_) => return End::Closed { opened },
         }
     }
+}
+
+/// Whether a status says that the same may be granted later.
+fn is_for_now(status: u16) -> bool {
+    matches!(status, 408 | 409 | 425 | 429 | 502..=504)
 }
 
 async fn open(
@@ -323,7 +334,8 @@ async fn open(
 ) -> Result<Wire, Ended> {
     if let entry::Wire::Http(_) = &entry.wire {
         let leg = Rc::new(Leg::modern(entry.http().0, &modern::lines(LISTEN, None)));
-        let request = Request { body: &body, rename: None, asked, whole: true, caller: None };
+        let request =
+            Request { body: &body, rename: None, asked, whole: true, caller: None, renewed: false };
         let sent = attempt::sent(backends, entry, &leg, &request, handle, true).await;
         return sent.map(Wire::Http);
     }

@@ -47,13 +47,7 @@ impl Outside for Hearing {
     }
 
     fn changed(&self, flags: u32) {
-        self.backends.changed(&self.entry, flags);
-        if let Some(session) = &self.session {
-            session.lists_changed(self.entry.id);
-            if let Some(clients) = self.backends.clients.get() {
-                clients.lists_changed(session.id, relay::changes(flags));
-            }
-        }
+        self.backends.changed_in(&self.entry, self.session.as_deref(), flags);
     }
 
     fn updated(&self) {

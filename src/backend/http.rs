@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::asks;
 use super::attempt::Ended;
@@ -28,7 +28,7 @@ use super::names::{self, Own};
 use super::resume::Place;
 use super::{Backends, Reply};
 use crate::error::Kind;
-use crate::http::{ClientConnection, Fault, ResponseHead, sse};
+use crate::http::{ClientConnection, Fault, ResponseHead, retry_after, sse};
 use crate::jsonrpc::{self, Envelope, Kind as Message, Raw, Span, Watch};
 use crate::limits;
 use crate::mcp::session::SessionRecord;
@@ -47,6 +47,18 @@ pub(super) struct Request<'a> {
     pub(super) whole: bool,
     /// In a session that all share: the client whose call it is.
     pub(super) caller: Option<&'a Arc<SessionRecord>>,
+    /// Its session was opened in the place of one that was lost: what names this request is an answer
+    /// to it, however it sounds.
+    pub(super) renewed: bool,
+}
+
+/// What HTTP says beside an error in JSON-RPC.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beside {
+    /// The status; 0 = there was none.
+    pub(super) status: u16,
+    /// How long the backend wants to be left alone.
+    pub(super) wait: Option<Duration>,
 }
 
 /// Why an exchange came to nothing.
@@ -84,6 +96,10 @@ pub(super) struct HttpReplies {
     /// The answer is a result, and no tool says in it that it failed.
     succeeded: bool,
     caller: Option<Arc<SessionRecord>>,
+    /// See [`Request::renewed`].
+    renewed: bool,
+    /// What stands beside an error, if the answer is one.
+    beside: Beside,
     /// Where to go on, once its event stream has ended early.
     place: Option<Box<Place>>,
     mode: Mode,
@@ -151,6 +167,8 @@ pub(super) async fn post(
         whole: request.whole,
         succeeded: false,
         caller: request.caller.cloned(),
+        renewed: request.renewed,
+        beside: Beside::default(),
         place: None,
         mode: Mode::Waiting,
     });
@@ -241,11 +259,11 @@ impl HttpReplies {
             return Err(self.bad("an encoding that was not asked for").into());
         }
         let status = head.status();
+        self.beside = Beside { status, wait: wait(&head) };
         if !(200..300).contains(&status) {
-            let after = head.field("retry-after").and_then(retry_after);
             // The connection clears its head for the next answer only when nobody holds it.
             drop(head);
-            return Box::pin(self.refused(status, after)).await;
+            return Box::pin(self.refused(status)).await;
         }
         self.mode = match media(&head) {
             Media::Json => Mode::Json(head.content_length()),
@@ -290,14 +308,14 @@ impl HttpReplies {
     }
 
     /// A response with a status other than 2xx.
-    async fn refused(&mut self, status: u16, after: Option<Duration>) -> Result<(), Broken> {
+    async fn refused(&mut self, status: u16) -> Result<(), Broken> {
         // One that is too long says nothing that is understood here.
         let body = self.whole(limits::WHOLE_BODY_BYTES_MAX).await?.unwrap_or_default();
         self.release();
         let in_session = self.leg.has_session();
         let verdict = match self.leg.is_modern() || self.leg.is_provisional() {
             false if judge::is_of_another_era(&body) => Verdict::SessionLost,
-            _ => judge::refusal(status, &body, &self.asked, in_session),
+            _ => judge::refusal(status, &body, &self.asked, in_session, self.renewed),
         };
         match verdict {
             Verdict::Answer => {
@@ -312,7 +330,7 @@ impl HttpReplies {
             }
             Verdict::Failed(mut failure) => {
                 self.mode = Mode::Over;
-                failure.retry_after = after;
+                failure.retry_after = self.beside.wait;
                 Err(failure.into())
             }
         }
@@ -326,6 +344,11 @@ impl HttpReplies {
     /// See [`super::Replies::has_succeeded`].
     pub(super) fn has_succeeded(&self) -> bool {
         self.succeeded
+    }
+
+    /// What stood beside the answer, if it is an error.
+    pub(super) fn beside(&self) -> Beside {
+        self.beside
     }
 
     /// See [`super::Replies::next`].
@@ -503,6 +526,9 @@ impl HttpReplies {
             return Err(self.bad("an answer to another request").into());
         };
         self.mode = Mode::Over;
+        if envelope.kind == Message::Response {
+            self.beside = Beside::default();
+        }
         self.succeeded = envelope.kind == Message::Response && !envelope.tool_error;
         self.backends.succeeded(&self.entry);
         Ok(match &self.own {
@@ -558,10 +584,9 @@ pub(super) enum Media {
     Other,
 }
 
-/// Seconds of a Retry-After field (RFC 9110 §10.2.3); a date says nothing here.
-fn retry_after(field: &[u8]) -> Option<Duration> {
-    let seconds = std::str::from_utf8(field).ok()?.trim().parse::<u32>().ok()?;
-    Some(Duration::from_secs(seconds.into()))
+/// How long the backend wants to be left alone.
+pub(super) fn wait(head: &ResponseHead) -> Option<Duration> {
+    head.field("retry-after").and_then(|field| retry_after(field, SystemTime::now()))
 }
 
 pub(super) fn media(head: &ResponseHead) -> Media {

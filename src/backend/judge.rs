@@ -3,7 +3,8 @@
 //! Next: `resume`, the rest of an answer.
 //!
 //! Streamable HTTP (2025-11-25), Session Management: 404 says that the session is gone. Servers
-//! also say it with 400, and with the JSON-RPC codes -32000, -32001, -32600 and texts of their own.
+//! also say it with 400, and with texts of their own. An error that names the request is its answer,
+//! and says so only with the codes -32000, -32001, -32600; nobody else's text is looked at.
 
 use crate::error::Kind;
 use crate::jsonrpc::{self, Kind as Message, walk};
@@ -22,9 +23,25 @@ pub(super) enum Verdict {
     Failed(Failure),
 }
 
-/// Judges a response with a status other than 2xx to the request of the raw id `asked`.
-pub(super) fn refusal(status: u16, body: &[u8], asked: &[u8], in_session: bool) -> Verdict {
+/// Judges a response with a status other than 2xx to the request of the raw id `asked`; `renewed`:
+/// the session has been opened for it, and an error that names it is not about that.
+pub(super) fn refusal(
+    status: u16,
+    body: &[u8],
+    asked: &[u8],
+    in_session: bool,
+    renewed: bool,
+) -> Verdict {
     let envelope = jsonrpc::scan(body).ok().filter(|e| e.kind == Message::ErrorResponse);
+    let is_named = envelope.is_some_and(|envelope| {
+        let id = names::answered_id(&envelope, body);
+        id.is_some_and(|id| names::same(asked, id.of(body)))
+    });
+    let may_be_of_session =
+        matches!(status, 400 | 404) && matches!(error_code(body), Some(-32000 | -32001 | -32600));
+    if is_named && (renewed || !may_be_of_session) {
+        return Verdict::Answer;
+    }
     let text = match envelope.and_then(|envelope| envelope.error) {
         Some(error) => walk::member(error.of(body), "message")
             .and_then(|message| message.text(error.of(body)).map(|text| text.into_owned()))
@@ -34,10 +51,7 @@ pub(super) fn refusal(status: u16, body: &[u8], asked: &[u8], in_session: bool) 
     if (status == 404 && in_session) || names_a_session(status, &text) {
         return Verdict::SessionLost;
     }
-    if let Some(envelope) = envelope
-        && let Some(id) = names::answered_id(&envelope, body)
-        && names::same(asked, id.of(body))
-    {
+    if is_named {
         return Verdict::Answer;
     }
     Verdict::Failed(failed(status))
@@ -101,7 +115,7 @@ mod tests {
     use super::*;
 
     fn lost(status: u16, body: &str, in_session: bool) -> bool {
-        matches!(refusal(status, body.as_bytes(), b"7", in_session), Verdict::SessionLost)
+        matches!(refusal(status, body.as_bytes(), b"7", in_session, false), Verdict::SessionLost)
     }
 
     #[test]
@@ -142,7 +156,7 @@ mod tests {
             // Others.
             (
                 503,
-                r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Unknown session"},"id":7}"#,
+                r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Unknown session"},"id":null}"#,
             ),
             (
                 500,
@@ -192,12 +206,44 @@ mod tests {
     fn an_error_of_this_request_is_an_answer() {
         let body = r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"bad","data":1}}"#;
         for status in [400, 404, 500, 401] {
-            assert!(matches!(refusal(status, body.as_bytes(), b"7", false), Verdict::Answer));
+            assert!(matches!(
+                refusal(status, body.as_bytes(), b"7", false, false),
+                Verdict::Answer
+            ));
             for other in [&b"8"[..], b"\"7\""] {
-                let verdict = refusal(status, body.as_bytes(), other, false);
+                let verdict = refusal(status, body.as_bytes(), other, false, false);
                 assert!(matches!(verdict, Verdict::Failed(_)), "{status} {verdict:?}");
             }
         }
+    }
+
+    /// A tool that speaks of sessions of its own was taken for a server that had lost ours: its call
+    /// ran twice, and the error was lost.
+    #[test]
+    fn an_error_that_names_the_request_speaks_of_what_was_asked() {
+        let of = |status, code: i32, text: &str, renewed| {
+            let body = format!(
+                r#"{{"jsonrpc":"2.0","id":7,"error":{{"code":{code},"message":"{text}"}}}}"#
+            );
+            refusal(status, body.as_bytes(), b"7", true, renewed)
+        };
+        for (status, code, text, is_lost) in [
+            (400, -32603, "database session expired", false),
+            (500, -32000, "session not found", false),
+            (503, -32000, "Unknown session", false),
+            (404, -32002, "Resource not found", false),
+            (404, -32601, "Method not found: session", false),
+            (400, -32602, "no such session", false),
+            (400, -32000, "Bad Request: No valid session ID provided", true),
+            (404, -32001, "Session not found", true),
+            (404, -32600, "Not Found", true),
+        ] {
+            let verdict = of(status, code, text, false);
+            assert_eq!(matches!(verdict, Verdict::SessionLost), is_lost, "{status} {code} {text}");
+            assert_eq!(matches!(verdict, Verdict::Answer), !is_lost, "{status} {code} {text}");
+            assert!(matches!(of(status, code, text, true), Verdict::Answer), "{code}");
+        }
+        assert!(matches!(refusal(404, b"", b"7", true, true), Verdict::SessionLost));
     }
 
     #[test]

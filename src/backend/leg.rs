@@ -367,7 +367,8 @@ async fn open(
     let mut body = Vec::with_capacity(256);
     let params = own::hello(&backends.plan.borrow(), session.map(|session| &**session));
     jsonrpc::request(&mut body, &asked, "initialize", Some(&params));
-    let request = Request { body: &body, rename: None, asked, whole: true, caller: None };
+    let request =
+        Request { body: &body, rename: None, asked, whole: true, caller: None, renewed: false };
     let answer = own::over_http(backends, entry, &provisional, &request, &handle)
         .await
         .map_err(|ended| own::failure(ended, "initialize", limit))?;

@@ -6,6 +6,7 @@
 //! MCP 2025-11-25, Transports, Listening for Messages from the Server: a GET, which servers may
 //! refuse; a stream that ends is opened again, after the pause that the server asked for.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use super::asks::{self, Back};
 use super::entry::{Entry, Wire};
 use super::health::Backoff;
 use super::leg::{self, Leg};
+use super::own::Channel;
 use super::relay::{self, Word};
 use super::{Backends, aside, http, supervise, views, wishes};
 use crate::http::head::is_value;
@@ -31,6 +33,8 @@ pub(super) struct Listening {
     /// Set when it is known for the first time whether there is a stream.
     opened: Rc<Event>,
     since: Instant,
+    /// For the stream that comes after it.
+    backoff: Rc<RefCell<Backoff>>,
 }
 
 impl Drop for Listening {
@@ -55,6 +59,15 @@ pub(super) fn opened(
     })
 }
 
+/// What is known of the streams of a session before.
+#[derive(Default)]
+struct Past {
+    /// Where the next one goes on.
+    last_id: Vec<u8>,
+    /// There was one.
+    was_open: bool,
+}
+
 /// How a stream ended.
 enum End {
     /// The server has none.
@@ -63,6 +76,8 @@ enum End {
     SessionLost,
     /// It may be opened again, after a pause if the server asked for one.
     Closed { opened: bool, retry: Option<Duration> },
+    /// The server will not have it now, but is there.
+    NotNow { retry: Option<Duration> },
 }
 
 /// A session was opened: if its client listens, there is a stream for it, in the place of that of
@@ -70,9 +85,15 @@ enum End {
 pub(super) fn attend(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>) {
     let Some(session) = &leg.session else { return };
     if backends.attended.borrow().contains(&session.id) {
-        let listening = start(backends, entry, leg, backends.chance());
-        let old = entry.http().1.streams.borrow_mut().insert(session.id, listening);
-        drop(old);
+        // Of a server that loses one session after the other each would begin with short pauses.
+        let before = entry.http().1.streams.borrow_mut().remove(&session.id);
+        let backoff = match &before {
+            Some(before) => before.backoff.clone(),
+            None => fresh(backends.chance()),
+        };
+        drop(before);
+        let listening = keep(backends, entry, leg, backoff);
+        entry.http().1.streams.borrow_mut().insert(session.id, listening);
     }
 }
 
@@ -93,6 +114,16 @@ pub(super) fn attended(backends: &Rc<Backends>, session: &Arc<SessionRecord>, li
     }
 }
 
+/// Pauses of a stream, or of several in a row.
+fn fresh(seed: u64) -> Rc<RefCell<Backoff>> {
+    let plan = RestartPlan {
+        initial: limits::RESTART_INITIAL,
+        max: limits::RESTART_MAX,
+        give_up_after: None,
+    };
+    Rc::new(RefCell::new(Backoff::new(plan, seed)))
+}
+
 /// Keeps a stream open until the value is dropped.
 pub(super) fn start(
     backends: &Rc<Backends>,
@@ -100,34 +131,45 @@ pub(super) fn start(
     leg: &Rc<Leg>,
     seed: u64,
 ) -> Listening {
+    keep(backends, entry, leg, fresh(seed))
+}
+
+fn keep(
+    backends: &Rc<Backends>,
+    entry: &Rc<Entry>,
+    leg: &Rc<Leg>,
+    backoff: Rc<RefCell<Backoff>>,
+) -> Listening {
     let (stop, opened) = (Rc::new(Event::new()), Rc::new(Event::new()));
-    let listening = Listening { stop: stop.clone(), opened: opened.clone(), since: Instant::now() };
+    let listening = Listening {
+        stop: stop.clone(),
+        opened: opened.clone(),
+        since: Instant::now(),
+        backoff: backoff.clone(),
+    };
     let (backends, entry, leg, stopped) = (backends.clone(), entry.clone(), leg.clone(), stop);
     rt::spawn("backend stream", async move {
-        let plan = RestartPlan {
-            initial: limits::RESTART_INITIAL,
-            max: limits::RESTART_MAX,
-            give_up_after: None,
+        let pause = || {
+            let pause = backoff.borrow_mut().next(limits::RESTART_MAX);
+            pause.unwrap_or(limits::RESTART_MAX)
         };
-        let mut backoff = Backoff::new(plan, seed);
-        let mut last_id = Vec::new();
+        let mut past = Past::default();
         loop {
             let began = Instant::now();
             // Dropped on stop, and its connection with it.
-            let stream = listen(&backends, &entry, &leg, &mut last_id, &opened);
+            let stream = listen(&backends, &entry, &leg, &mut past, &opened);
             let end = race(stream, stopped.wait()).await;
             opened.set();
-            let (was_open, retry) = match end {
-                Either::Left(End::Closed { opened, retry }) => (opened, retry),
+            let (was_open, is_there, retry) = match end {
+                Either::Left(End::Closed { opened, retry }) => (opened, false, retry),
+                Either::Left(End::NotNow { retry }) => (false, true, retry),
                 Either::Left(End::SessionLost) => {
                     backends.hint(&entry, supervise::LOST);
                     let Some(session) = &leg.session else { return };
                     // The new session brings a stream of its own.
                     views::session_lost(&entry, Some(session));
                     loop {
-                        let pause = backoff.next(limits::RESTART_MAX);
-                        let pause = pause.unwrap_or(limits::RESTART_MAX);
-                        if rt::time::timeout(pause, stopped.wait()).await.is_ok() {
+                        if rt::time::timeout(pause(), stopped.wait()).await.is_ok() {
                             return;
                         }
                         let lost = Some(leg.generation);
@@ -140,13 +182,13 @@ pub(super) fn start(
                 Either::Left(End::Refused) | Either::Right(()) => return,
             };
             if was_open && began.elapsed() >= limits::LIVED_WELL {
-                backoff.reset();
+                backoff.borrow_mut().reset();
             }
-            if !was_open || began.elapsed() < limits::PROBE_PAUSE {
+            if !is_there && (!was_open || began.elapsed() < limits::PROBE_PAUSE) {
                 // Whether the server is there at all is the supervisor's question.
                 backends.hint(&entry, supervise::FAILED);
             }
-            let pause = backoff.next(limits::RESTART_MAX).unwrap_or(limits::RESTART_MAX);
+            let pause = pause();
             let pause = retry.map_or(pause, |retry| pause.max(retry.min(limits::RESTART_MAX)));
             if rt::time::timeout(pause, stopped.wait()).await.is_ok() {
                 return;
@@ -160,12 +202,13 @@ async fn listen(
     backends: &Rc<Backends>,
     entry: &Rc<Entry>,
     leg: &Rc<Leg>,
-    last_id: &mut Vec<u8>,
+    past: &mut Past,
     opened: &Event,
 ) -> End {
     let closed = End::Closed { opened: false, retry: None };
     let Ok(mut connection) = http::connect(backends, entry).await else { return closed };
     let mut more = "Accept: text/event-stream\r\n".to_owned();
+    let last_id = &past.last_id;
     if let (false, true, Ok(id)) =
         (last_id.is_empty(), is_value(last_id), std::str::from_utf8(last_id))
     {
@@ -181,23 +224,51 @@ async fn listen(
         return closed;
     }
     let Ok(head) = connection.head().await else { return closed };
+    if (400..500).contains(&head.status()) {
+        // It may be the place that it does not know any more: the next stream begins anew.
+        past.last_id.clear();
+    }
     match head.status() {
         200 => {}
-        404 if leg.has_session() => return End::SessionLost,
-        400..=499 => return End::Refused,
-        _ => return closed,
+        // What stands on a path that takes no GET, or not of us.
+        401 | 403 | 405 => return End::Refused,
+        404 => {
+            drop((head, connection));
+            opened.set();
+            return missing(backends, entry, leg, past.was_open).await;
+        }
+        400..=499 => return End::NotNow { retry: http::wait(&head) },
+        _ => return End::Closed { opened: false, retry: http::wait(&head) },
     }
     if !matches!(http::media(&head), http::Media::Events) {
         return End::Refused;
     }
     drop(head);
     opened.set();
+    past.was_open = true;
     let mut reader = sse::Reader::default();
     events(backends, entry, leg, &mut connection, &mut reader).await;
     if !reader.last_id().is_empty() {
-        *last_id = reader.last_id().to_vec();
+        past.last_id = reader.last_id().to_vec();
     }
     End::Closed { opened: true, retry: reader.last_retry().map(Duration::from_millis) }
+}
+
+/// A stream was answered with 404, as of a session that is lost, and by servers that have a route for
+/// POST alone: a request in the session tells which.
+async fn missing(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, was_open: bool) -> End {
+    if !leg.has_session() {
+        return End::Refused;
+    }
+    let channel = Channel::Leg(leg.clone());
+    // In a box: it is rare, and larger than what waits for events.
+    let ping = Box::pin(channel.ask(backends, entry, "ping", None, limits::PING_TIMEOUT));
+    match ping.await {
+        Ok(_) if was_open => End::NotNow { retry: None },
+        Ok(_) => End::Refused,
+        Err(failure) if failure.session_lost => End::SessionLost,
+        Err(_) => End::Closed { opened: false, retry: None },
+    }
 }
 
 async fn events(
@@ -213,6 +284,9 @@ async fn events(
             match reader.take(&mut input) {
                 Ok(Some(event)) => {
                     backends.succeeded(entry);
+                    if !event.is_message() {
+                        continue;
+                    }
                     message(backends, entry, leg, &event.data).await;
                 }
                 Ok(None) => break,
@@ -239,12 +313,7 @@ async fn message(backends: &Rc<Backends>, entry: &Rc<Entry>, leg: &Rc<Leg>, mess
     match (envelope.kind, session) {
         (Message::Notification, _) => match (relay::word(&envelope, message), session) {
             (Word::Changed(flags), _) => {
-                backends.changed(entry, flags);
-                let Some(session) = session else { return };
-                session.lists_changed(entry.id);
-                if let Some(clients) = backends.clients.get() {
-                    clients.lists_changed(session.id, relay::changes(flags));
-                }
+                backends.changed_in(entry, session.map(|session| &**session), flags);
             }
             (Word::Updated | Word::Task, None) => wishes::said_to_all(backends, entry, message),
             (Word::Updated | Word::Task, Some(session)) => {

@@ -82,7 +82,7 @@ pub use reload::Staged;
 pub use replies::{Replies, Reply};
 pub use shelf::Kept as KeptAnswer;
 pub use stand_in::{Prepare, Prepared};
-pub use trail::{AttemptSpan, Share, Traced, Trail};
+pub use trail::{AttemptSpan, Past, Share, Traced, Trail};
 pub use views::{Seen, Whose};
 
 use crate::error::{Error, Kind, Result};
@@ -114,8 +114,9 @@ pub trait Clients {
     fn tell(&self, session: SessionId, message: Vec<u8>);
     /// Asks the client of a session that this worker owns; false if it does not listen just now.
     fn ask(&self, session: SessionId, message: Vec<u8>) -> bool;
-    /// A backend said in a session that its lists changed.
-    fn lists_changed(&self, session: SessionId, changes: Changes);
+    /// A backend said in a session that its lists changed: its client is told after `pause` at the
+    /// latest, unless it is told before that they changed for all.
+    fn lists_changed(&self, session: SessionId, changes: Changes, pause: Duration);
     /// Lists may have changed for all sessions that may see others than the proxy.
     fn views_changed(&self, changes: Changes);
 }
@@ -361,6 +362,7 @@ impl Backends {
     /// The client of a session that this worker owns has an event stream, or none any more: so its
     /// sessions with backends get streams, or lose them.
     pub fn attend(self: &Rc<Self>, session: &Arc<SessionRecord>, listens: bool) {
+        session.set_listens(listens);
         listen::attended(self, session, listens);
     }
 
@@ -730,6 +732,21 @@ impl Backends {
         let (tools, resources) = (about(relay::changed::TOOLS), about(relay::changed::RESOURCES));
         self.board.outdate(entry.id, tools, resources);
         self.hint(entry, flags);
+    }
+
+    /// The same, said in the session of a client, or in one that all share.
+    fn changed_in(&self, entry: &Entry, session: Option<&SessionRecord>, flags: u32) {
+        self.changed(entry, flags);
+        let Some(session) = session else { return };
+        session.lists_changed(entry.id);
+        if let Some(clients) = self.clients.get() {
+            // What a backend shows to its clients' tokens alone nobody reads for all.
+            let pause = match entry.plan.forwards() {
+                true => limits::LIST_CHANGE_PAUSE,
+                false => limits::LIST_CHANGE_WAIT,
+            };
+            clients.lists_changed(session.id, relay::changes(flags), pause);
+        }
     }
 
     /// Wakes a backend's supervisor, wherever it is.

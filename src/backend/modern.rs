@@ -65,7 +65,11 @@ pub(super) async fn wire(
         let level = session.and_then(|session| session.level());
         let level = level.map(|level| format!("\"{}\"", level.as_str()));
         let with = envelope::members(capabilities, client, level.as_deref());
-        call.body = envelope::wrap(&call.body, &scan(&call.body)?, &with);
+        let message = scan(&call.body)?;
+        if !envelope::may_be_wrapped(&call.body, &message) {
+            return Err(Failure::new(Kind::InvalidParams, "").note("_meta is no object").into());
+        }
+        call.body = envelope::wrap(&call.body, &message, &with);
     }
     if !crossed {
         return up(backends, entry, call, false).await;
@@ -118,11 +122,11 @@ pub(super) async fn up(
         let rename = Some((call.id, call.progress_token, own));
         // Among ids of the client's own, which are numbers as a rule.
         let asked = Raw::new(format!("\"again-{}\"", backends.number()).as_bytes());
-        Request { body: &call.body, rename, asked, whole: true, caller: None }
+        Request { body: &call.body, rename, asked, whole: true, caller: None, renewed: false }
     } else {
         // A stream of its own: its id and token are unique there as they are.
         let asked = Raw::new(call.id.of(&call.body));
-        Request { body: &call.body, rename: None, asked, whole, caller: None }
+        Request { body: &call.body, rename: None, asked, whole, caller: None, renewed: false }
     };
     let sent = attempt::sent(backends, entry, &leg, &request, &call.handle, call.safe).await;
     if let Err(Ended::Failed(failure)) = &sent
@@ -276,13 +280,14 @@ async fn posted(
 ) -> Result<rt::Place<HttpReplies>, Ended> {
     // Several calls share the session, and each may have chosen the same id.
     let own = Own::of(&call.body, call.id, call.progress_token);
-    let request = Request {
+    let mut request = Request {
         body: &call.body,
         rename: Some((call.id, call.progress_token, own)),
         asked: Raw::number(backends.number()),
         // Its result lacks what its caller's revision asks for.
         whole: true,
         caller: None,
+        renewed: false,
     };
     let session = call.session.as_ref();
     let mut lost = None;
@@ -297,6 +302,7 @@ async fn posted(
             Err(Ended::Failed(failure)) if failure.session_lost && lost.is_none() => {
                 backends.hint(&entry, supervise::LOST);
                 lost = Some(leg.generation);
+                request.renewed = true;
             }
             sent => return sent,
         }

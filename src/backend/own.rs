@@ -128,8 +128,14 @@ impl Channel {
                 if let Some(authorization) = leg.authorization() {
                     handle.forward(authorization);
                 }
-                let request =
-                    Request { body: &body, rename: None, asked, whole: true, caller: None };
+                let request = Request {
+                    body: &body,
+                    rename: None,
+                    asked,
+                    whole: true,
+                    caller: None,
+                    renewed: false,
+                };
                 over_http(backends, entry, leg, &request, &handle).await
             }
             Channel::Posts | Channel::PostsOf(_) => {
@@ -137,8 +143,14 @@ impl Channel {
                     handle.forward(authorization.clone());
                 }
                 let leg = Rc::new(Leg::modern(entry.http().0, &modern::lines(method, None)));
-                let request =
-                    Request { body: &body, rename: None, asked, whole: true, caller: None };
+                let request = Request {
+                    body: &body,
+                    rename: None,
+                    asked,
+                    whole: true,
+                    caller: None,
+                    renewed: false,
+                };
                 over_http(backends, entry, &leg, &request, &handle).await
             }
             Channel::Line(link) | Channel::ModernLine(link) => {

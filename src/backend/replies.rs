@@ -101,6 +101,17 @@ impl Replies {
         }
     }
 
+    /// How long the backend wants to be left alone, if its answer is an error that came with such a
+    /// word beside it.
+    pub fn wait(&self) -> Option<Duration> {
+        match &self.kept {
+            Kept::Plain(attempt) => attempt.beside().wait,
+            Kept::Run(run) => run.wait(),
+            Kept::StandIn(call) => call.wait(),
+            Kept::Ready(..) | Kept::Tapped(_) | Kept::Joined(_) => None,
+        }
+    }
+
     /// Shows the end of a call to who waits for it; what becomes of it. A long answer is held.
     async fn shown(&mut self, reply: Result<Reply>) -> Result<Reply> {
         let answer = match reply {
@@ -176,6 +187,18 @@ pub(super) enum Wire {
     Crossed(Box<rounds::Crossed>),
 }
 
+impl Wire {
+    /// See [`Attempt::beside`].
+    pub(super) fn beside(&self) -> http::Beside {
+        match self {
+            Wire::Http(http) => http.beside(),
+            Wire::Crossed(crossed) => crossed.beside(),
+            Wire::Aside(aside) => aside.beside(),
+            Wire::Line(_) => http::Beside::default(),
+        }
+    }
+}
+
 impl Attempt {
     /// See [`Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply> {
@@ -186,6 +209,11 @@ impl Attempt {
             Wire::Crossed(crossed) => Box::pin(crossed.next()).await,
         };
         self.guard.judge(reply)
+    }
+
+    /// What HTTP says beside the answer that came, if it is an error.
+    pub(super) fn beside(&self) -> http::Beside {
+        self.wire.beside()
     }
 
     /// The time limit of the attempt begins anew, but does not go beyond `ends`.

@@ -16,7 +16,7 @@ use super::asks::{self, Back, Caller};
 use super::attempt::Ended;
 use super::entry::Entry;
 use super::failure::Failure;
-use super::{Backends, Call, Reply, Wire, modern};
+use super::{Backends, Call, Reply, Wire, http, modern};
 use crate::error::Kind;
 use crate::jsonrpc::{self, Kind as Message, Span, walk};
 use crate::limits;
@@ -91,6 +91,11 @@ impl Crossed {
             unseen: VecDeque::new(),
             round: None,
         }
+    }
+
+    /// What HTTP says beside the answer that came, if it is an error.
+    pub(super) fn beside(&self) -> http::Beside {
+        self.wire.beside()
     }
 
     /// See [`super::Replies::next`].

@@ -7,11 +7,11 @@
 //! threads see (`health`), so nothing old is ever found, whatever mail is still under way.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quick_cache::Weighter;
-use quick_cache::unsync::Cache;
+use ahash::AHashMap;
 
 use super::entry::Entry;
 use super::{BackendMail, Backends};
@@ -31,58 +31,126 @@ pub struct Kept {
 
 /// The answers of one backend on one worker.
 pub(super) struct Shelf {
-    cache: RefCell<Cache<Arc<[u8]>, Kept, Weigher>>,
+    entries_max: usize,
+    bytes_max: u64,
+    rows: RefCell<Rows>,
     /// Sum of both ages when it was looked through last.
     seen: Cell<u64>,
 }
 
-/// Bounds entries and bytes by one sum: nothing weighs less than its share of the bytes.
-#[derive(Clone)]
-struct Weigher {
-    least: u64,
+/// What stands there: at a bound the oldest one goes that nobody has asked for since it came to be
+/// the oldest (second chance).
+#[derive(Default)]
+struct Rows {
+    by_key: AHashMap<Arc<[u8]>, Row>,
+    /// By age; also of those that have gone, by whose numbers that is known.
+    order: VecDeque<(u64, Arc<[u8]>)>,
+    bytes: u64,
+    /// Numbers so far.
+    numbers: u64,
 }
 
-impl Weighter<Arc<[u8]>, Kept> for Weigher {
-    fn weight(&self, key: &Arc<[u8]>, kept: &Kept) -> u64 {
-        self.least.max(bytes(key, kept))
-    }
+struct Row {
+    kept: Kept,
+    number: u64,
+    asked_for: bool,
 }
 
 fn bytes(key: &[u8], kept: &Kept) -> u64 {
     (key.len() + kept.held.answer.len()) as u64
 }
 
+impl Rows {
+    fn remove(&mut self, key: &[u8]) {
+        if let Some(row) = self.by_key.remove(key) {
+            self.bytes -= bytes(key, &row.kept);
+        }
+    }
+
+    fn put(&mut self, key: Arc<[u8]>, kept: Kept) {
+        self.numbers += 1;
+        let number = self.numbers;
+        self.bytes += bytes(&key, &kept);
+        self.order.push_back((number, key.clone()));
+        self.by_key.insert(key, Row { kept, number, asked_for: false });
+        self.tidy();
+    }
+
+    /// Forgets those that have gone, once they are most of the names.
+    fn tidy(&mut self) {
+        let Rows { by_key, order, .. } = self;
+        if order.len() > 2 * by_key.len() + 64 {
+            order.retain(|(number, key)| by_key.get(key).is_some_and(|row| row.number == *number));
+        }
+    }
+
+    /// Makes room for one more.
+    fn drop_one(&mut self) {
+        // Each pass is the last one for whoever is not asked for meanwhile.
+        while let Some((number, key)) = self.order.pop_front() {
+            let Some(row) = self.by_key.get_mut(&key) else { continue };
+            if row.number != number {
+                continue;
+            }
+            if !std::mem::take(&mut row.asked_for) {
+                return self.remove(&key);
+            }
+            self.order.push_back((number, key));
+        }
+    }
+}
+
 impl Shelf {
     pub(super) fn new(settings: &reuse::Cache) -> Shelf {
-        let least = settings.max_bytes.div_ceil(settings.max_entries.max(1) as u64).max(1);
-        // Made for what is likely: it grows up to its bound.
-        let likely = settings.max_entries.min(limits::CACHE_ENTRIES_MAX as usize);
-        let most = least * settings.max_entries as u64;
-        let cache = Cache::with_weighter(
-            likely,
-            most.min(settings.max_bytes.max(least)),
-            Weigher { least },
-        );
-        Shelf { cache: RefCell::new(cache), seen: Cell::new(0) }
+        Shelf {
+            entries_max: settings.max_entries.max(1),
+            bytes_max: settings.max_bytes,
+            rows: RefCell::default(),
+            seen: Cell::new(0),
+        }
     }
 
     fn find(&self, key: &[u8], now: Duration, age: u64) -> Option<Held> {
-        let mut cache = self.cache.borrow_mut();
-        let kept = cache.get(key)?;
-        if kept.until > now && kept.age == age {
-            return Some(kept.held.clone());
+        let mut rows = self.rows.borrow_mut();
+        let row = rows.by_key.get_mut(key)?;
+        if row.kept.until > now && row.kept.age == age {
+            row.asked_for = true;
+            return Some(row.kept.held.clone());
         }
-        cache.remove(key);
+        rows.remove(key);
         None
     }
 
     fn put(&self, key: Arc<[u8]>, kept: Kept) {
-        self.cache.borrow_mut().insert(key, kept);
+        let mut rows = self.rows.borrow_mut();
+        rows.remove(&key);
+        let more = bytes(&key, &kept);
+        if more > self.bytes_max {
+            return;
+        }
+        while rows.by_key.len() >= self.entries_max || rows.bytes + more > self.bytes_max {
+            rows.drop_one();
+        }
+        rows.put(key, kept);
+    }
+
+    /// Drops what is not as it should be.
+    fn retain(&self, good: impl Fn(&Kept) -> bool) {
+        let mut rows = self.rows.borrow_mut();
+        let Rows { by_key, bytes: sum, .. } = &mut *rows;
+        by_key.retain(|key, row| {
+            let stays = good(&row.kept);
+            if !stays {
+                *sum -= bytes(key, &row.kept);
+            }
+            stays
+        });
+        rows.tidy();
     }
 
     fn size(&self) -> (u64, u64) {
-        let cache = self.cache.borrow();
-        (cache.len() as u64, cache.iter().map(|(key, kept)| bytes(key, kept)).sum())
+        let rows = self.rows.borrow();
+        (rows.by_key.len() as u64, rows.bytes)
     }
 }
 
@@ -104,7 +172,12 @@ impl Moment {
 pub(super) fn find(backends: &Backends, entry: &Entry, reusable: &Reusable) -> Option<Held> {
     let shelf = entry.shelf.as_ref().filter(|_| reusable.ttl.is_some())?;
     let age = backends.board.age(entry.id, reusable.resource);
-    shelf.find(&reusable.key, backends.board.elapsed(), age)
+    let before = shelf.size();
+    let found = shelf.find(&reusable.key, backends.board.elapsed(), age);
+    if shelf.size() != before {
+        count(backends, entry, shelf);
+    }
+    found
 }
 
 /// Keeps an answer on all workers, if it may be kept.
@@ -150,10 +223,8 @@ pub(super) fn came(backends: &Backends, entry: &Entry, key: Arc<[u8]>, kept: Kep
 }
 
 fn count(backends: &Backends, entry: &Entry, shelf: &Shelf) {
-    let entries = shelf.cache.borrow().len() as u64;
-    // Bytes are told exactly at each sweep; until then by what the bound counts.
-    let weight = shelf.cache.borrow().weight();
-    backends.board.set_cache(backends.me, entry.id, entries, weight);
+    let (entries, bytes) = shelf.size();
+    backends.board.set_cache(backends.me, entry.id, entries, bytes);
 }
 
 /// Drops what is old, and tells how much is kept.
@@ -162,13 +233,9 @@ pub(super) fn sweep(backends: &Backends, entry: &Entry) {
     let board = &backends.board;
     let (tools, resources) = (board.age(entry.id, false), board.age(entry.id, true));
     if shelf.seen.replace(tools + resources) != tools + resources {
-        shelf
-            .cache
-            .borrow_mut()
-            .retain(|_, kept| kept.age == if kept.resource { resources } else { tools });
+        shelf.retain(|kept| kept.age == if kept.resource { resources } else { tools });
     }
-    let (entries, bytes) = shelf.size();
-    board.set_cache(backends.me, entry.id, entries, bytes);
+    count(backends, entry, shelf);
 }
 
 #[cfg(test)]
@@ -207,20 +274,52 @@ mod tests {
         assert!(shelf.find(&key, SECOND, 7).is_none());
     }
 
+    /// Each entry was counted as its share of the bytes at least: of one nothing was kept, and of
+    /// several fewer than both bounds allow.
     #[test]
-    fn entries_and_bytes_are_bounded() {
-        let small = shelf(10, 1_000_000);
-        for n in 0..100u8 {
-            small.put(Arc::from([n]), kept(5));
+    fn entries_and_bytes_are_kept_up_to_their_bounds() {
+        let key = |n: u8| Arc::<[u8]>::from([n]);
+        let one = shelf(1, 1_000_000);
+        for n in 0..3 {
+            one.put(key(n), kept(5));
+            assert_eq!(one.size(), (1, 6));
+            assert!(one.find(&[n], SECOND / 2, 7).is_some());
         }
-        assert!((1..=10).contains(&small.size().0), "{:?}", small.size());
-        let large = shelf(1000, 10_000);
-        for n in 0..100u8 {
-            large.put(Arc::from([n]), kept(3000));
+        let both = shelf(10, 100_000);
+        for n in 0..5 {
+            both.put(key(n), kept(99));
         }
-        let (entries, bytes) = large.size();
-        assert!(entries >= 1 && bytes <= 10_000, "{entries} {bytes}");
-        large.put(Arc::from(*b"big"), kept(20_000));
-        assert!(large.size().1 <= 10_000);
+        for n in 5..9 {
+            both.put(key(n), kept(17_000));
+        }
+        assert_eq!(both.size(), (9, 500 + 4 * 17_001));
+        for n in 9..100 {
+            both.put(key(n), kept(5));
+        }
+        assert_eq!(both.size(), (10, 60));
+        both.put(key(0), kept(100_000));
+        assert_eq!(both.size(), (10, 60), "it is too large alone");
+        both.put(key(0), kept(99_999));
+        assert_eq!(both.size(), (1, 100_000));
+        both.put(key(0), kept(1));
+        assert_eq!(both.size(), (1, 2), "the new one takes its place");
+        both.retain(|_| false);
+        assert_eq!(both.size(), (0, 0));
+        assert!(both.rows.borrow().order.len() <= 64);
+    }
+
+    #[test]
+    fn what_is_asked_for_stays() {
+        let shelf = shelf(10, 100_000);
+        for n in 0..=255u8 {
+            shelf.put(Arc::from([n]), kept(5));
+            assert!(shelf.find(&[0], SECOND / 2, 7).is_some(), "{n}");
+        }
+        assert_eq!(shelf.size().0, 10);
+        // One that comes again and again leaves no trail.
+        for _ in 0..10_000 {
+            shelf.put(Arc::from([1]), kept(5));
+        }
+        assert!(shelf.rows.borrow().order.len() < 100);
     }
 }

@@ -156,7 +156,7 @@ async fn read(
         let mut input = &piece[..];
         loop {
             match reader.take(&mut input) {
-                Ok(Some(event)) if event.event.as_deref().is_none_or(|name| name == b"message") => {
+                Ok(Some(event)) if event.is_message() => {
                     link.line(&event.data);
                 }
                 Ok(Some(_)) => {}
@@ -275,7 +275,7 @@ impl Poster {
     /// A message, the request `id` or another one, was not accepted.
     fn refused(&self, id: Option<u64>, status: u16, body: &[u8]) {
         let asked = id.map(Raw::number);
-        let verdict = judge::refusal(status, body, asked.as_deref().unwrap_or(b""), true);
+        let verdict = judge::refusal(status, body, asked.as_deref().unwrap_or(b""), true, false);
         let lost = matches!(verdict, Verdict::SessionLost);
         let failure = match verdict {
             Verdict::Answer => return self.link.line(body),

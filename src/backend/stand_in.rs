@@ -11,6 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::entry::Entry;
 use super::flight::Lead;
@@ -114,6 +115,11 @@ impl StandIn {
     /// See [`Replies::backend`].
     pub(super) fn backend(&self) -> BackendId {
         self.replies.backend()
+    }
+
+    /// See [`Replies::wait`].
+    pub(super) fn wait(&self) -> Option<Duration> {
+        self.replies.wait()
     }
 
     /// See [`Replies::next`].

@@ -70,6 +70,8 @@ struct Supervisor {
     slice: Option<Arc<Slice>>,
     /// How the last attempt was told: repeated failures are logged once.
     told: String,
+    /// The last pause was cut short.
+    hurried: bool,
 }
 
 /// Marks its backend as supervised; a supervisor that panicked leaves the mark off and is started
@@ -99,6 +101,7 @@ async fn run(backends: Rc<Backends>, entry: Rc<Entry>) {
         entry: entry.clone(),
         slice: None,
         told: String::new(),
+        hurried: false,
     };
     match &entry.wire {
         Wire::Http(_) if entry.plan.forwards() => supervisor.at_the_gate().await,
@@ -214,12 +217,12 @@ impl Supervisor {
         let Some(slice) = self.slice.clone() else { return Ok(()) };
         // Of what was good for a time, the time begins anew.
         let same = same(&slice, &pages);
-        if same {
-            // Not for the proxy, but perhaps for clients that can do more.
-            views::outdated(&backends, &entry, flags, true);
-        }
         // What a rule hides may change unseen; all else that a backend says is passed on.
         let said = if entry.plan.chain.spares_lists() { said } else { 0 };
+        if same {
+            // Not for the proxy, but perhaps for clients that can do more. What was said all hear.
+            views::outdated(&backends, &entry, flags & !said, true);
+        }
         if same && said == 0 && self.refresh().is_none() {
             return Ok(());
         }
@@ -311,6 +314,22 @@ impl Supervisor {
         }
     }
 
+    /// Waits for the next attempt; what a client is answered meanwhile cuts it short, but not twice
+    /// in a row: an attempt may fail for reasons that calls do not have. True as in
+    /// [`Supervisor::pause`].
+    async fn bide(&mut self, pause: Duration) -> bool {
+        // What the attempt itself was answered has rung as well.
+        let others = self.entry.bell.take() & !SUCCEEDED;
+        if others != 0 {
+            self.entry.bell.ring(others);
+        }
+        let end = Instant::now() + pause;
+        let wake = if self.hurried { 0 } else { SUCCEEDED };
+        let goes_on = self.pause(pause, wake).await;
+        self.hurried = Instant::now() < end;
+        goes_on
+    }
+
     // ---- over HTTP ----
 
     async fn over_http(&mut self, seed: u64) {
@@ -393,7 +412,7 @@ impl Supervisor {
             let Some(pause) = self.fall(&failure, limits::HTTP_RETRY_MAX) else {
                 return self.wait_for_the_end().await;
             };
-            if !self.pause(pause, SUCCEEDED).await {
+            if !self.bide(pause).await {
                 return;
             }
         }
@@ -427,7 +446,7 @@ impl Supervisor {
                     let Some(pause) = self.fall(&failure, limits::HTTP_RETRY_MAX) else {
                         return self.wait_for_the_end().await;
                     };
-                    if !self.pause(pause, SUCCEEDED).await {
+                    if !self.bide(pause).await {
                         return;
                     }
                 }

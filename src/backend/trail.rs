@@ -40,6 +40,33 @@ pub struct Share {
     pub hedges: u32,
 }
 
+/// What the trail of a call that ran elsewhere for several says to one of them.
+#[derive(Clone, Debug)]
+pub struct Past {
+    first: Option<Instant>,
+    stopped: Option<Instant>,
+    idle: Duration,
+    ejected: bool,
+    worker: Option<WorkerId>,
+    shares: Vec<Share>,
+    spans: Vec<AttemptSpan>,
+}
+
+impl Past {
+    /// The same for one who waited with whoever is told of the attempts: who answered, and when
+    /// somebody was at work.
+    pub(super) fn without_attempts(&self) -> Past {
+        let none = |share: &Share| Share { attempts: 0, hedges: 0, ..*share };
+        let shares = self.shares.iter().map(none).collect();
+        Past { shares, spans: Vec::new(), ..self.clone() }
+    }
+
+    /// The same for one whose message the backend did not get.
+    pub(super) fn without_spans(&self) -> Past {
+        Past { spans: Vec::new(), ..self.clone() }
+    }
+}
+
 /// What is needed to give every attempt a span of its own.
 #[derive(Debug)]
 pub struct Traced {
@@ -132,13 +159,53 @@ impl Trail {
         self.trace.get().map(|traced| &**traced)
     }
 
-    /// An attempt begins at that backend.
-    pub(super) fn begin(&self, now: Instant, backend: BackendId) {
+    /// What it has to say by now.
+    pub(super) fn past(&self) -> Past {
+        let spans = self.trace().map(|traced| traced.spans.borrow().clone());
+        Past {
+            first: self.first.get(),
+            stopped: self.stopped.get(),
+            idle: self.idle.get(),
+            ejected: self.ejected.get(),
+            worker: self.worker.get(),
+            shares: self.shares().collect(),
+            spans: spans.unwrap_or_default(),
+        }
+    }
+
+    /// Goes on behind the trail of a call that ran elsewhere for this one too.
+    pub(super) fn go_on_behind(&self, past: Past) {
+        for share in &past.shares {
+            self.turn_to(share.backend);
+            self.attempts.set(self.attempts.get() + share.attempts);
+            self.hedges.set(self.hedges.get() + share.hedges);
+        }
+        let between = match (self.stopped.get(), past.first) {
+            (Some(stopped), Some(first)) => first.saturating_duration_since(stopped),
+            _ => Duration::ZERO,
+        };
+        self.idle.set(self.idle.get() + between + past.idle);
+        self.first.set(self.first.get().or(past.first));
+        self.stopped.set(past.stopped.or(self.stopped.get()));
+        self.ejected.set(self.ejected.get() || past.ejected);
+        self.worker.set(past.worker.or(self.worker.get()));
+        if let Some(traced) = self.trace() {
+            traced.spans.borrow_mut().extend(past.spans);
+        }
+    }
+
+    /// That backend is asked from now on.
+    fn turn_to(&self, backend: BackendId) {
         if self.backend.get().is_some_and(|last| last != backend) {
             let last = self.shares().last();
             self.left.borrow_mut().extend(last);
         }
         self.backend.set(Some(backend));
+    }
+
+    /// An attempt begins at that backend.
+    pub(super) fn begin(&self, now: Instant, backend: BackendId) {
+        self.turn_to(backend);
         if self.first.get().is_none() {
             self.first.set(Some(now));
         } else if self.running.get() == 0
@@ -166,6 +233,11 @@ impl Trail {
 }
 
 impl Traced {
+    /// Where ids stand, and what those of spans to come are made from.
+    pub(super) fn rest(&self) -> (usize, u64) {
+        (self.at.get(), self.seed.wrapping_add(self.spans.borrow().len() as u64))
+    }
+
     /// Writes the id of a new span into the message of an attempt; its number here.
     pub(super) fn begin(
         &self,
@@ -244,6 +316,30 @@ mod tests {
         let shares: Vec<Share> = trail.shares().collect();
         assert_eq!(shares, [share(4, 2, 0), share(7, 2, 1), share(2, 1, 0)]);
         assert_eq!(trail.backend(), Some(2));
+    }
+
+    #[test]
+    fn a_trail_goes_on_behind_that_of_a_call_that_ran_elsewhere() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let ran = Trail::default();
+        ran.begin(at(40), 7);
+        ran.end(at(50));
+        ran.begin(at(60), 7);
+        ran.end(at(90));
+        let share = |backend, attempts| Share { backend, attempts, hedges: 0 };
+        let trail = Trail::default();
+        trail.begin(at(10), 4);
+        trail.end(at(20));
+        trail.go_on_behind(ran.past());
+        assert_eq!(trail.shares().collect::<Vec<_>>(), [share(4, 1), share(7, 2)]);
+        let total = Duration::from_millis(100);
+        assert_eq!(trail.overhead(start, total), Duration::from_millis(10 + 20 + 10));
+        // One who came later to wait for it too.
+        let other = Trail::default();
+        other.go_on_behind(ran.past().without_attempts());
+        assert_eq!((other.attempts(), other.backend()), (0, Some(7)));
+        assert_eq!(other.overhead(at(45), total), Duration::from_millis(10));
     }
 
     #[test]

@@ -535,6 +535,11 @@ fn go_on_with(old: &Plan, new: &mut Plan) {
         if let Some(plan) = Arc::get_mut(&mut backend) {
             if let (Some(outlier), Some(ward)) = (&mut plan.around.outlier, ward) {
                 outlier.move_to(ward);
+                let mut all = old.backends.iter();
+                let named = all.find(|before| before.name == plan.name);
+                if let Some(before) = named.and_then(|named| named.around.outlier.as_ref()) {
+                    outlier.count_on_with(before);
+                }
             }
             if let Some(before) = before {
                 plan.around.go_on_with(&before.around);

@@ -57,10 +57,14 @@ pub(super) fn page(sources: &Sources<'_>, admitted: &mut Admitted) -> String {
         ("sessions", "Client sessions.", &counts.sessions),
         ("connections", "Client connections.", &counts.connections),
         ("streams", "Event streams that clients have opened.", &counts.streams),
+        ("name_conflicts", "Names and URIs that several backends have.", &counts.conflicts),
     ] {
         text.family(name, "gauge", help);
         text.sample(&[], value.load(Ordering::Relaxed));
     }
+    let help = "Reads of resources that templates of several backends match.";
+    text.family("contested_reads_total", "counter", help);
+    text.sample(&[], counts.contested_reads.load(Ordering::Relaxed));
     text.family("config_reloads_total", "counter", "Reloads of the configuration.");
     for (result, count) in [("applied", reloads.applied), ("refused", reloads.failed)] {
         text.sample(&[("result", result)], count);

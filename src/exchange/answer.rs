@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::time::Duration;
 
 use super::Ask;
 use crate::error::{Error, Kind};
@@ -28,12 +29,16 @@ pub(super) async fn refused(
     let answer = error_answer(error, id);
     match error.wait() {
         Some(wait) => {
-            let seconds = wait.as_millis().div_ceil(1000).max(1);
-            let lines = format!("{JSON}{cors}Retry-After: {seconds}\r\n");
+            let lines = format!("{JSON}{cors}{}", after(wait));
             connection.answer(200, &lines, &answer).await
         }
         None => respond(connection, cors, answer).await,
     }
+}
+
+/// The field that says when to try again (RFC 9110 §10.2.3).
+pub(super) fn after(wait: Duration) -> String {
+    format!("Retry-After: {}\r\n", wait.as_millis().div_ceil(1000).max(1))
 }
 
 /// Sends the response of an exchange that is whole.

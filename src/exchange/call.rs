@@ -217,6 +217,7 @@ pub(super) async fn send(
 /// that it is unknown, which a hidden one is too.
 pub(super) async fn refer(
     world: &World,
+    ask: &Ask,
     view: Option<&Catalog>,
     backend: BackendId,
     what: ListKind,
@@ -261,13 +262,17 @@ pub(super) async fn refer(
         decided: None,
         reusable: None,
     };
-    if let Some(alias) = &chain.alias {
-        alias.request(&mut request)?;
+    let mut ruled = match &chain.alias {
+        Some(alias) => alias.request(&mut request),
+        None => Ok(()),
+    };
+    if let (Ok(()), Some(filter)) = (&ruled, &chain.filter) {
+        ruled = filter.request(&mut request);
     }
-    if let Some(filter) = &chain.filter {
-        filter.request(&mut request)?;
+    if ruled.is_err() {
+        ask.facts.ruled_out_by(backend, Reason::Filter);
     }
-    Ok(request.own)
+    ruled.map(|()| request.own)
 }
 
 /// Whether a caller may have what he asks for. Who may not is answered as if it were not there; and

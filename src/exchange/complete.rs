@@ -49,7 +49,7 @@ pub(super) async fn complete(
             if !may(ask, &[ListKind::Prompts], &name) {
                 return Err(Error::new(Kind::UnknownPrompt).context(name));
             }
-            let (backend, own) = prompt(world, view, &name).await?;
+            let (backend, own) = prompt(world, ask, view, &name).await?;
             (backend, (own != name).then_some((span, own)))
         }
         Some("ref/resource") => {
@@ -57,7 +57,7 @@ pub(super) async fn complete(
             if !may(ask, &[ListKind::Resources, ListKind::Templates], &uri) {
                 return Err(invalid(format!("Unknown resource: {uri}")));
             }
-            (resource(world, view, uri).await?, None)
+            (resource(world, ask, view, uri).await?, None)
         }
         _ => return Err(invalid("ref.type is ref/prompt or ref/resource")),
     };
@@ -85,6 +85,7 @@ fn may(ask: &Ask, kinds: &[ListKind], name: &str) -> bool {
 /// The backend of a prompt, and its own name there.
 async fn prompt(
     world: &World,
+    ask: &Ask,
     view: Option<&Catalog>,
     called: &str,
 ) -> Result<(BackendId, String)> {
@@ -97,12 +98,18 @@ async fn prompt(
         }
         Target::Unknown => return Err(unknown()),
     };
-    let own = refer(world, view, backend, ListKind::Prompts, called, behind.to_owned()).await?;
+    let own =
+        refer(world, ask, view, backend, ListKind::Prompts, called, behind.to_owned()).await?;
     Ok((backend, own))
 }
 
 /// The backend of a resource, or of a template by its text.
-async fn resource(world: &World, view: Option<&Catalog>, uri: String) -> Result<BackendId> {
+async fn resource(
+    world: &World,
+    ask: &Ask,
+    view: Option<&Catalog>,
+    uri: String,
+) -> Result<BackendId> {
     let unknown = || invalid(format!("Unknown resource: {uri}"));
     let template = in_view(world, view, |all| all.owner_of_template(&uri));
     let (backend, what) = match template {
@@ -112,7 +119,7 @@ async fn resource(world: &World, view: Option<&Catalog>, uri: String) -> Result<
             (owner.ok_or_else(unknown)?, ListKind::Resources)
         }
     };
-    match refer(world, view, backend, what, &uri, uri.clone()).await {
+    match refer(world, ask, view, backend, what, &uri, uri.clone()).await {
         Err(error) if error.kind() == Kind::ResourceNotFound => Err(unknown()),
         outcome => outcome.map(|_| backend),
     }

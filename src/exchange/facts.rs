@@ -236,6 +236,12 @@ impl Facts {
         self.reason.set(Some(reason));
     }
 
+    /// A rule of that backend refused it, to which it does not come.
+    pub(super) fn ruled_out_by(&self, backend: BackendId, reason: Reason) {
+        self.backend.set(Some(backend));
+        self.ruled_out(reason);
+    }
+
     /// It needs no answer, or was answered without an error.
     pub(super) fn well(&self) {
         self.ended.set(Some((Outcome::Ok, None)));
@@ -377,9 +383,14 @@ impl Facts {
             let trail = handle.trail();
             overhead = trail.overhead(self.began, total);
             for Share { backend, attempts, hedges } in trail.shares() {
-                meter.add(|m| &m.attempts, [backend, AttemptKind::First as usize], 1);
-                let retries = attempts.saturating_sub(1 + hedges);
-                for (kind, count) in [(AttemptKind::Retry, retries), (AttemptKind::Hedge, hedges)] {
+                // Of attempts side by side the first one may be the one that was not made.
+                let others = attempts.saturating_sub(hedges);
+                let first = others.min(1);
+                for (kind, count) in [
+                    (AttemptKind::First, first),
+                    (AttemptKind::Retry, others - first),
+                    (AttemptKind::Hedge, hedges),
+                ] {
                     if count > 0 {
                         meter.add(|m| &m.attempts, [backend, kind as usize], count.into());
                     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::Ask;
 use super::call::{Who, shape};
 use super::facts::outcome_of;
-use crate::backend::{Call, CallHandle, Caller, Reply};
+use crate::backend::{Call, CallHandle, Caller, Reply, Share};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::mcp::method::Method;
@@ -126,9 +126,6 @@ async fn run(
     let who = Who::fresh();
     let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
     let Ok(shaped) = shaped.await else { return Ok(None) };
-    if world.meter.enabled() {
-        world.meter.add(|m| &m.attempts, [backend, AttemptKind::Mirror as usize], 1);
-    }
     let tool_call = method == Method::ToolsCall;
     let call = Call {
         backend,
@@ -144,18 +141,31 @@ async fn run(
         again: false,
         handle: Rc::new(CallHandle::deaf()),
     };
+    let handle = call.handle.clone();
     if let Some(authorization) = shown.filter(|_| plan.forwards()) {
         call.handle.forward(authorization);
     }
+    let outcome = outcome(world, call).await;
+    if world.meter.enabled() {
+        for Share { backend, attempts, .. } in handle.trail().shares() {
+            let kind = AttemptKind::Mirror as usize;
+            world.meter.add(|m| &m.attempts, [backend, kind], attempts.into());
+        }
+    }
+    outcome.map(Some)
+}
+
+/// How a copy ends.
+async fn outcome(world: &Rc<World>, call: Call) -> Result<Outcome> {
     let mut replies = world.backends.call(call).await?;
     loop {
         match replies.next().await? {
             Reply::Notification(_) | Reply::Away { .. } => {}
             Reply::Ask(question) => world.backends.decline(&question),
-            Reply::Answer(answer) => return Ok(Some(outcome_of(&answer).0)),
+            Reply::Answer(answer) => return Ok(outcome_of(&answer).0),
             Reply::Streaming { .. } => {
                 while replies.chunk().await?.is_some() {}
-                return Ok(Some(Outcome::Ok));
+                return Ok(Outcome::Ok);
             }
         }
     }

@@ -16,7 +16,7 @@ mod tasks;
 use std::io;
 use std::rc::Rc;
 
-use super::answer::{JSON, error_answer, with};
+use super::answer::{JSON, after, error_answer, with};
 use super::{Ask, admit, method_of, own};
 use crate::backend::Caller;
 use crate::error::{Error, Kind};
@@ -153,8 +153,7 @@ fn failed(ask: &Ask, error: &Error, id: &[u8]) -> (u16, String, Vec<u8>) {
     ask.facts.failed(error);
     let mut lines = format!("{JSON}{}", ask.cors);
     if let Some(wait) = error.wait() {
-        let seconds = wait.as_millis().div_ceil(1000).max(1);
-        lines.push_str(&format!("Retry-After: {seconds}\r\n"));
+        lines.push_str(&after(wait));
     }
     (modern_status(error.kind().code().into()), lines, error_answer(error, id))
 }

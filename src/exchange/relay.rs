@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Ask;
-use super::answer::{JSON, error_answer, refused, respond, with};
+use super::answer::{JSON, after, error_answer, refused, respond, with};
 use super::facts::Ends;
 use super::outlet::Outlet;
 use super::tasks;
@@ -74,7 +74,13 @@ pub(super) async fn pass_on(
         Ok(Reply::Answer(answer)) => {
             match relay.replies.has_succeeded() {
                 true => ask.facts.well(),
-                false => ask.facts.answered(&answer),
+                false => {
+                    ask.facts.answered(&answer);
+                    if let Some(wait) = relay.replies.wait() {
+                        let more = format!("{}{}", ask.cors, after(wait));
+                        return respond(connection, &more, answer).await;
+                    }
+                }
             }
             respond(connection, &ask.cors, answer).await
         }

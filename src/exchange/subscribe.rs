@@ -33,7 +33,8 @@ pub(super) async fn subscribe(
     ask.facts.aimed(world, backend, &message, &envelope);
     let invalid = || Error::new(Kind::InvalidParams).context("uri is required");
     let uri = envelope.uri.and_then(|uri| uri.text(&message)).ok_or_else(invalid)?.into_owned();
-    refer(world, view.as_deref(), backend, ListKind::Resources, &uri, uri.clone()).await?;
+    let (view, what) = (view.as_deref(), ListKind::Resources);
+    refer(world, ask, view, backend, what, &uri, uri.clone()).await?;
     let params = envelope.params.ok_or_else(invalid)?.of(&message);
     let on = method == Method::Subscribe;
     let answer = world.backends.subscribe_session(record, backend, &uri, params, on).await?;

@@ -9,9 +9,11 @@ pub mod body;
 pub mod client;
 pub mod connection;
 pub mod head;
+mod retry_after;
 pub mod sse;
 pub mod tls;
 
 pub use client::{ClientConnection, ConnectFault, Fault, FaultKind};
 pub use connection::{BodyFault, Connection, Moving, SealFault, Timing};
 pub use head::{Framing, HeadFault, Method, RequestHead, ResponseHead, Version, request_head};
+pub use retry_after::retry_after;

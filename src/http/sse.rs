@@ -40,6 +40,13 @@ pub struct Event {
     pub retry: Option<u64>,
 }
 
+impl Event {
+    /// Whether it is of the default type: MCP gives no meaning to any other.
+    pub fn is_message(&self) -> bool {
+        self.event.as_deref().is_none_or(|name| name == b"message")
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Label {
     Data,
@@ -227,7 +234,6 @@ impl Reader {
             }
             Some(Label::Data) => self.data.push(b'\n'),
             Some(Label::Id) if !self.label.contains(&0) => {
-                self.last_id.clone_from(&self.label);
                 self.id = Some(self.label.clone());
             }
             Some(Label::Retry) => {
@@ -246,6 +252,10 @@ impl Reader {
 
     fn dispatch(&mut self) -> Option<Event> {
         let id = self.id.take();
+        // Not before: who resumes from here has got the whole event.
+        if let Some(id) = &id {
+            self.last_id.clone_from(id);
+        }
         let retry = self.retry.take();
         if self.data.is_empty() {
             self.event.clear();
@@ -258,8 +268,8 @@ impl Reader {
         Some(Event { event, id, data, retry })
     }
 
-    /// The id to resume from: the last one that was set, by an event with data or without; empty
-    /// if none was.
+    /// The id to resume from: that of the last whole event that set one, with data or without; empty
+    /// if none did.
     pub fn last_id(&self) -> &[u8] {
         &self.last_id
     }
@@ -383,6 +393,18 @@ mod tests {
         // A priming event has a data line, if an empty one.
         let events = every_split(b"id: 9\ndata:\n\n");
         assert_eq!((events[0].id.as_deref(), events[0].data.len()), (Some(b"9".as_slice()), 0));
+    }
+
+    /// A connection that broke inside an event was resumed behind it, and the event was lost.
+    #[test]
+    fn an_id_is_resumed_from_only_when_its_event_is_whole() {
+        let mut reader = Reader::default();
+        let mut wire: &[u8] = b"id: 1\ndata: a\n\nid: 2\ndata: b\n";
+        assert!(reader.take(&mut wire).unwrap().is_some());
+        assert!(reader.take(&mut wire).unwrap().is_none());
+        assert_eq!(reader.last_id(), b"1");
+        assert!(reader.take(&mut &b"\n"[..]).unwrap().is_some());
+        assert_eq!(reader.last_id(), b"2");
     }
 
     #[test]

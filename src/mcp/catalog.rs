@@ -24,6 +24,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cache::Fresh;
 use super::envelope::{self, CARRIED_MODERN, TASKS};
@@ -40,6 +41,24 @@ pub struct Changes {
     pub resources: bool,
     /// `notifications/prompts/list_changed` is due.
     pub prompts: bool,
+}
+
+impl Changes {
+    /// With these.
+    pub fn add(&mut self, more: Changes) {
+        self.tools |= more.tools;
+        self.resources |= more.resources;
+        self.prompts |= more.prompts;
+    }
+
+    /// Those that are not among `others`.
+    pub fn without(self, others: Changes) -> Changes {
+        Changes {
+            tools: self.tools && !others.tools,
+            resources: self.resources && !others.resources,
+            prompts: self.prompts && !others.prompts,
+        }
+    }
 }
 
 /// A name or URI that two backends have. The first in the file owns it.
@@ -88,6 +107,8 @@ pub struct Catalog {
     at: Rc<[u32]>,
     lists: [Merged; 4],
     capabilities: String,
+    /// Reads whose URI the templates of more than one backend match.
+    contested: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +130,8 @@ struct Merged {
     /// The ready result.
     text: Rc<[u8]>,
     conflicts: Vec<Conflict>,
+    /// Conflicts beyond those that are kept.
+    more_conflicts: usize,
     /// How many of the kept ones came with the last change; they stand last.
     new_conflicts: usize,
 }
@@ -132,7 +155,8 @@ impl Catalog {
             at[slot(place.id)] = index as u32 + 1;
         }
         let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
-        let mut catalog = Catalog { places, at: at.into(), lists, capabilities: String::new() };
+        let (capabilities, contested) = Default::default();
+        let mut catalog = Catalog { places, at: at.into(), lists, capabilities, contested };
         catalog.promise();
         catalog
     }
@@ -219,7 +243,7 @@ impl Catalog {
         }
         let lists = ListKind::ALL.map(|kind| Merged::render(kind, &places));
         let (capabilities, at) = (self.capabilities.clone(), self.at.clone());
-        Catalog { places, at, lists, capabilities }
+        Catalog { places, at, lists, capabilities, contested: self.contested.clone() }
     }
 
     /// What a backend offers, as far as it is known.
@@ -338,6 +362,7 @@ impl Catalog {
         let mut matching = known().filter(|(_, slice)| slice.templates.expands_to(uri));
         let (owner, _) = matching.next()?;
         if let Some((rival, _)) = matching.next() {
+            self.contested.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(
                 owner = %owner.name,
                 rival = %rival.name,
@@ -372,6 +397,21 @@ impl Catalog {
         self.lists.iter().flat_map(|list| {
             &list.conflicts[list.conflicts.len().saturating_sub(list.new_conflicts)..]
         })
+    }
+
+    /// Number of all of them.
+    pub fn conflict_count(&self) -> usize {
+        self.lists.iter().map(|list| list.conflicts.len() + list.more_conflicts).sum()
+    }
+
+    /// Reads so far whose URI the templates of more than one backend matched.
+    pub fn contested_reads(&self) -> u64 {
+        self.contested.load(Ordering::Relaxed)
+    }
+
+    /// Counts those reads here from now on, together with other catalogues.
+    pub fn count_contested_reads(&mut self, contested: &Arc<AtomicU64>) {
+        self.contested = contested.clone();
     }
 
     /// Backends of which it is not known what they offer.
@@ -481,7 +521,7 @@ impl Merged {
         jsonrpc::quote(kind.member(), &mut text);
         text.extend_from_slice(b":[");
         let empty = text.len();
-        let mut conflicts = Vec::new();
+        let (mut conflicts, mut more_conflicts) = (Vec::new(), 0);
         let mut owners: HashMap<&str, &Place, ahash::RandomState> = HashMap::default();
         for (place, list) in slices() {
             // Prefixed names are apart by their prefixes, of which none begins another.
@@ -507,7 +547,7 @@ impl Merged {
                         }
                         text.extend_from_slice(entry.span.of(&list.text));
                     }
-                    Some(_) if conflicts.len() == CONFLICTS_KEPT_MAX => {}
+                    Some(_) if conflicts.len() == CONFLICTS_KEPT_MAX => more_conflicts += 1,
                     Some(owner) => conflicts.push(Conflict {
                         kind,
                         key: entry.key.clone(),
@@ -518,7 +558,7 @@ impl Merged {
             }
         }
         text.extend_from_slice(b"]}");
-        Merged { text: text.into(), conflicts, new_conflicts: 0 }
+        Merged { text: text.into(), conflicts, more_conflicts, new_conflicts: 0 }
     }
 }
 

@@ -120,6 +120,16 @@ pub fn members<'a>(
     members
 }
 
+/// Whether what a scanned request says of itself can be added to: it is an object, or null or nothing.
+pub fn may_be_wrapped(message: &[u8], envelope: &Envelope) -> bool {
+    let params = envelope.params.map_or(&b"{}"[..], |params| params.of(message));
+    let meta = match envelope.meta {
+        None if params.starts_with(b"{") => walk::member(params, "_meta"),
+        _ => None,
+    };
+    meta.is_none_or(|meta| meta.of(params) == b"null")
+}
+
 /// A scanned request of the session era as one of the request era.
 pub fn wrap(message: &[u8], envelope: &Envelope, with: &[(&str, &[u8])]) -> Vec<u8> {
     if let Some(meta) = envelope.meta {
@@ -130,7 +140,8 @@ pub fn wrap(message: &[u8], envelope: &Envelope, with: &[(&str, &[u8])]) -> Vec<
     let params = envelope.params.filter(|params| params.of(message).starts_with(b"{"));
     match (params, envelope.params) {
         (Some(params), _) => {
-            let whole = rebuilt(params.of(message), &[], &[("_meta", &meta)]);
+            // One that is no object, such as null, says nothing.
+            let whole = rebuilt(params.of(message), &["_meta"], &[("_meta", &meta)]);
             jsonrpc::splice(message, &[(params, &whole)])
         }
         (None, Some(params)) => {
@@ -191,12 +202,23 @@ mod tests {
             r#" {"jsonrpc":"2.0","id":1,"method":"m","params":null} "#,
             r#"{"jsonrpc":"2.0","id":1,"params":{},"method":"m"}"#,
             r#"{"jsonrpc":"2.0","id":1,"params":{"_meta":{}},"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"params":{"_meta":null,"name":"n"},"method":"m"}"#,
         ] {
             let value = wrapped(message);
             let meta = &value["params"]["_meta"];
             assert_eq!(meta[key::VERSION], "2026-07-28", "{message}");
             assert_eq!(meta[key::CAPABILITIES]["roots"], serde_json::json!({}));
             assert_eq!(meta[key::CLIENT]["name"], "c");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_cannot_be_wrapped() {
+        for (meta, may) in [("{}", true), ("null", true), ("5", false), ("[]", false)] {
+            let message =
+                format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{{"_meta":{meta}}}}}"#);
+            let envelope = scan(message.as_bytes()).unwrap();
+            assert_eq!(may_be_wrapped(message.as_bytes(), &envelope), may, "{meta}");
         }
     }
 

@@ -124,6 +124,8 @@ pub struct SessionRecord {
     changes: Box<[AtomicU32]>,
     /// Whether any of them did.
     changed: AtomicBool,
+    /// See [`SessionRecord::listens`].
+    listens: AtomicBool,
     ended: AtomicBool,
     /// Milliseconds since `born`.
     seen: AtomicU64,
@@ -151,6 +153,7 @@ impl SessionRecord {
             client_info,
             changes: Box::default(),
             changed: AtomicBool::new(false),
+            listens: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             seen: AtomicU64::new(0),
             level: AtomicU8::new(0),
@@ -182,6 +185,16 @@ impl SessionRecord {
     /// How often [`SessionRecord::lists_changed`] was said of a backend.
     pub fn list_changes(&self, backend: BackendId) -> u32 {
         self.changes_of(backend).map_or(0, |changes| changes.load(Ordering::Acquire))
+    }
+
+    /// Its client has an event stream open, or none any more.
+    pub fn set_listens(&self, listens: bool) {
+        self.listens.store(listens, Ordering::Release);
+    }
+
+    /// Whether its client has an event stream open, as far as is known.
+    pub fn listens(&self) -> bool {
+        self.listens.load(Ordering::Acquire)
     }
 
     /// Whether backends may show this session other lists than they show the proxy.

@@ -124,8 +124,16 @@ fn is_own_failure(code: i64) -> bool {
 }
 
 impl Verdict {
-    /// Of a whole answer.
-    pub fn of_answer(answer: &[u8]) -> Verdict {
+    /// Of a whole answer that came with an HTTP status, 0 = with none. Of an error the status says
+    /// more than its code where it says whether the request was executed.
+    pub fn of_answer(answer: &[u8], status: u16) -> Verdict {
+        match status {
+            429 | 502..=504 => Verdict::of_status(status),
+            _ => Verdict::of_code(answer),
+        }
+    }
+
+    fn of_code(answer: &[u8]) -> Verdict {
         let good = Verdict { failed: Some(false), outcome: Outcome::Final };
         // A member of the envelope has no escapes in its name, so most answers end here.
         static MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
@@ -145,15 +153,23 @@ impl Verdict {
         }
     }
 
+    /// Of a refusal with an HTTP status.
+    fn of_status(status: u16) -> Verdict {
+        let (failed, outcome) = match status {
+            429 => (None, Outcome::Unsent),
+            503 => (Some(true), Outcome::Unsent),
+            500 => (Some(true), Outcome::Reported),
+            502 | 504 => (Some(true), Outcome::Unknown),
+            501 | 505.. => (Some(true), Outcome::Final),
+            _ => (None, Outcome::Final),
+        };
+        Verdict { failed, outcome }
+    }
+
     /// Of an attempt without an answer.
     pub fn of_error(error: &Error) -> Verdict {
         let (failed, outcome) = match (error.kind(), error.http_status()) {
-            (_, 429) => (None, Outcome::Unsent),
-            (_, 503) => (Some(true), Outcome::Unsent),
-            (_, 500) => (Some(true), Outcome::Reported),
-            (_, 502 | 504) => (Some(true), Outcome::Unknown),
-            (_, 505..) | (_, 501) => (Some(true), Outcome::Final),
-            (_, 1..) => (None, Outcome::Final),
+            (_, status @ 1..) => return Verdict::of_status(status),
             (Kind::Unavailable, 0) => (Some(true), Outcome::Unsent),
             (Kind::Lost | Kind::Timeout | Kind::BadAnswer, 0) => (Some(true), Outcome::Unknown),
             // Refused by the proxy itself, or given up by the caller.
@@ -186,13 +202,31 @@ mod tests {
         ] {
             let answer =
                 format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"message":"m","code":{code}}}}}"#);
-            let verdict = Verdict::of_answer(answer.as_bytes());
+            let verdict = Verdict::of_answer(answer.as_bytes(), 200);
             assert_eq!(verdict.failed, Some(failed), "{code}");
             assert_eq!(verdict.outcome == Outcome::Reported, failed, "{code}");
         }
         let answer =
             br#"{"jsonrpc":"2.0","id":1,"result":{"isError":true,"error":{"code":-32603}}}"#;
-        assert_eq!(Verdict::of_answer(answer).failed, Some(false));
+        assert_eq!(Verdict::of_answer(answer, 0).failed, Some(false));
+    }
+
+    /// With such an answer a tool ran once more that must not run twice; without one it did not.
+    #[test]
+    fn a_status_that_says_whether_it_ran_is_heard_beside_an_answer() {
+        let answer = br#"{"jsonrpc":"2.0","id":1,"error":{"message":"m","code":-32603}}"#;
+        for (status, failed, outcome) in [
+            (502, Some(true), Outcome::Unknown),
+            (504, Some(true), Outcome::Unknown),
+            (503, Some(true), Outcome::Unsent),
+            (429, None, Outcome::Unsent),
+            (500, Some(true), Outcome::Reported),
+            (400, Some(true), Outcome::Reported),
+            (0, Some(true), Outcome::Reported),
+        ] {
+            let verdict = Verdict::of_answer(answer, status);
+            assert_eq!(verdict, Verdict { failed, outcome }, "{status}");
+        }
     }
 
     #[test]

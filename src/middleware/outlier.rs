@@ -43,8 +43,6 @@ struct Bed {
     streak: AtomicU32,
     /// Microseconds until which it is ejected; 0 = it is in service.
     until: AtomicU64,
-    /// Ejections so far.
-    ejections: AtomicU64,
     /// Ejections, upper half; lower half: milliseconds / 100 when it last returned or decayed.
     recent: AtomicU64,
 }
@@ -76,6 +74,8 @@ pub struct Outlier {
     settings: Settings,
     ward: Arc<Ward>,
     bed: Arc<Bed>,
+    /// How often the backend of this name was ejected, under whatever settings.
+    ejections: Arc<AtomicU64>,
 }
 
 impl PartialEq for Outlier {
@@ -87,7 +87,8 @@ impl PartialEq for Outlier {
 impl Outlier {
     /// Of a backend in no ward yet.
     pub fn new(settings: Settings) -> Outlier {
-        Outlier { settings, ward: Arc::default(), bed: Arc::default() }
+        let (ward, bed, ejections) = Default::default();
+        Outlier { settings, ward, bed, ejections }
     }
 
     /// The ward that it is in.
@@ -98,6 +99,11 @@ impl Outlier {
     /// Moves into the ward of others.
     pub fn move_to(&mut self, ward: &Arc<Ward>) {
         self.ward = ward.clone();
+    }
+
+    /// Counts on where one stopped that a backend of the same name had before.
+    pub fn count_on_with(&mut self, before: &Outlier) {
+        self.ejections = before.ejections.clone();
     }
 
     fn bed(&self) -> &Bed {
@@ -121,7 +127,7 @@ impl Outlier {
 
     /// How often it was ejected.
     pub fn ejections(&self) -> u64 {
-        self.bed().ejections.load(Ordering::Relaxed)
+        self.ejections.load(Ordering::Relaxed)
     }
 
     /// A call ended well.
@@ -163,7 +169,7 @@ impl Outlier {
         }
         bed.recent.store(u64::from(recent) + 1, Ordering::SeqCst);
         bed.streak.store(0, Ordering::SeqCst);
-        bed.ejections.fetch_add(1, Ordering::Relaxed);
+        self.ejections.fetch_add(1, Ordering::Relaxed);
         Some(Duration::from_micros(end - micros))
     }
 

@@ -152,12 +152,19 @@ impl Budget {
         if retries <= allowed.max(SECONDS * self.min_per_second) {
             return true;
         }
-        let _ = self.seconds[(now.as_secs() % SECONDS) as usize].0.fetch_update(
-            Ordering::SeqCst,
-            Ordering::SeqCst,
-            |word| (word & COUNT > 0).then(|| word - 1),
-        );
+        self.give_back(now);
         false
+    }
+
+    /// What was taken at `taken` is not made.
+    pub fn give_back(&self, taken: Duration) {
+        let stamp = taken.as_secs() % (STAMPS - 1) + 1;
+        let _ = self.seconds[(taken.as_secs() % SECONDS) as usize].0.fetch_update(
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+            // Another second may have its place by now.
+            |word| (word >> (2 * COUNT_BITS) == stamp && word & COUNT > 0).then(|| word - 1),
+        );
     }
 }
 

@@ -200,6 +200,8 @@ async fn leave(stage: &Stage, door: &Door, backends: &Rc<Backends>) {
 /// All workers see the same; one says it.
 fn tell_conflicts(world: &World) {
     if world.me == 0 {
+        let count = world.catalog.borrow().conflict_count();
+        world.counts.conflicts.store(count, Ordering::Relaxed);
         for conflict in world.catalog.borrow().new_conflicts() {
             tracing::warn!(%conflict, remedy = conflict.remedy(), "two backends have the same");
         }

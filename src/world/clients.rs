@@ -3,6 +3,7 @@
 //! Next: `tally`, how many sessions each principal has.
 
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use super::{Lasting, World};
 use crate::backend::Clients;
@@ -38,9 +39,9 @@ impl Clients for Hearers {
         world.is_listened(session) && world.say(session, message.into()) == Some(true)
     }
 
-    fn lists_changed(&self, session: SessionId, changes: Changes) {
+    fn lists_changed(&self, session: SessionId, changes: Changes, pause: Duration) {
         if let Some(world) = self.world() {
-            world.announce_to(session, changes);
+            world.announce_soon(session, changes, pause);
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use super::World;
 use crate::mcp::catalog::Changes;
@@ -21,6 +22,8 @@ pub struct OpenEar {
     world: Rc<World>,
     token: u64,
     ear: Rc<Ear>,
+    /// Its client has a stream.
+    streams: Cell<bool>,
 }
 
 impl World {
@@ -28,16 +31,14 @@ impl World {
     pub fn open_ear(self: &Rc<World>) -> OpenEar {
         let (token, ear) = (self.token(), Rc::<Ear>::default());
         self.ears.borrow_mut().insert(token, ear.clone());
-        OpenEar { world: self.clone(), token, ear }
+        OpenEar { world: self.clone(), token, ear, streams: Cell::new(false) }
     }
 
     /// Tells all who listen.
     pub(super) fn tell_ears(&self, changes: Changes) {
         for ear in self.ears.borrow().values() {
             let mut all = ear.changes.get();
-            all.tools |= changes.tools;
-            all.resources |= changes.resources;
-            all.prompts |= changes.prompts;
+            all.add(changes);
             ear.changes.set(all);
             ear.news.notify_all();
         }
@@ -45,6 +46,13 @@ impl World {
 }
 
 impl OpenEar {
+    /// Its client has an event stream from now on.
+    pub fn streams(&self) {
+        if !self.streams.replace(true) {
+            self.world.counts.streams.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// What changed since it was last asked; waits until something has. A drop loses nothing.
     pub async fn changed(&self) -> Changes {
         loop {
@@ -61,5 +69,8 @@ impl OpenEar {
 impl Drop for OpenEar {
     fn drop(&mut self) {
         self.world.ears.borrow_mut().remove(&self.token);
+        if self.streams.get() {
+            self.world.counts.streams.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

@@ -729,6 +729,11 @@ impl Stub {
             "503 later" => http("503 Service Unavailable", "Retry-After: 60\r\n"),
             "502" => http("502 Bad Gateway", ""),
             "close" => Reply::Raw { bytes: Vec::new(), close: true },
+            "late" => match job.pause(Duration::from_millis(arguments["ms"].as_u64().unwrap_or(0)))
+            {
+                true => Reply::Answer(error(id, -32603, "late")),
+                false => Reply::Silence,
+            },
             "hang" => {
                 job.pause(Duration::from_secs(600));
                 Reply::Silence

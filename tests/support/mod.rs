@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod http;
 pub(crate) mod process;
+pub(crate) mod script;
 #[path = "../stub/texts.rs"]
 pub(crate) mod texts;
 pub(crate) mod tls;

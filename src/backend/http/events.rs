@@ -43,8 +43,9 @@ impl HttpReplies {
             let event = reader.take(&mut input);
             *at = piece.len() - input.len();
             match event {
-                // Without data: a place to resume from, or nothing (2025-11-25, Transports).
-                Ok(Some(event)) if event.data.is_empty() => self.goes_on(),
+                // Without data: a place to resume from, or nothing (2025-11-25, Transports). Of
+                // another type: a keep-alive, or something else that is no message.
+                Ok(Some(event)) if event.data.is_empty() || !event.is_message() => self.goes_on(),
                 Ok(Some(event)) => match jsonrpc::shape(&event.data) {
                     // Revision 2025-03-26 alone.
                     Ok(Shape::Batch(elements)) => {
@@ -170,10 +171,11 @@ impl HttpReplies {
             }
             Message::Notification => match self.word(envelope, &message) {
                 Word::Changed(flags) => {
-                    self.backends.changed(&self.entry, flags);
-                    let Some(session) = &self.leg.session else { return Ok(None) };
-                    session.lists_changed(self.entry.id);
-                    Ok(Some(Reply::Notification(message)))
+                    let session = self.leg.session.as_deref();
+                    self.backends.changed_in(&self.entry, session, flags);
+                    // Who listens hears of it there, once.
+                    let here = session.is_some_and(|session| !session.listens());
+                    Ok(here.then_some(Reply::Notification(message)))
                 }
                 Word::Withdrawn => Ok(self.withdrawn(&message, envelope)),
                 Word::Progress => {

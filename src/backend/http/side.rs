@@ -49,7 +49,7 @@ pub(in crate::backend) async fn tell(
         return Ok(());
     }
     let mut failure = judge::failed(status);
-    let verdict = judge::refusal(status, &body, b"", leg.has_session());
+    let verdict = judge::refusal(status, &body, b"", leg.has_session(), false);
     failure.session_lost = matches!(verdict, Verdict::SessionLost);
     Err(failure)
 }

@@ -142,6 +142,7 @@ pub(super) async fn listen(
     let mut first = Vec::new();
     sse::write(&mut first, None, &stream.acknowledgement());
     ask.facts.well();
+    ear.streams();
     connection.begin_with(200, &with(EVENTS, &ask.cors), None, &first).await?;
     loop {
         let news = rt::race(heard.recv(), ear.changed());

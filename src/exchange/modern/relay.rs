@@ -14,7 +14,7 @@ use super::{fail, failed, reworded, tasks};
 use crate::backend::{Attended, CallHandle, Piece, Replies, Reply, Seal};
 use crate::error::{Kind, Result};
 use crate::exchange::Ask;
-use crate::exchange::answer::{EVENTS, JSON, with};
+use crate::exchange::answer::{EVENTS, JSON, after, with};
 use crate::exchange::relay::whole;
 use crate::exchange::route;
 use crate::exchange::session::Outcome;
@@ -161,7 +161,11 @@ pub(super) async fn pass_on(
                 let (status, answer) = completed(answer, way.method, way.private);
                 ask.facts.answered(&answer);
                 if events.are_none() {
-                    return connection.answer_with(status, &with(JSON, &ask.cors), answer).await;
+                    let mut lines = with(JSON, &ask.cors);
+                    if let Some(wait) = replies.wait() {
+                        lines.to_mut().push_str(&after(wait));
+                    }
+                    return connection.answer_with(status, &lines, answer).await;
                 }
                 return events.end(connection, ask, &answer).await;
             }
@@ -457,8 +461,14 @@ fn refused(answer: Vec<u8>, error: Span) -> (u16, Vec<u8>) {
     let Some(code) = walk::member(error.of(&answer), "code") else { return (200, answer) };
     let code = Span { start: code.start + error.start, end: code.end + error.start };
     let number = std::str::from_utf8(code.of(&answer)).ok().and_then(|text| text.parse().ok());
-    if number == Some(i64::from(Kind::ResourceNotFound.code())) {
-        let fresh = Kind::UnknownResource.code();
+    let fresh = match number {
+        Some(-32002) => Some(Kind::UnknownResource.code()),
+        // "URL elicitation required" of 2025-11-25, which the request era must not see: there a result
+        // asks for input.
+        Some(-32042) => Some(Kind::NeedsInput.code()),
+        _ => None,
+    };
+    if let Some(fresh) = fresh {
         let text = fresh.to_string();
         let answer = jsonrpc::splice(&answer, &[(code, text.as_bytes())]);
         return (modern_status(fresh.into()), answer);
@@ -534,6 +544,7 @@ mod tests {
         for (before, status, after) in [
             (-32002, 400, -32602),
             (-32602, 400, -32602),
+            (-32042, 200, -32014),
             (-32601, 404, -32601),
             (-32021, 400, -32021),
             (-32603, 200, -32603),

@@ -196,7 +196,7 @@ fn of_two_bare_names_the_first_in_the_file_wins() {
     let mut catalog = Catalog::new(&plan);
     catalog.set(1, tools(&plan, 1, r#"{"name":"x","of":"b"},{"name":"y","of":"b"}"#));
     assert_eq!(catalog.owner_of_name(ListKind::Tools, "x"), Some(1));
-    assert_eq!(catalog.conflicts().count(), 0);
+    assert_eq!(catalog.conflict_count(), 0);
     catalog.set(0, tools(&plan, 0, r#"{"name":"x","of":"a"}"#));
     assert_eq!(catalog.owner_of_name(ListKind::Tools, "x"), Some(0));
     assert_eq!(catalog.owner_of_name(ListKind::Tools, "y"), Some(1));
@@ -214,14 +214,14 @@ fn of_two_bare_names_the_first_in_the_file_wins() {
     assert!(conflict.remedy().contains("prefix"));
     // Another change brings another conflict; the first is not news.
     catalog.set(0, tools(&plan, 0, r#"{"name":"y","of":"a"},{"name":"x","of":"a"}"#));
-    assert_eq!(catalog.conflicts().count(), 2);
+    assert_eq!(catalog.conflict_count(), 2);
     let news: Vec<_> = catalog.new_conflicts().map(|conflict| &*conflict.key).collect();
     assert_eq!(news, ["y"]);
     catalog.set(2, tools(&plan, 2, ""));
     assert_eq!(catalog.new_conflicts().count(), 0);
-    assert_eq!(catalog.conflicts().count(), 2);
+    assert_eq!(catalog.conflict_count(), 2);
     catalog.set(0, None);
-    assert_eq!(catalog.conflicts().count(), 0);
+    assert_eq!(catalog.conflict_count(), 0);
 }
 
 #[test]
@@ -254,7 +254,9 @@ fn owners_of_resources() {
     assert_eq!(catalog.owner_of_uri("b://2"), Some(1));
     assert_eq!(catalog.owner_of_uri("b://2/3"), None);
     assert_eq!(catalog.owner_of_uri("c://1"), None);
+    assert_eq!(catalog.contested_reads(), 0);
     assert_eq!(catalog.owner_of_uri("t://9"), Some(0));
+    assert_eq!(catalog.contested_reads(), 1);
     let conflicts: Vec<_> = catalog.conflicts().map(|c| (c.kind, &*c.key)).collect();
     assert_eq!(conflicts, [(ListKind::Resources, "x://1"), (ListKind::Templates, "t://{id}")]);
     // URIs are not renamed, and each is listed once.
@@ -275,6 +277,7 @@ fn conflicts_are_bounded() {
     catalog.set(0, tools(&plan, 0, &names.join(",")));
     catalog.set(1, tools(&plan, 1, &names.join(",")));
     assert_eq!(catalog.conflicts().count(), CONFLICTS_KEPT_MAX);
+    assert_eq!(catalog.conflict_count(), CONFLICTS_KEPT_MAX + 5);
 }
 
 #[test]
