@@ -224,11 +224,14 @@ struct Fields<'h> {
     content_type: Option<&'h [u8]>,
     session: Option<&'h [u8]>,
     version: Option<&'h [u8]>,
+    /// One of them, but for Accept, stands there again.
+    repeated: bool,
 }
 
 impl<'h> Fields<'h> {
     fn of(head: &'h RequestHead) -> Fields<'h> {
         let mut fields = Fields::default();
+        let mut again = 0;
         for (name, value) in head.each_field() {
             // The usual spellings are words to compare, the others letters.
             let is = |one: &[u8], other: &[u8]| {
@@ -248,8 +251,13 @@ impl<'h> Fields<'h> {
                 }
                 _ => continue,
             };
-            place.get_or_insert(value);
+            match place {
+                None => *place = Some(value),
+                // Of several Accepts the first is as good as any; of the others each says one thing.
+                Some(_) => again += 1,
+            }
         }
+        fields.repeated = again > fields.accepts.saturating_sub(1);
         fields
     }
 }
@@ -308,6 +316,12 @@ fn read_ask(world: &Rc<World>, head: &RequestHead, known: &mut Known) -> (Ask, O
     let hosts = &world.plan.listen.hosts;
     if refusal.is_none() && !is_probe && !hosts.allows(fields.host.unwrap_or(b"")) {
         refusal = Some(Error::new(Kind::Forbidden).context("Host not allowed"));
+    }
+    // Whoever takes the first of two and whoever takes the last see two requests (RFC 9110 §5.3).
+    if refusal.is_none() && fields.repeated {
+        refusal = Some(Error::new(Kind::BadHeader).context(
+            "Origin, Content-Type, Mcp-Session-Id and MCP-Protocol-Version stand there once each",
+        ));
     }
     let version = fields.version;
     let (accepts_json, accepts_events) = match fields.accept {

@@ -412,6 +412,38 @@ fn foreign_origins_and_hosts_are_forbidden() {
     assert!(allowed.to_ascii_lowercase().contains("mcp-session-id"), "{allowed}");
 }
 
+/// Whoever reads the first of two fields and whoever reads the last would serve two requests.
+#[test]
+fn what_is_said_once_is_not_said_twice() {
+    let proxy = proxy();
+    let client = Client::connect(proxy.addr);
+    let lines = client.lines();
+    let port = proxy.addr.port();
+    let ask = |more: &str| {
+        let mut conn = Conn::open(proxy.addr);
+        let body = message("1", "ping", "{}");
+        let head = format!("POST /mcp HTTP/1.1\r\n{lines}{more}Content-Length: {}\r\n", body.len());
+        conn.send(format!("{head}\r\n{body}").as_bytes());
+        conn.answer()
+    };
+    assert_eq!(ask("Accept: text/html\r\n").status, 200);
+    let own = format!("Origin: http://localhost:{port}\r\n");
+    for more in [
+        format!("{own}Origin: http://evil.example\r\n"),
+        format!("{own}{own}"),
+        "MCP-Protocol-Version: 1999-01-01\r\n".to_owned(),
+        "mcp-session-id: another\r\n".to_owned(),
+        "Content-Type: text/plain\r\n".to_owned(),
+    ] {
+        let answer = ask(&more);
+        assert_eq!(
+            (answer.status, &answer.json()["error"]["code"]),
+            (400, &json!(-32600)),
+            "{more}"
+        );
+    }
+}
+
 #[test]
 fn batches_at_the_one_revision_that_has_them() {
     let proxy = proxy();

@@ -36,7 +36,7 @@ impl Default for ResponseHead {
 impl ResponseHead {
     field_access!();
 
-    /// As [`RequestHead::remember`].
+    /// As [`RequestHead::remember`](super::RequestHead::remember).
     pub fn remember(&mut self) {
         self.fields.remember();
         if !self.fields.whole {
@@ -51,7 +51,7 @@ impl ResponseHead {
         self.framing = Framing::Empty;
     }
 
-    /// Reads on, as [`RequestHead::parse`] does. `to_head` says that the request was HEAD, whose
+    /// Reads on, as [`RequestHead::parse`](super::RequestHead::parse) does. `to_head` says that the request was HEAD, whose
     /// answers have no body.
     pub fn parse(&mut self, input: &[u8], to_head: bool) -> Result<Option<usize>, HeadFault> {
         if self.fields.whole {
