@@ -417,7 +417,7 @@ fn foreign_origins_and_hosts_are_forbidden() {
 fn what_is_said_once_is_not_said_twice() {
     let proxy = proxy();
     let client = Client::connect(proxy.addr);
-    let lines = client.lines();
+    let lines = format!("{}{ACCEPT}{JSON}", client.lines());
     let port = proxy.addr.port();
     let ask = |more: &str| {
         let mut conn = Conn::open(proxy.addr);
