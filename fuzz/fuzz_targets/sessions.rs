@@ -4,7 +4,8 @@
 //!   then on; what is found is the session that was opened under that id;
 //! - one in use is never swept, and one that nobody uses always is;
 //! - the count of all workers is exact, and never over its bound;
-//! - a cancellation reaches the calls of its own session and id, on every worker, and no other.
+//! - a cancellation reaches the calls of its own session and id, on every worker, and no other;
+//! - the end of a session cancels its calls, and nobody else's.
 #![no_main]
 
 use std::cell::{Cell, RefCell};
@@ -89,6 +90,7 @@ async fn play(data: &[u8]) {
             13 => stage.cancel(worker, argument),
             _ => stage.roll_call(worker).await,
         }
+        stage.end_calls();
         stage.check();
     }
 }
@@ -244,6 +246,9 @@ impl Stage {
     fn enter(&mut self, worker: usize, argument: usize) {
         let Some(at) = self.pick(argument & 15) else { return };
         let (session, id) = (self.sessions[at].record.id, [b'0' + (argument >> 4) as u8 % 4]);
+        if self.sessions[at].record.ended() {
+            return;
+        }
         // A client that uses an id twice at once gives up the first.
         if self.calls.len() > 16
             || self.calls.iter().any(|call| (call.session, call.id) == (session, id))
@@ -265,9 +270,22 @@ impl Stage {
             let reached = !full || call.worker == worker;
             call.cancelled |= (call.session, call.id) == (session, id) && reached;
         }
+        self.end_calls();
         self.calls.retain(|call| {
             assert_eq!(call.handle.is_cancelled(), call.cancelled);
             !call.cancelled
+        });
+    }
+
+    /// Those of sessions that have ended: at once where the session was, elsewhere when that is heard.
+    fn end_calls(&mut self) {
+        let sessions = &self.sessions;
+        self.calls.retain(|call| {
+            let its = sessions.iter().find(|known| known.record.id == call.session);
+            let Some(session) = its.filter(|session| session.record.ended()) else { return true };
+            let is_home = call.session.owner() == call.worker;
+            assert!(!(is_home && session.gone) || call.handle.is_cancelled());
+            !call.handle.is_cancelled()
         });
     }
 

@@ -90,6 +90,7 @@ pub fn without_sigpipe() {
 /// A plan of that many workers whose backends have these prefixes.
 pub fn plan(workers: usize, prefixes: &[&str]) -> Plan {
     let backends = prefixes.iter().enumerate();
-    let bare = |(id, prefix): (usize, &&str)| BackendPlan::bare(id, &format!("backend{id}"), prefix);
+    let bare =
+        |(id, prefix): (usize, &&str)| BackendPlan::bare(id, &format!("backend{id}"), prefix);
     Plan::bare(workers, backends.map(bare).collect())
 }
