@@ -652,6 +652,63 @@ fn a_forwarded_token_goes_to_its_backend_in_either_era() {
     }
 }
 
+/// What such a tool says of itself stands in the list that its caller sees, and there alone.
+#[test]
+fn annotations_decide_about_tools_that_each_client_sees_for_itself() {
+    let scratch = scratch();
+    let journals = ["old", "new", "more"].map(|name| Journal::new(&scratch, name));
+    let start = |at: usize, more: &[&'static str]| {
+        let args =
+            [&["--annotated", "--token", ALL, "--journal"][..], &[journals[at].path()], more];
+        HttpStub::start(["old", "new", "more"][at], &args.concat())
+    };
+    let stubs = [start(0, &[]), start(1, &["--modern"]), start(2, &[])];
+    let keys = "forward_auth = true\nhide_destructive = true\n";
+    let alias = "[[backends.aliases]]\nfrom = \"reads\"\nto = \"look\"\n";
+    let backends = [
+        stubs[0].backend("old") + keys + alias,
+        stubs[1].backend("new") + keys + "protocol = \"modern\"\n" + alias,
+        stubs[2].backend("more") + "forward_auth = true\nread_only_only = true\n" + alias,
+    ];
+    let auth = AUTH.replace("deny_tools = [\"b__*\"]", "");
+    let proxy = Setup { backends: backends.concat(), proxy: auth, ..Setup::default() }.start();
+    let mut session = Client::connect_as(proxy.addr, ALL);
+    session.wait_for_tools(&["old__look", "new__look", "more__look"]);
+    let mut caller = caller(&proxy, ALL);
+    for (backend, may_add) in [("old", true), ("new", true), ("more", false)] {
+        for (tool, shown) in [
+            ("look", true),
+            ("adds", may_add),
+            ("reads", false),
+            ("writes", false),
+            ("sets", false),
+            ("echo", false),
+            ("nothing", false),
+        ] {
+            let name = format!("{backend}__{tool}");
+            assert_eq!(session.names("tools/list").contains(&name), shown, "{name}");
+            let told = session.call(&name, "{}");
+            let answer = caller.call(&name, "{}");
+            if shown {
+                assert!(told.said().contains("arguments"), "{told:?}");
+                assert!(answer.said().contains("arguments"), "{answer:?}");
+                continue;
+            }
+            let hidden = (-32602, format!("Unknown tool: {name}"));
+            assert_eq!(told.error(), hidden);
+            assert_eq!(answer.error(), hidden);
+        }
+    }
+    for journal in &journals {
+        for tool in ["writes", "sets"] {
+            assert_eq!(journal.count(&format!("call {tool}")), 0);
+        }
+    }
+    // Whose list cannot be read is told so, not that there is no such tool.
+    let mut stranger = Client::connect_as(proxy.addr, OTHER);
+    assert_eq!(stranger.call("old__look", "{}").error().0, -32010);
+}
+
 #[test]
 fn the_proxys_own_tools_are_for_administrators() {
     let setup =

@@ -120,11 +120,15 @@ fn more_connections_than_there_are_files_for_are_turned_away_and_then_served_aga
         }
         assert!(turned_away > 150, "{turned_away} of 300 turned away, with 128 files");
         drop(crowd);
-        // They go as they came; then there is room.
-        wait_for("room for a new client", || {
+        // They go as they came: then who was in is there alone, but for who asks.
+        wait_for("room for new clients", || {
             let mut conn = Conn::try_open(proxy.addr)?;
-            conn.try_send(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
-            (conn.try_head()?.status == 404).then_some(())
+            conn.try_send(b"GET /admin/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
+            (conn.try_head()?.status == 200).then_some(())?;
+            let page = String::from_utf8(conn.body()).ok()?;
+            let connections =
+                page.lines().find_map(|line| line.strip_prefix("mcp_proxy_connections "));
+            (connections?.parse::<f64>().ok()? <= 2.0).then_some(())
         });
     }
     assert_eq!(proxy.client().call("s__echo", r#"{"payload":"x"}"#).said(), "x");

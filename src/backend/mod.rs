@@ -411,22 +411,23 @@ impl Backends {
         }
     }
 
-    /// One list of a backend as a client sees it, read with what that client showed; `None` if that cannot be done now. A drop leaves nothing behind.
+    /// One list of a backend as a client sees it, read with what that client showed. A drop leaves
+    /// nothing behind.
+    ///
+    /// # Errors
+    /// It cannot be read now, which is logged.
     pub async fn list_of_client(
         self: &Rc<Self>,
         backend: BackendId,
         viewer: Viewer<'_>,
         kind: ListKind,
-    ) -> Option<List> {
-        let entry = self.entry(backend)?;
-        match listing::of_client(self, &entry, viewer, kind).await {
-            Ok(list) => Some(list),
-            Err(failure) => {
-                let (backend, list) = (entry.name(), kind.method());
-                tracing::warn!(backend, list, %failure, "a client's own list is not read");
-                None
-            }
-        }
+    ) -> Result<List> {
+        let entry = self.entry_of(backend)?;
+        listing::of_client(self, &entry, viewer, kind).await.map_err(|failure| {
+            let (backend, list) = (entry.name(), kind.method());
+            tracing::warn!(backend, list, %failure, "a client's own list is not read");
+            failure.error(backend)
+        })
     }
 
     /// Waits until the first start of every backend that the proxy began with has ended, well or not;

@@ -13,7 +13,7 @@ use super::private;
 use super::relay::Relay;
 use super::route::{self, Origin};
 use crate::auth::policy::Rights;
-use crate::backend::{Call, CallHandle, Lead, Replies};
+use crate::backend::{Call, CallHandle, Lead, Replies, Viewer};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Raw, Span};
 use crate::mcp::catalog::{Catalog, ListKind};
@@ -413,21 +413,24 @@ pub(super) struct Who<'a> {
     pub(super) look: &'a dyn Fn(&Reusable) -> Option<Held>,
     /// A program's own middleware.
     pub(super) custom: Option<&'a dyn Hooks>,
+    /// Whose own list tells what a tool says of itself, where each client has its own.
+    pub(super) viewer: Option<Viewer<'a>>,
 }
 
 impl Who<'_> {
     /// The client of a session.
     pub(super) fn of<'w>(
-        record: &'w SessionRecord,
+        record: &'w Arc<SessionRecord>,
         look: &'w dyn Fn(&Reusable) -> Option<Held>,
     ) -> Who<'w> {
         let principal = record.principal.as_deref();
-        Who { principal, revision: record.revision.as_str(), look, custom: None }
+        let viewer = Some(Viewer::Session(record));
+        Who { principal, revision: record.revision.as_str(), look, custom: None, viewer }
     }
 
     /// Nobody whose answer is kept, or taken from what is kept.
     pub(super) fn fresh() -> Who<'static> {
-        Who { principal: None, revision: "", look: &|_| None, custom: None }
+        Who { principal: None, revision: "", look: &|_| None, custom: None, viewer: None }
     }
 }
 
@@ -453,7 +456,7 @@ pub(super) struct Shaped {
 
 /// Takes a request through the rules of its backend. A refusal says which kind of rule it was.
 pub(super) async fn shape(
-    world: &World,
+    world: &Rc<World>,
     who: &Who<'_>,
     plan: &BackendPlan,
     view: Option<&Catalog>,
@@ -479,12 +482,14 @@ pub(super) async fn shape(
         Some(view) => view.slice(plan.id).cloned(),
         None => world.catalog.borrow().slice(plan.id).cloned(),
     };
-    let listed = slice.is_some();
+    let own = private::tools(world, who.viewer, plan, what).await.map_err(|error| (error, None))?;
+    let listed = slice.is_some() || own.is_some();
     let called = match what {
         ListKind::Resources => name.clone(),
         _ => format!("{}{name}", plan.prefix),
     };
-    let known = slice.as_ref().and_then(|slice| slice.list(what).behind(&name));
+    let list = own.as_ref().or_else(|| slice.as_ref().map(|slice| slice.list(what)));
+    let known = list.and_then(|list| list.behind(&name));
     let known = known.map(|(own, hints)| Known { own, hints });
     let mut request = Request {
         what,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::Ask;
 use super::call::{Who, shape};
 use super::facts::outcome_of;
-use crate::backend::{Call, CallHandle, Caller, Reply, Share};
+use crate::backend::{Call, CallHandle, Caller, Reply, Share, Viewer};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::mcp::method::Method;
@@ -123,7 +123,11 @@ async fn run(
     };
     // A copy is to be heard: no answer that is kept stands in for it, and a program's own middleware
     // has seen what it is a copy of.
-    let who = Who::fresh();
+    let viewer = match (&session, &modern) {
+        (Some(session), _) => Some(Viewer::Session(session)),
+        (None, modern) => modern.as_deref().map(Viewer::Caller),
+    };
+    let who = Who { viewer, ..Who::fresh() };
     let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
     let Ok(shaped) = shaped.await else { return Ok(None) };
     let tool_call = method == Method::ToolsCall;

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::Viewer;
-use crate::mcp::catalog::ListKind;
+use crate::error::Result;
+use crate::mcp::catalog::{List, ListKind};
+use crate::middleware::filter::Filter;
 use crate::plan::{BackendId, BackendPlan};
 use crate::world::World;
 
@@ -33,9 +35,8 @@ pub(super) async fn with_private(
 ) -> Rc<[u8]> {
     let Some(mut out) = merged.strip_suffix(b"]}").map(<[u8]>::to_vec) else { return merged };
     for backend in backends(world) {
-        let Some(list) = world.backends.list_of_client(backend.id, viewer, kind).await else {
-            continue;
-        };
+        let read = world.backends.list_of_client(backend.id, viewer, kind).await;
+        let Ok(list) = read else { continue };
         let catalog = world.catalog.borrow();
         let named = matches!(kind, ListKind::Tools | ListKind::Prompts);
         for (key, entry) in list.iter() {
@@ -55,4 +56,23 @@ pub(super) async fn with_private(
     }
     out.extend_from_slice(b"]}");
     out.into()
+}
+
+/// The tools that a client itself sees of such a backend, if the rules there ask what a tool says of
+/// itself: they are read before each call, as nothing is kept that was said to one token.
+///
+/// # Errors
+/// They cannot be read now.
+pub(super) async fn tools(
+    world: &Rc<World>,
+    viewer: Option<Viewer<'_>>,
+    plan: &BackendPlan,
+    what: ListKind,
+) -> Result<Option<List>> {
+    let asked = plan.chain.filter.as_ref().is_some_and(Filter::looks_at_hints);
+    let Some(viewer) = viewer.filter(|_| asked && plan.forwards() && what == ListKind::Tools)
+    else {
+        return Ok(None);
+    };
+    Box::pin(world.backends.list_of_client(plan.id, viewer, what)).await.map(Some)
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::Ask;
 use super::call::{Who, shape};
 use super::facts::Detail;
-use crate::backend::{Call, CallHandle, Caller, Lead, Prepared, Replies};
+use crate::backend::{Call, CallHandle, Caller, Lead, Prepared, Replies, Viewer};
 use crate::error::{Error, Kind, Result};
 use crate::jsonrpc::{self, Envelope, Span};
 use crate::mcp::envelope;
@@ -207,7 +207,10 @@ impl Origin {
         let look = |reusable: &Reusable| world.backends.held(backend, reusable);
         let who = match &self.session {
             Some(record) => Who::of(record, &look),
-            None => Who::fresh(),
+            None => {
+                let viewer = self.modern.as_deref().map(Viewer::Caller);
+                Who { viewer, ..Who::fresh() }
+            }
         };
         let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
         let shaped = shaped.await.map_err(|(error, _)| error)?;

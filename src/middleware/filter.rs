@@ -91,11 +91,14 @@ impl Filter {
         }
     }
 
+    /// Whether it looks at what tools say of themselves.
+    pub fn looks_at_hints(&self) -> bool {
+        self.hide_destructive || self.read_only_only
+    }
+
     fn concerns(&self, what: ListKind) -> bool {
         match what {
-            ListKind::Tools => {
-                self.tools != Rule::All || self.hide_destructive || self.read_only_only
-            }
+            ListKind::Tools => self.tools != Rule::All || self.looks_at_hints(),
             ListKind::Resources | ListKind::Templates => self.resources != Rule::All,
             ListKind::Prompts => self.prompts != Rule::All,
         }

@@ -2,6 +2,8 @@
 //! Never: what is completed.
 //! Next: `tasks`.
 
+use std::rc::Rc;
+
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
 use crate::exchange::call::{Who, aim, permit, shape};
@@ -14,7 +16,7 @@ use crate::world::World;
 /// Finds the backend of a completion, and puts the backend's own name into it. What is hidden is as
 /// unknown here as anywhere.
 pub(super) async fn target(
-    world: &World,
+    world: &Rc<World>,
     ask: &Ask,
     message: &mut Vec<u8>,
     envelope: &mut Envelope,

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use super::{Asked, check, complete, fail, relay, reworded};
-use crate::backend::{Attended, Call, CallHandle, Caller, Claim, Lead, Replies, Seal};
+use crate::backend::{Attended, Call, CallHandle, Caller, Claim, Lead, Replies, Seal, Viewer};
 use crate::error::{Error, Kind, Result};
 use crate::exchange::Ask;
 use crate::exchange::call::{Who, aim, permit, seen, shape};
@@ -170,7 +170,8 @@ async fn begin(
                 None => Who::fresh(),
             };
             let (principal, custom) = (caller.principal.as_deref(), world.custom.as_deref());
-            let who = Who { principal, custom, ..who };
+            let viewer = Some(Viewer::Caller(&caller));
+            let who = Who { principal, custom, viewer, ..who };
             let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
             let shaped = Box::pin(shaped).await.map_err(|ruled| ask.facts.ruled(ruled))?;
             let for_itself = plan.forwards() || alike.is_none();

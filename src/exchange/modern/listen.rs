@@ -192,7 +192,7 @@ fn offered(world: &World, filter: &mut Filter) {
 
 /// Which backends to ask about which resources: those that own them, and tell of changes. What is
 /// hidden is nobody's.
-async fn split(world: &World, ask: &Ask, uris: Vec<String>) -> BTreeMap<BackendId, Wanted> {
+async fn split(world: &Rc<World>, ask: &Ask, uris: Vec<String>) -> BTreeMap<BackendId, Wanted> {
     let mut wanted: BTreeMap<BackendId, Wanted> = BTreeMap::new();
     for uri in uris {
         if !may_hear(ask, &uri) {
