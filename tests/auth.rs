@@ -687,6 +687,8 @@ fn annotations_decide_about_tools_that_each_client_sees_for_itself() {
         ] {
             let name = format!("{backend}__{tool}");
             assert_eq!(session.names("tools/list").contains(&name), shown, "{name}");
+            // Through both workers, in turn.
+            session = session.again();
             let told = session.call(&name, "{}");
             let answer = caller.call(&name, "{}");
             if shown {

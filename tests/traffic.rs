@@ -101,6 +101,23 @@ fn a_mirror_that_ends_otherwise_is_counted() {
     assert_eq!(count("dropped"), 0.0);
 }
 
+/// Whether its rules let a call through stands in a list that it does not give to this client.
+#[test]
+fn a_mirror_that_cannot_be_asked_what_it_has_has_failed() {
+    let mirror = HttpStub::start("mirror", &["--annotated", "--token", "a-token-of-others"]);
+    let proxy = Proxy::start(&[
+        stdio_backend("api", &["--annotated"]),
+        mirror.backend("mirror")
+            + "mirror_of = \"api\"\nforward_auth = true\nhide_destructive = true\n",
+    ]);
+    let mut client = proxy.client_seeing(&["api__reads"]);
+    for _ in 0..5 {
+        client.call("api__reads", "{}").result();
+    }
+    let count = |result| Page::of(&proxy).get("mcp_proxy_mirrored_total", &[("result", result)]);
+    wait_until("the comparison", || count("different") == 5.0);
+}
+
 #[test]
 fn a_mirror_that_fails_or_hangs_changes_nothing() {
     let scratch = scratch();

@@ -13,7 +13,7 @@ use super::Ask;
 use super::call::{Who, shape};
 use super::facts::outcome_of;
 use crate::backend::{Call, CallHandle, Caller, Reply, Share, Viewer};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Side};
 use crate::limits;
 use crate::mcp::method::Method;
 use crate::mcp::session::SessionRecord;
@@ -129,7 +129,12 @@ async fn run(
     };
     let who = Who { viewer, ..Who::fresh() };
     let shaped = shape(world, &who, plan, None, method, &mut message, &mut envelope);
-    let Ok(shaped) = shaped.await else { return Ok(None) };
+    let shaped = match shaped.await {
+        Ok(shaped) => shaped,
+        // It could not even be asked what it has.
+        Err((error, _)) if error.kind().side() == Side::Backend => return Err(error),
+        Err(_) => return Ok(None),
+    };
     let tool_call = method == Method::ToolsCall;
     let call = Call {
         backend,
