@@ -85,7 +85,7 @@ fn short(summary: &Summary, out: &mut String) {
         .scenarios
         .iter()
         .flat_map(|part| part.rows.iter().map(move |line| (part, line)))
-        .filter(|(_, line)| matches!(line.kind, Some(Row::Proxy | Row::Stdio)))
+        .filter(|(_, line)| matches!(line.kind, Some(Row::Proxy | Row::Stdio | Row::Other)))
         .filter(|(_, line)| line.load.is_some())
         .collect();
     if measured.is_empty() {
@@ -165,7 +165,7 @@ fn scenario(part: &Part, out: &mut String) {
 }
 
 fn load(rows: &[Line], out: &mut String) {
-    let own = |line: &Line| line.ratio(Reference::Plain).or(line.ratio(Reference::Http));
+    let own = |line: &Line| line.ratio(Reference::Plain).or(line.ratio(Reference::Proxy));
     let with_own = rows.iter().any(|line| own(line).is_some());
     let with_relay = rows.iter().any(|line| line.ratio(Reference::Relay).is_some());
     out.push_str(
@@ -177,12 +177,12 @@ fn load(rows: &[Line], out: &mut String) {
         out.push_str("<th title=\"to what only carries the bytes\">CPU to relay</th>");
     }
     if with_own {
-        out.push_str("<th title=\"stdio to HTTP, or with rules to without\">CPU to own</th>");
+        out.push_str("<th title=\"stdio to HTTP, with rules to without, or another build to this one\">CPU to own</th>");
     }
     out.push_str("<th>memory MiB</th><th>errors</th></tr>\n");
     for line in rows {
         let Some(load) = &line.load else { continue };
-        let ours = matches!(line.kind, Some(Row::Proxy | Row::Stdio | Row::Plain));
+        let ours = matches!(line.kind, Some(Row::Proxy | Row::Stdio | Row::Plain | Row::Other));
         let _ = write!(
             out,
             "<tr{}><td>{}</td><td>{:.0}</td><td>{:.0}</td><td>{:.0}</td><td>{:.0}</td><td>{:.0}</td>\
@@ -283,6 +283,7 @@ fn color(line: &Line, rows: &[Line]) -> String {
         Some(Row::Proxy) => "#2166c4",
         Some(Row::Plain) => "#7fa9e0",
         Some(Row::Stdio) => "#1b9aa0",
+        Some(Row::Other) => "#4b3fa8",
         None => {
             let others = rows.iter().filter(|other| other.kind.is_none());
             let at = others.take_while(|other| other.row != line.row).count();

@@ -78,6 +78,9 @@ pub(crate) struct Run {
     /// The proxy to measure, instead of the one that lies beside this program.
     #[arg(long, value_name = "FILE")]
     proxy: Option<PathBuf>,
+    /// Another build of mcp-proxy, as a row beside each row "proxy".
+    #[arg(long, value_name = "FILE")]
+    other: Option<PathBuf>,
 }
 
 /// `90`, `90s`, `20m`, `2h`.
@@ -112,6 +115,9 @@ pub(crate) fn run(run: &Run) -> Result<()> {
         return Err("--seconds is from 0.05 to 3600, --rounds at least 1".into());
     }
     let foreign = foreign(run)?;
+    if let Some(other) = run.other.as_ref().filter(|other| !other.is_file()) {
+        return Err(format!("--other {}: there is no such file", other.display()).into());
+    }
     let program = match &run.proxy {
         Some(file) => file.clone(),
         None => proxy::build()?,
@@ -210,6 +216,10 @@ fn chosen(run: &Run) -> Result<Vec<Scenario>> {
     for scenario in &mut scenarios {
         if let Some(rows) = &rows {
             scenario.rows.retain(|row| rows.contains(row));
+        }
+        let proxy = scenario.rows.iter().position(|row| *row == Row::Proxy);
+        if let (Some(at), true) = (proxy, run.other.is_some()) {
+            scenario.rows.insert(at + 1, Row::Other);
         }
         if let Some(workers) = &run.workers {
             scenario.workers.clone_from(workers);
@@ -322,7 +332,8 @@ impl Session<'_> {
         backend: &Backend,
         notes: &mut Vec<String>,
     ) -> Result<Vec<Target>> {
-        let ground = Ground { proxy: self.program, backend, scratch: self.scratch };
+        let other = self.run.other.as_deref();
+        let ground = Ground { proxy: self.program, other, backend, scratch: self.scratch };
         let mut targets = Vec::new();
         for &workers in &scenario.workers {
             for &row in &scenario.rows {

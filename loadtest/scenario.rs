@@ -29,6 +29,9 @@ pub(crate) enum Row {
     Plain,
     /// mcp-proxy before a child process.
     Stdio,
+    /// Another build of mcp-proxy with the rules of the scenario; comes with `--other` alone.
+    #[serde(skip_deserializing)]
+    Other,
 }
 
 impl Row {

@@ -98,13 +98,13 @@ pub(crate) enum Reference {
     Relay,
     /// mcp-proxy without the scenario's rules.
     Plain,
-    /// mcp-proxy before the server over HTTP, for the one before a child.
-    Http,
+    /// mcp-proxy before the server over HTTP, for the one before a child and for another build.
+    Proxy,
 }
 
 impl Reference {
     const ALL: [Reference; 5] =
-        [Reference::Nginx, Reference::Hyper, Reference::Relay, Reference::Plain, Reference::Http];
+        [Reference::Nginx, Reference::Hyper, Reference::Relay, Reference::Plain, Reference::Proxy];
 
     fn row(self) -> Row {
         match self {
@@ -112,7 +112,7 @@ impl Reference {
             Reference::Hyper => Row::Hyper,
             Reference::Relay => Row::Relay,
             Reference::Plain => Row::Plain,
-            Reference::Http => Row::Proxy,
+            Reference::Proxy => Row::Proxy,
         }
     }
 
@@ -122,7 +122,7 @@ impl Reference {
             Reference::Hyper => !matches!(row, Some(Row::Direct | Row::Nginx | Row::Hyper)),
             Reference::Relay => !matches!(row, Some(Row::Direct | Row::Relay)),
             Reference::Plain => row == Some(Row::Proxy),
-            Reference::Http => row == Some(Row::Stdio),
+            Reference::Proxy => matches!(row, Some(Row::Stdio | Row::Other)),
         }
     }
 }

@@ -56,7 +56,7 @@ fn load(line: &Line, out: &mut String) {
     let dash = || "-".to_owned();
     let short =
         |spread: Option<Spread>| spread.map_or_else(dash, |spread| format!("{:.2}", spread.median));
-    let own = line.ratio(Reference::Plain).or(line.ratio(Reference::Http));
+    let own = line.ratio(Reference::Plain).or(line.ratio(Reference::Proxy));
     put(
         out,
         [
@@ -104,7 +104,7 @@ pub(crate) fn legend(rounds: usize, seconds: f64) -> String {
     format!(
         "\nMedian of {rounds} round(s) of {seconds} s, rows taken in turns. CPU is that of the row's own processes\n\
          with the kernel's share ('direct': of the server itself); the clients' is in no row. Ratios are of CPU\n\
-         per request within a round; 'to relay' is to what only carries the bytes, 'to own' is stdio to HTTP, or\n\
-         with rules to without.\n"
+         per request within a round; 'to relay' is to what only carries the bytes, 'to own' is stdio to HTTP, with\n\
+         rules to without, or another build to this one.\n"
     )
 }

@@ -103,6 +103,8 @@ impl Foreign {
 /// What rows are started from.
 pub(crate) struct Ground<'a> {
     pub(crate) proxy: &'a Path,
+    /// The program of the row `Other`.
+    pub(crate) other: Option<&'a Path>,
     pub(crate) backend: &'a Backend,
     pub(crate) scratch: &'a Path,
 }
@@ -135,7 +137,8 @@ impl Target {
             let (era, tools) = (scenario.behind(), scenario.tools);
             let backend = proxy::backend("stub", &behind, era, tools, own)?;
             let file = ground.scratch.join(format!("{}-{row:?}-{workers}.toml", scenario.name));
-            proxy::start(ground.proxy, workers, more, &backend, &file)
+            let program = ground.other.filter(|_| row == Row::Other).unwrap_or(ground.proxy);
+            proxy::start(program, workers, more, &backend, &file)
         };
         let (label, child, addr) = match row {
             Row::Direct => ("direct", None, addr),
@@ -163,6 +166,10 @@ impl Target {
             Row::Stdio => {
                 let (child, addr) = proxy(Behind::Stdio, true)?;
                 ("mcp-proxy stdio", Some(child), addr)
+            }
+            Row::Other => {
+                let (child, addr) = proxy(Behind::Http(addr), true)?;
+                ("mcp-proxy other", Some(child), addr)
             }
         };
         let label = match row {

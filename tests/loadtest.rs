@@ -172,7 +172,7 @@ fn all_kinds_of_calls_are_measured_and_reported() {
     let ratio = &scenarios[0]["rows"][4]["load"]["cpu_ratios"];
     let to: Vec<&str> =
         ratio.as_array().unwrap().iter().map(|r| r["to"].as_str().unwrap()).collect();
-    assert_eq!(to, ["hyper", "relay", "http"]);
+    assert_eq!(to, ["hyper", "relay", "proxy"]);
 
     let page = std::fs::read_to_string(scratch.path().join("out.html")).unwrap();
     for reference in ["http:", "https:", "src=", "href=", "@import", "url(", "<script"] {
@@ -183,6 +183,29 @@ fn all_kinds_of_calls_are_measured_and_reported() {
     assert!(said(&output).contains("to relay"));
     assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
     assert_eq!(page.matches("<table").count(), page.matches("</table>").count());
+}
+
+/// Two builds take turns, so that a change can be measured beside what was there before it.
+#[test]
+fn another_build_of_the_proxy_is_a_row() {
+    let scratch = scratch();
+    let scenario =
+        "[[scenarios]]\nname = \"two\"\nconnections = 2\nrows = [\"direct\", \"proxy\"]\n";
+    let with = |other: &str| run(scratch.path(), scenario, &["--seconds", "0.2", "--other", other]);
+    let output = with(env!("CARGO_BIN_EXE_mcp-proxy"));
+    assert!(output.status.success(), "{}", said(&output));
+    let figures = figures(scratch.path());
+    let rows = figures["scenarios"][0]["rows"].as_array().unwrap();
+    let labels: Vec<&str> = rows.iter().map(|row| row["row"].as_str().unwrap()).collect();
+    assert_eq!(labels, ["direct", "mcp-proxy, 1", "mcp-proxy other, 1"]);
+    assert_eq!(rows[2]["load"]["cpu_ratios"][0]["to"], "proxy", "{}", rows[2]);
+    assert_eq!((&rows[1]["errors"], &rows[2]["errors"]), (&0.into(), &0.into()));
+
+    // It is the other program that runs there.
+    let output = with("/bin/false");
+    assert!(!output.status.success(), "{}", said(&output));
+    let output = with("no/such/file");
+    assert!(said(&output).contains("--other no/such/file: there is no such file"));
 }
 
 /// A server that stands still half of the time. A client that waits for its answer sees one slow
