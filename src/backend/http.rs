@@ -351,6 +351,14 @@ impl HttpReplies {
         self.beside
     }
 
+    /// See [`super::Replies::at_hand`].
+    pub(super) fn at_hand(&mut self) -> Option<Result<Reply, Ended>> {
+        let Mode::Json(Some(_)) = self.mode else { return None };
+        let body = self.connection.as_mut()?.at_hand(limits::WHOLE_BODY_BYTES_MAX)?;
+        self.release();
+        Some(self.answered(body))
+    }
+
     /// See [`super::Replies::next`].
     pub(super) async fn next(&mut self) -> Result<Reply, Ended> {
         match &mut self.mode {

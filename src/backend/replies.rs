@@ -72,6 +72,20 @@ impl Replies {
         Replies { watch, ..self }
     }
 
+    /// The answer, if it is here already and nothing came before it; else nothing has happened, and
+    /// [`Replies::next`] brings it. What it saves is a chain of futures that have nothing to wait for.
+    ///
+    /// # Errors
+    /// As for [`Replies::next`].
+    pub fn at_hand(&mut self) -> Option<Result<Reply>> {
+        match (&mut self.kept, &self.watch) {
+            (Kept::Plain(Attempt { wire: Wire::Http(http), guard }), None) => {
+                http.at_hand().map(|reply| guard.judge(reply))
+            }
+            _ => None,
+        }
+    }
+
     /// The next reply; not to be called again after the answer. A drop loses nothing but the place
     /// in the stream: drop the whole.
     ///

@@ -42,7 +42,9 @@ pub(super) async fn pass_on(
     mut relay: Relay,
     task: Option<Shape>,
 ) -> io::Result<()> {
-    let (reply, outlet) = {
+    let (reply, outlet) = if let Some(reply) = relay.replies.at_hand() {
+        (reply, None)
+    } else {
         let mut next = pin!(relay.replies.next());
         // Long silence: what is between us and the client must not cut the connection.
         let pause = connection.pause(limits::SSE_COMMENT_INTERVAL);

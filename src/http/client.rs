@@ -526,6 +526,30 @@ impl ClientConnection {
         Ok(self.more(&mut piece, PIECE_BYTES_MAX).await?.then_some(piece))
     }
 
+    /// The whole body, if it came with the head, was announced with its length, and has at most `max`
+    /// bytes; nothing is read for it.
+    pub fn at_hand(&mut self, max: usize) -> Option<Vec<u8>> {
+        if self.state != State::Body || !self.decoder.is_plain() {
+            return None;
+        }
+        let len = self.decoder.expected().filter(|len| *len <= max as u64)? as usize;
+        let rest = &self.input[self.at..];
+        let body = match (rest.len(), self.ahead.bytes.len()) {
+            (0, ahead) if ahead == len => std::mem::take(&mut self.ahead.bytes),
+            (here, 0) if here == len => {
+                let mut body = rt::spare::buffer(len);
+                body.extend_from_slice(rest);
+                self.at += len;
+                body
+            }
+            _ => return None,
+        };
+        self.state = State::Broken;
+        self.decoder.took(len).ok()?;
+        self.end_exchange();
+        Some(body)
+    }
+
     /// The rest of the body, if it has at most `max` bytes.
     ///
     /// A drop breaks the connection.

@@ -98,7 +98,9 @@ pub(super) async fn pass_on(
     let mut cancel = Cancel(Some(handle));
     let mut events = Events::default();
     loop {
-        let reply = {
+        let reply = if let Some(reply) = replies.at_hand() {
+            Some(reply)
+        } else {
             let mut next = pin!(replies.next());
             let mut ready = rt::at_once(next.as_mut()).await;
             if ready.is_none() {

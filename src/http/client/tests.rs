@@ -246,14 +246,17 @@ fn an_answer_is_read_whether_or_not_it_looks_like_the_last_one() {
         run(async {
             let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
             for (at, (_, body)) in answers.iter().enumerate() {
-                // Both ways to read a body.
+                // All ways to read a body.
                 let (text, reusable) = if at % 2 == 0 {
                     let (_, text, reusable) = exchange(&mut connection, get("GET")).await.unwrap();
                     (text, reusable)
                 } else {
                     connection.send(get("GET")).await.unwrap();
                     connection.head().await.unwrap();
-                    let text = connection.whole(1_000_000).await.unwrap();
+                    let text = match connection.at_hand(1_000_000) {
+                        Some(body) => body,
+                        None => connection.whole(1_000_000).await.unwrap(),
+                    };
                     (String::from_utf8(text).unwrap(), connection.reusable())
                 };
                 assert!(text == *body && reusable, "answer {at} in pieces of {step}");
@@ -445,6 +448,46 @@ fn a_whole_body_is_bounded() {
             let fault = connection.whole(8).await.unwrap_err();
             assert_eq!(fault.kind, FaultKind::Body(FramingFault::TooLarge));
             assert!(!connection.reusable());
+        });
+        thread.join().unwrap();
+    }
+}
+
+/// A body that came with its head needs no wait, and leaves the connection as any other does.
+#[test]
+fn a_body_is_at_hand_only_if_it_is_whole_and_alone() {
+    let hi = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+    for (wire, max, at_hand, reusable) in [
+        (hi, 2, true, true),
+        (hi, 1, false, false),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi", 2, true, false),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi!", 9, false, false),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            9,
+            false,
+            true,
+        ),
+        ("HTTP/1.1 200 OK\r\n\r\nhi", 9, false, false),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 9, false, true),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi", 9, false, false),
+    ] {
+        let (address, thread) = backend(move |mut stream| {
+            assert!(read_head(&mut stream));
+            stream.write_all(wire.as_bytes()).unwrap();
+        });
+        run(async {
+            let mut connection = ClientConnection::connect(address, None, LIMIT).await.unwrap();
+            assert_eq!(connection.at_hand(max), None, "nothing was asked yet");
+            connection.send(get("GET")).await.unwrap();
+            connection.head().await.unwrap();
+            let body = connection.at_hand(max);
+            assert_eq!(body.as_deref(), at_hand.then_some(&b"hi"[..]), "{wire:?}");
+            if body.is_none() {
+                let _ = connection.whole(max).await;
+            }
+            assert_eq!(connection.at_hand(max), None, "it was taken: {wire:?}");
+            assert_eq!(connection.reusable(), reusable, "{wire:?}");
         });
         thread.join().unwrap();
     }
