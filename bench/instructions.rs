@@ -22,8 +22,8 @@ use serde::Deserialize;
 /// Turns that are counted. Buffers have their size, and tables their place, after the first ones.
 const TURNS: u64 = 200;
 const WARM_UP: u64 = 20;
-/// Seeds of hash tables differ from run to run, and with them some counts, slightly. More, up to 7 %,
-/// comes of how the optimiser divides the library, which a change anywhere in it may move.
+/// Seeds of hash tables differ from run to run, and with them some counts, slightly. More comes of
+/// what the optimiser inlines, which a change elsewhere in the library may move.
 const TOLERANCE: f64 = 0.1;
 /// So many more are no change of a small piece: some 10 ns, the spilling of a few registers.
 const HANDFUL: u64 = 32;

@@ -229,6 +229,11 @@ fn chosen(run: &Run) -> Result<Vec<Scenario>> {
         scenario.rate = run.rate.or(scenario.rate);
         scenario::check(scenario)?;
     }
+    if run.other.is_some() && !scenarios.iter().any(|s| s.rows.contains(&Row::Other)) {
+        return Err(
+            "--other stands beside the row \"proxy\", which none of these scenarios has".into()
+        );
+    }
     scenarios.retain(|scenario| !scenario.rows.is_empty() || !run.target.is_empty());
     Ok(scenarios)
 }

@@ -261,6 +261,8 @@ fn faults_of_scenarios_and_arguments_are_told_before_anything_starts() {
     assert!(refused(good, &["--rows", "prxy"]).contains("there are direct, nginx"));
     assert!(refused(good, &["--target", "gw=https://h/"]).contains("https is not spoken"));
     assert!(refused(good, &["--target", "gw=http://127.0.0.1:1/mcp"]).contains("--stub"));
+    let without = ["--rows", "direct", "--other", env!("CARGO_BIN_EXE_mcp-proxy")];
+    assert!(refused(good, &without).contains("--other stands beside the row \"proxy\""));
     assert!(refused(good, &["--soak", "20x"]).contains("20m"));
 }
 

@@ -203,8 +203,6 @@ fn a_connection_is_used_again_until_something_is_odd() {
     thread.join().unwrap();
 }
 
-/// Who still held the head while the body was read made the next answer go on in the middle of
-/// the last one: a session that was lost could not be opened again on the same connection.
 /// Behind a large answer the next one is read as if it were alike, and is understood whatever it is.
 #[test]
 fn an_answer_is_read_whether_or_not_it_looks_like_the_last_one() {
@@ -295,6 +293,8 @@ fn bytes_behind_an_answer_that_was_guessed_end_the_connection() {
     }
 }
 
+/// Who still held the head while the body was read made the next answer go on in the middle of
+/// the last one: a session that was lost could not be opened again on the same connection.
 #[test]
 fn a_head_that_is_still_held_does_not_spoil_the_next_one() {
     let (address, thread) = backend(|mut stream| {
