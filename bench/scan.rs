@@ -14,13 +14,13 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mcp_proxy::jsonrpc::{Watch, scan};
 use mcp_proxy::mcp::catalog::{List, ListKind};
-use support::{backend, call, rows, tools};
+use support::{backend, call, json, rows, tools};
 
 const SIZES: [(&str, usize); 4] =
     [("200B", 200), ("4KiB", 4 << 10), ("64KiB", 64 << 10), ("1MiB", 1 << 20)];
 
 fn messages(criterion: &mut Criterion) {
-    for (case, make) in [("text", call as fn(usize) -> Vec<u8>), ("rows", rows)] {
+    for (case, make) in [("text", call as fn(usize) -> Vec<u8>), ("json", json), ("rows", rows)] {
         let mut group = criterion.benchmark_group("message");
         for (label, bytes) in SIZES {
             let message = make(bytes);
@@ -30,7 +30,7 @@ fn messages(criterion: &mut Criterion) {
             group.bench_with_input(id("scan"), &message, |b, message| {
                 b.iter(|| scan(black_box(message)));
             });
-            if case == "rows" {
+            if case != "text" {
                 group.bench_with_input(id("watch-16KiB"), &message, |b, message| {
                     b.iter(|| {
                         let mut watch = Watch::new();

@@ -45,6 +45,17 @@ pub(crate) enum Form {
     Sse,
 }
 
+/// What the text of a result looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Text {
+    /// One letter again and again: the least that a reader can have to do.
+    #[default]
+    Letters,
+    /// Records in JSON, as most servers send what they have: every seventh byte begins an escape.
+    Json,
+}
+
 /// One kind of request, as a scenario has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -52,6 +63,7 @@ pub(crate) struct Call {
     pub(crate) method: Method,
     /// Bytes of the server's answer to a call, from brace to brace.
     pub(crate) result_bytes: usize,
+    pub(crate) text: Text,
     /// Bytes that fill the arguments up; the shortest request has 200 anyway.
     pub(crate) argument_bytes: usize,
     pub(crate) answer: Form,
@@ -68,6 +80,7 @@ impl Default for Call {
         Call {
             method: Method::Call,
             result_bytes: 200,
+            text: Text::Letters,
             argument_bytes: 0,
             answer: Form::Json,
             progress: 0,

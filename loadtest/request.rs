@@ -4,7 +4,7 @@
 
 use memchr::memmem;
 
-use crate::job::{Call, Era, Form, Job, Kind, Method, Place};
+use crate::job::{Call, Era, Form, Job, Kind, Method, Place, Text};
 use crate::wire::Answer;
 
 /// Bytes of a request body, unless its arguments need more.
@@ -27,6 +27,23 @@ pub(crate) fn tag(connection: usize, call: u64) -> Tag {
 /// The letter that fills the text of a result, so that pieces of two answers are told apart.
 pub(crate) fn letter(tag: &[u8]) -> u8 {
     b'a' + (tag.iter().fold(0_u32, |sum, &b| sum * 31 % 26 + u32::from(b)) % 26) as u8
+}
+
+/// A record of a text in JSON, with the place where letters tell it from others.
+const RECORD: &[u8; 76] =
+    br#"{\"id\": 1042, \"path\": \"/srv/................\", \"mode\": \"rw\"},\n    "#;
+const RECORD_LETTERS: std::ops::Range<usize> = 32..48;
+
+/// What fills the text of a result, between its two tags.
+pub(crate) fn fill(text: Text, letter: u8, bytes: usize) -> impl Iterator<Item = u8> {
+    let mut record = *RECORD;
+    record[RECORD_LETTERS].fill(letter);
+    let whole = match text {
+        Text::Letters => 0,
+        Text::Json => bytes / record.len(),
+    };
+    let letters = bytes - whole * record.len();
+    std::iter::repeat_n(record, whole).flatten().chain(std::iter::repeat_n(letter, letters))
 }
 
 pub(crate) const PREFIX: &str = r#"{"jsonrpc":"2.0","id":"#;
@@ -212,7 +229,11 @@ impl Template {
         let whole = |text: &[u8]| {
             text.len() > len + TAG_DIGITS
                 && text.starts_with(tag)
-                && text[TAG_DIGITS..len].iter().all(|&b| b == letter)
+                && text[TAG_DIGITS..len].iter().copied().eq(fill(
+                    self.call.text,
+                    letter,
+                    self.filling,
+                ))
                 && text[len..].starts_with(tag)
                 && text[len + TAG_DIGITS] == b'"'
         };
@@ -244,6 +265,9 @@ fn call_body(call: &Call, about: Option<(&str, usize)>, modern: bool) -> String 
         let mut more = String::new();
         if call.answer == Form::Sse || call.progress > 0 {
             more += &format!(r#","sse":1,"progress":{}"#, call.progress);
+        }
+        if call.text == Text::Json {
+            more += r#","json":1"#;
         }
         if call.delay_ms > 0 {
             more += &format!(r#","delay":{}"#, call.delay_ms);

@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::Args;
 use memchr::memmem;
 
-use crate::request::{CONTENT, END, END_COMPLETE, ENVELOPE, PREFIX, filling, letter};
+use crate::job::Text;
+use crate::request::{CONTENT, END, END_COMPLETE, ENVELOPE, PREFIX, fill, filling, letter};
 
 /// How the server behaves.
 #[derive(Args, Clone, Debug)]
@@ -64,7 +65,7 @@ impl Answers {
         let era = if options.modern { r#","resultType":"complete""# } else { "" };
         let kept = if options.modern { r#","ttlMs":60000,"cacheScope":"public""# } else { "" };
         let mut tools = String::from(
-            r#"{"name":"echo","description":"Answers with as many bytes as it is asked for.","inputSchema":{"type":"object","properties":{"tag":{"type":"string"},"size":{"type":"integer"},"sse":{"type":"integer"},"progress":{"type":"integer"},"delay":{"type":"integer"},"pad":{"type":"string"}}},"annotations":{"readOnlyHint":true}}"#,
+            r#"{"name":"echo","description":"Answers with as many bytes as it is asked for.","inputSchema":{"type":"object","properties":{"tag":{"type":"string"},"size":{"type":"integer"},"sse":{"type":"integer"},"progress":{"type":"integer"},"delay":{"type":"integer"},"json":{"type":"integer"},"pad":{"type":"string"}}},"annotations":{"readOnlyHint":true}}"#,
         );
         for number in 1..options.tools {
             tools += &format!(
@@ -141,7 +142,8 @@ impl Answers {
         reply.bytes.extend_from_slice(CONTENT.as_bytes());
         reply.bytes.extend_from_slice(tag);
         let filling = filling(number(b"\"size\":"));
-        reply.bytes.resize(reply.bytes.len() + filling, letter(tag));
+        let text = if number(b"\"json\":") > 0 { Text::Json } else { Text::Letters };
+        reply.bytes.extend(fill(text, letter(tag), filling));
         reply.bytes.extend_from_slice(tag);
         let end = if modern { END_COMPLETE } else { END };
         reply.bytes.extend_from_slice(end.as_bytes());

@@ -92,6 +92,7 @@ rows = ["direct", "hyper", "relay", "proxy", "stdio"]
 calls = [
     { share = 3 },
     { result_bytes = 65536 },
+    { result_bytes = 65536, text = "json" },
     { argument_bytes = 65536 },
     { answer = "sse" },
     { answer = "sse", progress = 3 },
@@ -356,6 +357,8 @@ fn gateway(server: SocketAddr, change: fn(&mut [u8], usize)) -> SocketAddr {
     std::thread::spawn(move || {
         while let Ok((client, _)) = listener.accept() {
             let back = TcpStream::connect(server).unwrap();
+            // Answers that come in two pieces would wait for each other.
+            client.set_nodelay(true).unwrap();
             let (from, to) = (client.try_clone().unwrap(), back.try_clone().unwrap());
             std::thread::spawn(move || pass(from, to, |_, _| {}));
             std::thread::spawn(move || pass(back, client, change));
@@ -420,6 +423,55 @@ fn a_wrong_answer_is_not_taken_for_a_right_one() {
     let output = run(
         scratch.path(),
         OWN_GATEWAY,
+        &["--seconds", "0.3", "--target", &target, "--stub", &server],
+    );
+    let text = said(&output);
+    assert!(!output.status.success(), "{text}");
+    assert!(text.contains("another result"), "{text}");
+}
+
+/// The text that scenarios ask for with `text = "json"` is JSON once it is read, and each byte counts.
+#[test]
+fn a_text_of_json_is_that_and_is_checked() {
+    let (_stub, server) = stub();
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"tag":"100000000000001","size":4096,"json":1}}}"#;
+    let mut stream = connect(server);
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+    let message = loop {
+        let read = stream.read(&mut piece).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&piece[..read]);
+        let Some(head) = memchr::memmem::find(&bytes, b"\r\n\r\n") else { continue };
+        if let Ok(message) = serde_json::from_slice::<Value>(&bytes[head + 4..]) {
+            break message;
+        }
+    };
+    let text = message["result"]["content"][0]["text"].as_str().unwrap();
+    let records: Vec<&str> = text[15..].split(",\n").collect();
+    assert!(records.len() > 40, "{text}");
+    for record in &records[..records.len() - 1] {
+        let record: Value = serde_json::from_str(record.trim()).unwrap();
+        assert_eq!(record["mode"], "rw");
+    }
+
+    let addr = gateway(server, |bytes, turn| {
+        // An answer comes in two pieces, a long one first.
+        if turn % 50 == 48 && bytes.len() > 2000 {
+            let at = bytes.len() - 1000;
+            bytes[at] = if bytes[at] == b'r' { b's' } else { b'r' };
+        }
+    });
+    let scratch = scratch();
+    let (target, server) = (format!("liar=http://{addr}/mcp"), server.to_string());
+    let scenario = format!("{OWN_GATEWAY}calls = [{{ result_bytes = 4096, text = \"json\" }}]\n");
+    let output = run(
+        scratch.path(),
+        &scenario,
         &["--seconds", "0.3", "--target", &target, "--stub", &server],
     );
     let text = said(&output);

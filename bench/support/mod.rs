@@ -45,6 +45,22 @@ pub(crate) fn call(bytes: usize) -> Vec<u8> {
     message.into_bytes()
 }
 
+/// A result whose text is JSON, as most servers send what they have: every few bytes are escaped.
+pub(crate) fn json(bytes: usize) -> Vec<u8> {
+    let head = r#"{"jsonrpc":"2.0","id":1234,"result":{"content":[{"type":"text","text":""#;
+    let tail = r#""}],"isError":false}}"#;
+    let mut message = head.to_owned();
+    let mut row = 0;
+    while message.len() + tail.len() < bytes.saturating_sub(64) {
+        message.push_str(&format!(
+            r#"{{\"id\": {row}, \"path\": \"/srv/file-{row}.txt\", \"mode\": \"rw\"}},\n"#
+        ));
+        row += 1;
+    }
+    message.push_str(tail);
+    message.into_bytes()
+}
+
 /// A result of many small values: structure rather than text.
 pub(crate) fn rows(bytes: usize) -> Vec<u8> {
     let mut message = String::from(r#"{"jsonrpc":"2.0","id":1234,"result":{"structuredContent":["#);
@@ -187,9 +203,11 @@ pub(crate) fn pieces() -> Vec<(&'static str, Turn)> {
             black_box(&mut out);
         }),
     );
-    for (name, message) in
-        [("message/scan/200B", call(200)), ("message/scan-rows/64KiB", rows(64 << 10))]
-    {
+    for (name, message) in [
+        ("message/scan/200B", call(200)),
+        ("message/scan-json/64KiB", json(64 << 10)),
+        ("message/scan-rows/64KiB", rows(64 << 10)),
+    ] {
         add(
             name,
             Box::new(move || {
@@ -197,17 +215,20 @@ pub(crate) fn pieces() -> Vec<(&'static str, Turn)> {
             }),
         );
     }
-    let message = rows(64 << 10);
-    add(
-        "message/watch/64KiB",
-        Box::new(move || {
-            let mut watch = Watch::new();
-            for piece in message.chunks(16 << 10) {
-                watch.feed(black_box(piece)).expect("a good piece");
-            }
-            black_box(watch.finish()).expect("a response");
-        }),
-    );
+    for (name, message) in
+        [("message/watch/64KiB", rows(64 << 10)), ("message/watch-json/64KiB", json(64 << 10))]
+    {
+        add(
+            name,
+            Box::new(move || {
+                let mut watch = Watch::new();
+                for piece in message.chunks(16 << 10) {
+                    watch.feed(black_box(piece)).expect("a good piece");
+                }
+                black_box(watch.finish()).expect("a response");
+            }),
+        );
+    }
     let message = call(200);
     let name = scan(&message).expect("a good message").name.expect("a name");
     add(

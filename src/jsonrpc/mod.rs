@@ -6,8 +6,10 @@
 
 pub mod canon;
 pub mod message;
+mod nest;
 mod raw;
 pub mod scan;
+mod text;
 mod token;
 pub mod walk;
 pub mod watch;

@@ -9,9 +9,10 @@
 //! takes the last of two, or ignores case, would otherwise obey what nobody has checked.
 
 use super::message::{Envelope, Kind, ScanFault, Span};
-use super::token;
+use super::nest::{Awaits, Nest};
+use super::{text, token};
 use crate::error;
-use crate::limits::{JSON_DEPTH_MAX, SCALAR_BYTES_MAX};
+use crate::limits::SCALAR_BYTES_MAX;
 
 /// Scans one message.
 ///
@@ -54,9 +55,7 @@ pub(super) fn checked<'m, T>(
     }
     let mut scanner = Scanner::checked(bytes);
     let verdict = read(&mut scanner);
-    if (scanner.bits & token::HIGHS != 0 || verdict.is_err())
-        && simdutf8::basic::from_utf8(bytes).is_err()
-    {
+    if (scanner.beyond != 0 || verdict.is_err()) && simdutf8::basic::from_utf8(bytes).is_err() {
         return Err(ScanFault::Utf8);
     }
     verdict
@@ -357,14 +356,14 @@ pub(super) fn id_value(value: &[u8]) -> Result<(), ScanFault> {
 pub(super) struct Scanner<'m> {
     bytes: &'m [u8],
     at: usize,
-    /// Of the bytes of strings, gathered.
-    bits: u64,
+    /// Other than zero if a string has a byte beyond ASCII.
+    beyond: u32,
 }
 
 impl<'m> Scanner<'m> {
     /// At the start of bytes that were checked as a part of others.
     pub(super) fn checked(bytes: &'m [u8]) -> Scanner<'m> {
-        Scanner { bytes, at: 0, bits: 0 }
+        Scanner { bytes, at: 0, beyond: 0 }
     }
 
     fn message(&mut self) -> Result<Envelope, ScanFault> {
@@ -531,93 +530,29 @@ impl<'m> Scanner<'m> {
     #[inline]
     pub(super) fn value(&mut self, depth: usize) -> Result<Span, ScanFault> {
         let start = self.at;
-        match self.peek() {
-            Some(b'"') => self.string()?,
-            Some(b'-' | b'0'..=b'9') => self.at = token::number_end(self.bytes, self.at)?,
-            _ => return self.any_value(depth),
-        }
+        self.at = match self.peek() {
+            Some(b'"') => text::string_end(self.bytes, start, &mut self.beyond)?,
+            Some(b'-' | b'0'..=b'9') => token::number_end(self.bytes, start)?,
+            Some(b'{' | b'[') => self.nested(depth)?,
+            Some(_) => token::literal_end(self.bytes, start)?.ok_or(ScanFault::Syntax)?,
+            None => return Err(ScanFault::Syntax),
+        };
         Ok(Span::new(start, self.at))
     }
 
-    fn any_value(&mut self, depth: usize) -> Result<Span, ScanFault> {
-        let start = self.at;
-        // One bit per open container, the innermost lowest: 1 = object.
-        let mut objects = 0u128;
-        let mut open = 0;
-        loop {
-            match self.peek().ok_or(ScanFault::Syntax)? {
-                b'"' => self.string()?,
-                b'-' | b'0'..=b'9' => self.at = token::number_end(self.bytes, self.at)?,
-                bracket @ (b'{' | b'[') => {
-                    if depth + open + 1 >= JSON_DEPTH_MAX {
-                        return Err(ScanFault::Depth);
-                    }
-                    let object = bracket == b'{';
-                    self.at += 1;
-                    self.space();
-                    if !self.take(if object { b'}' } else { b']' }) {
-                        objects = objects << 1 | u128::from(object);
-                        open += 1;
-                        if object {
-                            self.key()?;
-                        }
-                        continue;
-                    }
-                }
-                b't' => self.literal(b"true")?,
-                b'f' => self.literal(b"false")?,
-                b'n' => self.literal(b"null")?,
-                _ => return Err(ScanFault::Syntax),
-            }
-            // Behind a value: close what ends here, up to the next value or our own end.
-            loop {
-                if open == 0 {
-                    return Ok(Span::new(start, self.at));
-                }
-                self.space();
-                let object = objects & 1 == 1;
-                match self.peek() {
-                    Some(b',') => {
-                        self.at += 1;
-                        self.space();
-                        if object {
-                            self.key()?;
-                        }
-                        break;
-                    }
-                    Some(b'}') if object => self.at += 1,
-                    Some(b']') if !object => self.at += 1,
-                    _ => return Err(ScanFault::Syntax),
-                }
-                objects >>= 1;
-                open -= 1;
-            }
-        }
+    /// Behind the object or array here.
+    fn nested(&mut self, depth: usize) -> Result<usize, ScanFault> {
+        let mut nest = Nest::within(depth);
+        let mut awaits = Awaits::Value;
+        let end = nest.walk(self.bytes, self.at, &mut awaits, depth, &mut self.beyond)?;
+        if nest.depth() == depth { Ok(end) } else { Err(ScanFault::Syntax) }
     }
 
-    #[inline]
     fn string(&mut self) -> Result<(), ScanFault> {
-        self.expect(b'"')?;
-        loop {
-            self.at = token::plain_end_noting(self.bytes, self.at, &mut self.bits);
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                Some(b'\\') => {
-                    self.at = token::escape_end(self.bytes, self.at).ok_or(ScanFault::Syntax)?;
-                }
-                _ => return Err(ScanFault::Syntax),
-            }
-        }
-    }
-
-    fn literal<const N: usize>(&mut self, word: &[u8; N]) -> Result<(), ScanFault> {
-        if self.bytes[self.at..].first_chunk() != Some(word) {
+        if self.peek() != Some(b'"') {
             return Err(ScanFault::Syntax);
         }
-        self.at += N;
+        self.at = text::string_end(self.bytes, self.at, &mut self.beyond)?;
         Ok(())
     }
 
@@ -634,9 +569,7 @@ impl<'m> Scanner<'m> {
 
     #[inline]
     pub(super) fn space(&mut self) {
-        while self.peek().is_some_and(token::is_space) {
-            self.at += 1;
-        }
+        self.at = token::space_end(self.bytes, self.at);
     }
 
     #[inline]
@@ -657,8 +590,6 @@ fn inside(string: Span, message: &[u8]) -> &[u8] {
     let raw = string.of(message);
     &raw[1..raw.len() - 1]
 }
-
-const _: () = assert!(JSON_DEPTH_MAX <= 128, "one bit of a u128 for each container");
 
 #[cfg(test)]
 mod tests;

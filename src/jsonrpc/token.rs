@@ -1,6 +1,6 @@
-//! Owns: the smallest pieces of JSON text: runs of plain characters, escapes, numbers, literals.
+//! Owns: the smallest pieces of JSON: escapes, numbers, literals, white space.
 //! Never: structure.
-//! Next: `scan`, which `watch` cannot disagree with, as both share these.
+//! Next: `text`, strings of such pieces and others.
 //!
 //! Document: RFC 8259 §6, §7. What the grammar allows goes through: half of a surrogate pair, which is
 //! what a program leaves that cuts a text by UTF-16 units (§8.2), and numbers beyond a double. Only
@@ -8,94 +8,6 @@
 
 use super::message::ScanFault;
 use crate::limits::SCALAR_BYTES_MAX;
-use crate::rt::wide;
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-pub(super) const HIGHS: u64 = 0x8080_8080_8080_8080;
-
-/// Where the first quote, backslash or control character at or behind `at` stands, or the length.
-#[inline(always)]
-pub(super) fn plain_end(bytes: &[u8], at: usize) -> usize {
-    plain_end_noting(bytes, at, &mut 0)
-}
-
-/// As [`plain_end`]; the high bits of `seen` tell whether any byte of the run was beyond ASCII (a
-/// byte of the word behind it may set them too).
-#[inline(always)]
-pub(super) fn plain_end_noting(bytes: &[u8], at: usize, seen: &mut u64) -> usize {
-    // Keys and short strings end within the first words; only what is longer pays for the call.
-    match word(bytes, at, seen) {
-        Some(0) => match word(bytes, at + 8, seen) {
-            Some(0) => long_plain_end(bytes, at + 16, seen),
-            Some(mask) => at + 8 + (mask.trailing_zeros() / 8) as usize,
-            None => long_plain_end(bytes, at + 8, seen),
-        },
-        Some(mask) => at + (mask.trailing_zeros() / 8) as usize,
-        None => long_plain_end(bytes, at, seen),
-    }
-}
-
-/// A run that goes on for so long is looked at by the widest vectors: they cost a call, and the block
-/// in which they end is looked at again.
-const WIDE_FROM: usize = 256;
-
-#[inline(never)]
-fn long_plain_end(bytes: &[u8], mut at: usize, seen: &mut u64) -> usize {
-    // Two words more before the wide loop, which would look at them twice.
-    for _ in 0..2 {
-        match word(bytes, at, seen) {
-            Some(0) => at += 8,
-            Some(mask) => return at + (mask.trailing_zeros() / 8) as usize,
-            None => break,
-        }
-    }
-    let wide = at + WIDE_FROM;
-    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<64>()) {
-        // No early exit and no table: the compiler turns this into vector compares.
-        let special = chunk.iter().fold(0u8, |seen, &byte| {
-            seen | u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\')
-        });
-        if special != 0 {
-            break;
-        }
-        *seen |= u64::from(chunk.iter().fold(0u8, |bits, &byte| bits | byte));
-        at += 64;
-        if at >= wide {
-            let (length, beyond) = wide::plain_blocks(&bytes[at..]);
-            *seen |= u64::from(beyond) << 7;
-            at += length;
-            break;
-        }
-    }
-    while let Some(mask) = word(bytes, at, seen) {
-        if mask != 0 {
-            return at + (mask.trailing_zeros() / 8) as usize;
-        }
-        at += 8;
-    }
-    for (run, &byte) in bytes[at..].iter().enumerate() {
-        if byte < 0x20 || byte == b'"' || byte == b'\\' {
-            return at + run;
-        }
-        *seen |= u64::from(byte);
-    }
-    bytes.len()
-}
-
-/// The high bit of each of the next eight bytes that ends a run; `None` near the end.
-///
-/// A subtraction may borrow into the byte above a hit, so only the lowest bit is exact, and only
-/// that one is used. `seen` gathers all bits.
-#[inline(always)]
-fn word(bytes: &[u8], at: usize, seen: &mut u64) -> Option<u64> {
-    let word = u64::from_le_bytes(*bytes.get(at..)?.first_chunk::<8>()?);
-    *seen |= word;
-    let zero = |word: u64| word.wrapping_sub(ONES) & !word;
-    let quote = zero(word ^ (ONES * b'"' as u64));
-    let backslash = zero(word ^ (ONES * b'\\' as u64));
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    Some((quote | backslash | control) & HIGHS)
-}
 
 /// What stands at a backslash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,14 +23,22 @@ pub(super) enum Escape {
 /// Longest escape, of which a surrogate pair is two.
 pub(super) const ESCAPE_BYTES_MAX: usize = 6;
 
-/// Behind the escape at `at`, which is a backslash; `None` if it is bad or not whole.
-#[inline]
-pub(super) fn escape_end(bytes: &[u8], at: usize) -> Option<usize> {
-    if let Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') = bytes.get(at + 1) {
-        return Some(at + 2);
-    }
-    escape_length(&bytes[at..]).ok().flatten().map(|length| at + length)
+/// Whether a letter makes an escape with a backslash alone.
+#[inline(always)]
+pub(super) fn is_simple(letter: &u8) -> bool {
+    SIMPLE[usize::from(*letter)]
 }
+
+static SIMPLE: [bool; 256] = {
+    let mut simple = [false; 256];
+    let letters = br#""\/bfnrt"#;
+    let mut at = 0;
+    while at < letters.len() {
+        simple[letters[at] as usize] = true;
+        at += 1;
+    }
+    simple
+};
 
 /// The length of the escape at the start of `bytes`, which is a backslash; `None` if they end within
 /// it. Half of a surrogate pair is one.
@@ -128,7 +48,7 @@ pub(super) fn escape_end(bytes: &[u8], at: usize) -> Option<usize> {
 pub(super) fn escape_length(bytes: &[u8]) -> Result<Option<usize>, ScanFault> {
     match bytes.get(1) {
         None => Ok(None),
-        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(Some(2)),
+        Some(letter) if is_simple(letter) => Ok(Some(2)),
         Some(b'u') => {
             let digits = bytes[2..].iter().take(4);
             match digits.clone().all(u8::is_ascii_hexdigit) {
@@ -228,44 +148,79 @@ pub fn unescaped(inside: &[u8]) -> impl Iterator<Item = char> + '_ {
     })
 }
 
-/// Where the number that starts at `at` ends.
+/// Where the number that starts at `start` ends.
+///
+/// # Errors
+/// It is none (RFC 8259 §6), or too long.
+#[inline]
 pub(super) fn number_end(bytes: &[u8], start: usize) -> Result<usize, ScanFault> {
-    let digits = |at: usize| {
-        let rest = bytes.get(at..).unwrap_or_default();
-        at + rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len())
-    };
-    let mut at = start;
-    if bytes.get(at) == Some(&b'-') {
-        at += 1;
-    }
-    at = match bytes.get(at) {
-        Some(b'0') => at + 1,
-        Some(b'1'..=b'9') => digits(at + 1),
+    let mut at = start + usize::from(bytes.get(start) == Some(&b'-'));
+    match bytes.get(at) {
+        Some(b'0') => at += 1,
+        Some(b'1'..=b'9') => at = digits_end(bytes, at + 1),
         _ => return Err(ScanFault::Syntax),
-    };
-    if bytes.get(at) == Some(&b'.') {
-        let from = at + 1;
-        at = digits(from);
-        if at == from {
-            return Err(ScanFault::Syntax);
-        }
     }
-    if matches!(bytes.get(at), Some(b'e' | b'E')) {
-        at += 1;
-        if matches!(bytes.get(at), Some(b'+' | b'-')) {
-            at += 1;
-        }
-        let from = at;
-        at = digits(from);
-        if at == from {
-            return Err(ScanFault::Syntax);
-        }
+    if let Some(b'.' | b'e' | b'E') = bytes.get(at) {
+        at = fraction_end(bytes, at)?;
     }
     if at - start > SCALAR_BYTES_MAX {
         return Err(ScanFault::ScalarTooLong);
     }
     Ok(at)
 }
+
+fn fraction_end(bytes: &[u8], mut at: usize) -> Result<usize, ScanFault> {
+    let some_digits = |at| match digits_end(bytes, at) {
+        end if end > at => Ok(end),
+        _ => Err(ScanFault::Syntax),
+    };
+    if bytes[at] == b'.' {
+        at = some_digits(at + 1)?;
+    }
+    if let Some(b'e' | b'E') = bytes.get(at) {
+        let sign = matches!(bytes.get(at + 1), Some(b'+' | b'-'));
+        at = some_digits(at + 1 + usize::from(sign))?;
+    }
+    Ok(at)
+}
+
+#[inline(always)]
+fn digits_end(bytes: &[u8], mut at: usize) -> usize {
+    while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
+    }
+    at
+}
+
+/// As [`number_end`]; `None` if the bytes end at the number or within it.
+///
+/// # Errors
+/// See [`number_end`].
+#[inline]
+pub(super) fn whole_number_end(bytes: &[u8], at: usize) -> Result<Option<usize>, ScanFault> {
+    match number_end(bytes, at) {
+        Ok(end) => Ok((end < bytes.len()).then_some(end)),
+        Err(_) if bytes[at..].iter().all(|&byte| of_number(byte)) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Behind the `true`, `false` or `null` at `at`; `None` if the bytes end within it.
+///
+/// # Errors
+/// It is none of these.
+#[inline]
+pub(super) fn literal_end(bytes: &[u8], at: usize) -> Result<Option<usize>, ScanFault> {
+    match &bytes[at..] {
+        [b't', b'r', b'u', b'e', ..] | [b'n', b'u', b'l', b'l', ..] => Ok(Some(at + 4)),
+        [b'f', b'a', b'l', b's', b'e', ..] => Ok(Some(at + 5)),
+        cut if LITERALS.iter().any(|whole| whole.starts_with(cut)) => Ok(None),
+        _ => Err(ScanFault::Syntax),
+    }
+}
+
+/// The literals (RFC 8259 §3).
+pub(super) const LITERALS: [&[u8]; 3] = [b"true", b"false", b"null"];
 
 /// Whether an id, a number or a string, has a value that both sides can agree on.
 ///
@@ -290,6 +245,19 @@ pub(super) fn of_number(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')
 }
 
+/// Where the white space that may stand at `at` ends.
+#[inline(always)]
+pub(super) fn space_end(bytes: &[u8], mut at: usize) -> usize {
+    // As a rule there is none, and one comparison tells.
+    while let Some(&byte) = bytes.get(at)
+        && byte <= b' '
+        && is_space(byte)
+    {
+        at += 1;
+    }
+    at
+}
+
 /// White space (RFC 8259 §2).
 #[inline]
 pub(super) fn is_space(byte: u8) -> bool {
@@ -311,39 +279,6 @@ pub(super) fn folds_to(inside: &[u8], lower: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_run_ends_where_a_plain_search_says() {
-        // Every special byte at every place of every length that crosses the loops' borders.
-        for length in 0..200 {
-            let calm: Vec<u8> = (0..length).map(|i| b"az~\x7F\xC3\xFF!#[]"[i % 10]).collect();
-            assert_eq!(plain_end(&calm, 0), length);
-            for at in 0..length {
-                for special in [0, 1, 0x1F, b'"', b'\\'] {
-                    let mut bytes = calm.clone();
-                    bytes[at] = special;
-                    // One more behind it must not matter.
-                    if at + 1 < length {
-                        bytes[at + 1] = b'"';
-                    }
-                    assert_eq!(plain_end(&bytes, 0), at, "{special} of {length}");
-                    assert_eq!(plain_end(&bytes, at), at);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_byte_is_judged_alike_in_every_lane() {
-        for byte in 0..=255u8 {
-            let special = byte < 0x20 || byte == b'"' || byte == b'\\';
-            for lane in 0..8 {
-                let mut bytes = [b'x'; 16];
-                bytes[lane] = byte;
-                assert_eq!(plain_end(&bytes, 0), if special { lane } else { 16 }, "{byte:#x}");
-            }
-        }
-    }
 
     #[test]
     fn escapes() {

@@ -8,9 +8,10 @@
 use std::ops::Range;
 
 use super::message::{Kind, ScanFault};
+use super::nest::{Awaits, Nest};
 use super::scan::{self, bits};
-use super::token;
-use crate::limits::{JSON_DEPTH_MAX, SCALAR_BYTES_MAX};
+use super::{text, token};
+use crate::limits::SCALAR_BYTES_MAX;
 
 /// Resumable scanner of one response. Feed it every piece, then ask [`Watch::finish`].
 ///
@@ -21,9 +22,7 @@ pub struct Watch {
     state: State,
     /// Bytes fed so far.
     fed: u64,
-    /// One bit per open container, the innermost lowest: 1 = object.
-    objects: u128,
-    depth: usize,
+    nest: Nest,
     /// Members of the envelope met so far, as the bits of `scan`.
     seen: u32,
     /// The member of the envelope whose value stands here, 0 for others.
@@ -35,8 +34,8 @@ pub struct Watch {
     id_at: Range<u64>,
     /// Start of a character that the last piece cut.
     cut: Vec<u8>,
-    /// Of the bytes of strings of this piece, gathered.
-    bits: u64,
+    /// Other than zero if a string of this piece has a byte beyond ASCII.
+    beyond: u32,
     fault: Option<ScanFault>,
 }
 
@@ -45,22 +44,9 @@ enum State {
     /// Before the opening brace.
     #[default]
     Start,
-    /// A value must begin.
-    Value,
-    /// Behind `[`: a value or `]`.
-    FirstElement,
-    /// Behind `{`: a key or `}`.
-    FirstKey,
-    /// Behind a comma in an object: a key.
-    Key,
-    Colon,
-    /// Behind a value: a comma or the end of its container.
-    Behind,
-    /// In a string: a key, or a value.
-    Text {
-        key: bool,
-    },
-    /// Behind a backslash in one.
+    /// Between two tokens.
+    Between(Awaits),
+    /// Within an escape of a string, from its backslash on.
     Escape {
         key: bool,
     },
@@ -87,10 +73,10 @@ impl Watch {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        self.bits = 0;
+        self.beyond = 0;
         let mut verdict = self.bytes(piece);
         // As in `scan`: only what is beyond ASCII, or odd, is looked at twice.
-        if self.bits & token::HIGHS != 0 || !self.cut.is_empty() || verdict.is_err() {
+        if self.beyond != 0 || !self.cut.is_empty() || verdict.is_err() {
             verdict = self.utf8(piece).and(verdict);
         }
         self.fed += piece.len() as u64;
@@ -170,40 +156,58 @@ impl Watch {
         let mut at = 0;
         while at < piece.len() {
             at = match self.state {
-                State::Text { key } => self.text(piece, at, key)?,
                 State::Escape { key } => self.escape(piece, at, key)?,
                 State::Number => self.number(piece, at)?,
                 State::Literal => self.literal(piece, at)?,
+                State::Between(awaits) if self.nest.depth() > 1 => self.below(piece, at, awaits)?,
+                State::Between(Awaits::Text { key }) => self.text(piece, at, key)?,
                 _ if token::is_space(piece[at]) => at + 1,
-                _ => self.structure(piece, at)?,
+                State::Between(awaits) => self.structure(piece, at, awaits)?,
+                State::Start if piece[at] == b'{' => {
+                    self.open(true)?;
+                    at + 1
+                }
+                // Half a document of another type is no JSON, a whole one is no message; nobody
+                // who streams needs the difference.
+                State::Start => return Err(ScanFault::Shape),
+                State::End => return Err(ScanFault::Syntax),
             };
         }
         Ok(())
     }
 
-    /// One byte between tokens.
-    fn structure(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanFault> {
-        let byte = piece[at];
-        let object = self.objects & 1 == 1;
-        match (self.state, byte) {
-            (State::Start, b'{') => self.open(true)?,
-            // Half a document of another type is no JSON, a whole one is no message; nobody who
-            // streams needs the difference.
-            (State::Start, _) => return Err(ScanFault::Shape),
-            (State::FirstKey, b'}') => self.close(),
-            (State::FirstElement, b']') => self.close(),
-            (State::Behind, b'}') if object => self.close(),
-            (State::Behind, b']') if !object => self.close(),
-            (State::Behind, b',') => {
-                self.state = if object { State::Key } else { State::Value };
-            }
-            (State::FirstKey | State::Key, b'"') => {
+    /// What stands below the envelope.
+    fn below(&mut self, piece: &[u8], at: usize, mut awaits: Awaits) -> Result<usize, ScanFault> {
+        let end = self.nest.walk(piece, at, &mut awaits, 1, &mut self.beyond)?;
+        self.state = State::Between(awaits);
+        match awaits {
+            _ if end == piece.len() => Ok(end),
+            // What the piece cuts is gathered.
+            Awaits::Text { key } => {
                 self.token.clear();
-                self.state = State::Text { key: true };
+                self.state = State::Escape { key };
+                Ok(end)
             }
-            (State::Colon, b':') => self.state = State::Value,
-            (State::Value | State::FirstElement, _) => return self.begin(piece, at),
-            _ => return Err(ScanFault::Syntax),
+            Awaits::Value | Awaits::FirstElement => self.begin(piece, end),
+            _ => Ok(end),
+        }
+    }
+
+    /// One byte of the envelope between tokens.
+    fn structure(&mut self, piece: &[u8], at: usize, awaits: Awaits) -> Result<usize, ScanFault> {
+        match (awaits, piece[at]) {
+            (Awaits::FirstKey | Awaits::Key, b'"') => {
+                self.token.clear();
+                self.state = State::Between(Awaits::Text { key: true });
+            }
+            (Awaits::Value, _) => return self.begin(piece, at),
+            (_, byte) => {
+                let next = self.nest.step(awaits, byte)?;
+                self.state = match self.nest.depth() {
+                    0 => State::End,
+                    _ => State::Between(next),
+                };
+            }
         }
         Ok(at + 1)
     }
@@ -211,7 +215,7 @@ impl Watch {
     /// The first byte of a value.
     fn begin(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanFault> {
         let byte = piece[at];
-        if self.depth == 1 {
+        if self.nest.depth() == 1 {
             let fits = match self.member {
                 bits::JSONRPC => byte == b'"',
                 bits::ERROR => byte == b'{',
@@ -230,7 +234,7 @@ impl Watch {
         match byte {
             b'"' => {
                 self.keep(b"\"")?;
-                self.state = State::Text { key: false };
+                self.state = State::Between(Awaits::Text { key: false });
                 return Ok(at + 1);
             }
             b'{' => self.open(true)?,
@@ -249,24 +253,13 @@ impl Watch {
     }
 
     fn open(&mut self, object: bool) -> Result<(), ScanFault> {
-        if self.depth + 1 >= JSON_DEPTH_MAX {
-            return Err(ScanFault::Depth);
-        }
-        self.depth += 1;
-        self.objects = self.objects << 1 | u128::from(object);
-        self.state = if object { State::FirstKey } else { State::FirstElement };
+        self.state = State::Between(self.nest.open(object)?);
         Ok(())
-    }
-
-    fn close(&mut self) {
-        self.depth -= 1;
-        self.objects >>= 1;
-        self.state = if self.depth == 0 { State::End } else { State::Behind };
     }
 
     /// Keeps a part of a value that is looked at when it is whole.
     fn keep(&mut self, part: &[u8]) -> Result<(), ScanFault> {
-        if self.depth != 1 {
+        if self.nest.depth() != 1 {
             return Ok(());
         }
         let (kept, most, fault) = match (self.member, &mut self.id) {
@@ -283,8 +276,8 @@ impl Watch {
 
     /// A value of the envelope, or anything below it, is whole; it ends before `end`.
     fn whole(&mut self, end: usize) -> Result<(), ScanFault> {
-        self.state = State::Behind;
-        if self.depth == 1 {
+        self.state = State::Between(Awaits::Behind);
+        if self.nest.depth() == 1 {
             match self.member {
                 bits::ID => {
                     token::means_something(self.id.as_deref().unwrap_or_default())?;
@@ -297,36 +290,31 @@ impl Watch {
         Ok(())
     }
 
-    /// A run of plain characters, and what ends it.
+    /// Of a string of the envelope, a run of plain characters, and what ends it.
     fn text(&mut self, piece: &[u8], at: usize, key: bool) -> Result<usize, ScanFault> {
-        let end = token::plain_end_noting(piece, at, &mut self.bits);
+        let end = text::plain_end(piece, at, &mut self.beyond);
         let run = &piece[at..end];
-        if !key {
-            self.keep(run)?;
-        } else if self.depth == 1 {
+        if key {
             // A longer key is none of ours, so its rest does not matter.
             let room = KEY_BYTES_MAX.saturating_sub(self.token.len());
             self.token.extend_from_slice(&run[..run.len().min(room)]);
+        } else {
+            self.keep(run)?;
         }
         match piece.get(end) {
             None => return Ok(end),
             Some(b'"') if key => {
-                if self.depth == 1 {
-                    self.envelope_key()?;
-                }
-                self.state = State::Colon;
+                self.envelope_key()?;
+                self.state = State::Between(Awaits::Colon);
             }
             Some(b'"') => {
                 self.keep(b"\"")?;
                 self.whole(end + 1)?;
             }
-            Some(b'\\') if key && self.depth == 1 => return Err(ScanFault::EscapedKey),
+            // Only strings whose token is not in use have escapes.
+            Some(b'\\') if key => return Err(ScanFault::EscapedKey),
+            Some(b'\\') if self.member == bits::JSONRPC => return Err(ScanFault::Shape),
             Some(b'\\') => {
-                // Only strings whose token is not in use have escapes: keys of the envelope and
-                // the version refuse them.
-                if !key && self.depth == 1 && self.member == bits::JSONRPC {
-                    return Err(ScanFault::Shape);
-                }
                 self.token.clear();
                 self.state = State::Escape { key };
                 return Ok(end);
@@ -363,7 +351,7 @@ impl Watch {
                     kept?;
                 }
                 self.token.clear();
-                self.state = State::Text { key };
+                self.state = State::Between(Awaits::Text { key });
                 Ok(at + length - before)
             }
             None => Ok(piece.len()),
@@ -392,24 +380,11 @@ impl Watch {
     }
 
     fn literal(&mut self, piece: &[u8], at: usize) -> Result<usize, ScanFault> {
-        if self.token.is_empty() && (self.depth > 1 || self.member != bits::ID) {
-            // Nearly always it stands whole in the piece.
-            let length = match piece[at..] {
-                [b't', b'r', b'u', b'e', ..] | [b'n', b'u', b'l', b'l', ..] => 4,
-                [b'f', b'a', b'l', b's', b'e', ..] => 5,
-                _ => 0,
-            };
-            if length > 0 {
-                self.whole(at + length)?;
-                return Ok(at + length);
-            }
-        }
         self.token.push(piece[at]);
         self.keep(&piece[at..at + 1])?;
         match &self.token[..] {
             b"true" | b"false" | b"null" => self.whole(at + 1)?,
-            part if [&b"true"[..], b"false", b"null"].iter().any(|word| word.starts_with(part)) => {
-            }
+            part if token::LITERALS.iter().any(|whole| whole.starts_with(part)) => {}
             _ => return Err(ScanFault::Syntax),
         }
         Ok(at + 1)

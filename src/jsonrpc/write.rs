@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::message::Span;
-use super::token;
+use super::{text, token};
 
 /// A copy of `message` in which each range is replaced; ranges ascend and do not overlap.
 ///
@@ -31,7 +31,7 @@ pub fn splice(message: &[u8], edits: &[(Span, &[u8])]) -> Vec<u8> {
 pub fn unquote(raw: &[u8]) -> Option<Cow<'_, str>> {
     let [b'"', inside @ .., b'"'] = raw else { return None };
     let inside = std::str::from_utf8(inside).ok()?;
-    let mut at = token::plain_end(inside.as_bytes(), 0);
+    let mut at = text::plain_end(inside.as_bytes(), 0, &mut 0);
     if at == inside.len() {
         return Some(Cow::Borrowed(inside));
     }
@@ -49,7 +49,7 @@ pub fn unquote(raw: &[u8]) -> Option<Cow<'_, str>> {
         text.push_str(&inside[from..at]);
         text.push(character);
         from = at + length;
-        at = token::plain_end(inside.as_bytes(), from);
+        at = text::plain_end(inside.as_bytes(), from, &mut 0);
     }
     text.push_str(&inside[from..]);
     Some(Cow::Owned(text))
@@ -67,7 +67,7 @@ pub fn quote_into(text: &str, out: &mut Vec<u8>) {
     let bytes = text.as_bytes();
     let mut from = 0;
     loop {
-        let at = token::plain_end(bytes, from);
+        let at = text::plain_end(bytes, from, &mut 0);
         out.extend_from_slice(&bytes[from..at]);
         let Some(&special) = bytes.get(at) else { return };
         match special {

@@ -20,6 +20,9 @@ use monoio::buf::IoVecBufMut;
 use monoio::io::OwnedReadHalf;
 use monoio::net::TcpStream;
 
+#[cfg(target_arch = "x86_64")]
+use super::wide::{self, Marks};
+
 /// Turns the -1 of a system call into the error of this thread.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -369,6 +372,34 @@ pub(super) fn widest<T>(work: impl FnOnce() -> T) -> T {
 #[target_feature(enable = "avx2")]
 fn with_avx2<T>(work: impl FnOnce() -> T) -> T {
     work()
+}
+
+/// See [`wide::marks`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn marks(block: &[u8; wide::LEAST]) -> Marks {
+    // SAFETY: every x86_64 processor has SSE2.
+    // JUSTIFICATION: no loop is compiled to a mask of a vector's bytes, and the intrinsics that make
+    // one are safe only within a function like that one.
+    unsafe { marks_by_sse2(block) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "sse2")]
+fn marks_by_sse2(block: &[u8; wide::LEAST]) -> Marks {
+    use std::arch::x86_64::*;
+
+    let bits = u128::from_le_bytes(*block);
+    let bytes = _mm_set_epi64x((bits >> 64) as i64, bits as i64);
+    // With one bit changed, a quote stands right above the control characters.
+    let turned = _mm_xor_si128(bytes, _mm_set1_epi8(0x02));
+    let low = _mm_cmpeq_epi8(_mm_min_epu8(turned, _mm_set1_epi8(0x20)), turned);
+    let slash = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'\\' as i8));
+    Marks {
+        ends: _mm_movemask_epi8(_mm_or_si128(low, slash)).cast_unsigned(),
+        beyond: _mm_movemask_epi8(bytes).cast_unsigned(),
+    }
 }
 
 /// The event counter rung once: adds one.
