@@ -6,7 +6,7 @@
 //! and what is still longer by the widest vectors that there are.
 
 use super::message::ScanFault;
-use super::token::{escape_length, is_simple};
+use super::token::{escape_length, is_whole_escape};
 use crate::rt::wide::{self, Marks};
 
 /// Where the first quote, backslash or control character at or behind `at` stands, or the length.
@@ -21,8 +21,8 @@ pub(super) fn plain_end(bytes: &[u8], at: usize, beyond: &mut u32) -> usize {
     }
 }
 
-/// As [`plain_end`], but two-byte escapes are part of the run: a backslash ends it only where more is to
-/// be asked, as where `\u` or no escape stands, or the bytes end.
+/// As [`plain_end`], but escapes are part of the run: a backslash ends it only where none stands, or none
+/// that is whole.
 #[inline(always)]
 fn text_end(bytes: &[u8], at: usize, beyond: &mut u32) -> usize {
     match first_end(bytes, at, beyond) {
@@ -64,11 +64,11 @@ fn run_end<const ESCAPES: bool>(bytes: &[u8], mut at: usize, beyond: &mut u32) -
         while ends != 0 {
             let place = ends.trailing_zeros() as usize;
             let end = at + place;
-            if !ESCAPES || bytes[end] != b'\\' || !bytes.get(end + 1).is_some_and(is_simple) {
+            if !ESCAPES || bytes[end] != b'\\' || !is_whole_escape(&bytes[end..]) {
                 return end;
             }
             if place + 1 == wide::LEAST {
-                // The letter opens the next block.
+                // The letter opens the next block; digits behind it are as good as any text.
                 step += 1;
                 break;
             }
@@ -133,22 +133,17 @@ pub(super) fn reach(bytes: &[u8], at: usize, beyond: &mut u32) -> Result<Reach, 
     let end = text_end(bytes, at, beyond);
     match bytes.get(end) {
         Some(b'"') => Ok(Reach::Whole(end + 1)),
-        _ => odd_reach(bytes, end, beyond),
+        _ => odd_reach(bytes, end),
     }
 }
 
+/// Of a run that no quote ends, how far it goes.
 #[inline(never)]
-fn odd_reach(bytes: &[u8], mut at: usize, beyond: &mut u32) -> Result<Reach, ScanFault> {
-    loop {
-        match bytes.get(at) {
-            None => return Ok(Reach::Cut(at)),
-            Some(b'"') => return Ok(Reach::Whole(at + 1)),
-            Some(b'\\') => match escape_length(&bytes[at..])? {
-                None => return Ok(Reach::Cut(at)),
-                Some(length) => at = text_end(bytes, at + length, beyond),
-            },
-            Some(_) => return Err(ScanFault::Syntax),
-        }
+fn odd_reach(bytes: &[u8], end: usize) -> Result<Reach, ScanFault> {
+    match bytes.get(end) {
+        None => Ok(Reach::Cut(end)),
+        Some(b'\\') if escape_length(&bytes[end..])?.is_none() => Ok(Reach::Cut(end)),
+        Some(_) => Err(ScanFault::Syntax),
     }
 }
 

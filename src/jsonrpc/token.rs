@@ -23,22 +23,41 @@ pub(super) enum Escape {
 /// Longest escape, of which a surrogate pair is two.
 pub(super) const ESCAPE_BYTES_MAX: usize = 6;
 
-/// Whether a letter makes an escape with a backslash alone.
+/// Whether a whole escape stands at the start of `bytes`, which is a backslash.
 #[inline(always)]
-pub(super) fn is_simple(letter: &u8) -> bool {
-    SIMPLE[usize::from(*letter)]
+pub(super) fn is_whole_escape(bytes: &[u8]) -> bool {
+    match bytes {
+        [_, letter, ..] if ROLES[usize::from(*letter)] & ALONE != 0 => true,
+        [_, b'u', a, b, c, d, ..] => {
+            // Without a branch for each: where text is written so, it is for many characters.
+            let [a, b, c, d] = [a, b, c, d].map(|digit| ROLES[usize::from(*digit)]);
+            a & b & c & d & HEX != 0
+        }
+        _ => false,
+    }
 }
 
-static SIMPLE: [bool; 256] = {
-    let mut simple = [false; 256];
+/// What bytes may be in an escape.
+static ROLES: [u8; 256] = {
+    let mut roles = [0; 256];
+    let mut byte = 0;
+    while byte < roles.len() {
+        let hex = (byte as u8).is_ascii_hexdigit();
+        roles[byte] = if hex { HEX } else { 0 };
+        byte += 1;
+    }
     let letters = br#""\/bfnrt"#;
     let mut at = 0;
     while at < letters.len() {
-        simple[letters[at] as usize] = true;
+        roles[letters[at] as usize] |= ALONE;
         at += 1;
     }
-    simple
+    roles
 };
+/// An escape with a backslash alone.
+const ALONE: u8 = 1;
+/// A hexadecimal digit.
+const HEX: u8 = 2;
 
 /// The length of the escape at the start of `bytes`, which is a backslash; `None` if they end within
 /// it. Half of a surrogate pair is one.
@@ -48,7 +67,7 @@ static SIMPLE: [bool; 256] = {
 pub(super) fn escape_length(bytes: &[u8]) -> Result<Option<usize>, ScanFault> {
     match bytes.get(1) {
         None => Ok(None),
-        Some(letter) if is_simple(letter) => Ok(Some(2)),
+        Some(&letter) if ROLES[usize::from(letter)] & ALONE != 0 => Ok(Some(2)),
         Some(b'u') => {
             let digits = bytes[2..].iter().take(4);
             match digits.clone().all(u8::is_ascii_hexdigit) {
