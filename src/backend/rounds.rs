@@ -300,10 +300,8 @@ fn wants_input(answer: &[u8]) -> Option<Span> {
     if memchr::memmem::find(answer, b"resultType").is_none() && !answer.contains(&b'\\') {
         return None;
     }
-    let span = jsonrpc::scan(answer).ok()?.result?;
-    let result = span.of(answer);
-    let kind = envelope::member(result, "resultType")?;
-    (kind.text(result)? == "input_required").then_some(span)
+    let seen = jsonrpc::scan(answer).ok()?;
+    (seen.result_type?.text(answer)? == "input_required").then_some(seen.result?)
 }
 
 #[cfg(test)]

@@ -106,6 +106,8 @@ pub struct Envelope {
     pub result: Option<Span>,
     /// Whether `result.isError` is true: a tool says that it failed.
     pub tool_error: bool,
+    /// `result.resultType`, any value: what an answer of the request era is (2026-07-28).
+    pub result_type: Option<Span>,
     /// `error`, object.
     pub error: Option<Span>,
 }
@@ -135,6 +137,7 @@ impl Envelope {
             request_id,
             result,
             tool_error: _,
+            result_type,
             error,
         } = self;
         let parts = [
@@ -148,6 +151,7 @@ impl Envelope {
             progress_token,
             request_id,
             result,
+            result_type,
             error,
         ];
         for span in parts.into_iter().flatten() {

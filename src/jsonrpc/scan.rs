@@ -10,7 +10,7 @@
 
 use super::message::{Envelope, Kind, ScanFault, Span};
 use super::nest::{Awaits, Nest};
-use super::{text, token};
+use super::{text, token, walk};
 use crate::error;
 use crate::limits::SCALAR_BYTES_MAX;
 
@@ -77,7 +77,7 @@ pub enum Shape<'m> {
 /// See [`ScanFault`]; of an array, only what makes it no JSON.
 pub fn shape(body: &[u8]) -> Result<Shape<'_>, ScanFault> {
     if body.iter().find(|&&byte| !token::is_space(byte)) == Some(&b'[') {
-        super::walk::elements(body).map(Shape::Batch)
+        walk::elements(body).map(Shape::Batch)
     } else {
         scan(body).map(Shape::One)
     }
@@ -283,6 +283,7 @@ struct Found {
     result: Option<Span>,
     /// What the first `isError` of the result says.
     tool_error: Option<bool>,
+    result_type: Option<Span>,
     error: Option<Span>,
 }
 
@@ -317,6 +318,7 @@ impl Found {
             request_id: self.request_id,
             result: self.result,
             tool_error: self.tool_error == Some(true),
+            result_type: self.result_type,
             error: self.error,
         })
     }
@@ -449,8 +451,11 @@ impl<'m> Scanner<'m> {
     fn result(&mut self, found: &mut Found) -> Result<Span, ScanFault> {
         self.members(|scanner, key| {
             let value = scanner.value(2)?;
-            if super::walk::key_is(key.of(scanner.bytes), "isError") {
+            let key = key.of(scanner.bytes);
+            if walk::key_is(key, "isError") {
                 found.tool_error.get_or_insert(value.of(scanner.bytes) == b"true");
+            } else if walk::key_is(key, "resultType") {
+                found.result_type.get_or_insert(value);
             }
             Ok(())
         })

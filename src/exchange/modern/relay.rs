@@ -21,6 +21,7 @@ use crate::exchange::session::Outcome;
 use crate::http::{Connection, sse};
 use crate::jsonrpc::{self, Kind as MessageKind, Span, walk};
 use crate::limits;
+use crate::mcp::envelope;
 use crate::mcp::logging::{self, Level};
 use crate::mcp::method::Method;
 use crate::mcp::revision::modern_status;
@@ -411,18 +412,18 @@ fn wanted(
 /// An answer as the request era asks for it, and its status. `private`: what a caller may see depends
 /// on who it is, so that what it reads is for no cache that others use, whatever its server says.
 fn completed(answer: Vec<u8>, method: Method, private: bool) -> (u16, Vec<u8>) {
-    let Ok(envelope) = jsonrpc::scan(&answer) else { return (200, answer) };
-    if let (MessageKind::ErrorResponse, Some(error)) = (envelope.kind, envelope.error) {
+    let Ok(seen) = jsonrpc::scan(&answer) else { return (200, answer) };
+    if let (MessageKind::ErrorResponse, Some(error)) = (seen.kind, seen.error) {
         return refused(answer, error);
     }
-    let Some(span) = envelope.result else { return (200, answer) };
+    let Some(span) = seen.result else { return (200, answer) };
     let result = span.of(&answer);
     if !result.starts_with(b"{") {
         return (200, answer);
     }
-    let member = |name| walk::member(result, name);
-    let kind = member("resultType");
-    let is_complete = kind.is_none_or(|kind| kind.of(result) == b"\"complete\"");
+    let member = |name| envelope::member(result, name);
+    let kind = seen.result_type;
+    let is_complete = kind.is_none_or(|kind| kind.of(&answer) == b"\"complete\"");
     let mut missing: Vec<&str> = Vec::new();
     if kind.is_none() {
         missing.push(r#""resultType":"complete""#);

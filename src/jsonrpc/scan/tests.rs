@@ -103,6 +103,25 @@ fn a_tool_says_that_it_failed() {
     }
 }
 
+#[test]
+fn the_type_of_a_result_is_its_own() {
+    for (result, kind) in [
+        (r#"{"resultType":"complete"}"#, Some(r#""complete""#)),
+        (r#"{"content":[{"resultType":1}],"result\u0054ype": "task" }"#, Some(r#""task""#)),
+        (r#"{"resultType":null,"resultType":"complete"}"#, Some("null")),
+        (r#"{"resulttype":"complete","a":{"resultType":"complete"}}"#, None),
+        (r#"[{"resultType":"complete"}]"#, None),
+    ] {
+        let message = format!(r#"{{"resultType":1,"jsonrpc":"2.0","id":1,"result":{result}}}"#);
+        let mut found = scan(message.as_bytes()).unwrap();
+        assert_eq!(of(&message, found.result_type), kind, "{result}");
+        let id = found.id.unwrap();
+        let longer = crate::jsonrpc::splice(message.as_bytes(), &[(id, b"1234")]);
+        found.follow(id, 4);
+        assert_eq!(found.result_type, scan(&longer).unwrap().result_type);
+    }
+}
+
 /// One pass does for ASCII; wherever else a byte beyond it stands, the whole is looked at.
 #[test]
 fn bytes_that_are_no_text_are_found_in_strings_of_any_length() {
