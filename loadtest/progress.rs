@@ -58,5 +58,6 @@ impl Progress {
 fn steps(scenario: &Scenario, foreign: usize, rounds: usize) -> usize {
     let direct = scenario.rows.iter().filter(|row| **row == Row::Direct).count();
     let rows = (scenario.rows.len() - direct) * scenario.workers.len() + direct + foreign;
+    let rounds = rounds + usize::from(scenario.of_capacity.is_some());
     rows * if scenario.idle.is_some() { 1 } else { rounds }
 }

@@ -226,7 +226,9 @@ fn chosen(run: &Run) -> Result<Vec<Scenario>> {
         } else if run.quick {
             scenario.workers.truncate(1);
         }
-        scenario.rate = run.rate.or(scenario.rate);
+        if run.rate.is_some() {
+            (scenario.rate, scenario.of_capacity) = (run.rate, None);
+        }
         scenario::check(scenario)?;
     }
     if run.other.is_some() && !scenarios.iter().any(|s| s.rows.contains(&Row::Other)) {
@@ -281,7 +283,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn scenario(&mut self, scenario: Scenario) -> Result<Part> {
+    fn scenario(&mut self, mut scenario: Scenario) -> Result<Part> {
         let mut notes = Vec::new();
         if scenario.connections as u64 + 512 > self.files {
             notes.push(format!(
@@ -318,6 +320,9 @@ impl Session<'_> {
             }
         } else {
             let time = Duration::from_secs_f64(self.seconds);
+            if let Some(share) = scenario.of_capacity {
+                notes.push(self.pace(&mut scenario, &targets, share, time)?);
+            }
             for round in 1..=self.rounds {
                 for (target, samples) in targets.iter().zip(&mut all) {
                     let rounds = self.rounds;
@@ -329,6 +334,31 @@ impl Session<'_> {
             }
         }
         Ok(Part::of(scenario, &all, notes))
+    }
+
+    /// Finds out what the slowest row manages, and sets the pace of all to a share of it.
+    fn pace(
+        &mut self,
+        scenario: &mut Scenario,
+        targets: &[Target],
+        share: f64,
+        time: Duration,
+    ) -> Result<String> {
+        let mut slowest: Option<(f64, &str)> = None;
+        for target in targets {
+            self.progress.step(&format!("{}, how much, {}", scenario.name, target.label));
+            // What goes wrong here does so in the rounds, where it is told.
+            let capacity = measure::round(target, scenario, time)?.requests_per_second;
+            if slowest.is_none_or(|(least, _)| capacity < least) {
+                slowest = Some((capacity, &target.label));
+            }
+        }
+        let (capacity, label) = slowest.ok_or("of_capacity needs a row")?;
+        let rate = (capacity * share).round().max(1.0);
+        scenario.rate = Some(rate);
+        Ok(format!(
+            "{rate} requests per second: {share} of what the slowest row manages, {label} ({capacity:.0})"
+        ))
     }
 
     fn targets(

@@ -69,6 +69,9 @@ pub(crate) struct Scenario {
     /// Requests per second, whatever the answers do; without it, as fast as they come.
     #[serde(default)]
     pub(crate) rate: Option<f64>,
+    /// At a fixed pace too: this share of what the slowest row manages when nothing holds it back.
+    #[serde(default)]
+    pub(crate) of_capacity: Option<f64>,
     /// One call with a result of 200 bytes, unless said otherwise.
     #[serde(default = "calls")]
     pub(crate) calls: Vec<Call>,
@@ -145,6 +148,7 @@ impl Scenario {
             era: Era::Session,
             backend_era: None,
             rate: None,
+            of_capacity: None,
             calls: vec![Call { result_bytes, ..Call::default() }],
             tools: 1,
             stall_ms: 0,
@@ -180,6 +184,14 @@ impl Scenario {
         }
         if let Some(rate) = self.rate.filter(|rate| !(0.1..=1_000_000.0).contains(rate)) {
             fault(format!("rate = {rate}; from 0.1 to 1000000 per second"));
+        }
+        if let Some(share) = self.of_capacity {
+            if !(0.01..=0.95).contains(&share) {
+                fault(format!("of_capacity = {share}; from 0.01 to 0.95"));
+            }
+            if self.rate.is_some() || self.idle.is_some() {
+                fault("of_capacity stands without rate and idle".into());
+            }
         }
         if self.workers.is_empty() || self.workers.iter().any(|n| !(1..=256).contains(n)) {
             fault(format!("workers = {:?}; each from 1 to 256", self.workers));

@@ -234,6 +234,36 @@ rows = ["direct"]
     assert!(at("p90_us") > 5.0 * at("service_p90_us"), "{load}");
 }
 
+/// Two connections get an answer every 20 ms at best: 100 a second, of which the pace is half.
+#[test]
+fn a_pace_is_a_share_of_what_was_managed() {
+    let scenario = r#"
+[[scenarios]]
+name = "half"
+connections = 2
+of_capacity = 0.5
+rows = ["direct", "relay"]
+calls = [{ delay_ms = 20 }]
+"#;
+    let scratch = scratch();
+    let output = run(scratch.path(), scenario, &["--seconds", "1"]);
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    let figures = figures(scratch.path());
+    let half = &figures["scenarios"][0];
+    let rate = half["scenario"]["rate"].as_f64().unwrap();
+    assert!((1.0..=52.0).contains(&rate), "{half}");
+    assert!(text.contains("0.5 of what the slowest row manages"), "{text}");
+    for row in half["rows"].as_array().unwrap() {
+        let done = row["load"]["requests"].as_f64().unwrap();
+        assert!(done <= rate * 1.1 + 2.0, "{row}");
+    }
+    // Who names a rate wants that one.
+    let output = run(scratch.path(), scenario, &["--seconds", "0.3", "--rate", "30"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!said(&output).contains("slowest row"));
+}
+
 #[test]
 fn faults_of_scenarios_and_arguments_are_told_before_anything_starts() {
     let scratch = scratch();
@@ -247,9 +277,17 @@ fn faults_of_scenarios_and_arguments_are_told_before_anything_starts() {
     assert!(text.contains("scenarios.toml") && text.contains("conections"), "{text}");
     assert!(text.contains("line 3"), "{text}");
     let several = "[[scenarios]]\nname = \"a b\"\nconnections = 0\ncalls = [{ result_bytes = 10 }]\n\
-                   [[scenarios]]\nname = \"c\"\nrate = -1.0\n[[scenarios]]\nname = \"c\"\n";
+                   [[scenarios]]\nname = \"c\"\nrate = -1.0\nof_capacity = 1.0\n[[scenarios]]\nname = \"c\"\n";
     let text = refused(several, &[]);
-    for part in ["a name has", "connections = 0", "result_bytes = 10", "rate = -1;", "twice"] {
+    for part in [
+        "a name has",
+        "connections = 0",
+        "result_bytes = 10",
+        "rate = -1;",
+        "of_capacity = 1;",
+        "without rate and idle",
+        "twice",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let bridge = "[[scenarios]]\nname = \"b\"\nbackend_era = \"request\"\n\

@@ -44,7 +44,7 @@ enum State {
     /// Before the opening brace.
     #[default]
     Start,
-    /// Between two tokens.
+    /// Between two tokens, or in a string.
     Between(Awaits),
     /// Within an escape of a string, from its backslash on.
     Escape {
