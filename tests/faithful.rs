@@ -70,6 +70,74 @@ fn results_and_errors_keep_every_byte() {
 
 /// What a program makes that cuts a text in the midst of an emoji is JSON (RFC 8259 §8.2), if no text
 /// that every reader takes; a number beyond a double is a number.
+/// A text of JSON of so many bytes, with every escape that there is, and other scripts.
+fn escaped(bytes: usize) -> String {
+    let record = r#"{\"id\": 7, \"path\": \"C:\\dir\\new\/x\",\n\t\"said\": \"\u00e9\ud83d\ude00 é\b\f\r\"}, "#;
+    // Another number of plain bytes each time, so that each escape meets each border.
+    (0..)
+        .map(|turn| record.to_owned() + &"a".repeat(turn % 67))
+        .scan(0, |sum, text| {
+            *sum += text.len();
+            (*sum < bytes).then_some(text)
+        })
+        .collect()
+}
+
+#[test]
+fn long_texts_of_escapes_keep_every_byte() {
+    let (proxy, _stubs, names) = proxy();
+    let mut client = seeing(&proxy);
+    for bytes in [3_000, 300_000] {
+        let escaped = escaped(bytes);
+        let said: String = serde_json::from_str(&format!("\"{escaped}\"")).unwrap();
+        for name in names {
+            let told =
+                client.call(&format!("{name}__echo"), &format!(r#"{{"payload":"{escaped}"}}"#));
+            assert!(told.said() == said, "{name}: {} bytes", told.text.len());
+        }
+        // As they are written, where it is known how.
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":$ID,"result":{{"content":[{{"type":"text","text":"{escaped}"}}]}}}}"#
+        );
+        let told = client.call("json__raw_answer", &raw(&body));
+        assert!(told.text.contains(&escaped), "{} bytes", told.text.len());
+    }
+}
+
+/// The arguments of a call that is answered with this body; `$ID` in it is the call's own.
+fn raw(body: &str) -> String {
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{body}"
+    );
+    format!(r#"{{"bytes":{},"close":true}}"#, quote(&answer))
+}
+
+/// A long answer has begun to leave when a fault shows in it: it must not look whole.
+#[test]
+fn a_fault_far_in_a_long_text_is_no_whole_answer() {
+    let (proxy, _stubs, _) = proxy();
+    let good = escaped(300_000);
+    for bad in [r"\x", r"\u12g4", "\n", "\u{1}", "\"", "\\"] {
+        let mut client = seeing(&proxy);
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":$ID,"result":{{"content":[{{"type":"text","text":"{good}{bad}z{good}"}}]}}}}"#
+        );
+        client.send(&message("7", "tools/call", &call_params("json__raw_answer", &raw(&body))));
+        let head = client.conn.head();
+        assert_eq!(head.status, 200, "{bad:?}");
+        let mut passed = 0;
+        let end = loop {
+            match client.conn.piece() {
+                Ok(Some(piece)) => passed += piece.len(),
+                end => break end,
+            }
+        };
+        assert!(end.is_err() && passed < body.len(), "{bad:?}: {passed} bytes");
+        let said = seeing(&proxy).call("json__echo", r#"{"payload":"after"}"#).said();
+        assert_eq!(said, "after", "{bad:?}");
+    }
+}
+
 #[test]
 fn what_only_some_readers_understand_is_theirs_to_judge() {
     let stub = HttpStub::start("json", &[]);

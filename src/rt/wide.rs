@@ -8,6 +8,10 @@ use super::sys;
 pub const BLOCK: usize = 128;
 /// Bytes of the vectors that the loop is meant for.
 const VECTOR: usize = 32;
+/// Bytes that the vectors of every machine hold.
+pub const LEAST: usize = 16;
+
+const _: () = assert!(BLOCK.is_multiple_of(VECTOR));
 
 /// How many of the first bytes, in whole blocks, are neither `"` nor `\` nor a control character,
 /// and whether any of those is beyond ASCII.
@@ -50,9 +54,6 @@ fn plain(bytes: &[u8]) -> (usize, bool) {
     (length, beyond >= 0x80)
 }
 
-/// Bytes that the vectors of every machine hold.
-pub const LEAST: usize = 16;
-
 /// What a block of [`LEAST`] bytes has, a bit for each byte, the first one's lowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
@@ -83,11 +84,9 @@ fn each_marks(block: &[u8; LEAST]) -> Marks {
     }
 }
 
-const _: () = assert!(BLOCK.is_multiple_of(VECTOR));
-
 /// As [`plain_blocks`], but escapes of two bytes may stand among the others, except for that of a
 /// backslash: how many of the first bytes they all are, one and then whole blocks, or one less
-/// where an escape would be cut. Some 20 bytes per nanosecond with AVX2.
+/// where an escape would be cut. Some 12 bytes per nanosecond with AVX2.
 pub fn text_blocks(bytes: &[u8]) -> (usize, bool) {
     sys::widest(
         #[inline(always)]
