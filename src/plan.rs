@@ -137,6 +137,8 @@ pub struct Plan {
     pub shutdown_timeout: Duration,
     /// `security.max_request_bytes`.
     pub body_bytes_max: usize,
+    /// `performance.busy_poll_us`.
+    pub busy_poll: Duration,
     /// `proxy.rate_limit`: all requests together.
     pub rate: Option<RateLimit>,
     /// `[auth]` and `security.admin_token`; `None` = neither is set.
@@ -164,6 +166,7 @@ impl Plan {
             session_idle: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(1),
             body_bytes_max: limits::BODY_BYTES_MAX,
+            busy_poll: Duration::ZERO,
             rate: None,
             access: None,
             listen: ListenPlan {

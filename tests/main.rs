@@ -8,6 +8,7 @@ mod asks;
 mod attacks;
 mod audit;
 mod auth;
+mod busy_poll;
 mod cache;
 mod calls;
 mod capacity;

@@ -69,6 +69,7 @@ impl Guard {
             return Err(Error::new(Kind::Busy).context(entry.name().to_owned()));
         }
         entry.in_flight.set(calls + 1);
+        rt::busy_poll::sent();
         backends.board.set_in_flight(backends.me, entry.id, calls + 1);
         let now = rt::time::now();
         let deadline = backends.clock.arm_for(Some(entry.id), &call.handle, now, call.timeout);
@@ -146,6 +147,7 @@ impl Drop for Guard {
         }
         let calls = self.entry.in_flight.get() - 1;
         self.entry.in_flight.set(calls);
+        rt::busy_poll::settled();
         self.backends.board.set_in_flight(self.backends.me, self.entry.id, calls);
     }
 }

@@ -85,6 +85,7 @@ pub(super) fn compile_numbered(
         session_idle: proxy.session_idle_seconds.0,
         shutdown_timeout: proxy.shutdown_timeout_seconds.0,
         body_bytes_max: config.security.max_request_bytes.0 as usize,
+        busy_poll: std::time::Duration::from_micros(config.performance.busy_poll_us.0),
         rate,
         access: access?,
         listen: listen?,

@@ -1,6 +1,6 @@
 //! Owns: the choice of the event loop of a thread, and running a future on it.
 //! Never: threads; each worker calls [`Driver::run`] on its own.
-//! Next: `net`, what runs on the loop.
+//! Next: `busy_poll`, what the loop does before it sleeps.
 
 use std::fmt;
 use std::future::Future;

@@ -7,12 +7,13 @@
 //! [`blocking`] and the spawner of [`child`] cross threads. Four rules that the loop imposes:
 //! a dropped read loses bytes and a dropped accept leaks a socket, so I/O is awaited to its end or
 //! its connection is closed; a panic would end the thread, so tasks start through [`spawn`]; timers
-//! fire only when the run queue runs dry, so nothing may wake itself in a circle and a long job
-//! pauses through [`Breath`]; timers are exact to a millisecond.
+//! fire only when the run queue runs dry, so nothing may wake itself in a circle (but [`busy_poll`],
+//! for a millisecond) and a long job pauses through [`Breath`]; timers are exact to a millisecond.
 
 mod sys;
 
 pub mod alarm;
+pub mod busy_poll;
 pub mod child;
 mod driver;
 pub mod wide;

@@ -12,6 +12,8 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::busy_poll;
+
 /// The time limit passed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Elapsed;
@@ -94,9 +96,10 @@ pub fn exact() -> Instant {
     now
 }
 
-/// The CPU time that this thread has taken so far. One system call.
+/// The CPU time that this thread has taken so far for what it had to do, without the looks of
+/// [`busy_poll`] that saw nothing. One system call.
 pub fn spent() -> Duration {
-    super::sys::thread_time()
+    super::sys::thread_time().saturating_sub(busy_poll::idle())
 }
 
 /// Lets a task have its turn.
@@ -107,6 +110,7 @@ pub(super) fn turn<T>(work: impl FnOnce() -> T) -> T {
             HAND.set(Hand::Free);
         }
     }
+    busy_poll::turn();
     HAND.set(Hand::Unread);
     let _over = Over;
     work()

@@ -90,6 +90,7 @@ async fn work(seat: Seat) -> io::Result<()> {
     let addr = listener.as_ref().map_or(Ok(listen), |listener| listener.local_addr())?;
     let mailbox::Seat { outbox, inbox } = mail;
     let outbox = Rc::new(outbox);
+    let _looker = rt::busy_poll::start(plan.busy_poll);
     rt::spawn("bells", Outbox::deliver(Rc::downgrade(&outbox)));
 
     let post_backend = {
@@ -242,6 +243,7 @@ impl Stage {
     /// Exchanges under way keep their world; those that begin from here on have the new one.
     fn commit(&self) {
         let Some((change, staged, outlets)) = self.next.borrow_mut().take() else { return };
+        rt::busy_poll::set(change.plan.busy_poll);
         self.lasting.meter.switch(change.table.clone());
         let comes_shared = self.lasting.backends.commit(staged);
         let before = self.now();

@@ -114,7 +114,7 @@ tables! {
         auth: Option<AuthTable> = None;
         /// What is refused.
         security: SecurityTable = SecurityTable::default();
-        /// What is done once instead of several times.
+        /// What is done once instead of several times, and how soon.
         performance: PerformanceTable = PerformanceTable::default();
         /// What is told to the outside.
         observability: ObservabilityTable = ObservabilityTable::default();
@@ -275,7 +275,7 @@ tables! {
         admin_token: Option<Secret> = None;
     }
 
-    /// `[performance]`: what is done once instead of several times.
+    /// `[performance]`: what is done once instead of several times, and how soon.
     table PerformanceTable needs [], {
         /// Identical calls of one caller at the same time run once, and all get the answer: reads,
         /// calls of tools that are annotated read-only or idempotent or whose answers are cached.
@@ -283,6 +283,10 @@ tables! {
         /// Tools for which that holds too, by the names that clients see; patterns as in
         /// expose_tools.
         coalesce_tools: Vec<Glob> = Vec::new();
+        /// Microseconds that a worker with at most one call in flight looks for its answer, or for the
+        /// next call, before it sleeps, from which it takes long to be woken. It does so after waits that
+        /// were as short, and gives way to whoever wants its core. 0: it sleeps at once.
+        busy_poll_us: Count<0, 1000> = Count(100);
     }
 
     /// `[observability]`: what is told to the outside.
