@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::modern::Caller;
+use crate::reload::reload;
 use crate::support::client::{Client, Listening};
 use crate::support::process::{HttpStub, Journal, Pair, Proxy, scratch, stdio_backend};
 use crate::support::wait_until;
@@ -109,6 +110,53 @@ fn a_child_that_was_started_anew_is_asked_again() {
         std::thread::sleep(Duration::from_millis(50));
         heard.so_far().iter().any(|event| event.data.contains(web))
     });
+}
+
+/// Another server under the same name, by a reload: sessions of both workers, both kinds of channels,
+/// and a server of the request era.
+#[test]
+fn what_takes_a_servers_place_is_asked_for_what_was_subscribed_to() {
+    for (keys, args) in [
+        ("isolation = \"shared\"\n", &[][..]),
+        ("isolation = \"session\"\n", &[]),
+        ("", &["--modern"]),
+    ] {
+        let world = world(keys, keys);
+        let mut clients: Vec<Client> = (0..4).map(|_| world.proxy.client()).collect();
+        let heard: Vec<Listening> = clients.iter().map(Client::listen).collect();
+        for client in &mut clients {
+            for (backend, _) in world.journals() {
+                ask(client, "subscribe", &format!("stub://{backend}/fixed"));
+                ask(client, "subscribe", &format!("stub://{backend}/item/1"));
+                ask(client, "unsubscribe", &format!("stub://{backend}/item/1"));
+            }
+        }
+        let scratch = scratch();
+        let heirs = ["pipe", "web"].map(|name| Journal::new(&scratch, name));
+        let [pipe, web] = &heirs;
+        let with = |path| [&["--utilities", "--journal", path], args].concat();
+        let stub = HttpStub::start("web", &with(web.path()));
+        let backends = [stdio_backend("pipe", &with(pipe.path())), stub.backend("web")];
+        reload(&world.proxy, "", &backends.map(|backend| backend + keys));
+        for (backend, journal) in ["pipe", "web"].iter().zip(&heirs) {
+            let (fixed, item) =
+                (format!("stub://{backend}/fixed"), format!("stub://{backend}/item/1"));
+            for (client, heard) in clients.iter_mut().zip(&heard) {
+                wait_until("an update by the new server", || {
+                    touch(client, backend, &item);
+                    touch(client, backend, &fixed);
+                    std::thread::sleep(Duration::from_millis(50));
+                    heard.so_far().iter().any(|event| event.data.contains(&fixed))
+                });
+                let told = heard.so_far();
+                assert!(!told.iter().any(|event| event.data.contains(&item)), "{told:?}");
+            }
+            if args.is_empty() {
+                let asked = if keys.contains("shared") { 1 } else { clients.len() };
+                journal.wait_count(&format!("subscribe {fixed}"), asked);
+            }
+        }
+    }
 }
 
 #[test]

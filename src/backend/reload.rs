@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::entry::{Entry, Wire};
 use super::health::State;
 use super::relay::changed;
-use super::{Backends, around, left, leg, stand_in, supervise, views};
+use super::{Backends, around, left, leg, stand_in, supervise, views, wishes};
 use crate::error::Result;
 use crate::limits;
 use crate::plan::{BackendId, Isolation, Plan, slot};
@@ -152,6 +152,7 @@ impl Backends {
         for entry in leaves {
             // It may be leaving already.
             if entry.is_in_force.replace(false) {
+                wishes::bequeath(self, &entry);
                 let patience = plan.shutdown_timeout;
                 rt::spawn("backend that leaves", self.clone().see_off(entry, patience));
             }

@@ -46,6 +46,13 @@ impl Subscribed {
         self.0.borrow_mut().retain(|_, held| !ended(&held.session));
     }
 
+    /// What they are subscribed to.
+    pub(super) fn held(&self) -> Vec<(Arc<SessionRecord>, Box<str>)> {
+        let all = self.0.borrow();
+        let each = all.values().flat_map(|held| held.uris.iter().map(|uri| (&held.session, uri)));
+        each.map(|(session, uri)| (session.clone(), uri.as_str().into())).collect()
+    }
+
     /// The turn to change what a session hears, and what it hears now; or what to wait for.
     fn turn(&self, session: &Arc<SessionRecord>) -> Result<BTreeSet<String>, Rc<Event>> {
         let mut all = self.0.borrow_mut();

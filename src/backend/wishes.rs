@@ -17,6 +17,7 @@ use ahash::AHashMap;
 
 use super::entry::{Entry, Wire};
 use super::failure::Failure;
+use super::health::State;
 use super::leg;
 use super::own::{Channel, nothing, said};
 use super::relay::{self, Word};
@@ -33,6 +34,9 @@ use crate::mcp::{note, tasks};
 use crate::plan::{BackendId, Isolation, WorkerId};
 use crate::rt;
 use crate::rt::local::Event;
+
+/// How often one that takes another one's place is looked at until it is up.
+const HEIR_LOOK: Duration = Duration::from_millis(50);
 
 /// The wishes of sessions at one backend, as far as they are kept on this worker.
 #[derive(Default)]
@@ -89,6 +93,14 @@ impl Wishes {
         let all = self.subscriptions.borrow();
         let held = all.get(&key).into_iter().flatten();
         held.filter(|(_, one)| one.asking.is_none()).map(|(uri, _)| uri.clone()).collect()
+    }
+
+    /// What is subscribed to, and by whom.
+    fn held(&self) -> Vec<(Arc<SessionRecord>, Box<str>)> {
+        let all = self.subscriptions.borrow();
+        let each = all.values().flatten();
+        each.flat_map(|(uri, one)| one.holders.iter().map(|session| (session.clone(), uri.clone())))
+            .collect()
     }
 
     fn step(
@@ -674,6 +686,40 @@ pub(super) fn shape_and_tell(
     {
         backends.tell_client(session.id, message);
     }
+}
+
+/// A reload puts another backend in the place of this one, under its name: who is subscribed here is
+/// subscribed there as soon as it is up. A refusal is the end of it.
+pub(super) fn bequeath(backends: &Rc<Backends>, old: &Entry) {
+    let mut held = old.wishes.held();
+    held.extend(old.subscribed.held());
+    if held.is_empty() {
+        return;
+    }
+    let (backends, name) = (backends.clone(), old.plan.name.clone());
+    rt::spawn("subscriptions that move", async move {
+        let heir = loop {
+            // The next reload may have replaced that one too.
+            let entries = backends.entries();
+            let heir = entries.iter().find(|e| e.is_in_force.get() && e.plan.name == name);
+            let Some(heir) = heir.filter(|_| !backends.stopping.is_set()) else { return };
+            if backends.board.state(heir.id) == State::Up {
+                break heir.id;
+            }
+            held.retain(|(session, _)| !session.ended());
+            if held.is_empty() {
+                return;
+            }
+            rt::time::sleep(HEIR_LOOK).await;
+        };
+        for (session, uri) in held {
+            let params = uri_params(&uri);
+            let told = backends.subscribe_session(&session, heir, &uri, &params, true).await;
+            if let Err(error) = told {
+                tracing::debug!(backend = &*name, %error, "a subscription did not move");
+            }
+        }
+    });
 }
 
 /// Forgets the wishes of sessions that ended.
