@@ -142,18 +142,48 @@ fn what_takes_a_servers_place_is_asked_for_what_was_subscribed_to() {
             let (fixed, item) =
                 (format!("stub://{backend}/fixed"), format!("stub://{backend}/item/1"));
             for (client, heard) in clients.iter_mut().zip(&heard) {
+                let mut told = Vec::new();
                 wait_until("an update by the new server", || {
                     touch(client, backend, &item);
                     touch(client, backend, &fixed);
                     std::thread::sleep(Duration::from_millis(50));
-                    heard.so_far().iter().any(|event| event.data.contains(&fixed))
+                    told.extend(heard.so_far());
+                    told.iter().any(|event| event.data.contains(&fixed))
                 });
-                let told = heard.so_far();
                 assert!(!told.iter().any(|event| event.data.contains(&item)), "{told:?}");
             }
             if args.is_empty() {
                 let asked = if keys.contains("shared") { 1 } else { clients.len() };
                 journal.wait_count(&format!("subscribe {fixed}"), asked);
+            }
+        }
+    }
+}
+
+/// The same server, of the other era from now on, and back.
+#[test]
+fn a_server_that_changes_its_era_is_asked_for_what_was_subscribed_to() {
+    for keys in ["isolation = \"shared\"\n", "isolation = \"session\"\n"] {
+        let mut world = world("", keys);
+        let fixed = "stub://web/fixed";
+        let mut clients: Vec<Client> = (0..4).map(|_| world.proxy.client()).collect();
+        let heard: Vec<Listening> = clients.iter().map(Client::listen).collect();
+        for client in &mut clients {
+            ask(client, "subscribe", fixed);
+        }
+        for args in [&["--modern"][..], &["--utilities"], &["--modern"]] {
+            world.stub = world.stub.restart("web", args);
+            // As the stub tells it in that era.
+            let mark = args == ["--modern"];
+            for (client, heard) in clients.iter_mut().zip(&heard) {
+                heard.so_far();
+                wait_until("an update in the new era", || {
+                    touch(client, "web", fixed);
+                    std::thread::sleep(Duration::from_millis(50));
+                    heard.so_far().iter().any(|event| {
+                        event.data.contains(fixed) && event.data.contains("\"x\":1.0") == mark
+                    })
+                });
             }
         }
     }

@@ -450,7 +450,9 @@ impl Backends {
             BackendMail::Slice { backend, slice } => self.sliced(backend, slice),
             BackendMail::Era { backend, era } => {
                 if let Some(entry) = entry(backend) {
-                    entry.speaks(era);
+                    if entry.speaks(era) {
+                        wishes::cross(self, &entry);
+                    }
                 }
             }
             BackendMail::Settled { backend } => {

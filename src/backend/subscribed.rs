@@ -18,7 +18,7 @@ use super::entry::Entry;
 use super::failure::Failure;
 use super::hear::{self, Agreed, Heard, Subscription, Wanted};
 use super::own::nothing;
-use super::wishes::{Wished, uri_params};
+use super::wishes::{self, Wished, uri_params};
 use super::{Backends, Caller};
 use crate::error::Kind;
 use crate::jsonrpc;
@@ -46,8 +46,15 @@ impl Subscribed {
         self.0.borrow_mut().retain(|_, held| !ended(&held.session));
     }
 
+    /// Forgets what is not just being changed, which ends their listening: what they were subscribed to.
+    pub(super) fn take(&self) -> Vec<wishes::Held> {
+        let held = self.held();
+        self.0.borrow_mut().retain(|_, held| held.changing.is_some());
+        held
+    }
+
     /// What they are subscribed to.
-    pub(super) fn held(&self) -> Vec<(Arc<SessionRecord>, Box<str>)> {
+    pub(super) fn held(&self) -> Vec<wishes::Held> {
         let all = self.0.borrow();
         let each = all.values().flat_map(|held| held.uris.iter().map(|uri| (&held.session, uri)));
         each.map(|(session, uri)| (session.clone(), uri.as_str().into())).collect()

@@ -22,7 +22,7 @@ use super::own::{Channel, Said};
 use super::relay::changed;
 use super::sse;
 use super::stdio::{self, Channels, Newborn};
-use super::{BackendMail, Backends, views};
+use super::{BackendMail, Backends, views, wishes};
 use crate::error::Kind;
 use crate::limits;
 use crate::mcp::catalog::{Changes, ListKind, Pages, Slice};
@@ -155,6 +155,7 @@ impl Supervisor {
             tracing::debug!(backend = self.entry.name(), era = era.as_str(), "backend speaks");
             self.backends.board.set_era(backend, era);
             self.backends.broadcast(|| BackendMail::Era { backend, era });
+            wishes::cross(&self.backends, &self.entry);
         }
     }
 

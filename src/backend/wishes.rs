@@ -51,6 +51,9 @@ pub(super) struct Wishes {
     tasks: RefCell<VecDeque<(String, Arc<SessionRecord>)>>,
 }
 
+/// A subscription: whose, and the URI.
+pub(super) type Held = (Arc<SessionRecord>, Box<str>);
+
 /// By URI.
 type Subscriptions = BTreeMap<Box<str>, Subscription>;
 
@@ -95,8 +98,18 @@ impl Wishes {
         held.filter(|(_, one)| one.asking.is_none()).map(|(uri, _)| uri.clone()).collect()
     }
 
+    /// Forgets what is subscribed to and not just being asked: what, and by whom.
+    fn take(&self) -> Vec<Held> {
+        let held = self.held();
+        self.subscriptions.borrow_mut().retain(|_, all| {
+            all.retain(|_, one| one.asking.is_some());
+            !all.is_empty()
+        });
+        held
+    }
+
     /// What is subscribed to, and by whom.
-    fn held(&self) -> Vec<(Arc<SessionRecord>, Box<str>)> {
+    fn held(&self) -> Vec<Held> {
         let all = self.subscriptions.borrow();
         let each = all.values().flatten();
         each.flat_map(|(uri, one)| one.holders.iter().map(|session| (session.clone(), uri.clone())))
@@ -689,14 +702,29 @@ pub(super) fn shape_and_tell(
 }
 
 /// A reload puts another backend in the place of this one, under its name: who is subscribed here is
-/// subscribed there as soon as it is up. A refusal is the end of it.
+/// to be so there.
 pub(super) fn bequeath(backends: &Rc<Backends>, old: &Entry) {
     let mut held = old.wishes.held();
     held.extend(old.subscribed.held());
+    move_on(backends, old, held);
+}
+
+/// A backend speaks another era than before: who was subscribed in the way of that one is to be so in
+/// the way of this one.
+pub(super) fn cross(backends: &Rc<Backends>, entry: &Entry) {
+    let held = match entry.era.get() {
+        Era::Request => entry.wishes.take(),
+        _ => entry.subscribed.take(),
+    };
+    move_on(backends, entry, held);
+}
+
+/// Subscribes to a backend, or to what takes its name, as soon as it is up. A refusal is the end of it.
+fn move_on(backends: &Rc<Backends>, entry: &Entry, mut held: Vec<Held>) {
     if held.is_empty() {
         return;
     }
-    let (backends, name) = (backends.clone(), old.plan.name.clone());
+    let (backends, name) = (backends.clone(), entry.plan.name.clone());
     rt::spawn("subscriptions that move", async move {
         let heir = loop {
             // The next reload may have replaced that one too.
