@@ -449,10 +449,10 @@ impl Backends {
         match mail {
             BackendMail::Slice { backend, slice } => self.sliced(backend, slice),
             BackendMail::Era { backend, era } => {
-                if let Some(entry) = entry(backend) {
-                    if entry.speaks(era) {
-                        wishes::cross(self, &entry);
-                    }
+                if let Some(entry) = entry(backend)
+                    && entry.speaks(era)
+                {
+                    wishes::cross(self, &entry);
                 }
             }
             BackendMail::Settled { backend } => {
