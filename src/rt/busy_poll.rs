@@ -120,7 +120,7 @@ impl Worth {
 }
 
 /// A place for the waker of a task.
-type Bed = LocalKey<Cell<Option<Waker>>>;
+type WakerSlot = LocalKey<Cell<Option<Waker>>>;
 
 thread_local! {
     /// The longest look.
@@ -227,19 +227,20 @@ fn is_worth() -> bool {
     AWAITED.get() <= FEW && HABITS.get()[wait() as usize].promises()
 }
 
-fn wake(bed: &'static Bed) {
-    if let Some(waker) = bed.take() {
+fn wake(slot: &'static WakerSlot) {
+    if let Some(waker) = slot.take() {
         waker.wake();
     }
 }
 
-fn woken(bed: &'static Bed) -> impl Future<Output = ()> {
-    let mut lies = false;
+/// Waits until somebody calls [`wake`] for that slot.
+fn woken(slot: &'static WakerSlot) -> impl Future<Output = ()> {
+    let mut is_stored = false;
     poll_fn(move |cx| {
-        if mem::replace(&mut lies, true) {
+        if mem::replace(&mut is_stored, true) {
             return Poll::Ready(());
         }
-        bed.set(Some(cx.waker().clone()));
+        slot.set(Some(cx.waker().clone()));
         Poll::Pending
     })
 }
