@@ -251,7 +251,7 @@ pub(super) fn means_something(id: &[u8]) -> Result<(), ScanFault> {
             super::unquote(id).map(drop).ok_or(ScanFault::Surrogate)
         }
         // Up to 200 digits nothing overflows (10^308).
-        [b'-' | b'0'..=b'9', ..] if id.len() > 200 || id.contains(&b'e') || id.contains(&b'E') => {
+        [b'-' | b'0'..=b'9', ..] if id.len() > 200 || id.iter().any(|byte| byte | 0x20 == b'e') => {
             serde_json::from_slice::<f64>(id).map(drop).map_err(|_| ScanFault::NumberRange)
         }
         _ => Ok(()),
