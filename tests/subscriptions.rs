@@ -160,6 +160,44 @@ fn what_takes_a_servers_place_is_asked_for_what_was_subscribed_to() {
     }
 }
 
+/// Another server under the same name, which goes down when it is asked the first time.
+#[test]
+fn what_takes_a_servers_place_and_goes_down_is_asked_again() {
+    for keys in ["isolation = \"shared\"\n", "isolation = \"session\"\n"] {
+        let world = world(keys, "");
+        let uris = ["stub://pipe/fixed", "stub://pipe/item/1"];
+        let mut clients: Vec<Client> = (0..4).map(|_| world.proxy.client()).collect();
+        let heard: Vec<Listening> = clients.iter().map(Client::listen).collect();
+        for client in &mut clients {
+            for uri in uris {
+                ask(client, "subscribe", uri);
+            }
+        }
+        let scratch = scratch();
+        let journal = Journal::new(&scratch, "heir");
+        let trap = scratch.path().join("trap");
+        std::fs::write(&trap, "").expect("trap");
+        let args = [
+            "--utilities",
+            "--journal",
+            journal.path(),
+            "--die-subscribing",
+            trap.to_str().unwrap(),
+        ];
+        reload(&world.proxy, "", &[stdio_backend("pipe", &args) + keys, world.stub.backend("web")]);
+        journal.wait_count("die ", 1);
+        for (client, heard) in clients.iter_mut().zip(&heard) {
+            for uri in uris {
+                wait_until("an update by the server that came back", || {
+                    touch(client, "pipe", uri);
+                    std::thread::sleep(Duration::from_millis(50));
+                    heard.so_far().iter().any(|event| event.data.contains(uri))
+                });
+            }
+        }
+    }
+}
+
 /// The same server, of the other era from now on, and back.
 #[test]
 fn a_server_that_changes_its_era_is_asked_for_what_was_subscribed_to() {

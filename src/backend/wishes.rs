@@ -9,6 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,9 @@ use crate::rt::local::Event;
 
 /// How often one that takes another one's place is looked at until it is up.
 const HEIR_LOOK: Duration = Duration::from_millis(50);
+/// So often it is asked, where it is not there or goes down before it has answered. The pauses between
+/// double, and take 51 s together.
+const HEIR_TRIES: u32 = 10;
 
 /// The wishes of sessions at one backend, as far as they are kept on this worker.
 #[derive(Default)]
@@ -719,35 +723,58 @@ pub(super) fn cross(backends: &Rc<Backends>, entry: &Entry) {
     move_on(backends, entry, held);
 }
 
-/// Subscribes to a backend, or to what takes its name, as soon as it is up. A refusal is the end of it.
+/// Subscribes to a backend, or to what takes its name, as soon as it is up, and again if it goes down
+/// in between. A refusal is the end of it.
 fn move_on(backends: &Rc<Backends>, entry: &Entry, mut held: Vec<Held>) {
     if held.is_empty() {
         return;
     }
     let (backends, name) = (backends.clone(), entry.plan.name.clone());
     rt::spawn("subscriptions that move", async move {
-        let heir = loop {
-            // The next reload may have replaced that one too.
-            let entries = backends.entries();
-            let heir = entries.iter().find(|e| e.is_in_force.get() && e.plan.name == name);
-            let Some(heir) = heir.filter(|_| !backends.stopping.is_set()) else { return };
-            if backends.board.state(heir.id) == State::Up {
-                break heir.id;
+        for times in 0..HEIR_TRIES {
+            let Some(heir) = heir_of(&backends, &name, &mut held).await else { return };
+            for (session, uri) in mem::take(&mut held) {
+                let params = uri_params(&uri);
+                match backends.subscribe_session(&session, heir, &uri, &params, true).await {
+                    Ok(_) => {}
+                    Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Lost) => {
+                        held.push((session, uri));
+                    }
+                    Err(error) => {
+                        tracing::debug!(backend = &*name, %error, "a subscription did not move");
+                    }
+                }
             }
-            held.retain(|(session, _)| !session.ended());
             if held.is_empty() {
                 return;
             }
-            rt::time::sleep(HEIR_LOOK).await;
-        };
-        for (session, uri) in held {
-            let params = uri_params(&uri);
-            let told = backends.subscribe_session(&session, heir, &uri, &params, true).await;
-            if let Err(error) = told {
-                tracing::debug!(backend = &*name, %error, "a subscription did not move");
-            }
+            rt::time::sleep(HEIR_LOOK * (1 << times)).await;
         }
+        let lost = held.len();
+        tracing::warn!(
+            backend = &*name,
+            lost,
+            "subscriptions did not move: the backend was down whenever it was to be asked for them"
+        );
     });
+}
+
+/// Waits until a backend of that name is up; `None` if there is none any more, or if no session of those
+/// that held something goes on.
+async fn heir_of(backends: &Rc<Backends>, name: &str, held: &mut Vec<Held>) -> Option<BackendId> {
+    loop {
+        held.retain(|(session, _)| !session.ended());
+        if held.is_empty() || backends.stopping.is_set() {
+            return None;
+        }
+        // The next reload may have replaced that one too.
+        let entries = backends.entries();
+        let heir = entries.iter().find(|e| e.is_in_force.get() && *e.plan.name == *name)?;
+        if backends.board.state(heir.id) == State::Up {
+            return Some(heir.id);
+        }
+        rt::time::sleep(HEIR_LOOK).await;
+    }
 }
 
 /// Forgets the wishes of sessions that ended.

@@ -26,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) name: String,
     /// Every event becomes a line of this file.
     pub(crate) journal: Option<PathBuf>,
+    /// Ends instead of answering a subscription, as often as it can remove this file.
+    pub(crate) die_subscribing: Option<PathBuf>,
     /// Tokens of which a request must show one; none = no token is needed.
     pub(crate) tokens: Vec<String>,
     /// Answer this revision whatever is asked; else what is asked.
@@ -120,6 +122,7 @@ impl Options {
                 "--http" => options.http = Some(number(value()?)? as u16),
                 "--name" => options.name = value()?,
                 "--journal" => options.journal = Some(value()?.into()),
+                "--die-subscribing" => options.die_subscribing = Some(value()?.into()),
                 "--token" => options.tokens.push(value()?),
                 "--revision" => options.revision = Some(value()?),
                 "--page" => options.page = number(value()?)?,

@@ -59,6 +59,12 @@ impl Utilities {
                 error(id, -32002, "stub has it not")
             }
             "resources/subscribe" => {
+                if let Some(file) = &stub.options.die_subscribing
+                    && std::fs::remove_file(file).is_ok()
+                {
+                    stub.note(&format!("die {uri}"));
+                    std::process::exit(1);
+                }
                 stub.note(&format!("subscribe {uri}"));
                 let mut all = self.subscribed.lock().unwrap();
                 all.entry(session.to_owned()).or_default().insert(uri);
